@@ -1,0 +1,44 @@
+"""The bindings of one invocation, handed down as an argument to everything that needs them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Final
+
+from marketplace.logs import Logger, log_to_stdout
+from marketplace.storage import DatabaseConnector, KvNamespace, MessageQueue
+from marketplace.timestamps import format_timestamp
+
+LISTING_BUDGET_SECONDS: Final = 2.0  # DESIGN: no listing takes longer because of one source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the operator may set: vars and secrets of the Worker. Times in seconds."""
+
+    internal_keys: tuple[str, ...] = ()
+    jwt_secrets: tuple[str, ...] = ()
+    jwt_issuer: str | None = None
+    jwt_audience: str | None = None
+    database_read_timeout: float = 1.2  # to connect and answer one listing
+    database_write_timeout: float = 5.0
+    kv_timeout: float = 5.0
+    enumeration_page_budget: int = 10  # list pages that one listing may read
+    kv_operation_budget: int = 900  # of the platform's 1,000 an invocation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Env:
+    """Bindings, settings, clock and log of one invocation. Made at the edge, never kept."""
+
+    submissions_kv: KvNamespace
+    connect_database: DatabaseConnector
+    publish_queue: MessageQueue
+    maintenance_queue: MessageQueue
+    settings: Settings = field(default_factory=Settings)
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    log: Logger = log_to_stdout
+
+    def now(self) -> str:
+        """The present moment as a timestamp."""
+        return format_timestamp(self.clock())

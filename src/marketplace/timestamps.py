@@ -1,0 +1,33 @@
+"""Points in time as text: UTC, milliseconds, ``2026-11-24T08:15:30.123Z`` (RFC 3339).
+
+One fixed width, so that text order is time order in Python, PostgreSQL (``COLLATE "C"``) and KV.
+"""
+
+from datetime import UTC, datetime, timedelta
+
+EPOCH = "1970-01-01T00:00:00.000Z"
+
+
+def format_timestamp(moment: datetime) -> str:
+    """Format an aware datetime; sub-millisecond digits are cut, never rounded up."""
+    utc = moment.astimezone(UTC)
+    return f"{utc:%Y-%m-%dT%H:%M:%S}.{utc.microsecond // 1000:03d}Z"
+
+
+def parse_timestamp(text: str) -> datetime:
+    """Parse RFC 3339 text of any offset or precision; without an offset it is taken as UTC.
+
+    Raises ValueError for anything else.
+    """
+    moment = datetime.fromisoformat(text)
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def normalize_timestamp(text: str) -> str:
+    """RFC 3339 text in the fixed form. Raises ValueError."""
+    return format_timestamp(parse_timestamp(text))
+
+
+def seconds_between(earlier: str, later: str) -> float:
+    """Seconds from ``earlier`` to ``later``; negative when they are the other way round."""
+    return (parse_timestamp(later) - parse_timestamp(earlier)) / timedelta(seconds=1)
