@@ -1,0 +1,176 @@
+"""The consumer of the publish queue: each message of a batch is settled for itself."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from marketplace import submission_store
+from marketplace.dead_letters import DeadLetterReason, bury
+from marketplace.env import Env
+from marketplace.messages import QueueMessage, retry_delay, submission_id_of
+from marketplace.models import Publication, Scan, Skill, Submission, Verdict, skill_from_submission
+from marketplace.published_index import add_to_published_index
+from marketplace.publishing import Published, PublishOutcome, publish_skills
+from marketplace.storage import KvError, StorageError
+
+PUBLISH_QUEUE: Final = "skill-publish"
+
+
+@dataclass(slots=True)
+class BatchReport:
+    """What became of a batch, in messages."""
+
+    published: int = 0
+    buried: int = 0
+    retried: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Unpublishable:
+    reason: DeadLetterReason
+    detail: str
+
+
+async def handle_publish_batch(env: Env, messages: Sequence[QueueMessage]) -> BatchReport:
+    """Publish what the messages name. Every message is acknowledged, buried or retried.
+
+    Acknowledged: its skill is stored in PostgreSQL or in KV. Buried: it can never be published as
+    it stands, so it became a dead-letter record with the reason and was acknowledged. Retried:
+    storage was away; the delay grows with the attempts, and the queue's dead-letter queue follows.
+    """
+    report = BatchReport()
+    try:
+        readings = await _read_submissions(env, messages)
+    except KvError as error:
+        env.log("kv unavailable: batch retried", level="warning", reason=error.reason)
+        readings = {}
+        _retry_all(messages, report, error.reason)
+        return report
+    skills = {
+        message.id: reading
+        for message in messages
+        if isinstance(reading := readings[message.id], Skill)
+    }
+    outcomes = await publish_skills(env, list(skills.values()))
+    await _record_publications(env, messages, skills, outcomes)
+    for message in messages:
+        reading = readings[message.id]
+        if isinstance(reading, Skill):
+            _settle_published(message, outcomes[reading.identity], report)
+        else:
+            await _settle_unpublishable(env, message, reading, report)
+    env.log(
+        f"publish batch of {len(messages)}: {report.published} published",
+        messages=len(messages),
+        published=report.published,
+        buried=report.buried,
+        retried=report.retried,
+        reasons=report.reasons,
+    )
+    return report
+
+
+async def _read_submissions(
+    env: Env, messages: Sequence[QueueMessage]
+) -> Mapping[str, Skill | _Unpublishable]:
+    """What each message asks for, read afresh. Raises KvError."""
+    ids = {message.id: submission_id_of(message.body) for message in messages}
+    known = sorted({submission_id for submission_id in ids.values() if submission_id})
+    submissions = await submission_store.get_submissions(env, known)
+    scans = await submission_store.get_scans(env, known)
+    return {
+        message_id: _reading(submission_id, submissions, scans)
+        for message_id, submission_id in ids.items()
+    }
+
+
+def _reading(
+    submission_id: str | None,
+    submissions: Mapping[str, Submission],
+    scans: Mapping[str, Scan],
+) -> Skill | _Unpublishable:
+    if submission_id is None:
+        return _Unpublishable(DeadLetterReason.INVALID_MESSAGE, "the message names no submission")
+    submission, scan = submissions.get(submission_id), scans.get(submission_id)
+    if submission is None:
+        return _Unpublishable(
+            DeadLetterReason.UNKNOWN_SUBMISSION, f"no readable submission {submission_id}"
+        )
+    if scan is None:
+        return _Unpublishable(
+            DeadLetterReason.NOT_SCANNED, f"no readable verdict on submission {submission_id}"
+        )
+    if scan.verdict is not Verdict.PASS:
+        return _Unpublishable(
+            DeadLetterReason.NOT_PASSED, f"submission {submission_id} did not pass its scan"
+        )
+    try:
+        skill = skill_from_submission(submission, scan)
+        skill.identity  # noqa: B018 - raises where the record names no repository
+    except ValueError as error:
+        return _Unpublishable(DeadLetterReason.INVALID_RECORD, str(error))
+    return skill
+
+
+async def _record_publications(
+    env: Env,
+    messages: Sequence[QueueMessage],
+    skills: Mapping[str, Skill],
+    outcomes: Mapping[str, PublishOutcome],
+) -> None:
+    """Note the new state of the submissions and of the index. Losing either loses no skill."""
+    stored: dict[str, Skill] = {}
+    publications: dict[str, Publication] = {}
+    now = env.now()
+    for message in messages:
+        skill = skills.get(message.id)
+        outcome = outcomes.get(skill.identity) if skill else None
+        submission_id = submission_id_of(message.body)
+        if isinstance(outcome, Published) and submission_id is not None:
+            stored[outcome.skill.name] = outcome.skill
+            publications[submission_id] = Publication(
+                submission_id=submission_id,
+                slug=outcome.skill.name,
+                version=outcome.skill.current_version,
+                published_at=now,
+            )
+    if not publications:
+        return
+    try:
+        await submission_store.record_publications(env, list(publications.values()))
+        await add_to_published_index(env, list(stored.values()))
+    except KvError as error:
+        env.log("kv unavailable: publications not noted", level="warning", reason=error.reason)
+
+
+def _settle_published(message: QueueMessage, outcome: PublishOutcome, report: BatchReport) -> None:
+    if isinstance(outcome, Published):
+        message.ack()
+        report.published += 1
+    else:
+        _retry(message, report, outcome.reason)
+
+
+async def _settle_unpublishable(
+    env: Env, message: QueueMessage, why: _Unpublishable, report: BatchReport
+) -> None:
+    try:
+        await bury(env, message, queue=PUBLISH_QUEUE, reason=why.reason, detail=why.detail)
+    except StorageError as error:
+        _retry(message, report, error.reason)
+        return
+    message.ack()
+    report.buried += 1
+    report.reasons[why.reason] = report.reasons.get(why.reason, 0) + 1
+
+
+def _retry_all(messages: Sequence[QueueMessage], report: BatchReport, reason: str) -> None:
+    for message in messages:
+        _retry(message, report, reason)
+
+
+def _retry(message: QueueMessage, report: BatchReport, reason: str) -> None:
+    message.retry(delay_seconds=retry_delay(message.attempts))
+    report.retried += 1
+    report.reasons[reason] = report.reasons.get(reason, 0) + 1
