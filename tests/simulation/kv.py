@@ -14,7 +14,6 @@ import json
 from bisect import bisect_left, bisect_right, insort
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextvars import Context
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, NoReturn, TypeVar
@@ -33,6 +32,7 @@ from marketplace.storage import (
 )
 from tests.simulation.chance import Chance
 from tests.simulation.errors import SimulationError
+from tests.simulation.remote import IMMEDIATE, Fault, Network, call
 
 T = TypeVar("T")
 
@@ -69,18 +69,7 @@ class KvOperation:
         return self.kind in _WRITES
 
 
-class KvFault(StrEnum):
-    """What may go wrong with an operation."""
-
-    FAIL = "fail"  # an error, and nothing was done
-    FAIL_AFTER = "fail-after"  # an error, although it was done
-    HANG = "hang"  # no answer ever, and nothing was done
-    HANG_AFTER = "hang-after"  # no answer ever, although it was done
-    LATE = "late"  # no answer, and done some seconds later
-    EMPTY_PAGE = "empty-page"  # a list page without keys that is not the last
-
-
-KvFaults = Callable[[KvOperation], KvFault | None]
+KvFaults = Callable[[KvOperation], Fault | None]
 """Decides about each operation in turn; None lets it pass."""
 
 
@@ -90,8 +79,7 @@ class KvConduct:
 
     stale_reads: float = 0.0  # share of reads that may see an older state
     blind_to_own: float = 0.0  # share of those that may miss the location's own writes, too
-    latency: tuple[float, float] = (0.0, 0.0)  # seconds, least and most
-    late_by: tuple[float, float] = (1.0, 10.0)  # seconds after which a LATE write is done
+    network: Network = IMMEDIATE
 
 
 @dataclass(slots=True)
@@ -128,6 +116,7 @@ class SimulatedKv(KvNamespace):
         self.faults: KvFaults | None = None  # for the calls made on this object itself
         self.operations: Counter[str] = Counter()
         self.violations: list[SimulationError] = []
+        self.on_write: Callable[[str, bytes | None, bytes | None], None] | None = None
         self._chance = chance or Chance(0)
         self._versions: dict[str, list[_Version]] = {}
         self._names: list[str] = []  # sorted; code point order is UTF-8 order
@@ -180,9 +169,13 @@ class SimulatedKv(KvNamespace):
         """Overwrite a key behind everybody's back, or remove it (None)."""
         self._store(key, _Version(self.now(), value, metadata, location="damage"))
 
-    def as_of(self, key: str, moment: float) -> bytes | None:
-        """The value that was current at a moment within the staleness window."""
-        return self._at_moment(key, moment).value
+    def visible(self, key: str) -> list[bytes | None]:
+        """Every value that some read may see now: those current within the staleness window."""
+        now = self.now()
+        oldest = now - self.staleness
+        versions = self._versions.get(key, [])
+        moments = [oldest, *(version.since for version in versions if version.since > oldest), now]
+        return [self._at_moment(key, moment).value for moment in moments]
 
     def now(self) -> float:
         """The loop's time; outside of a loop the beginning of time."""
@@ -248,6 +241,8 @@ class SimulatedKv(KvNamespace):
             self._last_write[key] = now
         if version.expires_at is not None:
             version.expires_at += now
+        if self.on_write is not None:
+            self.on_write(key, self.peek(key), version.value)
         self._store(key, version)
 
     def violation(self, message: str) -> NoReturn:
@@ -418,54 +413,18 @@ class KvHandle(KvNamespace):
     async def _perform(
         self, operation: KvOperation, act: Callable[[], T], empty: Callable[[], T] | None = None
     ) -> T:
-        """Count, decide about faults, wait, act.
-
-        What acts is the platform: once sent, an operation is carried out whatever becomes of the
-        invocation that asked for it.
-        """
+        """Count, decide about faults, and let the platform act."""
         self.operations += 1
         self._kv.operations[operation.kind] += 1
         if self._operations_limit is not None and self.operations > self._operations_limit:
             self._kv.violation(f"more than {self._operations_limit} KV operations")
         fault = self._faults(operation) if self._faults is not None else None
-        shortest, longest = self._conduct.latency
-        if fault is None and longest == 0:
-            await asyncio.sleep(0)
-            return act()
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[T] = loop.create_future()
-
-        def arrive() -> None:
-            _carry_out(operation, act, empty, fault, answer)
-
-        delay = self._kv._chance.between(shortest, longest)
-        if fault is KvFault.LATE:
-            delay += self._kv._chance.between(*self._conduct.late_by)
-        loop.call_later(delay, arrive, context=Context())
-        return await answer
-
-
-def _carry_out(
-    operation: KvOperation,
-    act: Callable[[], T],
-    empty: Callable[[], T] | None,
-    fault: KvFault | None,
-    answer: "asyncio.Future[T]",
-) -> None:
-    result: T | None = None
-    error: KvError | None = None
-    if fault is KvFault.EMPTY_PAGE and empty is not None:
-        act = empty
-    if fault not in {KvFault.FAIL, KvFault.HANG}:
-        try:
-            result = act()
-        except KvError as refused:
-            error = refused
-    if fault in {KvFault.FAIL, KvFault.FAIL_AFTER}:
-        error = KvError(f"{operation.kind} {operation.key!r} failed")
-    if answer.done() or fault in {KvFault.HANG, KvFault.HANG_AFTER, KvFault.LATE}:
-        return
-    if error is not None:
-        answer.set_exception(error)
-    else:
-        answer.set_result(result)  # type: ignore[arg-type]
+        if fault is Fault.EMPTY_PAGE:
+            act, fault = empty or act, None
+        return await call(
+            act,
+            fault=fault,
+            error=lambda: KvError(f"{operation.kind} {operation.key!r} failed"),
+            network=self._conduct.network,
+            chance=self._kv._chance,
+        )

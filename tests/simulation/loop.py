@@ -275,7 +275,7 @@ class SimulatedLoop(AbstractEventLoop):
     def raise_unhandled(self) -> None:
         """Raise the first error that nobody has looked at."""
         for task in self._tasks:
-            if task.done() and task._log_traceback:  # type: ignore[attr-defined]
+            if task.done() and task._log_traceback:
                 task.result()
         for context in self.unhandled:
             raise context.get("exception") or RuntimeError(context["message"])
@@ -290,7 +290,7 @@ class SimulatedLoop(AbstractEventLoop):
         self._timers.clear()
         for task in self._tasks:
             if task.done():
-                task._log_traceback = False  # type: ignore[attr-defined]
+                task._log_traceback = False
             else:
                 task._log_destroy_pending = False  # type: ignore[attr-defined]
                 coroutine = task.get_coro()
