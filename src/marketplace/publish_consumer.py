@@ -8,7 +8,16 @@ from marketplace import submission_store
 from marketplace.dead_letters import DeadLetterReason, bury
 from marketplace.env import Env
 from marketplace.messages import QueueMessage, retry_delay, submission_id_of
-from marketplace.models import Publication, Scan, Skill, Submission, Verdict, skill_from_submission
+from marketplace.concurrency import map_bounded
+from marketplace.models import (
+    InvalidRecord,
+    Publication,
+    Scan,
+    Skill,
+    Submission,
+    Verdict,
+    skill_from_submission,
+)
 from marketplace.published_index import add_to_published_index
 from marketplace.publishing import Published, PublishOutcome, publish_skills
 from marketplace.storage import KvError, StorageError
@@ -27,9 +36,18 @@ class BatchReport:
 
 
 @dataclass(frozen=True, slots=True)
+class _Publishable:
+    submission: Submission
+    skill: Skill
+
+
+@dataclass(frozen=True, slots=True)
 class _Unpublishable:
     reason: DeadLetterReason
     detail: str
+
+
+_Reading = _Publishable | _Unpublishable
 
 
 async def handle_publish_batch(env: Env, messages: Sequence[QueueMessage]) -> BatchReport:
@@ -44,22 +62,10 @@ async def handle_publish_batch(env: Env, messages: Sequence[QueueMessage]) -> Ba
         readings = await _read_submissions(env, messages)
     except KvError as error:
         env.log("kv unavailable: batch retried", level="warning", reason=error.reason)
-        readings = {}
-        _retry_all(messages, report, error.reason)
-        return report
-    skills = {
-        message.id: reading
-        for message in messages
-        if isinstance(reading := readings[message.id], Skill)
-    }
-    outcomes = await publish_skills(env, list(skills.values()))
-    await _record_publications(env, messages, skills, outcomes)
-    for message in messages:
-        reading = readings[message.id]
-        if isinstance(reading, Skill):
-            _settle_published(message, outcomes[reading.identity], report)
-        else:
-            await _settle_unpublishable(env, message, reading, report)
+        for message in messages:
+            _retry(message, report, error.reason)
+    else:
+        await _publish(env, messages, readings, report)
     env.log(
         f"publish batch of {len(messages)}: {report.published} published",
         messages=len(messages),
@@ -71,35 +77,59 @@ async def handle_publish_batch(env: Env, messages: Sequence[QueueMessage]) -> Ba
     return report
 
 
+async def _publish(
+    env: Env,
+    messages: Sequence[QueueMessage],
+    readings: Mapping[str, _Reading],
+    report: BatchReport,
+) -> None:
+    publishable = [r for r in readings.values() if isinstance(r, _Publishable)]
+    outcomes = await publish_skills(env, [reading.skill for reading in publishable])
+    for message in messages:
+        reading = readings[message.id]
+        if isinstance(reading, _Publishable):
+            _settle_published(message, outcomes[reading.skill.identity], report)
+        else:
+            await _settle_unpublishable(env, message, reading, report)
+    await _note_publications(env, publishable, outcomes)
+
+
 async def _read_submissions(
     env: Env, messages: Sequence[QueueMessage]
-) -> Mapping[str, Skill | _Unpublishable]:
+) -> Mapping[str, _Reading]:
     """What each message asks for, read afresh. Raises KvError."""
     ids = {message.id: submission_id_of(message.body) for message in messages}
     known = sorted({submission_id for submission_id in ids.values() if submission_id})
     submissions = await submission_store.get_submissions(env, known)
     scans = await submission_store.get_scans(env, known)
     return {
-        message_id: _reading(submission_id, submissions, scans)
+        message_id: _invalid_message()
+        if submission_id is None
+        else _reading(submission_id, submissions[submission_id], scans[submission_id])
         for message_id, submission_id in ids.items()
     }
 
 
+def _invalid_message() -> _Unpublishable:
+    return _Unpublishable(DeadLetterReason.INVALID_MESSAGE, "the message names no submission")
+
+
 def _reading(
-    submission_id: str | None,
-    submissions: Mapping[str, Submission],
-    scans: Mapping[str, Scan],
-) -> Skill | _Unpublishable:
-    if submission_id is None:
-        return _Unpublishable(DeadLetterReason.INVALID_MESSAGE, "the message names no submission")
-    submission, scan = submissions.get(submission_id), scans.get(submission_id)
+    submission_id: str,
+    submission: Submission | InvalidRecord | None,
+    scan: Scan | InvalidRecord | None,
+) -> _Reading:
+    if isinstance(submission, InvalidRecord):
+        return _Unpublishable(DeadLetterReason.INVALID_RECORD, f"submission: {submission}")
+    if isinstance(scan, InvalidRecord):
+        return _Unpublishable(DeadLetterReason.INVALID_RECORD, f"verdict: {scan}")
     if submission is None:
         return _Unpublishable(
-            DeadLetterReason.UNKNOWN_SUBMISSION, f"no readable submission {submission_id}"
+            DeadLetterReason.UNKNOWN_SUBMISSION, f"there is no submission {submission_id}"
         )
     if scan is None:
         return _Unpublishable(
-            DeadLetterReason.NOT_SCANNED, f"no readable verdict on submission {submission_id}"
+            DeadLetterReason.NOT_SCANNED, f"there is no verdict on submission {submission_id}"
         )
     if scan.verdict is not Verdict.PASS:
         return _Unpublishable(
@@ -110,38 +140,46 @@ def _reading(
         skill.identity  # noqa: B018 - raises where the record names no repository
     except ValueError as error:
         return _Unpublishable(DeadLetterReason.INVALID_RECORD, str(error))
-    return skill
+    return _Publishable(submission, skill)
 
 
-async def _record_publications(
-    env: Env,
-    messages: Sequence[QueueMessage],
-    skills: Mapping[str, Skill],
-    outcomes: Mapping[str, PublishOutcome],
+async def _note_publications(
+    env: Env, publishable: Sequence[_Publishable], outcomes: Mapping[str, PublishOutcome]
 ) -> None:
     """Note the new state of the submissions and of the index. Losing either loses no skill."""
-    stored: dict[str, Skill] = {}
-    publications: dict[str, Publication] = {}
     now = env.now()
-    for message in messages:
-        skill = skills.get(message.id)
-        outcome = outcomes.get(skill.identity) if skill else None
-        submission_id = submission_id_of(message.body)
-        if isinstance(outcome, Published) and submission_id is not None:
-            stored[outcome.skill.name] = outcome.skill
-            publications[submission_id] = Publication(
-                submission_id=submission_id,
-                slug=outcome.skill.name,
-                version=outcome.skill.current_version,
-                published_at=now,
+    stored: dict[str, Skill] = {}
+    notes: dict[str, tuple[Submission, Publication]] = {}
+    for reading in publishable:
+        outcome = outcomes[reading.skill.identity]
+        if isinstance(outcome, Published):
+            skill = outcome.skill
+            stored[skill.name] = skill
+            notes[reading.submission.id] = (
+                reading.submission,
+                Publication(
+                    submission_id=reading.submission.id,
+                    slug=skill.name,
+                    version=skill.current_version,
+                    published_at=now,
+                ),
             )
-    if not publications:
+    if not stored:
         return
-    try:
-        await submission_store.record_publications(env, list(publications.values()))
-        await add_to_published_index(env, list(stored.values()))
-    except KvError as error:
-        env.log("kv unavailable: publications not noted", level="warning", reason=error.reason)
+
+    async def note(entry: tuple[Submission, Publication]) -> None:
+        try:
+            await submission_store.record_publication(env, *entry)
+        except KvError as error:
+            env.log(
+                f"kv unavailable: publication of {entry[0].id} not noted",
+                level="warning",
+                id=entry[0].id,
+                reason=error.reason,
+            )
+
+    await map_bounded(notes.values(), note)
+    await add_to_published_index(env, list(stored.values()))
 
 
 def _settle_published(message: QueueMessage, outcome: PublishOutcome, report: BatchReport) -> None:
@@ -163,11 +201,6 @@ async def _settle_unpublishable(
     message.ack()
     report.buried += 1
     report.reasons[why.reason] = report.reasons.get(why.reason, 0) + 1
-
-
-def _retry_all(messages: Sequence[QueueMessage], report: BatchReport, reason: str) -> None:
-    for message in messages:
-        _retry(message, report, reason)
 
 
 def _retry(message: QueueMessage, report: BatchReport, reason: str) -> None:

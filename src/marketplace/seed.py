@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from marketplace.models import Skill, read_skill
+from marketplace.models import Skill, SkillSummary, read_skill
 
 SEED_FILE = Path(__file__).parent / "seed_data" / "skills.json"
 
@@ -19,6 +19,7 @@ class Seed:
     skills: tuple[Skill, ...]
     by_name: Mapping[str, Skill]
     by_identity: Mapping[str, Skill]
+    summaries: tuple[SkillSummary, ...]
 
     @property
     def names(self) -> Sequence[str]:
@@ -26,17 +27,17 @@ class Seed:
         return tuple(self.by_name)
 
 
-EMPTY_SEED = Seed((), {}, {})
+EMPTY_SEED = Seed((), {}, {}, ())
 
 
 def read_seed(document: bytes) -> Seed:
     """Read the seed file. Raises ValueError on a malformed record or a repeated slug."""
-    skills = tuple(read_skill(record) for record in msgspec.json.decode(document, type=list[dict]))
+    skills = tuple(read_skill(record) for record in msgspec.json.decode(document, type=list[dict[str, object]]))
     by_name = {skill.name: skill for skill in skills}
     by_identity = {skill.identity: skill for skill in skills}
     if not len(skills) == len(by_name) == len(by_identity):
         raise ValueError("the seed repeats a slug or an identity")
-    return Seed(skills, by_name, by_identity)
+    return Seed(skills, by_name, by_identity, tuple(skill.summary() for skill in skills))
 
 
 @functools.cache
