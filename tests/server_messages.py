@@ -7,6 +7,14 @@ misreading there is not repeated here.
 from collections.abc import Mapping, Sequence
 
 
+def _int16(value: int) -> bytes:
+    return value.to_bytes(2, "big", signed=True)
+
+
+def _int32(value: int) -> bytes:
+    return value.to_bytes(4, "big", signed=True)
+
+
 def message(kind: bytes, body: bytes = b"") -> bytes:
     """A message: type, length (which counts itself), body."""
     return kind + _int32(len(body) + 4) + body
@@ -61,11 +69,3 @@ PARSE_COMPLETE = message(b"1")
 BIND_COMPLETE = message(b"2")
 NO_DATA = message(b"n")
 SESSION_READY = authentication(0) + ready()
-
-
-def _int16(value: int) -> bytes:
-    return value.to_bytes(2, "big", signed=True)
-
-
-def _int32(value: int) -> bytes:
-    return value.to_bytes(4, "big", signed=True)
