@@ -382,7 +382,8 @@ class KvHandle(KvNamespace):
         return await self._perform(
             operation,
             lambda: self._page(prefix, after, min(limit, self._kv.page_limit)),
-            empty=lambda: KvListPage((), json.dumps([prefix, after])),
+            # As many cursors as there are empty pages: none is handed back as it was given.
+            empty=lambda: KvListPage((), json.dumps([prefix, after, self.operations])),
         )
 
     def _page(self, prefix: str, after: str | None, limit: int) -> KvListPage:
@@ -399,7 +400,7 @@ class KvHandle(KvNamespace):
 
     def _read_cursor(self, cursor: str, prefix: str) -> str | None:
         try:
-            cursor_prefix, after = json.loads(cursor)
+            cursor_prefix, after, *_ = json.loads(cursor)
         except ValueError:
             self._kv.violation(f"a cursor that KV never gave out: {cursor!r}")
         if cursor_prefix != prefix:

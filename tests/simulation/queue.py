@@ -40,7 +40,7 @@ class QueueMessage(Protocol):
         """Deliver it again later."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Stored:
     id: str
     body: Mapping[str, Any]
@@ -108,7 +108,7 @@ class SimulatedQueue:
         self.max_retries = max_retries
         self.dead_letter_queue = dead_letter_queue
         self.waiting: list[_Stored] = []
-        self.in_flight = 0
+        self._in_flight: list[_Stored] = []
         self.lost: list[Mapping[str, Any]] = []  # beyond the last retry, without a next queue
         self._now = now
         self._clock = clock
@@ -132,7 +132,7 @@ class SimulatedQueue:
         for stored in batch:
             self.waiting.remove(stored)
             stored.attempts += 1
-        self.in_flight += len(batch)
+        self._in_flight += batch
         return [Delivery(stored, stored.attempts, on_ack=on_ack) for stored in batch]
 
     def settle(self, batch: Sequence[Delivery], *, returned: bool) -> None:
@@ -141,8 +141,8 @@ class SimulatedQueue:
         What it neither acknowledged nor retried is acknowledged if it returned, else retried. When
         it was cut off, the platform may not have heard of its acknowledgements.
         """
-        self.in_flight -= len(batch)
         for delivery in batch:
+            self._in_flight.remove(delivery.stored)
             if returned and delivery.retry_after is None:
                 delivery.ack()
             heard = returned or not self._chance.happens(0.5)
@@ -160,6 +160,10 @@ class SimulatedQueue:
             self.dead_letter_queue.add(stored.body)
         else:
             self.lost.append(stored.body)
+
+    def flying(self) -> list[Mapping[str, Any]]:
+        """Bodies of the messages that a consumer has at the moment."""
+        return [stored.body for stored in self._in_flight]
 
     def next_due(self) -> float | None:
         """When the next waiting message is due."""

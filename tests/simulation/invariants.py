@@ -1,0 +1,299 @@
+"""The model of truth, and the invariants of the design as checks on it.
+
+Numbers in the messages are those of the design: 1 durable, 2 visible, 3 convergent, 4 no
+clobbering, 5 no going back, 6 nothing silent, 7 bounded.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from marketplace.models import Skill
+from tests.simulation.actors import Listing, stamp
+from tests.simulation.kv import KV_STALENESS
+from tests.simulation.queue import Delivery
+from tests.simulation.world import Outcome, World
+
+LISTING_LIMIT: Final = 4.5
+"""Seconds: 2 for each of PostgreSQL and KV when both hang, and the time to answer from the seed."""
+
+SKILL_PREFIX: Final = "skill:"
+
+
+class Violation(AssertionError):
+    """An invariant does not hold."""
+
+
+@dataclass(slots=True)
+class Sent:
+    """One submission, as the marketplace was told of it, and what became of it."""
+
+    id: str
+    states: list[tuple[float, Skill]]  # when its verdict was written, and the skill it makes
+    kept: bool = False  # it was seen in a store: from now on it must stay there
+    acknowledged_at: float | None = None
+
+    @property
+    def identity(self) -> str:
+        """Of its skill."""
+        return self.states[0][1].identity
+
+    def owed(self, moment: float) -> str:
+        """The least revision that a consumer may have read which began at a moment."""
+        seen = [skill for when, skill in self.states if when <= moment - KV_STALENESS]
+        return (seen[-1] if seen else self.states[0][1]).revision
+
+
+@dataclass(slots=True)
+class Snapshot:
+    """What the stores hold at one moment, looked at without faults."""
+
+    rows: Mapping[str, Skill]  # by identity
+    records: Mapping[str, Skill]  # by slug
+    outbox: list[Skill]
+
+    def best(self) -> dict[str, str]:
+        """The greatest revision of each identity in any durable store."""
+        best: dict[str, str] = {}
+        for skill in (*self.rows.values(), *self.records.values(), *self.outbox):
+            revision = skill.revision
+            if revision > best.get(skill.identity, ""):
+                best[skill.identity] = revision
+        return best
+
+
+@dataclass(slots=True)
+class Expected:
+    """What a listing that starts now is held to, by source: identity → stamp."""
+
+    at: float
+    rows: dict[str, str]
+    records: set[str]
+    excused: set[str] = field(default_factory=set)  # damaged since
+
+
+class Truth:
+    """What was promised to whom, told by the harness and never by the code under test."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.sent: dict[str, Sent] = {}
+        self.poison: set[str] = set()  # ids of messages that name no submission
+        self._revisions: dict[str, str] = {}  # of each row, when last looked at
+        self._removed: set[str] = set()  # identities whose row the harness took away
+        self._open: list[Expected] = []
+        self._owed: dict[str, str] = {}  # submission id → revision, from acknowledgement on
+        self._parsed: dict[tuple[str, bytes], Skill | None] = {}
+        world.kv.on_write = self._check_write
+        world.after_statement = self.check_rows
+
+    # Looking
+
+    def read_record(self, key: str, value: bytes | None) -> Skill | None:
+        """The skill in a KV record, if it is one; remembered, as it is asked for all the time."""
+        if value is None:
+            return None
+        if (key, value) not in self._parsed:
+            self._parsed[key, value] = self.world.marketplace.read_record(key, value)
+        return self._parsed[key, value]
+
+    def snapshot(self) -> Snapshot:
+        """Look at everything."""
+        world = self.world
+        records = {}
+        for key in world.kv.keys(SKILL_PREFIX):
+            skill = self.read_record(key, world.kv.peek(key))
+            if skill is not None:
+                records[skill.name] = skill
+        rows = world.marketplace.rows(world.database)
+        return Snapshot(rows, records, list(world.marketplace.outbox(world.kv)))
+
+    # What happens
+
+    def remove_row(self, identity: str) -> None:
+        """The harness damages the table."""
+        self._removed.add(identity)
+        self._excuse(identity)
+        self.world.marketplace.remove_row(self.world.database, identity)
+
+    def remove_record(self, skill: Skill) -> None:
+        """The harness damages KV."""
+        self._excuse(skill.identity)
+        self.world.kv.damage(self.world.marketplace.record_key(skill.name), None)
+
+    def _excuse(self, identity: str) -> None:
+        for expected in self._open:
+            expected.excused.add(identity)
+
+    def acknowledged(self, delivery: Delivery, began: float) -> None:
+        """A consumer that began at a moment acknowledges a message."""
+        sent = self.sent.get(_submission_id(delivery.body))
+        if sent is None:
+            return
+        if sent.acknowledged_at is None:
+            sent.acknowledged_at = self.world.loop.time()
+        self._owed[sent.id] = max(self._owed.get(sent.id, ""), sent.owed(began))
+        self.check_durable()
+
+    # The invariants
+
+    def check_durable(self) -> None:
+        """1 and 6: what was acknowledged is in a durable store, or in a dead letter."""
+        if not self._owed:
+            return
+        world = self.world
+        best = self.snapshot().best()
+        excused: set[str] | None = None
+        for submission_id, owed in self._owed.items():
+            sent = self.sent[submission_id]
+            if best.get(sent.identity, "") >= owed:
+                sent.kept = True
+                continue
+            if not sent.kept:
+                if excused is None:
+                    excused = self._accounted_for()
+                if submission_id in excused:
+                    continue
+            self._violated(
+                f"1 durable: {sent.identity} was acknowledged (submission {submission_id}, at "
+                f"{sent.acknowledged_at:.3f} s) and no store has its revision {owed}, the best "
+                f"is {best.get(sent.identity)}"
+            )
+        for error in (*world.kv.violations, *world.violations):
+            self._violated(f"7 bounded: {error}")
+
+    def _accounted_for(self) -> set[str]:
+        world = self.world
+        bodies: Iterable[Any] = (
+            *world.marketplace.buried(world.database, world.kv),
+            *(s.body for s in world.publish_queue.waiting),
+            *(s.body for s in world.dead_letters.waiting),
+            *world.publish_queue.flying(),
+            *world.dead_letters.flying(),
+        )
+        return {_submission_id(body) for body in bodies}
+
+    def check_rows(self) -> None:
+        """4 and 5 for the table, after every statement."""
+        slugs: dict[str, str] = {}
+        for identity, row in self.world.marketplace.rows(self.world.database).items():
+            if slugs.setdefault(row.name, identity) != identity:
+                self._violated(
+                    f"4 no clobbering: {identity} and {slugs[row.name]} share {row.name}"
+                )
+            revision = row.revision
+            before = self._revisions.get(identity, "")
+            if revision < before and identity not in self._removed:
+                self._violated(f"5 no going back: row of {identity} from {before} to {revision}")
+            if revision >= before:
+                self._removed.discard(identity)
+            self._revisions[identity] = max(revision, before)
+
+    def _check_write(self, key: str, before: bytes | None, after: bytes | None) -> None:
+        """4 for KV, at every write: a record is only ever replaced by one of the same skill.
+
+        Another skill may have it once the earlier one was given another slug.
+        """
+        if not key.startswith(SKILL_PREFIX) or before is None:
+            return
+        old, new = self.read_record(key, before), self.read_record(key, after)
+        if old is None or (new is not None and new.identity == old.identity):
+            return
+        row = self.world.marketplace.rows(self.world.database).get(old.identity)
+        if row is None or row.name == old.name:
+            self._violated(
+                f"4 no clobbering: {key} of {old.identity} was overwritten by "
+                f"{new.identity if new else after!r}"
+            )
+
+    def expect(self) -> Expected:
+        """2: what a listing that starts now has to show."""
+        world = self.world
+        records: set[str] = set()
+        for key in world.kv.keys(SKILL_PREFIX):
+            visible = [self.read_record(key, value) for value in world.kv.visible(key)]
+            identities = {skill.identity if skill else None for skill in visible}
+            # One identity alone: whichever state of the key a read gets to see shows this skill.
+            if len(identities) == 1 and (identity := identities.pop()) is not None:
+                records.add(identity)
+        rows = world.marketplace.rows(world.database)
+        expected = Expected(world.loop.time(), {i: stamp(row) for i, row in rows.items()}, records)
+        self._open.append(expected)
+        return expected
+
+    def check_listing(self, expected: Expected, outcome: Outcome[Listing]) -> None:
+        """2, and 6 and 7 for a listing."""
+        self._open.remove(expected)
+        if outcome.value is None:
+            if outcome.error is not None:
+                self._violated(f"2 visible: {outcome.name} raised {outcome.error!r}")
+            return
+        listing = outcome.value
+        if outcome.seconds > LISTING_LIMIT:
+            self._violated(f"7 bounded: {outcome.name} took {outcome.seconds:.3f} s")
+        shown: dict[str, str] = {}
+        slugs: set[str] = set()
+        for skill in listing.skills:
+            if skill.name in slugs:
+                self._violated(f"4 no clobbering: {outcome.name} lists {skill.name} twice")
+            slugs.add(skill.name)
+            shown[skill.identity] = max(shown.get(skill.identity, ""), stamp(skill))
+        if listing.source == "postgres":
+            for identity, least in expected.rows.items():
+                if shown.get(identity, "") < least and identity not in expected.excused:
+                    self._violated(
+                        f"2 visible: {outcome.name} (postgres) shows {identity} as "
+                        f"{shown.get(identity)}, committed was {least}"
+                    )
+        elif not any("reason" in line.fields for line in outcome.log):
+            self._violated(f"6 nothing silent: {outcome.name} fell back without saying why")
+        if listing.source == "kv-enumeration":
+            missing = expected.records - shown.keys() - expected.excused
+            if missing:
+                self._violated(f"2 visible: {outcome.name} (KV) misses {sorted(missing)}")
+
+    def check_settled(self) -> None:
+        """All of them, after the faults ended, everything was delivered and one repair was made."""
+        self.check_durable()
+        world = self.world
+        snapshot = self.snapshot()
+        if lost := [*world.publish_queue.lost, *world.dead_letters.lost]:
+            self._violated(f"6 nothing silent: messages fell out of the last queue: {lost}")
+        newest: dict[str, str] = {}
+        for sent in self.sent.values():
+            revision = sent.states[-1][1].revision
+            newest[sent.identity] = max(newest.get(sent.identity, ""), revision)
+        rows = {identity: row.revision for identity, row in snapshot.rows.items()}
+        if rows != newest:
+            self._violated(f"3 convergent: the table has {rows}, sent was {newest}")
+        by_slug = {row.name: row.revision for row in snapshot.rows.values()}
+        records = {slug: record.revision for slug, record in snapshot.records.items()}
+        if by_slug != records:
+            self._violated(f"3 convergent: the table has {by_slug}, KV has {records}")
+        if snapshot.outbox:
+            self._violated(f"3 convergent: left in the outbox: {snapshot.outbox}")
+        index = world.marketplace.index(world.kv)
+        stamps = {row.name: stamp(row) for row in snapshot.rows.values()}
+        if index != stamps:
+            self._violated(f"3 convergent: the index has {index}, the table {stamps}")
+
+    def content(self) -> tuple[object, ...]:
+        """What a second repair must not change."""
+        snapshot = self.snapshot()
+        kv = {key: self.world.kv.peek(key) for key in self.world.kv.keys(SKILL_PREFIX)}
+        return dict(snapshot.rows), kv, self.world.marketplace.index(self.world.kv)
+
+    def _violated(self, message: str) -> None:
+        self.world.note(f"VIOLATION {message}")
+        raise_or_keep(self.world, message)
+
+
+def raise_or_keep(world: World, message: str) -> None:
+    """Checks also run inside of calls that the code under test awaits: keep, as it may catch."""
+    violation = Violation(message)
+    world.found.append(violation)
+    raise violation
+
+
+def _submission_id(body: Any) -> str:
+    return str(body.get("submissionId")) if isinstance(body, Mapping) else ""

@@ -1,0 +1,214 @@
+"""One simulated world: the stores, the queues, their faults, and invocations that run in it."""
+
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Final, Generic, TypeVar
+
+from marketplace.env import Env, Settings
+from marketplace.storage import SkillDatabase
+from tests.simulation.actors import Marketplace
+from tests.simulation.chance import Chance
+from tests.simulation.database import open_session
+from tests.simulation.errors import SimulationError
+from tests.simulation.kv import KvConduct, KvOperation, KvOperationKind, SimulatedKv
+from tests.simulation.loop import CutOff, Invocation, SimulatedLoop, current_loop, finished
+from tests.simulation.queue import SimulatedProducer, SimulatedQueue
+from tests.simulation.remote import Fault, Network
+
+T = TypeVar("T")
+
+LOCATIONS: Final = ("ams", "sin", "gru")
+INVOCATION_LIMIT: Final = 900.0  # seconds: what the platform gives to a queue or cron invocation
+NETWORK: Final = Network(latency=(0.001, 0.030))
+_READ_FAULTS: Final = (Fault.FAIL, Fault.FAIL, Fault.HANG)
+_WRITE_FAULTS: Final = (
+    Fault.FAIL,
+    Fault.FAIL_AFTER,
+    Fault.HANG,
+    Fault.HANG_AFTER,
+    Fault.LATE,
+)
+_LIST_FAULTS: Final = (Fault.FAIL, Fault.HANG, Fault.EMPTY_PAGE, Fault.EMPTY_PAGE)
+
+
+@dataclass(slots=True)
+class Weather:
+    """How the platform behaves at the moment. The defaults are what it promises on a good day."""
+
+    kv_faults: float = 0.0  # share of operations
+    database_faults: float = 0.0  # share of statements
+    queue_faults: float = 0.0
+    stale_reads: float = 0.5
+    kv_outage: Fault | None = None  # every operation ends like this
+    database_outage: Fault | None = None
+
+    def clear(self) -> None:
+        """End all faults. Staleness is no fault and stays."""
+        self.kv_faults = self.database_faults = self.queue_faults = 0.0
+        self.kv_outage = self.database_outage = None
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """One line of the log."""
+
+    at: float
+    invocation: str
+    event: str
+    level: str
+    fields: dict[str, Any] = field(hash=False)
+
+
+@dataclass(slots=True)
+class Outcome(Generic[T]):
+    """How an invocation ended. ``value`` only when it returned; neither of them when cut off."""
+
+    name: str
+    began: float
+    ended: float = 0.0
+    returned: bool = False
+    value: T | None = None
+    error: BaseException | None = None
+    log: list[LogLine] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> float:
+        """How long it took."""
+        return self.ended - self.began
+
+
+class World:
+    """See the module. Must be made inside a running simulated loop."""
+
+    def __init__(self, marketplace: Marketplace, seed: int | str, *, page_limit: int = 3) -> None:
+        loop = current_loop()
+        chance = Chance(seed)
+        self.loop: SimulatedLoop = loop
+        self.marketplace = marketplace
+        self.weather = Weather()
+        self.settings = Settings(internal_keys=("key",))
+        self.kv = SimulatedKv(chance=chance.fork("kv"), page_limit=page_limit, rate_limited=True)
+        self.database = marketplace.new_database()
+        self.after_statement: Callable[[], None] = lambda: None
+        self.trace: list[str] = []
+        self.violations: list[SimulationError] = []  # of the platform's limits
+        self.found: list[AssertionError] = []  # violations of the invariants
+        self._chance = chance.fork("world")
+        self._faults = chance.fork("faults")
+        self._network = chance.fork("network")
+        self._invocations = 0
+        self.dead_letters = self._queue("dead-letters", chance, max_retries=100)
+        self.publish_queue = self._queue(
+            "publish", chance, max_retries=3, dead_letter_queue=self.dead_letters, duplicates=0.1
+        )
+        self.maintenance_queue = self._queue("maintenance", chance, max_retries=3)
+
+    def _queue(self, name: str, chance: Chance, **options: Any) -> SimulatedQueue:
+        loop = self.loop
+        fork = chance.fork(name)
+        return SimulatedQueue(name, now=loop.time, clock=loop.clock, chance=fork, **options)
+
+    def note(self, text: str) -> None:
+        """Add a line to the trace of what happened."""
+        self.trace.append(f"{self.loop.time():10.3f} {text}")
+
+    # Faults
+
+    def _kv_fault(self, operation: KvOperation) -> Fault | None:
+        weather = self.weather
+        if weather.kv_outage is not None:
+            return weather.kv_outage
+        if not self._faults.happens(weather.kv_faults):
+            return None
+        if operation.kind is KvOperationKind.LIST:
+            return self._faults.pick(_LIST_FAULTS)
+        return self._faults.pick(_WRITE_FAULTS if operation.is_write else _READ_FAULTS)
+
+    def _database_fault(self, method: str) -> Fault | None:
+        weather = self.weather
+        if weather.database_outage is not None:
+            return weather.database_outage
+        if not self._faults.happens(weather.database_faults):
+            return None
+        return self._faults.pick(_READ_FAULTS if method == "connect" else _WRITE_FAULTS)
+
+    def _queue_fault(self) -> Fault | None:
+        if self._faults.happens(self.weather.queue_faults):
+            return self._faults.pick(_WRITE_FAULTS)
+        return None
+
+    # Invocations
+
+    def env(self, invocation: str, location: str, log: list[LogLine]) -> Env:
+        """The bindings of one invocation."""
+
+        async def connect() -> SkillDatabase:
+            return await open_session(
+                lambda: self.marketplace.connect(self.database),
+                faults=self._database_fault,
+                network=NETWORK,
+                chance=self._network,
+                after=lambda _: self.after_statement(),
+            )
+
+        def write_log(event: str, *, level: str = "info", **fields: Any) -> None:
+            log.append(LogLine(self.loop.time(), invocation, event, level, fields))
+
+        conduct = KvConduct(stale_reads=self.weather.stale_reads, blind_to_own=0.1, network=NETWORK)
+        return Env(
+            submissions_kv=self.kv.at(location, self._kv_fault, conduct=conduct),
+            connect_database=connect,
+            publish_queue=self._producer(self.publish_queue),
+            maintenance_queue=self._producer(self.maintenance_queue),
+            settings=self.settings,
+            clock=self.loop.clock,
+            log=write_log,
+        )
+
+    def _producer(self, queue: SimulatedQueue) -> SimulatedProducer:
+        return SimulatedProducer(
+            queue, faults=self._queue_fault, network=NETWORK, chance=self._network
+        )
+
+    async def invoke(
+        self,
+        name: str,
+        handler: Callable[[Env], Coroutine[Any, Any, T]],
+        *,
+        cut_at: int | None = None,
+        cut_off: CutOff = CutOff.DROPPED,
+    ) -> Outcome[T]:
+        """Run a handler as one invocation and wait for its end, whatever end that is."""
+        self._invocations += 1
+        name = f"{name}#{self._invocations}"
+        outcome: Outcome[T] = Outcome(name, self.loop.time())
+        env = self.env(name, self._chance.pick(LOCATIONS), outcome.log)
+        invocation = Invocation(name, cut_at=cut_at, cut_off=cut_off)
+        task = self.loop.start(invocation, handler(env))
+        watchdog = self.loop.call_later(INVOCATION_LIMIT, self._overdue, invocation)
+        await finished(invocation)
+        watchdog.cancel()
+        outcome.ended = self.loop.time()
+        if task.done() and not task.cancelled():
+            with suppress(BaseException):
+                outcome.error = task.exception()
+            if outcome.error is None:
+                outcome.returned, outcome.value = True, task.result()
+        self.note(f"{name} {self._ending(outcome, invocation)}")
+        return outcome
+
+    def _overdue(self, invocation: Invocation) -> None:
+        self.violations.append(
+            SimulationError(f"{invocation.name} hung for {INVOCATION_LIMIT:.0f} s: bounded?")
+        )
+        invocation.cut_off = CutOff.DROPPED
+        invocation.cut()
+
+    @staticmethod
+    def _ending(outcome: Outcome[T], invocation: Invocation) -> str:
+        if outcome.returned:
+            return f"returned after {outcome.seconds:.3f} s"
+        if invocation.was_cut:
+            return f"was cut off ({invocation.cut_off}) at step {invocation.steps}"
+        return f"raised {outcome.error!r}"
