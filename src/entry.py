@@ -6,6 +6,8 @@ import asgi
 from workers import WorkerEntrypoint
 
 from marketplace.api.app import create_app
+from marketplace.bindings import env_from_bindings, messages_of
+from marketplace.publish_consumer import handle_publish_batch
 
 app = create_app()
 
@@ -14,10 +16,12 @@ class Default(WorkerEntrypoint):
     """Entry point for HTTP requests, queue batches and cron triggers."""
 
     async def fetch(self, request: Any) -> Any:
-        return await asgi.fetch(app, request, self.env, self.ctx)
+        """Answer an HTTP request."""
+        return await asgi.fetch(app, request, env_from_bindings(self.env), self.ctx)
 
     async def queue(self, batch: Any, env: Any, ctx: Any) -> None:  # noqa: ARG002
-        print(f"queue {batch.queue}: {len(batch.messages)} messages")  # noqa: T201
+        """Consume a queue batch."""
+        await handle_publish_batch(env_from_bindings(env), messages_of(batch))
 
-    async def scheduled(self, controller: Any, env: Any, ctx: Any) -> None:  # noqa: ARG002
-        print(f"scheduled: {controller.cron}")  # noqa: T201
+    async def scheduled(self, controller: Any, env: Any, ctx: Any) -> None:
+        """Run what a cron trigger asks for."""

@@ -66,5 +66,7 @@ async def store_dead_letter(env: Env, letter: DeadLetter) -> None:
         with await get_db(env) as database:
             await database.store_dead_letter(letter)
     except DatabaseError as error:
-        env.log("postgres unavailable: dead letter kept in kv", level="warning", reason=error.reason)
+        env.log(
+            "postgres unavailable: dead letter kept in kv", level="warning", reason=error.reason
+        )
         await submission_store.store_dead_letter(env, letter)

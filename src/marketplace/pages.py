@@ -16,7 +16,7 @@ from marketplace.listing import (
     rank,
 )
 from marketplace.models import SkillSummary
-from marketplace.storage import ListingRow, ListingRows
+from marketplace.storage import ListingRows
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,9 @@ def merge_page(query: ListingQuery, seed: Iterable[SkillSummary], rows: ListingR
 
 def matching(skills: Iterable[SkillSummary], query: ListingQuery) -> list[_Entry]:
     """The skills that belong in the listing, in its order."""
-    entries = [(rank(skill, query), encode_item(skill)) for skill in skills if matches(skill, query)]
+    entries = [
+        (rank(skill, query), encode_item(skill)) for skill in skills if matches(skill, query)
+    ]
     return sorted(entries, key=_by_rank)
 
 

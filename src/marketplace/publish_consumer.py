@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from marketplace import submission_store
+from marketplace.concurrency import map_bounded
 from marketplace.dead_letters import DeadLetterReason, bury
 from marketplace.env import Env
 from marketplace.messages import QueueMessage, retry_delay, submission_id_of
-from marketplace.concurrency import map_bounded
 from marketplace.models import (
     InvalidRecord,
     Publication,
@@ -94,9 +94,7 @@ async def _publish(
     await _note_publications(env, publishable, outcomes)
 
 
-async def _read_submissions(
-    env: Env, messages: Sequence[QueueMessage]
-) -> Mapping[str, _Reading]:
+async def _read_submissions(env: Env, messages: Sequence[QueueMessage]) -> Mapping[str, _Reading]:
     """What each message asks for, read afresh. Raises KvError."""
     ids = {message.id: submission_id_of(message.body) for message in messages}
     known = sorted({submission_id for submission_id in ids.values() if submission_id})

@@ -66,7 +66,9 @@ async def publish_skills(env: Env, skills: Sequence[Skill]) -> Mapping[str, Publ
     plans = await _plan(env, list(newest.values()))
     rows = await _store_in_database(env, plans)
     outcomes: dict[str, PublishOutcome] = dict(
-        await map_bounded(plans, lambda plan: _store_in_kv(env, plan, rows.get(plan.skill.identity)))
+        await map_bounded(
+            plans, lambda plan: _store_in_kv(env, plan, rows.get(plan.skill.identity))
+        )
     )
     await _settle(env, outcomes)
     return outcomes
@@ -110,9 +112,7 @@ def _wanted_slugs(env: Env, skill: Skill) -> Sequence[str]:
     return candidates if seeded is None else (seeded.name, candidates[-1])
 
 
-def _plan_one(
-    env: Env, skill: Skill, wanted: Sequence[str], holders: Mapping[str, Skill]
-) -> _Plan:
+def _plan_one(env: Env, skill: Skill, wanted: Sequence[str], holders: Mapping[str, Skill]) -> _Plan:
     identity = skill.identity
 
     def is_free(slug: str) -> bool:
@@ -148,9 +148,7 @@ async def _store_in_database(env: Env, plans: Sequence[_Plan]) -> Mapping[str, S
     return rows
 
 
-async def _upsert(
-    env: Env, database: SkillDatabase, plan: _Plan, rows: dict[str, Skill]
-) -> None:
+async def _upsert(env: Env, database: SkillDatabase, plan: _Plan, rows: dict[str, Skill]) -> None:
     """Upsert one skill. A statement that PostgreSQL rejects concerns this skill alone."""
     try:
         result = await database.upsert_skill(plan.skill, candidates=plan.candidates)
@@ -191,9 +189,7 @@ async def _store_in_kv_alone(env: Env, plan: _Plan) -> PublishOutcome:
     return Published(skill, in_database=False, in_kv=True)
 
 
-async def _try_kv(
-    env: Env, skill: Skill, write: Callable[[Env, Skill], Awaitable[None]]
-) -> bool:
+async def _try_kv(env: Env, skill: Skill, write: Callable[[Env, Skill], Awaitable[object]]) -> bool:
     try:
         await write(env, skill)
     except KvError as error:
@@ -226,7 +222,9 @@ async def _settle(env: Env, outcomes: Mapping[str, PublishOutcome]) -> None:
         try:
             written = await _moved_on(env, written)
         except DatabaseError as error:
-            env.log("postgres unavailable: kv state not noted", level="warning", reason=error.reason)
+            env.log(
+                "postgres unavailable: kv state not noted", level="warning", reason=error.reason
+            )
             return
         stored = await map_bounded(written, lambda row: _rewrite(env, row))
         written = [row for row in stored if row is not None]

@@ -32,7 +32,9 @@ EMPTY_SEED = Seed((), {}, {}, ())
 
 def read_seed(document: bytes) -> Seed:
     """Read the seed file. Raises ValueError on a malformed record or a repeated slug."""
-    skills = tuple(read_skill(record) for record in msgspec.json.decode(document, type=list[dict[str, object]]))
+    skills = tuple(
+        read_skill(record) for record in msgspec.json.decode(document, type=list[dict[str, object]])
+    )
     by_name = {skill.name: skill for skill in skills}
     by_identity = {skill.identity: skill for skill in skills}
     if not len(skills) == len(by_name) == len(by_identity):

@@ -111,15 +111,11 @@ async def record_scan_results(env: Env, scans: Sequence[Scan]) -> ResultsReceipt
     """
     ids = sorted({scan.submission_id for scan in scans})
     submissions = await submission_store.get_submissions(env, ids)
-    kept = await map_bounded(
-        scans, lambda scan: _keep(env, submissions[scan.submission_id], scan)
-    )
+    kept = await map_bounded(scans, lambda scan: _keep(env, submissions[scan.submission_id], scan))
     receipt = ResultsReceipt()
     receipt.rejected += [result for result in kept if isinstance(result, RefusedResult)]
     standing = [result for result in kept if isinstance(result, Scan)]
-    passed = list(
-        dict.fromkeys(s.submission_id for s in standing if s.verdict is Verdict.PASS)
-    )
+    passed = list(dict.fromkeys(s.submission_id for s in standing if s.verdict is Verdict.PASS))
     unsent = await _enqueue(env, passed)
     receipt.accepted += [s.submission_id for s in standing if s.submission_id not in unsent]
     receipt.rejected += [RefusedResult(i, "queue-unavailable") for i in passed if i in unsent]

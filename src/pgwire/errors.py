@@ -62,7 +62,7 @@ class PostgresError(Exception):
         return self.severity in _ENDING_SEVERITIES
 
 
-class TransactionAborted(PostgresError):  # noqa: N818 - the state it reports
+class TransactionAborted(PostgresError):
     """COMMIT was answered with ROLLBACK, because a statement of the transaction had failed.
 
     The server reports this only in the command tag; unnoticed, it would look like success.
@@ -74,7 +74,7 @@ class TransactionAborted(PostgresError):  # noqa: N818 - the state it reports
         )
 
 
-class ConnectionFailed(Exception):  # noqa: N818 - says what happened
+class ConnectionFailed(Exception):
     """No session: it could not be opened, or it broke and must not be used again."""
 
 

@@ -1,0 +1,1 @@
+"""The HTTP interface. Routes translate between HTTP and the domain; they know no storage."""

@@ -1,0 +1,37 @@
+"""What the routes take from a request besides its parameters: the invocation's Env."""
+
+from typing import Annotated
+
+from fastapi import Depends, Header, Request
+
+from marketplace.auth import Principal, authenticate
+from marketplace.env import Env
+
+
+def env_of(request: Request) -> Env:
+    """The Env that the entry point put into the request's scope."""
+    env = request.scope["env"]
+    if not isinstance(env, Env):
+        raise TypeError(f"the request scope carries {type(env).__name__} instead of Env")
+    return env
+
+
+async def _env(request: Request) -> Env:  # async: FastAPI runs plain functions in threads
+    return env_of(request)
+
+
+CurrentEnv = Annotated[Env, Depends(_env)]
+
+
+async def require_operator(
+    env: CurrentEnv,
+    x_internal_key: Annotated[str | None, Header()] = None,
+    authorization: Annotated[str | None, Header()] = None,
+) -> Principal:
+    """Let operators and scanners in. Raises Unauthenticated or Forbidden."""
+    return authenticate(
+        env.settings, internal_key=x_internal_key, authorization=authorization, now=env.clock()
+    )
+
+
+Operator = Annotated[Principal, Depends(require_operator)]

@@ -1,0 +1,188 @@
+"""Errors as problem details (RFC 9457). A client learns what to change, never how we failed."""
+
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, Final
+
+import msgspec
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from marketplace.api.context import env_of
+from marketplace.auth import Forbidden, Unauthenticated
+from marketplace.listing import InvalidQuery
+from marketplace.models import InvalidRecord
+from marketplace.storage import StorageError
+
+PROBLEM_JSON: Final = "application/problem+json"
+_RETRY_AFTER_SECONDS: Final = "10"
+_NO_STORE: Final = {"Cache-Control": "no-store"}
+
+
+@dataclass(frozen=True, slots=True)
+class FieldError:
+    """What is wrong with one field; ``field`` is its path, for example ``results[0].score``."""
+
+    field: str
+    message: str
+
+
+def problem(
+    status: HTTPStatus,
+    detail: str,
+    *,
+    errors: Sequence[FieldError] = (),
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """A problem response; ``errors`` name the fields to change."""
+    body: dict[str, Any] = {
+        "type": "about:blank",
+        "title": status.phrase,
+        "status": int(status),
+        "detail": detail,
+    }
+    if errors:
+        body["errors"] = errors
+    return Response(
+        msgspec.json.encode(body),
+        status_code=status,
+        media_type=PROBLEM_JSON,
+        headers=_NO_STORE | dict(headers or {}),
+    )
+
+
+class NotFound(Exception):
+    """There is no such thing; the message says what was looked for."""
+
+
+def add_problem_handlers(app: FastAPI) -> None:
+    """Answer every error of the application as a problem."""
+    handlers = {
+        RequestValidationError: _invalid_request,
+        InvalidQuery: _invalid_query,
+        NotFound: _not_found,
+        Unauthenticated: _unauthenticated,
+        Forbidden: _forbidden,
+        StorageError: _storage_failed,
+        InvalidRecord: _damaged_record,
+        HTTPException: _http_error,
+    }
+    for kind, handler in handlers.items():
+        app.add_exception_handler(kind, handler)
+
+
+async def _invalid_request(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this type only
+    details = error.errors()
+    if any(detail["type"] == "json_invalid" for detail in details):
+        return problem(HTTPStatus.BAD_REQUEST, "The body is not valid JSON.")
+    errors = [FieldError(_path(detail["loc"]), detail["msg"]) for detail in details]
+    fields = ", ".join(dict.fromkeys(error.field for error in errors))
+    return problem(
+        HTTPStatus.UNPROCESSABLE_ENTITY, f"Change these fields: {fields}.", errors=errors
+    )
+
+
+def _path(location: Sequence[str | int]) -> str:
+    """``("body", "results", 0, "score")`` as ``results[0].score``; the body itself as ``body``."""
+    path = ""
+    for part in location[1:]:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
+    return path or str(location[0])
+
+
+async def _invalid_query(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, InvalidQuery)  # noqa: S101 - registered for this type only
+    return problem(
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        f"Change these fields: {error.field}.",
+        errors=[FieldError(error.field, str(error))],
+    )
+
+
+async def _not_found(_request: Request, error: Exception) -> Response:
+    return problem(HTTPStatus.NOT_FOUND, str(error))
+
+
+async def _unauthenticated(_request: Request, error: Exception) -> Response:
+    return problem(
+        HTTPStatus.UNAUTHORIZED,
+        str(error),
+        headers={"WWW-Authenticate": 'Bearer realm="skill-marketplace"'},
+    )
+
+
+async def _forbidden(_request: Request, error: Exception) -> Response:
+    return problem(HTTPStatus.FORBIDDEN, str(error))
+
+
+async def _storage_failed(request: Request, error: Exception) -> Response:
+    env_of(request).log(
+        "request failed: storage unavailable",
+        level="error",
+        path=request.url.path,
+        reason=getattr(error, "reason", "unavailable"),
+        detail=str(error),
+    )
+    return problem(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "Storage is unavailable at the moment; nothing was changed. Try again.",
+        headers={"Retry-After": _RETRY_AFTER_SECONDS},
+    )
+
+
+async def _damaged_record(request: Request, error: Exception) -> Response:
+    env_of(request).log(
+        "request failed: damaged record", level="error", path=request.url.path, detail=str(error)
+    )
+    return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "The stored record is damaged.")
+
+
+async def _http_error(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101 - registered for this type only
+    return problem(HTTPStatus(error.status_code), str(error.detail), headers=error.headers)
+
+
+class LastResort:
+    """Answers a defect with a problem and one log line, where Starlette would raise it again."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on; answer for it if nothing else did."""
+        started = False
+
+        async def observed(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, observed)
+        except Exception as error:
+            if scope["type"] != "http" or started:
+                raise
+            _log_defect(Request(scope), error)
+            answer = problem(
+                HTTPStatus.INTERNAL_SERVER_ERROR,
+                "This should not have happened. It has been logged.",
+            )
+            await answer(scope, receive, send)
+
+
+def _log_defect(request: Request, error: Exception) -> None:
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    env_of(request).log(
+        f"request failed: {type(error).__name__}",
+        level="error",
+        path=request.url.path,
+        method=request.method,
+        detail=str(error),
+        where=f"{where.filename}:{where.lineno}",
+    )

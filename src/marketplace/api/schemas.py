@@ -1,0 +1,309 @@
+"""The shapes of request and response bodies, for validation and for ``/openapi.json``."""
+
+from typing import Annotated, Any, Final
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from marketplace.models import (
+    DEFAULT_CATEGORY,
+    DEFAULT_LABELS,
+    DEFAULT_VERSION,
+    MAX_DESCRIPTION_LENGTH,
+    MAX_DISPLAY_NAME_LENGTH,
+    MAX_EXTENSION_POINT_LENGTH,
+    MAX_EXTENSION_POINTS,
+    MAX_LABEL_LENGTH,
+    MAX_LABELS,
+    MAX_PATH_LENGTH,
+    MAX_REPO_URL_LENGTH,
+    MAX_SKILL_NAME_LENGTH,
+    CertMethod,
+    CertTier,
+    Scan,
+    Submission,
+    SubmissionState,
+    Verdict,
+)
+from marketplace.slugs import (
+    MAX_OWNER_LENGTH,
+    MAX_REPOSITORY_LENGTH,
+    normalize_repository,
+    repository_name,
+    repository_owner,
+    slugify,
+)
+from marketplace.storage import Source
+from marketplace.submissions import MAX_RESULTS_A_CALL
+from marketplace.timestamps import normalize_timestamp
+from marketplace.versions import MAX_VERSION_LENGTH, is_version
+
+MAX_CATEGORY_LENGTH: Final = 40
+MAX_REASON_LENGTH: Final = 500
+
+
+def _clean(text: str) -> str:
+    """Text that every store can hold: no control characters, no lone surrogates."""
+    if any((ord(c) < 32 and c not in "\n\t") or ord(c) == 127 for c in text):
+        raise ValueError("must not contain control characters")
+    if any(0xD800 <= ord(c) <= 0xDFFF for c in text):
+        raise ValueError("must be valid Unicode")
+    return text.strip()
+
+
+def _https_repository(text: str) -> str:
+    """A repository's page: https, an owner and a name, within the lengths of slugs."""
+    if not text.startswith("https://"):
+        raise ValueError("must start with https://")
+    normalize_repository(text)
+    owner, name = repository_owner(text), repository_name(text)
+    if len(owner) > MAX_OWNER_LENGTH:
+        raise ValueError(f"the owner must have at most {MAX_OWNER_LENGTH} characters")
+    if len(name) > MAX_REPOSITORY_LENGTH:
+        raise ValueError(f"the repository must have at most {MAX_REPOSITORY_LENGTH} characters")
+    host = normalize_repository(text).split("/")[2]
+    return f"https://{host}/{owner}/{name}"
+
+
+def _sluggable(text: str) -> str:
+    if not slugify(text):
+        raise ValueError("must contain a letter a-z or a digit")
+    return text
+
+
+def _relative_path(text: str) -> str:
+    path = text.strip("/")
+    if ".." in path.split("/"):
+        raise ValueError("must not contain '..'")
+    return path
+
+
+def _version(text: str) -> str:
+    if not is_version(text):
+        raise ValueError("must be a version like 1.2.3 (Semantic Versioning)")
+    return text
+
+
+def _category(text: str) -> str:
+    if slugify(text) != text:
+        raise ValueError("must be lower case letters, digits and single hyphens")
+    return text
+
+
+def _time(text: str) -> str:
+    return normalize_timestamp(text)
+
+
+_Clean = AfterValidator(_clean)
+_Label = Annotated[str, Field(min_length=1, max_length=MAX_LABEL_LENGTH), _Clean]
+_ExtensionPoint = Annotated[str, Field(min_length=1, max_length=MAX_EXTENSION_POINT_LENGTH), _Clean]
+_Version = Annotated[str, Field(max_length=MAX_VERSION_LENGTH), AfterValidator(_version)]
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=False)
+
+
+class SubmissionRequest(_Document):
+    """A request to be listed."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    repo_url: Annotated[
+        str, Field(max_length=MAX_REPO_URL_LENGTH), _Clean, AfterValidator(_https_repository)
+    ]
+    skill_name: Annotated[
+        str,
+        Field(min_length=1, max_length=MAX_SKILL_NAME_LENGTH),
+        _Clean,
+        AfterValidator(_sluggable),
+    ]
+    display_name: Annotated[str | None, Field(min_length=1, max_length=MAX_DISPLAY_NAME_LENGTH)] = (
+        None
+    )
+    skill_path: Annotated[
+        str, Field(max_length=MAX_PATH_LENGTH), _Clean, AfterValidator(_relative_path)
+    ] = ""
+    description: Annotated[str, Field(max_length=MAX_DESCRIPTION_LENGTH), _Clean] = ""
+    category: Annotated[
+        str, Field(min_length=1, max_length=MAX_CATEGORY_LENGTH), AfterValidator(_category)
+    ] = DEFAULT_CATEGORY
+    version: _Version = DEFAULT_VERSION
+    license: Annotated[str | None, Field(max_length=64)] = None
+    labels: Annotated[list[_Label], Field(max_length=MAX_LABELS)] = list(DEFAULT_LABELS)
+    extensible: bool = False
+    extension_points: Annotated[list[_ExtensionPoint], Field(max_length=MAX_EXTENSION_POINTS)] = []
+
+    def to_submission(self, submission_id: str, created_at: str) -> Submission:
+        """The submission that is kept."""
+        return Submission(
+            id=submission_id,
+            repo_url=self.repo_url,
+            skill_name=self.skill_name,
+            base_slug=slugify(self.skill_name),
+            created_at=created_at,
+            display_name=_clean(self.display_name) if self.display_name else None,
+            skill_path=self.skill_path,
+            description=self.description,
+            category=self.category,
+            version=self.version,
+            license=_clean(self.license) if self.license else None,
+            labels=tuple(self.labels),
+            extensible=self.extensible or bool(self.extension_points),
+            extension_points=tuple(self.extension_points),
+        )
+
+
+class ScanResult(_Document):
+    """A scanner's verdict on one submission. Fields not named here are ignored."""
+
+    submission_id: Annotated[str, Field(min_length=1, max_length=64, pattern="^[0-9A-Za-z_-]+$")]
+    verdict: Verdict
+    score: Annotated[int, Field(ge=0, le=100, strict=True)]
+    cert_tier: CertTier = CertTier.SCANNED
+    cert_method: CertMethod = CertMethod.AUTOMATED_SCAN
+    version: _Version | None = None
+    reason: Annotated[str | None, Field(max_length=MAX_REASON_LENGTH)] = None
+    scanned_at: Annotated[str | None, Field(max_length=40)] = None
+
+    def to_scan(self, now: str) -> Scan:
+        """The verdict that is kept; made at ``now`` unless the scanner says when."""
+        return Scan(
+            submission_id=self.submission_id,
+            verdict=self.verdict,
+            score=self.score,
+            scanned_at=min(_time(self.scanned_at), now) if self.scanned_at else now,
+            cert_tier=self.cert_tier,
+            cert_method=self.cert_method,
+            version=self.version,
+            reason=_clean(self.reason) if self.reason else None,
+        )
+
+
+class ScanResults(_Document):
+    """The verdicts that a scanner reports in one call."""
+
+    results: Annotated[list[ScanResult], Field(min_length=1, max_length=MAX_RESULTS_A_CALL)]
+
+
+class SummaryDocument(_Document):
+    """A skill as listings show it; ``name`` is the slug, ``description`` may be shortened."""
+
+    name: str
+    base_slug: str
+    display_name: str
+    description: str
+    author: str
+    repo_url: str
+    skill_path: str
+    license: str | None
+    category: str
+    current_version: str
+    cert_tier: CertTier
+    cert_method: CertMethod
+    cert_score: int
+    certified_at: str | None
+    labels: list[str]
+    extensible: bool
+    trending_score_7d: Annotated[float, Field(alias="trendingScore7d")]
+    trending_score_30d: Annotated[float, Field(alias="trendingScore30d")]
+    published_at: str
+    updated_at: str
+
+
+class _Answered(_Document):
+    source: Source
+    degraded: bool
+
+
+class SkillDocument(SummaryDocument, _Answered):
+    """A skill, whole."""
+
+    extension_points: list[str]
+
+
+class ListingDocument(_Answered):
+    """One page of a listing."""
+
+    skills: list[SummaryDocument]
+    total: int
+    limit: int
+    offset: int | None
+    next_cursor: str | None
+
+
+class CountDocument(_Answered):
+    """How many skills match."""
+
+    count: int
+
+
+class CategoryDocument(_Document):
+    """A category and its skills."""
+
+    name: str
+    count: int
+
+
+class CategoriesDocument(_Answered):
+    """The categories, the largest first."""
+
+    categories: list[CategoryDocument]
+
+
+class ReceiptDocument(_Document):
+    """What became of a request to be listed."""
+
+    id: str | None
+    state: SubmissionState
+    slug: str | None = None
+    duplicate: bool = False
+    already_verified: bool = False
+
+
+class StatusDocument(_Document):
+    """Where a submission stands."""
+
+    id: str
+    state: SubmissionState
+    repo_url: str
+    skill_name: str
+    received_at: str
+    scanned_at: str | None
+    published_at: str | None
+    rejected_at: str | None
+    slug: str | None
+    reason: str | None
+
+
+class RefusedDocument(_Document):
+    """A verdict that changed nothing, and why."""
+
+    submission_id: str
+    reason: str
+
+
+class ResultsReceiptDocument(_Document):
+    """What became of the verdicts of a call."""
+
+    accepted: list[str]
+    rejected: list[RefusedDocument]
+
+
+class ProblemDocument(BaseModel):
+    """Problem details, RFC 9457."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    errors: list[dict[str, str]] | None = None
+
+
+def documented(model: type[BaseModel], status: int = 200) -> dict[int | str, dict[str, Any]]:
+    """The responses of a route for the OpenAPI document; the route encodes them itself."""
+    problem: dict[str, Any] = {
+        "model": ProblemDocument,
+        "content": {"application/problem+json": {}},
+    }
+    return {status: {"model": model}, "4XX": problem, "5XX": problem}
