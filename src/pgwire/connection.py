@@ -153,7 +153,8 @@ class Connection:
         the block, a cancellation too, closes the connection, and the server rolls back: open
         another one to go on. COMMIT may raise PostgresError (deferred constraints), or
         TransactionAborted if the block swallowed the error of a statement; the transaction is
-        then rolled back and the connection usable.
+        then rolled back and the connection usable. A ConnectionFailed from COMMIT leaves it
+        open whether the server committed.
         """
         return _Transaction(self, begin=self._begin, commit=self._commit)
 

@@ -29,6 +29,7 @@ class ConnectOptions:
     statement_timeout_ms: int = 5000
     """Milliseconds after which the server cancels a statement; 0 is no limit.
 
+    Each statement of a pipeline has them to itself; ``query_timeout`` counts the whole.
     This, not the client's deadline, is what ends a statement whose request was cancelled.
     """
     idle_in_transaction_timeout_ms: int = 10_000

@@ -58,6 +58,17 @@ async def test_settings_for_poolers_hold_for_each_transaction_only(
             assert result.scalar() == "1234ms"
 
 
+async def test_settings_for_poolers_do_not_undo_those_of_an_open_transaction(
+    options: ConnectOptions,
+) -> None:
+    changed = replace(options, session_settings="transaction")
+    with await asyncio_stream.connect(changed) as connection:
+        async with connection.transaction():
+            await connection.query("SET LOCAL statement_timeout = '7s'")
+            result = await connection.query("SELECT current_setting('statement_timeout')")
+    assert result.scalar() == "7s"
+
+
 async def test_timeout_set_for_a_pooled_transaction_cancels_its_statement(
     options: ConnectOptions,
 ) -> None:

@@ -188,3 +188,12 @@ def test_row_of_five_megabytes_in_small_pieces_is_whole() -> None:
         assert parser.next_message() is None
         parser.receive_data(stream[start : start + 16_384])
     assert parser.next_message() == backend.DataRow((value,), size=len(stream))
+
+
+def test_value_length_cannot_lead_backwards() -> None:
+    # -6 would lead back to the body's start, whose first four bytes then read as a length.
+    body = (b"\x00\x02" + (-6).to_bytes(4, "big", signed=True)).ljust(4 + 0x0002FFFF, b"x")
+    parser = MessageParser(1_000_000)
+    parser.receive_data(server.message(b"D", body))
+    with pytest.raises(ProtocolViolation, match="damaged"):
+        parser.next_message()

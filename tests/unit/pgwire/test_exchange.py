@@ -63,6 +63,13 @@ def test_error_between_the_last_statement_and_ready_is_reported() -> None:
         exchange.results()
 
 
+def test_first_of_two_errors_is_the_one_reported() -> None:
+    second = server.fields(b"E", {"S": b"ERROR", "C": b"25P02", "M": b"aborted"})
+    exchange = _run(_ERROR + second + server.ready(), statements=1)
+    with pytest.raises(PostgresError, match="oops"):
+        exchange.results()
+
+
 def test_fatal_error_is_raised_without_waiting_for_ready() -> None:
     with pytest.raises(PostgresError) as caught:
         _run(server.PARSE_COMPLETE + _FATAL, statements=1)

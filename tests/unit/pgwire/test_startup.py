@@ -134,6 +134,12 @@ def test_nul_in_a_parameter_cannot_reach_the_protocol() -> None:
         _startup(options).first_message()
 
 
+def test_nul_in_the_password_cannot_reach_the_protocol() -> None:
+    options = ConnectOptions(host="h", user="user", password="a\0b", database="d")
+    with pytest.raises(ValueError, match="NUL"):
+        _feed(_startup(options), server.authentication(3))
+
+
 _parts = st.one_of(
     st.builds(
         server.authentication,
