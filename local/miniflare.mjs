@@ -9,7 +9,9 @@ import { dirname, extname, join, relative } from "node:path";
 import process from "node:process";
 import { convertV4MiniflareOptions, Log, LogLevel, Miniflare } from "miniflare";
 import { unstable_getMiniflareWorkerOptions } from "wrangler";
-import { createControlServer } from "./control_server.mjs";
+import { createControlServer, KV_LOADER } from "./control_server.mjs";
+
+const KV_LOADER_SCRIPT = new URL("./kv_loader.mjs", import.meta.url);
 
 const { LOCAL_WORKER_HOST, ...inherited } = process.env;
 const config = JSON.parse(LOCAL_WORKER_HOST);
@@ -82,6 +84,12 @@ async function miniflareOptions() {
         ...(await collectModules(main, modulesRules, config.pythonModules)),
         compatibilityFlags: [...(worker.compatibilityFlags ?? []), ...DEVELOPMENT_FLAGS],
         bindings: { ...worker.bindings, ...config.secrets },
+      },
+      {
+        name: KV_LOADER,
+        modules: [{ type: "ESModule", path: "kv_loader.mjs", contents: await readFile(KV_LOADER_SCRIPT) }],
+        compatibilityDate: worker.compatibilityDate,
+        kvNamespaces: worker.kvNamespaces,
       },
     ],
   });
