@@ -37,10 +37,10 @@ format: setup ## Format the code and fix what ruff can fix
 	@.venv/bin/ruff format .
 
 bench: setup ## Measure the listing under load (bench/)
-	@exec $(LOCAL) bench $(ARGS)
+	@exec .venv/bin/python -m bench $(ARGS)
 
 simulate: setup ## Run many random fault schedules against the storage code (tests/simulation)
-	@exec $(LOCAL) simulate $(ARGS)
+	@exec .venv/bin/python -m tests.simulation $(ARGS)
 
 lock: setup ## Compile the lock files anew from pyproject.toml and package.json
 	@exec $(LOCAL) lock

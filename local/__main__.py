@@ -1,18 +1,23 @@
-"""The command line: `python -m local run`, `demo`, `test`. `make help` lists the ways in."""
-
-from __future__ import annotations
+"""The command line, `python -m local …`. `make help` lists the ways in."""
 
 import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from local.demo import publish_demo_skills
 from local.errors import LocalError
-from local.paths import DEFAULT_STATE
+from local.locks import compile_locks
+from local.paths import DEFAULT_STATE, StateFolder
+from local.ports import LOOPBACK
 from local.processes import StopRequested, stop_on_signals
 from local.progress import Progress
 from local.run import DEFAULT_PORT, prepare, run_marketplace
+
+# Each worker process that needs one starts a marketplace of its own, so more do not help.
+TEST_PROCESSES = str(min(os.cpu_count() or 1, 4))
 
 cli = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 
@@ -20,9 +25,25 @@ cli = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 @cli.command()
 def run(
     port: Annotated[int, typer.Option(envvar="PORT", min=1, max=65535)] = DEFAULT_PORT,
+    state: Annotated[Path, typer.Option(help="Keeps the data")] = DEFAULT_STATE.root,
 ) -> None:
     """Sets up whatever is missing and serves the marketplace until Ctrl-C."""
-    run_marketplace(Progress(), DEFAULT_STATE, port)
+    run_marketplace(Progress(), StateFolder(state.resolve()), port)
+
+
+@cli.command()
+def demo(
+    count: Annotated[int, typer.Option(min=1, max=100_000)] = 300,
+    port: Annotated[int, typer.Option(envvar="PORT", min=1, max=65535)] = DEFAULT_PORT,
+) -> None:
+    """Publishes generated skills to the running marketplace and waits until they are listed."""
+    publish_demo_skills(f"http://{LOOPBACK}:{port}", count)
+
+
+@cli.command()
+def lock() -> None:
+    """Compiles the lock files anew."""
+    compile_locks()
 
 
 @cli.command()
@@ -33,10 +54,10 @@ def setup() -> None:
 
 @cli.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def test(context: typer.Context) -> None:
-    """Sets up and runs pytest with the arguments given."""
+    """Sets up and runs pytest, on several cores, with the arguments given."""
     prepare(Progress())
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "pytest", *context.args])  # noqa: S606
+    os.execv(sys.executable, [sys.executable, "-m", "pytest", "-n", TEST_PROCESSES, *context.args])  # noqa: S606
 
 
 def main() -> int:

@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+from typing import NoReturn
 
 REPOSITORY = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 VENV = os.path.join(REPOSITORY, ".venv")
@@ -34,15 +35,15 @@ MADE_BY_US = [
 ]
 
 
-def say(text):
+def say(text: str) -> None:
     print(text, flush=True)
 
 
-def fail(sentence):
+def fail(sentence: str) -> NoReturn:
     sys.exit("\n" + sentence)
 
 
-def fingerprint():
+def fingerprint() -> str:
     """Changes with the lock file and with the interpreter that the environment is made from."""
     with open(LOCK, "rb") as file:
         digest = hashlib.sha256(file.read())
@@ -50,7 +51,7 @@ def fingerprint():
     return digest.hexdigest()
 
 
-def up_to_date():
+def up_to_date() -> bool:
     try:
         with open(STAMP) as file:
             return file.read() == fingerprint()
@@ -58,12 +59,12 @@ def up_to_date():
         return False
 
 
-def check_python():
+def check_python() -> None:
     if sys.version_info < MINIMUM:
         fail(
             "Python {}.{} or newer is needed; {} is {}.{}. "
             "Name another one, for example: make PYTHON=python3.12".format(
-                *(MINIMUM + (sys.executable,) + tuple(sys.version_info[:2]))
+                *MINIMUM, sys.executable, *sys.version_info[:2]
             )
         )
     try:
@@ -77,7 +78,7 @@ def check_python():
     del ensurepip, venv
 
 
-def install():
+def install() -> None:
     say("… Making .venv with the pinned tools (about half a minute, once)")
     # A half-made environment has no stamp, and is made anew from nothing.
     shutil.rmtree(VENV, ignore_errors=True)
@@ -97,8 +98,8 @@ def install():
     os.replace(STAMP + ".tmp", STAMP)
 
 
-def clean():
-    """Removes what .gitignore lists, and what PostgreSQL needed elsewhere (see local/postgres.py)."""
+def clean() -> None:
+    """Removes what .gitignore lists, and what PostgreSQL needed elsewhere (local/postgres.py)."""
     lock_file = os.path.join(REPOSITORY, ".local", "state", "lock")
     if os.path.exists(lock_file):
         import fcntl

@@ -50,6 +50,7 @@ class ControlClient:
     """Talks to one host process. Every method raises LocalError when the operation fails."""
 
     def __init__(self, url: str, token: str) -> None:
+        self.url = url
         self._http = httpx.Client(
             base_url=url,
             headers={"authorization": f"Bearer {token}"},

@@ -11,6 +11,7 @@ Exits with the program's exit code. Uses the standard library only and starts in
 """
 
 import argparse
+import contextlib
 import os
 import selectors
 import signal
@@ -75,10 +76,8 @@ def _wait_for_end(child: "subprocess.Popen[bytes]", stop_asked: "Callable[[], bo
 
 
 def _kill_group(pid: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):  # all of it has ended by itself
         os.killpg(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass  # all of it has ended by itself
 
 
 if __name__ == "__main__":

@@ -9,7 +9,9 @@ import { dirname, extname, join, relative } from "node:path";
 import process from "node:process";
 import { convertV4MiniflareOptions, Log, LogLevel, Miniflare } from "miniflare";
 import { unstable_getMiniflareWorkerOptions } from "wrangler";
-import { createControlServer } from "./control_server.mjs";
+import { createControlServer, KV_LOADER } from "./control_server.mjs";
+
+const KV_LOADER_SCRIPT = new URL("./kv_loader.mjs", import.meta.url);
 
 const { LOCAL_WORKER_HOST, ...inherited } = process.env;
 const config = JSON.parse(LOCAL_WORKER_HOST);
@@ -30,15 +32,28 @@ async function* filesBelow(folder) {
   }
 }
 
+// The `[[rules]]` of wrangler.toml and wrangler's own, as far as they go by extension ("**/*.json").
+function typesByExtension(rules) {
+  const types = new Map([[".py", "PythonModule"]]);
+  for (const { type, include } of rules) {
+    for (const glob of include) {
+      const extension = /^\*\*\/\*(\.\w+)$/.exec(glob)?.[1];
+      if (extension && !types.has(extension)) types.set(extension, type);
+    }
+  }
+  return types;
+}
+
 // The Worker's files as wrangler attaches them: the entry point first, the modules and data beside
 // it, and everything in python_modules as data (JavaScript of the SDK as modules).
-async function collectModules(main, pythonModules) {
+async function collectModules(main, rules, pythonModules) {
+  const types = typesByExtension(rules);
   const root = dirname(main);
   const read = async (path, name, type) => ({ type, path: join(root, name), contents: await readFile(path) });
   const modules = [];
   for await (const path of filesBelow(root)) {
     const name = relative(root, path);
-    const type = { ".py": "PythonModule", ".json": "Data" }[extname(path)];
+    const type = types.get(extname(path));
     if (type === undefined) continue;
     const module = await read(path, name, type);
     if (path === main) modules.unshift(module);
@@ -55,7 +70,7 @@ async function collectModules(main, pythonModules) {
 
 async function miniflareOptions() {
   const { workerOptions, main } = unstable_getMiniflareWorkerOptions(config.wranglerConfig);
-  const { modulesRules: _, ...worker } = workerOptions;
+  const { modulesRules, ...worker } = workerOptions;
   return convertV4MiniflareOptions({
     host: "127.0.0.1",
     port: config.port,
@@ -66,9 +81,15 @@ async function miniflareOptions() {
     workers: [
       {
         ...worker,
-        ...(await collectModules(main, config.pythonModules)),
+        ...(await collectModules(main, modulesRules, config.pythonModules)),
         compatibilityFlags: [...(worker.compatibilityFlags ?? []), ...DEVELOPMENT_FLAGS],
         bindings: { ...worker.bindings, ...config.secrets },
+      },
+      {
+        name: KV_LOADER,
+        modules: [{ type: "ESModule", path: "kv_loader.mjs", contents: await readFile(KV_LOADER_SCRIPT) }],
+        compatibilityDate: worker.compatibilityDate,
+        kvNamespaces: worker.kvNamespaces,
       },
     ],
   });

@@ -185,7 +185,13 @@ class PostgresServer:
 
     def _create_database(self, data: Path) -> None:
         """In single-user mode, so that nobody ever sees a server without its database."""
-        command = [self._binaries / "postgres", "--single", "-D", data, "postgres"]
+        command: list[str | Path] = [
+            self._binaries / "postgres",
+            "--single",
+            "-D",
+            data,
+            "postgres",
+        ]
         result = subprocess.run(
             command,
             input=f"CREATE DATABASE {DATABASE};\n",
@@ -245,7 +251,8 @@ class PostgresServer:
         return False
 
     def _answers(self) -> bool:
-        command = [self._binaries / "pg_isready", "-q", "-h", LOOPBACK, "-p", str(self.port)]
+        program = self._binaries / "pg_isready"
+        command: list[str | Path] = [program, "-q", "-h", LOOPBACK, "-p", str(self.port)]
         return subprocess.run(command, check=False).returncode == 0
 
     def _postmaster_pid(self) -> int | None:

@@ -88,8 +88,14 @@ def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None
         time.sleep(POLL_SECONDS)
 
 
-def run_step(command: Sequence[str | Path], *, what: str, env: Mapping[str, str] | None = None,
-             cwd: Path | None = None, user: str | None = None) -> str:
+def run_step(
+    command: Sequence[str | Path],
+    *,
+    what: str,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    user: str | None = None,
+) -> str:
     """Runs a program of the set-up to its end and returns what it printed.
 
     It has a process group of its own, which is ended when this process is interrupted, so that an

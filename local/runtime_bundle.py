@@ -16,12 +16,13 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import capnp
+import capnp  # type: ignore[import-untyped]
 
 from local.errors import LocalError
 
@@ -95,7 +96,9 @@ REPLACEMENTS: tuple[Replacement, ...] = (
     ),
     # ... and get their memory where workerd's snapshot expects it.
     Replacement(
-        "alignMemory(getMemory(metadata", "alignMemory(Module.getMemoryPatched(Module,libName,metadata", 1
+        "alignMemory(getMemory(metadata",
+        "alignMemory(Module.getMemoryPatched(Module,libName,metadata",
+        1,
     ),
     # workerd imports the factory by name.
     Replacement(
@@ -115,7 +118,7 @@ def adapt_javascript(source: str, replacements: Sequence[Replacement] = REPLACEM
 
 def expected_pyodide_version(workerd: bytes) -> str:
     """The Pyodide version that this workerd program accepts in a development bundle."""
-    found = {match.decode() for match in _DEVELOPMENT_RELEASE.findall(workerd)}
+    found = {match[1].decode() for match in _DEVELOPMENT_RELEASE.finditer(workerd)}
     if len(found) != 1:
         raise LocalError(
             "cannot tell which Pyodide this workerd expects "
@@ -128,7 +131,7 @@ def expected_pyodide_version(workerd: bytes) -> str:
 def check_versions(pyodide_folder: Path, workerd: Path) -> None:
     """Raises LocalError unless the pyodide package is the version that workerd expects."""
     expected = expected_pyodide_version(workerd.read_bytes())
-    actual = json.loads((pyodide_folder / "package.json").read_text())["version"]
+    actual: str = json.loads((pyodide_folder / "package.json").read_text())["version"]
     if actual != expected:
         raise LocalError(
             f"npm's pyodide is {actual}, but this workerd expects {expected}. "
@@ -179,11 +182,14 @@ def ensure_bundle(pyodide_folder: Path, workerd: Path, cache: Path) -> Path:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+    for other in cache.iterdir():  # of earlier versions; workerd reads its bundle only as it starts
+        if other != folder:
+            shutil.rmtree(other)
     return folder
 
 
 def _cache_key(pyodide_folder: Path, workerd: Path) -> str:
-    """16 hexadecimal digits. workerd (over 100 MB) is told by size and time, not read each start."""
+    """16 hex digits. The large files are told by size and time, not read at each start."""
     digest = hashlib.sha256()
     for source in (Path(__file__), SCHEMA_FILE, pyodide_folder / "package.json"):
         digest.update(source.read_bytes())

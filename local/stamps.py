@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -39,7 +38,7 @@ class Stamp:
         self._file.parent.mkdir(parents=True, exist_ok=True)
         aside = self._file.with_suffix(".tmp")
         aside.write_text(fingerprint)
-        os.replace(aside, self._file)
+        aside.replace(self._file)
 
     def _fingerprint(self) -> str:
         digest = hashlib.sha256()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import shlex
 import tempfile
@@ -15,7 +16,14 @@ import httpx
 from local.control import ControlClient
 from local.errors import LocalError
 from local.packages import node_environment, platform_package
-from local.paths import BUNDLE_CACHE, NODE, NODE_MODULES, PYTHON_MODULES, REPOSITORY, WRANGLER_CONFIG
+from local.paths import (
+    BUNDLE_CACHE,
+    NODE,
+    NODE_MODULES,
+    PYTHON_MODULES,
+    REPOSITORY,
+    WRANGLER_CONFIG,
+)
 from local.processes import GuardedProcess, wait_until
 from local.runtime_bundle import ensure_bundle
 
@@ -101,9 +109,7 @@ class WorkerStack:
                     READY_SECONDS,
                     "starting the Workers runtime",
                 )
-                if not ready_file.exists():
-                    raise LocalError("the Workers runtime ended while it started; see its log above")
-                ready = json.loads(ready_file.read_text())
+                ready = _read_ready(ready_file)
             except BaseException:
                 self.stop()
                 raise
@@ -141,6 +147,13 @@ class WorkerStack:
             self._process = None
 
 
+def _read_ready(file: Path) -> dict[str, str]:
+    if not file.exists():
+        raise LocalError("the Workers runtime ended while it started; see its log above")
+    ready: dict[str, str] = json.loads(file.read_text())
+    return ready
+
+
 def ensure_workerd_wrapper() -> Path:
     """A program that starts workerd with our runtime bundle, for MINIFLARE_WORKERD_PATH."""
     workerd = platform_package("@cloudflare", "workerd-*") / "bin" / "workerd"
@@ -149,8 +162,10 @@ def ensure_workerd_wrapper() -> Path:
     option = f"--pyodide-bundle-disk-cache-dir={bundle}"
     text = f'#!/bin/sh\nexec {shlex.quote(str(workerd))} "$@" {shlex.quote(option)}\n'
     if not wrapper.exists() or wrapper.read_text() != text:
-        aside = Path(tempfile.mkstemp(dir=bundle)[1])
-        aside.write_text(text)
+        descriptor, name = tempfile.mkstemp(dir=bundle)
+        with os.fdopen(descriptor, "w") as file:  # closed before it runs: no program may be busy
+            file.write(text)
+        aside = Path(name)
         aside.chmod(0o755)
         aside.replace(wrapper)
     return wrapper

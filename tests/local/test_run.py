@@ -1,0 +1,148 @@
+"""`python -m local run` as a user meets it: what it starts, it stops, however it is told to."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from local.paths import REPOSITORY
+from local.ports import LOOPBACK, free_port
+
+START_SECONDS = 60
+STOP_SECONDS = 30
+
+
+@pytest.fixture
+def state() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="marketplace-run-"))
+    folder.chmod(0o711)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@contextmanager
+def _running(state: Path, port: int) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "local", "run", f"--port={port}", f"--state={state}"],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+        _wait(lambda: not _processes_of(state), "the guardians end what a killed owner started")
+
+
+def _wait_until_ready(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    seen = []
+    for line in process.stdout:
+        seen.append(line)
+        if line.startswith("Ready: "):
+            return line
+    raise AssertionError("it ended before it was ready:\n" + "".join(seen))
+
+
+def _processes_of(state: Path) -> list[int]:
+    """Every process whose command line or environment names the state folder."""
+    mark = str(state).encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            facts = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
+        except OSError:
+            continue  # it has just ended
+        if mark in facts:
+            found.append(int(entry.name))
+    return found
+
+
+def _wait(condition: object, what: str) -> None:
+    assert callable(condition)
+    deadline = time.monotonic() + STOP_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {STOP_SECONDS} s: {what}"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("stop_signal", [signal.SIGTERM, signal.SIGINT], ids=lambda s: s.name)
+def test_a_stop_signal_ends_everything(state: Path, stop_signal: signal.Signals) -> None:
+    port = free_port()
+    with _running(state, port) as process:
+        assert f"http://{LOOPBACK}:{port}" in _wait_until_ready(process)
+        assert httpx.get(f"http://{LOOPBACK}:{port}/api/v1/health", trust_env=False).is_success
+        assert len(_processes_of(state)) > 3
+        process.send_signal(stop_signal)
+        assert process.wait(STOP_SECONDS) == 0
+        assert _processes_of(state) == []
+
+
+def test_nothing_outlives_a_killed_owner(state: Path) -> None:
+    with _running(state, free_port()) as process:
+        _wait_until_ready(process)
+        process.kill()
+        _wait(lambda: not _processes_of(state), "the guardians end what they guard")
+
+
+def test_it_can_be_stopped_half_way_and_started_again(state: Path) -> None:
+    with _running(state, free_port()) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "Starting PostgreSQL" in line:
+                break
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(STOP_SECONDS) == 0
+        assert _processes_of(state) == []
+    with _running(state, free_port()) as process:
+        _wait_until_ready(process)
+
+
+def test_a_second_one_on_the_same_state_is_refused_with_a_sentence(state: Path) -> None:
+    with _running(state, free_port()) as process:
+        _wait_until_ready(process)
+        with _running_to_its_end(state, free_port()) as (code, output):
+            assert code == 1
+            assert "already running" in output
+            assert "Traceback" not in output
+
+
+def test_a_busy_port_is_refused_with_a_sentence(state: Path) -> None:
+    with socket.socket() as occupant:
+        occupant.bind((LOOPBACK, 0))
+        occupant.listen()
+        port = occupant.getsockname()[1]
+        with _running_to_its_end(state, port) as (code, output):
+            assert code == 1
+            assert f"port {port}" in output
+            assert "PORT=" in output
+            assert "Traceback" not in output
+
+
+@contextmanager
+def _running_to_its_end(state: Path, port: int) -> Iterator[tuple[int, str]]:
+    result = subprocess.run(
+        [sys.executable, "-m", "local", "run", f"--port={port}", f"--state={state}"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=START_SECONDS,
+    )
+    yield result.returncode, result.stdout + result.stderr

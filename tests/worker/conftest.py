@@ -1,0 +1,92 @@
+"""The real Worker in workerd with a real PostgreSQL, one pair for each pytest-xdist worker."""
+
+import shutil
+import tempfile
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from local.migrations import apply_migrations
+from local.paths import StateFolder
+from local.postgres import PostgresServer
+from local.worker_stack import WorkerStack
+
+INTERNAL_KEY = "test-internal-key"
+JWT_SECRET = "test-jwt-secret-of-at-least-32-bytes"
+LOG_LINES_SHOWN = 60
+
+
+@dataclass(frozen=True)
+class Marketplace:
+    """A running marketplace. `worker.control` looks into its bindings."""
+
+    worker: WorkerStack
+    postgres: PostgresServer
+    log_file: Path
+
+    @property
+    def url(self) -> str:
+        return self.worker.url
+
+    def log_tail(self) -> str:
+        """The last lines that the Worker and its host printed."""
+        return "\n".join(self.log_file.read_text(errors="replace").splitlines()[-LOG_LINES_SHOWN:])
+
+
+@pytest.fixture(scope="session")
+def marketplace(request: pytest.FixtureRequest) -> Iterator[Marketplace]:
+    """Started once per session on free ports with temporary state; ready when it is healthy."""
+    # Not pytest's own folder, which only its owner may enter: as root, PostgreSQL is someone else.
+    folder = Path(tempfile.mkdtemp(prefix="marketplace-"))
+    folder.chmod(0o711)
+    state = StateFolder(folder)
+    # Killing processes does not lose what the operating system has, so fsync would only cost time.
+    postgres = PostgresServer(state.postgres, settings={"fsync": "off"})
+    log_file = folder / "worker.log"
+    try:
+        with log_file.open("ab") as log:
+            postgres.start()
+            apply_migrations(postgres.dsn)
+            worker = WorkerStack(
+                dsn=postgres.dsn,
+                secrets={"INTERNAL_KEY": INTERNAL_KEY, "JWT_SECRET": JWT_SECRET},
+                persist_to=state.bindings,
+                output=log,
+            )
+            running = Marketplace(worker, postgres, log_file)
+            request.config.stash[_RUNNING] = running
+            try:
+                worker.start()
+                worker.wait_healthy()
+                yield running
+            finally:
+                worker.stop()
+    finally:
+        postgres.stop("immediate")
+        shutil.rmtree(folder)
+
+
+@pytest.fixture
+def client(marketplace: Marketplace) -> Iterator[httpx.Client]:
+    """An HTTP client for the Worker."""
+    with httpx.Client(base_url=marketplace.url, timeout=30, trust_env=False) as client:
+        yield client
+
+
+_RUNNING = pytest.StashKey[Marketplace]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Adds the end of the Worker's log to the report of a failed test."""
+    report = yield
+    running = item.config.stash.get(_RUNNING, None)
+    if report.failed and running is not None and running.log_file.exists():
+        report.sections.append(("Worker log", running.log_tail()))
+        report.sections.append(("PostgreSQL log", running.postgres.log_tail()))
+    return report
