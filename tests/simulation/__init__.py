@@ -1,0 +1,1 @@
+"""The marketplace's storage code, unmodified, in a simulated world with virtual time and faults."""
