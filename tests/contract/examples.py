@@ -15,7 +15,7 @@ MARCH: Final = "2026-03-01T00:00:00.000Z"
 _WORDS: Final = (
     *("pdf", "pdfs", "Pdf-Tools", "tool", "tools", "toolbox", "code", "Codé", "coding", "Zebra"),
     *("ärger", "Ärger", "éclair", "e\u0301clair", "ﬁle", "Straße", "İstanbul", "日本語", "日本"),
-    *("🦊", "𝒳", "\uffee", "it's", "back\\slash", "a&b", "x:*", "!no", "İ", "ΣΑΣ", "20%"),
+    *("🦊", "\U0001d4b3", "\uffee", "it's", "back\\slash", "a&b", "x:*", "!no", "İ", "ΣΑΣ", "20%"),
 )
 _OWNERS: Final = ("acme", "Acme", "ACME-labs", "Ünal", "ünal", "ÜNAL", "zed")
 _CATEGORIES: Final = ("development", "writing", "data")

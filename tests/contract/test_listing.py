@@ -25,7 +25,19 @@ SKILLS = 240
 QUERIES_A_SEED = 40
 
 _SEARCHES = (
-    *("pdf", "PDF tool", "tool", "cod", "codé", "éclair", "e\u0301clair", "日本", "日", "🦊", "𝒳"),
+    *(
+        "pdf",
+        "PDF tool",
+        "tool",
+        "cod",
+        "codé",
+        "éclair",
+        "e\u0301clair",
+        "日本",
+        "日",
+        "🦊",
+        "\U0001d4b3",
+    ),
     *("file", "strasse", "STRASSE", "İ", "i", "istanbul", "back\\slash", "it's", "a&b | !c", "x:*"),
     *("acme", "ünal", "development", "pdf-tools-1", "z", "zz-nothing", "--", "'", "\\", "σας"),
 )

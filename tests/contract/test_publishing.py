@@ -1,5 +1,7 @@
 """Upserts, slugs and aliases."""
 
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -147,7 +149,7 @@ async def test_an_alias_of_another_identity_is_not_free_but_ones_own_is(
     ids=lambda fields: next(iter(fields)),
 )
 async def test_what_no_skill_may_be_is_rejected(
-    connect: DatabaseConnector, fields: dict[str, object]
+    connect: DatabaseConnector, fields: dict[str, Any]
 ) -> None:
     record = skill(**fields)
     with await connect() as db:
