@@ -28,7 +28,7 @@ select
     array['skill', n::text, words[1]],
     array['skill', n::text, 'owner', owner::text, 'category', category, 'community', 'verified']
         || words
-from generate_series($1::integer, $2::integer) as n
+from generate_series($1::bigint, $2::bigint) as n
 cross join lateral (
     select
         (4000 * power((n * 7919 % 10007) / 10007.0, 3))::integer as owner,
@@ -38,12 +38,12 @@ cross join lateral (
             from generate_series(1, 25 + 0 * n)
         ) as words,
         to_char(
-            timestamp '2026-01-01' + (n * 7919::bigint % 31536000) * interval '1 second',
+            timestamp '2026-01-01' + (n * 7919 % 31536000) * interval '1 second',
             'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'
         ) as moment
 ) as made
 """
-_BATCH: Final = 50_000
+_BATCH: Final = 20_000
 
 
 async def generate_skills(connection: Connection, count: int) -> None:
