@@ -65,7 +65,7 @@ def page_statement(
     count = parameters.add(limit, "bigint")
     if query.cursor is None:
         skipped = parameters.add(offset, "bigint")
-        source = f"{_select(key, conditions)} {order} limit {count} offset {skipped}"
+        source = f"{_select(key, conditions)} {order} offset {skipped}"
     else:
         # Two branches and not one OR: each is a range of the index, however many keys are equal.
         last_key = parameters.add(_cursor_key(query.cursor.key, key_type), key_type)
@@ -75,11 +75,14 @@ def page_statement(
         source = (
             f"({_select(key, equal)} order by skill.name limit {count})"
             f" union all ({_select(key, beyond)} {order} limit {count})"
+            f" order by sort_key {direction}, name"
         )
-    # The JSON is made outside, of the page's rows only.
+    # Inside only what an index holds, so that rows skipped by an offset are never fetched; whole
+    # rows are fetched, and their JSON made, for the page alone.
     sql = (
-        f"select page.sort_key, page.name, {summary_json('page')} from ({source}) as page"
-        f" order by page.sort_key {direction}, page.name limit {count}"
+        f"select page.sort_key, page.name, {summary_json('skill')}"
+        f" from ({source} limit {count}) as page join skill on skill.name = page.name"
+        f" order by page.sort_key {direction}, page.name"
     )
     return Statement(sql, parameters.values)
 
@@ -110,7 +113,7 @@ def read_sort_key(query: ListingQuery, text: str) -> SortKey:
 
 
 def _select(key: str, conditions: Sequence[str]) -> str:
-    return f"select {key} as sort_key, skill.* from skill{_where(conditions)}"
+    return f"select {key} as sort_key, skill.name from skill{_where(conditions)}"
 
 
 def _where(conditions: Sequence[str]) -> str:
