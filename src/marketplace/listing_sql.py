@@ -94,10 +94,13 @@ def count_statement(query: ListingQuery, *, exclude: Sequence[str]) -> Statement
     """
     parameters = _Parameters()
     conditions = _conditions(query, parameters)
-    sql = f"select (select count(*) from skill{_where(conditions)})"
+    total = "count(*)"
     if exclude:
-        excluded = f"skill.name = any({parameters.add(exclude, 'text[]')})"
-        sql += f" - (select count(*) from skill{_where([*conditions, excluded])})"
+        slugs = parameters.add(exclude, "text[]")
+        # "offset 0" keeps the look-up by slug first, whichever filter seems more selective.
+        excluded = f"(select * from skill where name = any({slugs}) offset 0) as skill"
+        total += f" - (select count(*) from {excluded}{_where(conditions)})"
+    sql = f"select {total} from skill{_where(conditions)}"
     return Statement(sql, parameters.values)
 
 
