@@ -68,7 +68,7 @@ def page_statement(
         source = f"{_select(key, conditions)} {order} offset {skipped}"
     else:
         # Two branches and not one OR: each is a range of the index, however many keys are equal.
-        last_key = parameters.add(_cursor_key(query.cursor.key, key_type), key_type)
+        last_key = parameters.add(query.cursor.key, key_type)
         last_name = parameters.add(query.cursor.name, "text")
         equal = [*conditions, f"{key} = {last_key}", f"skill.name > {last_name}"]
         beyond = [*conditions, f"{key} {_BEYOND[query.sort_dir]} {last_key}"]
@@ -161,7 +161,3 @@ def _prefixes(terms: Sequence[str]) -> str:
     """A tsquery for: each term is the beginning of a word."""
     quoted = (term.replace("\\", "\\\\").replace("'", "''") for term in terms)
     return " & ".join(f"'{term}':*" for term in quoted)
-
-
-def _cursor_key(key: SortKey, type_: str) -> SortKey:
-    return int(key) if type_ == "integer" else key

@@ -11,9 +11,14 @@ import pytest
 
 from marketplace.listing import (
     Cursor,
+    InvalidQuery,
     ListingQuery,
+    Rank,
     SortDirection,
     SortField,
+    SortKey,
+    decode_cursor,
+    encode_cursor,
     matches,
     rank,
 )
@@ -144,15 +149,34 @@ async def test_an_entry_has_the_fields_of_a_summary_in_its_order(
 async def test_a_skill_is_found_by_the_slug_it_has_not_by_the_one_it_asked_for(
     connect: DatabaseConnector,
 ) -> None:
-    record = skill("pdf", repository="zed/archive")
+    record = skill("pdf", name="wanted", repository="zed/archive")
     by_repository = ListingQuery(search="archive", sort_by=SortField.RELEVANCE)
     with await connect() as db:
         await db.upsert_skill(record, candidates=["zed-archive-pdf"])
         found = await db.list_skills(by_repository, exclude=[], offset=0, limit=5)
         assert [(row.key, row.name) for row in found.rows] == [(1, "zed-archive-pdf")]
+        assert await db.count_skills(ListingQuery(search="wanted"), exclude=[]) == 0
 
         await db.move_skill(record.identity, candidates=["pdf"])
         assert await db.count_skills(by_repository, exclude=[]) == 0
+
+
+async def test_a_search_for_a_name_ranks_slug_and_base_slug_alike(
+    connect: DatabaseConnector,
+) -> None:
+    query = ListingQuery(search="PDF tools", sort_by=SortField.RELEVANCE)
+    named = skill("pdf-tools")
+    second = skill("pdf-tools", name="zed-pdf-tools", repository="zed/x", display_name="Z")
+    longer = skill("pdf-tools-extra")
+    with await connect() as db:
+        await db.upsert_skills([longer, second, named])
+        page = await db.list_skills(query, exclude=[], offset=0, limit=5)
+
+    assert [(row.key, row.name) for row in page.rows] == [
+        (2, "pdf-tools"),
+        (2, "zed-pdf-tools"),
+        (1, "pdf-tools-extra"),
+    ]
 
 
 async def test_without_a_search_all_are_equally_relevant(connect: DatabaseConnector) -> None:
@@ -162,3 +186,23 @@ async def test_without_a_search_all_are_equally_relevant(connect: DatabaseConnec
         page = await db.list_skills(query, exclude=[], offset=0, limit=5)
 
     assert [(row.key, row.name) for row in page.rows] == [(1, "a"), (1, "b")]
+
+
+@pytest.mark.parametrize("field", SortField)
+@pytest.mark.parametrize(
+    "key",
+    ["", "a", "nul\0", 0, 1, -1, 101, 2**31, 2**63, 10**400, 0.5, 1e308, -1e308, float("1e999")],
+    ids=lambda key: repr(key)[:12],
+)
+@pytest.mark.parametrize("name", ["a", "nul\0"])
+async def test_a_made_up_cursor_is_refused_or_answered_but_never_fails_the_database(
+    postgres: DatabaseConnector, field: SortField, key: SortKey, name: str
+) -> None:
+    made_up = encode_cursor(ListingQuery(sort_by=field), Rank(key, name, descending=True))
+    try:
+        cursor = decode_cursor(made_up, field, SortDirection.DESC)
+    except InvalidQuery:
+        return
+    with await postgres() as db:
+        query = ListingQuery(sort_by=field, cursor=cursor)
+        assert (await db.list_skills(query, exclude=[], offset=0, limit=5)).rows == []

@@ -108,6 +108,7 @@ _FILTERS = {
     "extensible": ListingQuery(extensible=True),
     "search": ListingQuery(search="word77"),
 }
+_SCORES = {SortField.CERT_SCORE, SortField.TRENDING_7D, SortField.TRENDING_30D}
 _ORDERS = [
     (field, direction)
     for field in SortField
@@ -136,7 +137,9 @@ async def test_every_order_comes_from_an_index_without_sorting_the_table(
     plan = await _plan(postgres_server, listing_database, query)
 
     assert "Seq Scan" not in plan
-    assert "Sort" not in plan - {"Incremental Sort"}
+    assert "Sort" not in plan
+    # Times and titles are nearly unique; of equal scores there are too many to sort even those.
+    assert field not in _SCORES or "Incremental Sort" not in plan
 
 
 async def _plan(server: PostgresServer, database: str, query: ListingQuery) -> set[str]:
