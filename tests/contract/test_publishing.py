@@ -7,6 +7,7 @@ import pytest
 
 from marketplace.slugs import assignable_candidates
 from marketplace.storage import DatabaseConnector, DatabaseError, Upserted
+from marketplace.timestamps import normalize_timestamp
 from tests.contract.examples import FEBRUARY, JANUARY, MARCH, publish, skill
 
 
@@ -28,6 +29,15 @@ async def test_a_new_skill_gets_its_first_candidate_and_reads_back_whole(
         assert (result.outcome, result.skill) == (Upserted.INSERTED, record)
         assert await db.get_skill(record.name) == record
         assert await db.get_skill_by_identity(record.identity) == record
+
+
+async def test_the_earliest_and_the_latest_times_are_taken(connect: DatabaseConnector) -> None:
+    record = skill(
+        published_at=normalize_timestamp("0001-01-01T00:00:00Z"),
+        updated_at=normalize_timestamp("9999-12-31T23:59:59.9999Z"),
+    )
+    with await connect() as db:
+        assert (await publish(db, record)).skill == record
 
 
 async def test_unknown_skills_are_none(connect: DatabaseConnector) -> None:
