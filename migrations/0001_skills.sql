@@ -63,9 +63,13 @@ create table skill (
     title_terms text[] not null,
     search_terms text[] not null,
     title_vector tsvector not null
-        generated always as (array_to_tsvector(title_terms || string_to_array(name, '-'))) stored,
+        generated always as (
+            array_to_tsvector(title_terms || array_remove(string_to_array(name, '-'), ''))
+        ) stored,
     search_vector tsvector not null
-        generated always as (array_to_tsvector(search_terms || string_to_array(name, '-'))) stored,
+        generated always as (
+            array_to_tsvector(search_terms || array_remove(string_to_array(name, '-'), ''))
+        ) stored,
 
     -- The first 8 bytes of sha256(name || ' ' || revision) as a signed bigint, so that the digest
     -- over all skills is a plain sum. Doubled backslashes and decode(…, 'escape') give the UTF-8

@@ -7,6 +7,7 @@ translation in ``db``, and the property tests hold the two together.
 import base64
 import binascii
 import re
+import sys
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ MAX_OFFSET: Final = 1_000_000
 MAX_SEARCH_LENGTH: Final = 200
 MAX_TERMS: Final = 16
 MAX_TERM_LENGTH: Final = 64
+
+_GREATEST_SCORE: Final = 100
+_GREATEST_TRENDING: Final = sys.float_info.max
 
 _TERM = re.compile(r"[^\W_]+")
 
@@ -238,12 +242,20 @@ def decode_cursor(text: str, sort_by: SortField, sort_dir: SortDirection) -> Cur
         raise InvalidQuery(
             "cursor", f"belongs to sortBy={field}&sortDir={direction}; repeat that order with it"
         )
-    text_key = sort_by in (
-        SortField.NAME,
-        SortField.DISPLAY_NAME,
-        SortField.PUBLISHED_AT,
-        SortField.UPDATED_AT,
-    )
-    if isinstance(key, str) is not text_key:
+    if "\0" in name or not _is_sort_key(key, sort_by):
         raise InvalidQuery("cursor", "not a cursor that this API gave out")
     return Cursor(key, name)
+
+
+def _is_sort_key(key: SortKey, sort_by: SortField) -> bool:
+    """Whether ``sort_key`` could be this value, or at least every source can compare with it.
+
+    What a source refuses would look like its failure, and anyone can make up a cursor.
+    """
+    match sort_by:
+        case SortField.RELEVANCE | SortField.CERT_SCORE:
+            return isinstance(key, int) and 0 <= key <= _GREATEST_SCORE
+        case SortField.TRENDING_7D | SortField.TRENDING_30D:
+            return isinstance(key, int | float) and abs(key) <= _GREATEST_TRENDING
+        case _:
+            return isinstance(key, str) and "\0" not in key

@@ -65,21 +65,24 @@ def page_statement(
     count = parameters.add(limit, "bigint")
     if query.cursor is None:
         skipped = parameters.add(offset, "bigint")
-        source = f"{_select(key, conditions)} {order} limit {count} offset {skipped}"
+        source = f"{_select(key, conditions)} {order} offset {skipped}"
     else:
         # Two branches and not one OR: each is a range of the index, however many keys are equal.
-        last_key = parameters.add(_cursor_key(query.cursor.key, key_type), key_type)
+        last_key = parameters.add(query.cursor.key, key_type)
         last_name = parameters.add(query.cursor.name, "text")
         equal = [*conditions, f"{key} = {last_key}", f"skill.name > {last_name}"]
         beyond = [*conditions, f"{key} {_BEYOND[query.sort_dir]} {last_key}"]
         source = (
             f"({_select(key, equal)} order by skill.name limit {count})"
             f" union all ({_select(key, beyond)} {order} limit {count})"
+            f" order by sort_key {direction}, name"
         )
-    # The JSON is made outside, of the page's rows only.
+    # Inside only what an index holds, so that rows skipped by an offset are never fetched; whole
+    # rows are fetched, and their JSON made, for the page alone.
     sql = (
-        f"select page.sort_key, page.name, {summary_json('page')} from ({source}) as page"
-        f" order by page.sort_key {direction}, page.name limit {count}"
+        f"select page.sort_key, page.name, {summary_json('skill')}"
+        f" from ({source} limit {count}) as page join skill on skill.name = page.name"
+        f" order by page.sort_key {direction}, page.name"
     )
     return Statement(sql, parameters.values)
 
@@ -91,10 +94,13 @@ def count_statement(query: ListingQuery, *, exclude: Sequence[str]) -> Statement
     """
     parameters = _Parameters()
     conditions = _conditions(query, parameters)
-    sql = f"select (select count(*) from skill{_where(conditions)})"
+    total = "count(*)"
     if exclude:
-        excluded = f"skill.name = any({parameters.add(exclude, 'text[]')})"
-        sql += f" - (select count(*) from skill{_where([*conditions, excluded])})"
+        slugs = parameters.add(exclude, "text[]")
+        # "offset 0" keeps the look-up by slug first, whichever filter seems more selective.
+        excluded = f"(select * from skill where name = any({slugs}) offset 0) as skill"
+        total += f" - (select count(*) from {excluded}{_where(conditions)})"
+    sql = f"select {total} from skill{_where(conditions)}"
     return Statement(sql, parameters.values)
 
 
@@ -110,7 +116,7 @@ def read_sort_key(query: ListingQuery, text: str) -> SortKey:
 
 
 def _select(key: str, conditions: Sequence[str]) -> str:
-    return f"select {key} as sort_key, skill.* from skill{_where(conditions)}"
+    return f"select {key} as sort_key, skill.name from skill{_where(conditions)}"
 
 
 def _where(conditions: Sequence[str]) -> str:
@@ -155,7 +161,3 @@ def _prefixes(terms: Sequence[str]) -> str:
     """A tsquery for: each term is the beginning of a word."""
     quoted = (term.replace("\\", "\\\\").replace("'", "''") for term in terms)
     return " & ".join(f"'{term}':*" for term in quoted)
-
-
-def _cursor_key(key: SortKey, type_: str) -> SortKey:
-    return int(key) if type_ == "integer" else key

@@ -234,9 +234,13 @@ MARK_IN_KV: Final = """
 with noted as (
     select * from unnest($1::text[], $2::text[], $3::text[]) as version (name, identity, revision)
 ),
+locked as (
+    -- In one order, as in UPSERT_SKILLS.
+    select identity from skill where identity = any($2::text[]) order by identity for update
+),
 marked as (
     update skill set revision_in_kv = noted.revision
-    from noted
+    from noted join locked on locked.identity = noted.identity
     where skill.identity = noted.identity and skill.name = noted.name
         and skill.revision_in_kv is distinct from noted.revision
 )

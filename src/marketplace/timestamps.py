@@ -10,8 +10,8 @@ EPOCH = "1970-01-01T00:00:00.000Z"
 
 def format_timestamp(moment: datetime) -> str:
     """Format an aware datetime; sub-millisecond digits are cut, never rounded up."""
-    utc = moment.astimezone(UTC)
-    return f"{utc:%Y-%m-%dT%H:%M:%S}.{utc.microsecond // 1000:03d}Z"
+    utc = moment.astimezone(UTC).replace(tzinfo=None)
+    return utc.isoformat(timespec="milliseconds") + "Z"  # strftime does not pad early years
 
 
 def parse_timestamp(text: str) -> datetime:

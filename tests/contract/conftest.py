@@ -1,0 +1,66 @@
+"""Coroutine tests without a plugin, and the two databases that the contract is held against."""
+
+import asyncio
+import inspect
+import uuid
+from collections.abc import Iterator
+from typing import Final
+
+import pytest
+
+from marketplace.db import postgres_connector
+from marketplace.storage import DatabaseConnector
+from tests.contract.postgres import PostgresServer, migrations, running_server
+from tests.simulation.database_double import DatabaseDouble
+
+_DEADLINE_SECONDS: Final = 60.0
+_TEMPLATE: Final = "migrated"
+_TABLES: Final = "skill, skill_alias, dead_letter, lease, state"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run coroutine tests, each in an event loop of its own and with a deadline."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+    asyncio.run(asyncio.wait_for(pyfuncitem.obj(**arguments), _DEADLINE_SECONDS))
+    return True
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """One server for each xdist worker, with a migrated database to copy."""
+    with running_server() as server:
+        asyncio.run(server.execute(f"create database {_TEMPLATE}"))
+        server.run_script(_TEMPLATE, "".join(migrations("up")))
+        yield server
+
+
+@pytest.fixture(scope="module")
+def database(postgres_server: PostgresServer) -> str:
+    """The name of a migrated database that is this module's own."""
+    name = f"test_{uuid.uuid4().hex}"
+    asyncio.run(postgres_server.execute(f"create database {name} template {_TEMPLATE}"))
+    return name
+
+
+@pytest.fixture
+def postgres(postgres_server: PostgresServer, database: str) -> DatabaseConnector:
+    """The real database, empty."""
+
+    async def empty() -> None:
+        with await postgres_server.connect(database) as connection:
+            await connection.query(f"truncate {_TABLES}")
+
+    asyncio.run(empty())
+    return postgres_connector(lambda: postgres_server.connect(database))
+
+
+@pytest.fixture(params=["postgres", "double"])
+def connect(request: pytest.FixtureRequest) -> DatabaseConnector:
+    """Either database, empty: what holds for one must hold for the other."""
+    if request.param == "double":
+        return DatabaseDouble().connect
+    connector: DatabaseConnector = request.getfixturevalue("postgres")
+    return connector

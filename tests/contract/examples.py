@@ -1,0 +1,82 @@
+"""Skills to test with."""
+
+import random
+from typing import Any, Final
+
+from marketplace.models import CertMethod, CertTier, Skill
+from marketplace.slugs import assignable_candidates, slugify
+from marketplace.storage import RecordKey, SkillDatabase, UpsertResult
+
+JANUARY: Final = "2026-01-01T00:00:00.000Z"
+FEBRUARY: Final = "2026-02-01T00:00:00.000Z"
+MARCH: Final = "2026-03-01T00:00:00.000Z"
+
+# Few of each, so that sort keys and prefixes meet; with what Unicode has to confuse two sorters.
+_WORDS: Final = (
+    *("pdf", "pdfs", "Pdf-Tools", "tool", "tools", "toolbox", "code", "Codé", "coding", "Zebra"),
+    *("ärger", "Ärger", "éclair", "e\u0301clair", "ﬁle", "Straße", "İstanbul", "日本語", "日本"),
+    *("🦊", "\U0001d4b3", "\uffee", "it's", "back\\slash", "a&b", "x:*", "!no", "İ", "ΣΑΣ", "20%"),
+)
+_OWNERS: Final = ("acme", "Acme", "ACME-labs", "Ünal", "ünal", "ÜNAL", "zed")
+_CATEGORIES: Final = ("development", "writing", "data")
+
+
+def skill(base_slug: str = "pdf-tools", *, repository: str = "acme/tools", **fields: Any) -> Skill:
+    """A skill of a repository on GitHub; under its base slug, unless ``name`` says otherwise."""
+    values = {
+        "name": base_slug,
+        "display_name": base_slug,
+        "description": f"Does {base_slug}.",
+        "author": repository.split("/")[0],
+        "published_at": JANUARY,
+        "updated_at": JANUARY,
+    }
+    return Skill(
+        base_slug=base_slug, repo_url=f"https://github.com/{repository}", **(values | fields)
+    )
+
+
+def key_of(record: Skill) -> RecordKey:
+    """What KV tells about this skill."""
+    return RecordKey(record.name, record.identity, record.revision)
+
+
+async def publish(db: SkillDatabase, record: Skill) -> UpsertResult:
+    """Upsert under the candidates that the slug rule gives."""
+    candidates = assignable_candidates(record.repo_url, record.base_slug)
+    return await db.upsert_skill(record, candidates=candidates)
+
+
+def random_skills(chance: random.Random, count: int) -> list[Skill]:
+    """Skills of distinct slugs that resemble each other in all that listings look at."""
+    return [_random_skill(chance, number) for number in range(count)]
+
+
+def _random_skill(chance: random.Random, number: int) -> Skill:
+    title = " ".join(chance.choices(_WORDS, k=chance.randint(1, 3)))
+    base_slug = slugify(f"{title} {number}")
+    owner = chance.choice(_OWNERS)
+    moment = f"2026-0{chance.randint(1, 3)}-01T00:00:00.00{chance.randint(0, 1)}Z"
+    return Skill(
+        name=base_slug if chance.random() < 0.8 else slugify(f"{owner}-{base_slug}"),
+        base_slug=base_slug,
+        display_name=title,
+        description=" ".join(chance.choices(_WORDS, k=chance.randint(0, 120))),
+        author=owner,
+        repo_url=f"https://github.com/owner-{number % 7}/repo-{number}",
+        skill_path=chance.choice(("", "skills/x")),
+        license=chance.choice((None, "MIT")),
+        category=chance.choice(_CATEGORIES),
+        current_version=chance.choice(("1.0.0", "2.0.0-rc.1", "not a version", "ü")),
+        cert_tier=chance.choice(list(CertTier)),
+        cert_method=chance.choice(list(CertMethod)),
+        cert_score=chance.choice((0, 50, 50, 100)),
+        certified_at=chance.choice((None, moment)),
+        labels=tuple(chance.sample(_WORDS, k=chance.randint(0, 3))),
+        extensible=chance.random() < 0.3,
+        extension_points=tuple(chance.sample(_WORDS, k=chance.randint(0, 2))),
+        trending_score_7d=chance.choice((0.0, 0.1, 1e-9, 12.75, 1e22)),
+        trending_score_30d=chance.choice((0.0, 1.0, -3.5)),
+        published_at=moment,
+        updated_at=chance.choice((moment, "2026-04-01T12:00:00.500Z")),
+    )

@@ -1,0 +1,168 @@
+"""What the caller is told when PostgreSQL is away, slow or refusing, and that nothing hangs."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+import pytest
+
+from marketplace.db import (
+    MAX_ATTEMPTS,
+    PostgresSkillDatabase,
+    database_error,
+    get_db,
+    postgres_connector,
+)
+from marketplace.env import Env
+from marketplace.storage import DatabaseConnector, DatabaseError
+from pgwire import (
+    Connection,
+    ConnectionFailed,
+    PostgresError,
+    QueryTimeout,
+    Result,
+    Statement,
+    asyncio_stream,
+)
+from tests.contract.examples import MARCH, publish, skill
+from tests.contract.postgres import PostgresServer
+
+
+def refused(sqlstate: str, constraint: str | None = None) -> PostgresError:
+    return PostgresError("no", sqlstate=sqlstate, constraint=constraint)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (QueryTimeout("late"), "timeout"),
+        (refused("57014"), "timeout"),
+        (ConnectionFailed("gone"), "unavailable"),
+        (refused("57P01"), "unavailable"),
+        (refused("53300"), "unavailable"),
+        (refused("08006"), "unavailable"),
+        (refused("23505", "skill_name_key"), "conflict"),
+        (refused("40P01"), "conflict"),
+        (refused("23505", "skill_pkey"), "rejected"),
+        (refused("23514"), "rejected"),
+        (refused("42P01"), "rejected"),
+        (refused("28P01"), "rejected"),
+    ],
+)
+def test_an_error_says_what_can_be_done_about_it(
+    error: PostgresError | ConnectionFailed, reason: str
+) -> None:
+    translated = database_error(error)
+
+    assert translated.reason == reason
+    if isinstance(error, PostgresError):
+        assert error.sqlstate in str(translated)
+
+
+class LosingConnection:
+    """A connection whose statements always fail in the same way."""
+
+    def __init__(self, error: Exception | None) -> None:
+        self.error = error
+        self.statements = 0
+
+    async def query(self, sql: str, *parameters: Any) -> Result:
+        (result,) = await self.pipeline([Statement(sql, parameters)])
+        return result
+
+    async def pipeline(self, statements: Sequence[Statement]) -> list[Result]:
+        self.statements += len(statements)
+        if self.error is not None:
+            raise self.error
+        return [Result((), [], "INSERT 0 0") for _ in statements]
+
+
+@pytest.mark.parametrize(
+    "error", [refused("23505", "skill_name_key"), refused("40P01"), None], ids=str
+)
+async def test_a_race_is_not_run_for_ever(error: Exception | None) -> None:
+    connection = LosingConnection(error)
+    db = PostgresSkillDatabase(cast("Connection", connection))
+
+    with pytest.raises(DatabaseError) as failure:
+        await publish(db, skill())
+    assert failure.value.reason == "conflict"
+    assert failure.value.__cause__ is error
+    assert connection.statements == MAX_ATTEMPTS
+
+
+@pytest.mark.parametrize("error", [ConnectionFailed("lost"), refused("23514")], ids=str)
+async def test_what_is_no_lost_race_is_not_repeated(error: Exception) -> None:
+    connection = LosingConnection(error)
+    db = PostgresSkillDatabase(cast("Connection", connection))
+
+    with pytest.raises(DatabaseError) as failure:
+        await publish(db, skill())
+    assert failure.value.__cause__ is error
+    assert connection.statements == 1
+
+
+async def test_a_server_that_is_not_there_is_unavailable(postgres_server: PostgresServer) -> None:
+    options = replace(postgres_server.options(), port=1)
+    connect = postgres_connector(lambda: asyncio_stream.connect(options))
+
+    with pytest.raises(DatabaseError) as failure:
+        await connect()
+    assert failure.value.reason == "unavailable"
+    assert isinstance(failure.value.__cause__, ConnectionFailed)
+
+
+async def test_an_unknown_database_is_rejected(postgres_server: PostgresServer) -> None:
+    connect = postgres_connector(lambda: postgres_server.connect("nowhere"))
+
+    with pytest.raises(DatabaseError, match="3D000") as failure:
+        await connect()
+    assert failure.value.reason == "rejected"
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [{"statement_timeout_ms": 50}, {"query_timeout": 0.05}],
+    ids=["of the server", "of the client"],
+)
+async def test_a_statement_that_waits_too_long_is_a_timeout(
+    postgres: DatabaseConnector,
+    postgres_server: PostgresServer,
+    database: str,
+    limits: dict[str, Any],
+) -> None:
+    impatient = replace(postgres_server.options(database), **limits)
+    with (
+        await postgres_server.connect(database) as holder,
+        await asyncio_stream.connect(impatient) as connection,
+    ):
+        async with holder.transaction():
+            await publish(PostgresSkillDatabase(holder), skill())
+            with pytest.raises(DatabaseError) as failure:
+                await publish(PostgresSkillDatabase(connection), skill(updated_at=MARCH))
+    assert failure.value.reason == "timeout"
+
+
+async def test_a_session_ended_by_the_server_is_unavailable(
+    postgres: DatabaseConnector, postgres_server: PostgresServer, database: str
+) -> None:
+    with (
+        await postgres_server.connect(database) as connection,
+        await postgres_server.connect(database) as operator,
+    ):
+        pid = (await connection.query("select pg_backend_pid()")).scalar()
+        await operator.query("select pg_terminate_backend($1::integer)", pid)
+        with pytest.raises(DatabaseError) as failure:
+            await PostgresSkillDatabase(connection).get_skill("pdf")
+    assert failure.value.reason == "unavailable"
+
+
+async def test_get_db_opens_a_session_of_the_environment(connect: DatabaseConnector) -> None:
+    env = Env(
+        submissions_kv=cast("Any", None),
+        connect_database=connect,
+        publish_queue=cast("Any", None),
+        maintenance_queue=cast("Any", None),
+    )
+    with await get_db(env) as db:
+        assert await db.get_skill("nothing") is None

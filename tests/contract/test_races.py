@@ -1,0 +1,234 @@
+"""What parallel sessions do to each other in the real PostgreSQL: nothing."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+
+import pytest
+
+from marketplace.db import PostgresSkillDatabase
+from marketplace.listing import ListingQuery
+from marketplace.models import Skill
+from marketplace.storage import DatabaseConnector, RecordKey, Upserted, UpsertResult
+from pgwire import Connection
+from tests.contract.examples import JANUARY, MARCH, key_of, publish, skill
+from tests.contract.postgres import PostgresServer
+
+ROUNDS = 40
+SESSIONS = 6
+
+OpenConnection = Callable[[], Awaitable[Connection]]
+
+
+@pytest.fixture
+def open_connection(
+    postgres: DatabaseConnector, postgres_server: PostgresServer, database: str
+) -> OpenConnection:
+    """Opens a bare session with the emptied database."""
+    return lambda: postgres_server.connect(database)
+
+
+async def _publish_at_once(
+    connect: DatabaseConnector, records: Sequence[Skill]
+) -> list[UpsertResult]:
+    """Publish each in a session of its own, all sessions open before the first statement."""
+    sessions = [await connect() for _ in records]
+    try:
+        return await asyncio.gather(*map(publish, sessions, records))
+    finally:
+        for session in sessions:
+            session.close()
+
+
+async def _until_waiting(observer: Connection) -> None:
+    """Return as soon as another session of this database waits for a lock."""
+    waiting = (
+        "select count(*) from pg_stat_activity"
+        " where datname = current_database() and wait_event_type = 'Lock'"
+    )
+    while (await observer.query(waiting)).scalar() == "0":  # noqa: ASYNC110 - nothing to await
+        await asyncio.sleep(0)
+
+
+async def test_identities_racing_for_a_slug_all_survive_under_different_ones(
+    postgres: DatabaseConnector,
+) -> None:
+    for number in range(ROUNDS):
+        rivals = [
+            skill(f"pdf-{number}", repository=f"owner-{rival}/x") for rival in range(SESSIONS)
+        ]
+        results = await _publish_at_once(postgres, rivals)
+
+        assert {result.outcome for result in results} == {Upserted.INSERTED}
+        assert len({result.skill.name for result in results}) == SESSIONS
+        assert f"pdf-{number}" in {result.skill.name for result in results}
+        with await postgres() as db:
+            for result in results:
+                assert await db.get_skill(result.skill.name) == result.skill
+
+
+async def test_states_of_one_skill_racing_end_in_the_newest(postgres: DatabaseConnector) -> None:
+    for number in range(ROUNDS):
+        states = [
+            skill(f"pdf-{number}", current_version=f"1.{minor}.0") for minor in range(SESSIONS)
+        ]
+        random.Random(number).shuffle(states)
+        results = await _publish_at_once(postgres, states)
+
+        # Nobody is told of a row older than what it brought.
+        for state, result in zip(states, results, strict=True):
+            assert result.skill.revision >= state.revision
+        assert sum(result.outcome is Upserted.INSERTED for result in results) == 1
+        with await postgres() as db:
+            assert await db.get_skill(f"pdf-{number}") == max(states, key=lambda s: s.revision)
+
+
+async def test_an_older_state_that_waited_for_a_newer_one_sees_it(
+    open_connection: OpenConnection,
+) -> None:
+    """Its statement may not write and its snapshot has no row: it must look again."""
+    newer, older = skill(updated_at=MARCH), skill(updated_at=JANUARY)
+    with (
+        await open_connection() as first,
+        await open_connection() as second,
+        await open_connection() as observer,
+    ):
+        async with first.transaction():
+            await publish(PostgresSkillDatabase(first), newer)
+            late = asyncio.create_task(publish(PostgresSkillDatabase(second), older))
+            await _until_waiting(observer)
+
+        assert await late == UpsertResult(newer, Upserted.UNCHANGED)
+
+
+async def test_an_update_that_waited_for_a_newer_one_is_told_of_that(
+    open_connection: OpenConnection,
+) -> None:
+    """Its snapshot still has the oldest row: that one must not be passed off as the present."""
+    oldest, older, newest = (skill(current_version=f"1.{minor}.0") for minor in range(3))
+    with (
+        await open_connection() as first,
+        await open_connection() as second,
+        await open_connection() as observer,
+    ):
+        await publish(PostgresSkillDatabase(first), oldest)
+        async with first.transaction():
+            await publish(PostgresSkillDatabase(first), newest)
+            late = asyncio.create_task(publish(PostgresSkillDatabase(second), older))
+            await _until_waiting(observer)
+
+        assert await late == UpsertResult(newest, Upserted.UNCHANGED)
+
+
+async def test_who_waited_for_a_taken_slug_gets_the_next_one(
+    open_connection: OpenConnection,
+) -> None:
+    with (
+        await open_connection() as first,
+        await open_connection() as second,
+        await open_connection() as observer,
+    ):
+        async with first.transaction():
+            await publish(PostgresSkillDatabase(first), skill("pdf"))
+            rival = asyncio.create_task(
+                publish(PostgresSkillDatabase(second), skill("pdf", repository="zed/x"))
+            )
+            await _until_waiting(observer)
+
+        assert (await rival).skill.name == "zed-pdf"
+
+
+async def test_who_waited_for_a_slug_that_was_given_up_gets_it(
+    open_connection: OpenConnection,
+) -> None:
+    with (
+        await open_connection() as first,
+        await open_connection() as second,
+        await open_connection() as observer,
+    ):
+        await first.query("begin")
+        await publish(PostgresSkillDatabase(first), skill("pdf"))
+        rival = asyncio.create_task(
+            publish(PostgresSkillDatabase(second), skill("pdf", repository="zed/x"))
+        )
+        await _until_waiting(observer)
+        await first.query("rollback")
+
+        assert (await rival).skill.name == "pdf"
+
+
+async def test_a_slug_that_was_moved_away_from_meanwhile_is_not_taken(
+    open_connection: OpenConnection,
+) -> None:
+    mover, rival = skill("pdf"), skill("pdf", repository="zed/x")
+    with (
+        await open_connection() as first,
+        await open_connection() as second,
+        await open_connection() as third,
+    ):
+        await publish(PostgresSkillDatabase(first), mover)
+        async with first.transaction():
+            await PostgresSkillDatabase(first).move_skill(mover.identity, candidates=["elsewhere"])
+            result = await publish(PostgresSkillDatabase(second), rival)
+        found = await PostgresSkillDatabase(third).get_skill("pdf")
+
+    assert result.skill.name == "zed-pdf"
+    assert found is not None
+    assert found.identity == mover.identity
+
+
+async def test_bulk_upserts_that_cross_each_other_lose_nothing(
+    postgres: DatabaseConnector,
+) -> None:
+    """Each session wants slugs that the others want, in another order, and updates theirs."""
+    for number in range(ROUNDS // 4):
+        shared = [skill(f"shared-{number}-{entry}") for entry in range(30)]
+
+        async def bulk(
+            session: int, number: int = number, shared: Sequence[Skill] = tuple(shared)
+        ) -> Sequence[Skill]:
+            chance = random.Random(f"{number} {session}")
+            own = [
+                skill(f"slug-{number}-{entry}", repository=f"owner-{session}/{chance.random()}")
+                for entry in range(30)
+            ]
+            records = [*own, *shared]
+            chance.shuffle(records)
+            with await postgres() as db:
+                unplaced = await db.upsert_skills(records)
+                for record in unplaced:
+                    await publish(db, record)
+                for record in own:
+                    assert await db.get_skill_by_identity(record.identity) is not None
+            return unplaced
+
+        unplaced = await asyncio.gather(*map(bulk, range(SESSIONS)))
+
+        assert sum(map(len, unplaced)) == 30 * (SESSIONS - 1)
+        with await postgres() as db:
+            expected = (number + 1) * 30 * (SESSIONS + 1)
+            assert await db.count_skills(ListingQuery(), exclude=[]) == expected
+
+
+async def test_marks_that_cross_each_other_all_arrive(postgres: DatabaseConnector) -> None:
+    records = [skill(f"skill-{number}") for number in range(200)]
+    keys = [key_of(record) for record in records]
+
+    async def mark(versions: Sequence[RecordKey]) -> None:
+        with await postgres() as db:
+            assert await db.mark_in_kv(versions) == []
+
+    with await postgres() as db:
+        await db.upsert_skills(records)
+        await asyncio.gather(*(mark(order) for order in (keys, keys[::-1]) * 3))
+        assert await db.skills_not_in_kv(limit=10) == []
+
+
+async def test_one_of_many_gets_a_lease(postgres: DatabaseConnector) -> None:
+    async def acquire(name: str, holder: int) -> bool:
+        with await postgres() as db:
+            return await db.acquire_lease(name, str(holder), now=JANUARY, expires_at=MARCH)
+
+    for number in range(ROUNDS // 4):
+        won = await asyncio.gather(*(acquire(f"lease-{number}", h) for h in range(SESSIONS)))
+        assert sum(won) == 1

@@ -1,0 +1,195 @@
+"""What repair stands on: what KV holds, how a range differs, and the fingerprint."""
+
+import random
+from hashlib import sha256
+
+import msgspec
+import pytest
+
+from marketplace.storage import DatabaseConnector, Difference, DifferenceKind, RecordKey
+from tests.contract.examples import (
+    FEBRUARY,
+    JANUARY,
+    MARCH,
+    key_of,
+    publish,
+    random_skills,
+    skill,
+)
+
+
+async def test_a_skill_is_dirty_until_kv_holds_its_revision(connect: DatabaseConnector) -> None:
+    record, newer = skill(), skill(updated_at=MARCH)
+    with await connect() as db:
+        await publish(db, record)
+        assert await db.skills_not_in_kv(limit=10) == [record]
+
+        assert await db.mark_in_kv([key_of(record)]) == []
+        assert await db.skills_not_in_kv(limit=10) == []
+
+        await publish(db, newer)
+        assert [s.revision for s in await db.skills_not_in_kv(limit=10)] == [newer.revision]
+
+
+async def test_bulk_upserts_make_dirty_only_what_they_change(connect: DatabaseConnector) -> None:
+    first, second = skill("first"), skill("second")
+    with await connect() as db:
+        await db.upsert_skills([first, second])
+        await db.mark_in_kv([key_of(first), key_of(second)])
+        await db.upsert_skills([first, skill("second", updated_at=MARCH)])
+
+        assert [record.name for record in await db.skills_not_in_kv(limit=10)] == ["second"]
+
+
+async def test_marking_tells_which_rows_have_moved_on(connect: DatabaseConnector) -> None:
+    changed, renamed, same = skill("changed"), skill("renamed"), skill("same")
+    with await connect() as db:
+        await db.upsert_skills([changed, renamed, same])
+        await publish(db, skill("changed", updated_at=MARCH))
+        await db.move_skill(renamed.identity, candidates=["renamed-now"])
+
+        versions = [key_of(same), key_of(renamed), key_of(changed), RecordKey("no", "no", "no")]
+        assert await db.mark_in_kv(versions) == ["changed", "renamed"]
+        dirty = await db.skills_not_in_kv(limit=10)
+        assert sorted(record.name for record in dirty) == ["changed", "renamed-now"]
+
+
+async def test_a_moved_skill_is_dirty(connect: DatabaseConnector) -> None:
+    record = skill("pdf")
+    with await connect() as db:
+        await publish(db, record)
+        await db.mark_in_kv([key_of(record)])
+        await db.move_skill(record.identity, candidates=["acme-pdf"])
+
+        assert [s.name for s in await db.skills_not_in_kv(limit=10)] == ["acme-pdf"]
+
+
+async def test_dirty_skills_come_oldest_first_and_bounded(connect: DatabaseConnector) -> None:
+    records = [
+        skill("c", updated_at=FEBRUARY),
+        skill("b", updated_at=MARCH),
+        skill("a", updated_at=MARCH),
+        skill("d", updated_at=JANUARY),
+    ]
+    with await connect() as db:
+        await db.upsert_skills(records)
+
+        assert [s.name for s in await db.skills_not_in_kv(limit=3)] == ["d", "c", "a"]
+
+
+async def test_equal_sets_have_no_differences(connect: DatabaseConnector) -> None:
+    records = random_skills(random.Random(1), 50)
+    with await connect() as db:
+        await db.upsert_skills(records)
+
+        assert await db.compare_range([key_of(s) for s in records], after="", until=None) == []
+
+
+async def test_each_difference_is_named_with_the_row_it_is_about(
+    connect: DatabaseConnector,
+) -> None:
+    same, newer, older = skill("a-same"), skill("b-newer"), skill("c-older")
+    moved, occupant, missing = skill("d-moved"), skill("e-taken"), skill("f-missing")
+    squatter = skill("e-taken", repository="zed/x")
+    newer_in_kv = skill("b-newer", updated_at=MARCH)
+    newer_in_table = skill("c-older", updated_at=MARCH)
+    with await connect() as db:
+        await db.upsert_skills([same, newer, newer_in_table, moved, occupant, skill("g-only-row")])
+        row = await db.move_skill(moved.identity, candidates=["a-moved"])
+        records = [
+            key_of(record) for record in (same, newer_in_kv, older, moved, squatter, missing)
+        ]
+        found = await db.compare_range(records, after="", until=None)
+
+    assert found == [
+        Difference(DifferenceKind.NEWER_IN_KV, "b-newer", newer),
+        Difference(DifferenceKind.NEWER_IN_DATABASE, "c-older", newer_in_table),
+        Difference(DifferenceKind.OTHER_SLUG, "d-moved", row),
+        Difference(DifferenceKind.TAKEN_SLUG, "e-taken"),
+        Difference(DifferenceKind.MISSING_IN_KV, "e-taken", occupant),
+        Difference(DifferenceKind.MISSING_IN_DATABASE, "f-missing"),
+        Difference(DifferenceKind.MISSING_IN_KV, "g-only-row", skill("g-only-row")),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("after", "until", "expected"),
+    [
+        ("", None, ["a", "b", "c"]),
+        ("a", None, ["b", "c"]),
+        ("", "b", ["a", "b"]),
+        ("a", "b", ["b"]),
+        ("c", None, []),
+    ],
+)
+async def test_a_range_leaves_out_its_beginning_and_holds_its_end(
+    connect: DatabaseConnector, after: str, until: str | None, expected: list[str]
+) -> None:
+    with await connect() as db:
+        await db.upsert_skills([skill(name) for name in "abc"])
+        found = await db.compare_range([], after=after, until=until)
+
+    assert [difference.name for difference in found] == expected
+
+
+async def test_a_limited_comparison_can_be_gone_on_with(connect: DatabaseConnector) -> None:
+    rows = [skill(f"s-{number:02}") for number in range(9)]
+    squatters = [skill(f"s-{number:02}", repository="zed/x") for number in range(0, 9, 2)]
+    records = [key_of(record) for record in squatters]
+    with await connect() as db:
+        await db.upsert_skills(rows)
+        everything = await db.compare_range(records, after="", until=None)
+        collected: list[Difference] = []
+        after = ""
+        while True:
+            rest = [record for record in records if record.name > after]
+            page = await db.compare_range(rest, after=after, until=None, limit=4)
+            collected += page
+            if len(page) < 4:
+                break
+            after = page[-1].name
+
+    assert len(everything) == len(rows) + len(squatters)
+    assert collected == everything
+
+
+async def test_the_fingerprint_is_the_sum_of_digests_over_slug_and_revision(
+    connect: DatabaseConnector,
+) -> None:
+    records = random_skills(random.Random(2), 50)
+    records.append(skill("odd-version", current_version="back\\slash \\101 ü 🦊"))
+    total = sum(
+        int.from_bytes(sha256(f"{record.name} {record.revision}".encode()).digest()[:8], "big")
+        for record in records
+    )
+    with await connect() as db:
+        empty = await db.fingerprint()
+        await db.upsert_skills(records)
+        full = await db.fingerprint()
+
+    assert (empty.count, empty.digest) == (0, "0" * 16)
+    assert (full.count, full.digest) == (len(records), f"{total % 2**64:016x}")
+
+
+async def test_the_fingerprint_follows_updates_and_moves(connect: DatabaseConnector) -> None:
+    record = skill(updated_at=MARCH)
+    with await connect() as db:
+        await publish(db, skill())
+        await publish(db, record)
+        await db.move_skill(record.identity, candidates=["moved"])
+        moved = await db.fingerprint()
+
+    expected = sha256(f"moved {record.revision}".encode()).hexdigest()[:16]
+    assert (moved.count, moved.digest) == (1, expected)
+
+
+async def test_a_row_read_from_the_table_has_the_revision_it_was_stored_with(
+    connect: DatabaseConnector,
+) -> None:
+    records = random_skills(random.Random(3), 80)
+    with await connect() as db:
+        await db.upsert_skills(records)
+        stored = {s.name: s for s in await db.skills_not_in_kv(limit=100)}
+
+    assert stored == {record.name: record for record in records}
+    assert all(msgspec.json.encode(stored[s.name]) == msgspec.json.encode(s) for s in records)
