@@ -44,6 +44,7 @@ class Flaw(StrEnum):
     SILENT_FALLBACK = "silent-fallback"  # does not say why
     ONE_PAGE = "one-page"  # enumerates the first page only
     NO_BACKFILL = "no-backfill"  # the repair writes KV from the table and nothing back
+    TRUSTS_MESSAGE = "trusts-message"  # publishes an older version than KV has when a row is lost
     FORGETS_POISON = "forgets-poison"  # acknowledges what it cannot publish
 
 
@@ -144,6 +145,9 @@ class ReferenceMarketplace:
         records = {key: self.read_record(key, value) for key, value in found.items() if value}
         mine = [r for r in records.values() if r and r.identity == skill.identity]
         foreign = {r.name for r in records.values() if r and r.identity != skill.identity}
+        if mine and Flaw.TRUSTS_MESSAGE not in self.flaws:
+            # A table that lost this row would take an older version for the first one.
+            skill = max(skill, *mine, key=lambda state: state.revision)
         try:
             await self._publish_to_database(
                 env, skill, [slug for slug in candidates if slug not in foreign]
@@ -190,10 +194,14 @@ class ReferenceMarketplace:
 
     async def redrive(self, env: Env) -> None:
         """See Marketplace."""
-        with await self._open(env) as database:
-            for letter_id, body in (await database.exhume()).items():
-                await env.publish_queue.send(body)
-                await database.forget(letter_id)
+        try:
+            async with asyncio.timeout(60):
+                with await self._open(env) as database:
+                    for letter_id, body in (await database.exhume()).items():
+                        await env.publish_queue.send(body)
+                        await database.forget(letter_id)
+        except (StorageError, TimeoutError) as error:
+            env.log("redrive-failed", level="error", reason=repr(error))
 
     # Readers
 

@@ -7,6 +7,7 @@ invariant, ``shrink`` finds the fewest first steps that still do, and leaves out
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import StrEnum
 from typing import Any, Final, TypeVar
 
@@ -15,10 +16,11 @@ import msgspec
 from marketplace.env import Env
 from marketplace.listing import ListingQuery
 from marketplace.models import Scan, Submission, Verdict, skill_from_submission
+from marketplace.timestamps import format_timestamp
 from tests.simulation.actors import Marketplace
 from tests.simulation.chance import Chance
 from tests.simulation.invariants import Sent, Truth, Violation
-from tests.simulation.loop import CutOff, Deadlock, new_loop
+from tests.simulation.loop import EPOCH_OF_SIMULATION, CutOff, Deadlock, new_loop
 from tests.simulation.queue import Delivery, SimulatedQueue
 from tests.simulation.remote import Fault
 from tests.simulation.world import Outcome, World
@@ -155,6 +157,7 @@ class Run:
         self.world = World(marketplace, schedule.seed)
         self.truth = Truth(self.world)
         self.settled_since: dict[str, float] = {}
+        self._last_scan = EPOCH_OF_SIMULATION
         self._actions: dict[StepKind, Callable[[Step], Awaitable[None]]] = {
             StepKind.SUBMIT: self._submit,
             StepKind.RESCAN: self._rescan,
@@ -201,14 +204,13 @@ class Run:
     async def _submit(self, step: Step) -> None:
         repository = REPOSITORIES[step.choice % len(REPOSITORIES)]
         base_slug = BASE_SLUGS[step.choice // 8 % len(BASE_SLUGS)]
-        now = self.world.env("api", "ams", []).now()
         number = len(self.truth.sent) + 1
         submission = Submission(
             id=f"s{number}",
             repo_url=f"https://github.com/{repository}",
             skill_name=base_slug,
             base_slug=base_slug,
-            created_at=now,
+            created_at=format_timestamp(self.world.loop.clock()),
             category=CATEGORY,
             description=f"submission {number}",
             version=f"{1 + step.choice // 64 % 3}.0.0",
@@ -223,13 +225,18 @@ class Run:
             submission_id=submission.id,
             verdict=Verdict.PASS,
             score=80 + len(sent.states),
-            scanned_at=self.world.env("api", "ams", []).now(),
+            scanned_at=self._next_moment(),
         )
         self.world.kv.damage(f"scan:{submission.id}", msgspec.json.encode(scan))
         skill = skill_from_submission(submission, scan)
         sent.states.append((self.world.loop.time(), skill))
         self.truth.sent[sent.id] = sent
         self.world.note(f"        {sent.id} is {sent.identity} {skill.revision}")
+
+    def _next_moment(self) -> str:
+        """Now, but never the same millisecond twice: version and time tell two states apart."""
+        self._last_scan = max(self.world.loop.clock(), self._last_scan + timedelta(milliseconds=1))
+        return format_timestamp(self._last_scan)
 
     def _send(self, submission_id: str) -> None:
         self.world.publish_queue.add({"submissionId": submission_id})
