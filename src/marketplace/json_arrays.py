@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from typing import Final
 
 _TOKEN: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{}",]', re.DOTALL)
+MAX_DEPTH: Final = 64
+"""Of brackets within brackets: no record is nearly as deep, and damage may be bottomless."""
 _OPENING: Final = (b"[", b"{")
 _CLOSING: Final = (b"]", b"}")
 
@@ -28,6 +30,8 @@ def iterate_array(value: bytes, start: int = 0) -> Iterator[bytes]:
         text = token.group() if token.end() - token.start() == 1 else b""
         if text in _OPENING:
             depth += 1
+            if depth > MAX_DEPTH:
+                raise BrokenArray(f"more than {MAX_DEPTH} levels at byte {token.start()}")
         elif text == b'"':
             raise BrokenArray(f"a string without end at byte {token.start()}")
         elif text in _CLOSING:

@@ -8,6 +8,7 @@ Everything in it can be made again from the records (`IndexWriter`), so whatever
 is reported in `IndexReading.problems` and not raised: only KV itself failing raises KvError.
 """
 
+import asyncio
 import base64
 import binascii
 import hashlib
@@ -16,6 +17,7 @@ import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from itertools import islice
 from typing import Final, Literal
 
 import msgspec
@@ -46,6 +48,7 @@ CARRIED_SECONDS: Final = 120.0
 """A full write keeps recent entries this much older than its own beginning, since the
 enumeration it is made from may be 60 s behind."""
 MAX_PROBLEMS: Final = 20
+_ENTRIES_A_TURN: Final = 500
 
 _FORMAT: Final = "published-index"
 _VERSION: Final = 1
@@ -229,8 +232,7 @@ async def read_index(env: Env, into: IndexReading | None = None) -> IndexReading
         reading.problem = manifest
         reading.note(manifest)
         if value is not None and manifest == _ORIGINAL_SHAPE:
-            entries = map(entry_of, _original_entries(reading, value))
-            reading._pages.add(entries)  # noqa: SLF001 - same module
+            await _read_original(reading, value)
     return reading
 
 
@@ -269,6 +271,13 @@ def _encode_page(block: Block) -> bytes:
 
 def _digest(value: bytes) -> str:
     return hashlib.sha256(value).hexdigest()[:16]
+
+
+async def _read_original(reading: IndexReading, value: bytes) -> None:
+    entries = map(entry_of, _original_entries(reading, value))
+    while some := list(islice(entries, _ENTRIES_A_TURN)):
+        reading._pages.add(some)  # noqa: SLF001 - same module
+        await asyncio.sleep(0)  # long work without I/O: let a deadline pass
 
 
 def _original_entries(reading: IndexReading, value: bytes) -> Iterator[PublishedSummary]:
