@@ -405,7 +405,17 @@ def add_to_digest(digest: str, summaries: Iterable[PublishedSummary]) -> str:
 
 def _recent_since(manifest: _Manifest, moment: str) -> list[_Recent]:
     oldest = format_timestamp(parse_timestamp(moment) - timedelta(seconds=CARRIED_SECONDS))
-    return [recent for recent in manifest.recent if recent.added_at >= oldest]
+    return [recent for recent in _readable(manifest.recent) if recent.added_at >= oldest]
+
+
+def _readable(entries: Iterable[_Recent]) -> Iterator[_Recent]:
+    """Those that can be read, encoded anew: no damage is handed on to the next manifest."""
+    for recent in entries:
+        try:
+            entry = encode_summary(decode_summary(bytes(recent.entry)))
+        except InvalidRecord:
+            continue  # whatever it was, its record is in KV; the readers report it
+        yield _Recent(recent.added_at, msgspec.Raw(entry))
 
 
 async def _remove_pages(env: Env, keys: Sequence[str]) -> None:
@@ -470,7 +480,7 @@ def _with_recent(env: Env, manifest: _Manifest, skills: Sequence[Skill]) -> _Man
     now = env.now()
     entries = [skill.published_summary() for skill in skills]
     names = {entry.summary.name: entry.revision for entry in entries}
-    kept = [recent for recent in manifest.recent if not _outdated(recent, names)]
+    kept = [recent for recent in _readable(manifest.recent) if not _outdated(recent, names)]
     added = [_Recent(now, msgspec.Raw(encode_summary(entry))) for entry in entries]
     recent = [*kept, *added]
     if len(recent) > RECENT_LIMIT:
@@ -481,10 +491,7 @@ def _with_recent(env: Env, manifest: _Manifest, skills: Sequence[Skill]) -> _Man
 
 
 def _outdated(recent: _Recent, revisions: dict[str, str]) -> bool:
-    try:
-        entry = decode_summary(bytes(recent.entry))
-    except InvalidRecord:
-        return True
+    entry = decode_summary(bytes(recent.entry))
     return revisions.get(entry.summary.name, "") >= entry.revision
 
 

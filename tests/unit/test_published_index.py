@@ -412,7 +412,21 @@ def test_a_damaged_index_is_reported_hides_nothing_and_is_repaired(damage: str) 
     run(test)
 
 
-@settings(max_examples=150, deadline=None)
+def test_a_broken_recent_entry_is_reported_once_and_not_handed_on() -> None:
+    async def test(bench: Bench) -> None:
+        await healthy(bench)
+        value = bench.kv.peek(INDEX_KEY) or b""
+        bench.kv.damage(INDEX_KEY, value.replace(b"What c does", b"What \x80 does"))
+        assert [p.split(":")[0] for p in (await store.read_index(bench.env)).problems] == [
+            "recent entry"
+        ]
+        await listing(bench)  # repairs
+        assert (await store.read_index(bench.env)).complete
+
+    run(test)
+
+
+@settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_no_flipped_or_missing_byte_makes_the_listing_smaller(data: st.DataObject) -> None:
     async def test(bench: Bench) -> None:
@@ -498,7 +512,7 @@ def test_the_original_shape_is_read(wrap: str) -> None:
 
 def test_the_original_shape_at_its_largest_is_read_in_bounded_memory() -> None:
     async def test(bench: Bench) -> None:
-        entry = json.dumps({**SUMMARY, "name": "s-000000", "description": "d" * 800}).encode()
+        entry = json.dumps({**SUMMARY, "name": "s-000000", "description": "d" * 4000}).encode()
         amount = KV_VALUE_LIMIT // (len(entry) + 1) - 1
         parts = (entry.replace(b"000000", b"%06d" % number) for number in range(amount))
         bench.kv.damage(INDEX_KEY, b"[" + b",".join(parts) + b"]")
