@@ -1,6 +1,7 @@
 """Time, bytes and memory of the KV listing: ``python -m bench.published_index [skills]``.
 
-Runs on CPython against the simulated KV; the Workers runtime takes about three times as long.
+Runs on CPython against the simulated KV: bytes and memory carry over to the Workers runtime, times
+only as proportions.
 Memory is what Python allocates beyond the simulated store, measured in a run of its own.
 """
 

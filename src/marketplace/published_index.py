@@ -196,12 +196,12 @@ class IndexReading:
     rebuilt_at: str | None = None
     problems: list[str] = field(default_factory=list)
     complete: bool = False
-    _pages: BlockBuilder = field(default_factory=BlockBuilder)
-    _recent: BlockBuilder = field(default_factory=BlockBuilder)
+    pages: BlockBuilder = field(default_factory=BlockBuilder)
+    recent: BlockBuilder = field(default_factory=BlockBuilder)
 
     def layers(self) -> list[list[Block]]:
         """The summaries read, for `summary_blocks.merge`; recent ones may repeat others."""
-        return [self._pages.blocks(), self._recent.blocks()]
+        return [self.pages.blocks(), self.recent.blocks()]
 
     def summaries(self) -> Iterator[PublishedSummary]:
         """Every skill once, in slug order."""
@@ -239,7 +239,7 @@ async def read_index(env: Env, into: IndexReading | None = None) -> IndexReading
 def _read_recent(reading: IndexReading, manifest: _Manifest) -> None:
     for recent in manifest.recent:
         try:
-            reading._recent.add([entry_of(decode_summary(bytes(recent.entry)))])  # noqa: SLF001
+            reading.recent.add([entry_of(decode_summary(bytes(recent.entry)))])
         except InvalidRecord as error:
             reading.note(f"recent entry: {error}")
 
@@ -247,7 +247,7 @@ def _read_recent(reading: IndexReading, manifest: _Manifest) -> None:
 async def _read_page(env: Env, reading: IndexReading, page: PageRef) -> None:
     try:
         value = await kv_access.get_value(env, page.key, max_bytes=KV_VALUE_LIMIT)
-        reading._pages.add_block(_decode_page(page, value))  # noqa: SLF001
+        reading.pages.add_block(_decode_page(page, value))
     except InvalidRecord as error:
         reading.note(f"page {page.key}: {error}")
 
@@ -276,7 +276,7 @@ def _digest(value: bytes) -> str:
 async def _read_original(reading: IndexReading, value: bytes) -> None:
     entries = map(entry_of, _original_entries(reading, value))
     while some := list(islice(entries, _ENTRIES_A_TURN)):
-        reading._pages.add(some)  # noqa: SLF001 - same module
+        reading.pages.add(some)
         await asyncio.sleep(0)  # long work without I/O: let a deadline pass
 
 

@@ -125,7 +125,8 @@ async def _make_list(env: Env, end: float, page_budget: int | None) -> Published
     enumeration_failure, index_failure, _ = failures
     enumerated = enumeration.blocks.blocks()
     indexed = merge(index.layers())
-    blocks = merge([enumerated, indexed, outbox.blocks()], without=enumeration.moved)
+    published = merge([enumerated, indexed], without=enumeration.moved)
+    blocks = merge([published, outbox.blocks()], without=enumeration.moved)
     if not blocks and not enumeration.complete and not index.complete:
         raise _both_failed(enumeration_failure, index_failure, index)
     larger_index = count(indexed) > count(enumerated)
@@ -137,7 +138,7 @@ async def _make_list(env: Env, end: float, page_budget: int | None) -> Published
         truncated=not enumeration.complete,
     )
     if enumeration.complete and index_failure is None:
-        await _repair(env, end, skills, index, count(indexed))
+        await _repair(env, end, published, index, count(indexed))
     return skills
 
 
@@ -191,14 +192,18 @@ def _reasons(
 
 
 async def _repair(
-    env: Env, end: float, skills: PublishedSkills, index: IndexReading, in_index: int
+    env: Env, end: float, published: list[Block], index: IndexReading, in_index: int
 ) -> None:
-    """Rewrite an index that lacks skills or is damaged. A failure is logged, the answer stands."""
-    if in_index >= skills.count and (index.complete or not skills.count):
+    """Rewrite an index that lacks skills or is damaged. A failure is logged, the answer stands.
+
+    The outbox is left out: its slugs are not decided yet.
+    """
+    found = count(published)
+    if in_index >= found and (index.complete or not found):
         return
     try:
         async with asyncio.timeout_at(end):
-            written = await rewrite_index(env, skills, written_at=index.written_at)
+            written = await rewrite_index(env, iterate(published), written_at=index.written_at)
     except TimeoutError:
         env.log("index-repair-failed", level="warning", reason="deadline")
     except KvError as error:
@@ -206,4 +211,4 @@ async def _repair(
     else:
         if written:
             problem = index.problems[0] if index.problems else "incomplete"
-            env.log("index-repaired", before=in_index, after=skills.count, problem=problem)
+            env.log("index-repaired", before=in_index, after=found, problem=problem)

@@ -265,6 +265,7 @@ def test_moved_skills_are_listed_once_and_the_outbox_is_part_of_the_listing() ->
         await store.write_outbox(bench.env, make_skill("x", current_version="3.0.0"))
         found = {e.summary.name: e.summary.current_version for e in await listing(bench)}
         assert found == {"new": "1.0.0", "waiting": "1.0.0", "x": "3.0.0"}
+        assert "waiting" not in await read_names(bench)  # its slug is not decided yet
 
     run(test)
 
