@@ -43,9 +43,9 @@ async def resolve_alias(env: Env, slug: str) -> str | None:
     """
     seen = [slug]
     while len(seen) <= MAX_ALIAS_HOPS + 1:
-        following = await _follow(env, seen[-1])
-        if following == seen[-1]:
-            return following
+        is_live, following = await _follow(env, seen[-1])
+        if is_live:
+            return seen[-1]
         if following is None or following in seen:
             break
         seen.append(following)
@@ -54,16 +54,14 @@ async def resolve_alias(env: Env, slug: str) -> str | None:
     return None
 
 
-async def _follow(env: Env, slug: str) -> str | None:
-    """Where a slug leads to: itself where there is a record, even one that is damaged."""
+async def _follow(env: Env, slug: str) -> tuple[bool, str | None]:
+    """Whether there is a record under a slug, even a damaged one; if not, where it leads to."""
     keys = [skill_key(slug), alias_key(slug)]
     values = await kv_access.read_values(env, keys)
     record = kv_records.decode_skill_record(slug, values[keys[0]])
     if isinstance(record, kv_records.Moved):
-        return record.moved_to
-    if record is not None:
-        return slug
-    return _read_alias(values[keys[1]])
+        return False, record.moved_to
+    return record is not None, _read_alias(values[keys[1]])
 
 
 def _read_alias(value: kv_access.Value) -> str | None:

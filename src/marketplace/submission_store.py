@@ -1,11 +1,24 @@
-"""The KV side of the marketplace, in one import: published records, aliases, outbox, submissions.
+"""The KV side of the marketplace, in one import.
 
-The parts: ``kv_keys`` (names), ``kv_access`` (bounded calls), ``kv_records``, ``kv_aliases``,
-``kv_outbox``, ``kv_submissions``. The index is in ``published_index``.
+The parts: ``kv_keys`` (names), ``kv_access`` (bounded calls), ``kv_records`` (published skills),
+``kv_aliases``, ``kv_outbox``, ``kv_submissions``, ``kv_operations`` (dead letters, state, leases),
+``published_index`` and ``published_skills`` (the listing from KV), which stand on
+``summary_blocks`` and ``json_arrays``.
 """
 
 from marketplace.kv_access import MAX_RECORD_BYTES, list_all_keys
 from marketplace.kv_aliases import MAX_ALIAS_HOPS, mark_moved, resolve_alias, write_alias
+from marketplace.kv_operations import (
+    acquire_lease,
+    count_dead_letters,
+    get_dead_letters,
+    list_dead_letters,
+    load_state,
+    release_lease,
+    remove_dead_letter,
+    save_state,
+    store_dead_letter,
+)
 from marketplace.kv_outbox import (
     OutboxEntry,
     clear_outbox,
@@ -39,37 +52,70 @@ from marketplace.kv_submissions import (
     record_scan,
     submission_status,
 )
+from marketplace.published_index import (
+    IndexHeader,
+    IndexProgress,
+    IndexReading,
+    IndexWriter,
+    add_to_published_index,
+    index_header,
+    read_index,
+)
+from marketplace.published_skills import (
+    FallbackCache,
+    PublishedSkills,
+    get_published_skills_list,
+)
 
 __all__ = [
     "MAX_ALIAS_HOPS",
     "MAX_RECORD_BYTES",
     "Alias",
+    "FallbackCache",
+    "IndexHeader",
+    "IndexProgress",
+    "IndexReading",
+    "IndexWriter",
     "Malformed",
     "Moved",
     "OutboxEntry",
     "PendingSubmission",
     "PublishedPage",
+    "PublishedSkills",
     "Record",
+    "acquire_lease",
+    "add_to_published_index",
     "clear_outbox",
+    "count_dead_letters",
     "create_submission",
     "decode_metadata",
     "encode_metadata",
     "enumerate_published_skills",
     "find_by_identity",
+    "get_dead_letters",
     "get_publications",
+    "get_published_skills_list",
     "get_scans",
     "get_submission",
     "get_submissions",
+    "index_header",
     "list_all_keys",
+    "list_dead_letters",
     "list_outbox",
     "list_outbox_summaries",
+    "load_state",
     "mark_moved",
     "oldest_pending",
+    "read_index",
     "read_record",
     "read_records",
     "record_publication",
     "record_scan",
+    "release_lease",
+    "remove_dead_letter",
     "resolve_alias",
+    "save_state",
+    "store_dead_letter",
     "submission_status",
     "write_alias",
     "write_outbox",

@@ -259,23 +259,41 @@ class Truth:
         snapshot = self.snapshot()
         if lost := [*world.publish_queue.lost, *world.dead_letters.lost]:
             self._violated(f"6 nothing silent: messages fell out of the last queue: {lost}")
-        newest: dict[str, str] = {}
-        for sent in self.sent.values():
-            revision = sent.states[-1][1].revision
-            newest[sent.identity] = max(newest.get(sent.identity, ""), revision)
-        rows = {identity: row.revision for identity, row in snapshot.rows.items()}
-        if rows != newest:
-            self._violated(f"3 convergent: the table has {rows}, sent was {newest}")
+        self._check_final(snapshot.rows)
         by_slug = {row.name: row.revision for row in snapshot.rows.values()}
         records = {slug: record.revision for slug, record in snapshot.records.items()}
         if by_slug != records:
-            self._violated(f"3 convergent: the table has {by_slug}, KV has {records}")
+            differing = sorted(by_slug.items() ^ records.items())
+            self._violated(f"3 convergent: the table and KV differ in {differing}")
         if snapshot.outbox:
             self._violated(f"3 convergent: left in the outbox: {snapshot.outbox}")
         index = world.marketplace.index(world.kv)
         stamps = {row.name: stamp(row) for row in snapshot.rows.values()}
         if index != stamps:
-            self._violated(f"3 convergent: the index has {index}, the table {stamps}")
+            differing = sorted((index or {}).items() ^ stamps.items())
+            self._violated(f"3 convergent: the index and the table differ in {differing}")
+
+    def _check_final(self, rows: Mapping[str, Skill]) -> None:
+        """3 and 5: each skill ever sent is in the table, in its newest state and as it was sent.
+
+        Only of a submission that was scanned again, an earlier verdict will do if the message
+        came before KV had to show the later one.
+        """
+        least: dict[str, str] = {}
+        known: dict[str, set[str]] = {}
+        for sent in self.sent.values():
+            owed = self._owed.get(sent.id, sent.states[0][1].revision)
+            least[sent.identity] = max(least.get(sent.identity, ""), owed)
+            states = known.setdefault(sent.identity, set())
+            states.update(skill.revision for _, skill in sent.states)
+        if rows.keys() != least.keys():
+            strange = sorted(rows.keys() ^ least.keys())
+            self._violated(f"3 convergent: sent but not in the table, or not sent: {strange}")
+        for identity, row in rows.items():
+            if row.revision < least[identity] or row.revision not in known[identity]:
+                self._violated(
+                    f"3 convergent: {identity} ended as {row.revision}, owed was {least[identity]}"
+                )
 
     def content(self) -> tuple[object, ...]:
         """What a second repair must not change."""

@@ -1,0 +1,46 @@
+"""The elements of a large JSON array, one at a time, from bytes that may be damaged.
+
+Memory: the value itself and one element. Nothing is decoded here; an element may turn out to be
+broken inside, which its own decoding tells.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+_TOKEN: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{}",]', re.DOTALL)
+MAX_DEPTH: Final = 64
+"""Of brackets within brackets: no record is nearly as deep, and damage may be bottomless."""
+_OPENING: Final = (b"[", b"{")
+_CLOSING: Final = (b"]", b"}")
+
+
+class BrokenArray(ValueError):
+    """The array ends too early or its brackets do not match; elements before that are good."""
+
+
+def iterate_array(value: bytes, start: int = 0) -> Iterator[bytes]:
+    """Yield the elements of the array that begins at ``value[start]``, as JSON text.
+
+    Raises BrokenArray where the array cannot be followed any further.
+    """
+    depth = 0
+    begin = start + 1
+    for token in _TOKEN.finditer(value, start):
+        text = token.group() if token.end() - token.start() == 1 else b""
+        if text in _OPENING:
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise BrokenArray(f"more than {MAX_DEPTH} levels at byte {token.start()}")
+        elif text == b'"':
+            raise BrokenArray(f"a string without end at byte {token.start()}")
+        elif text in _CLOSING:
+            depth -= 1
+        if (depth == 1 and text == b",") or depth == 0:
+            element = value[begin : token.start()].strip()
+            if element:
+                yield element
+            begin = token.end()
+            if depth == 0:
+                return
+    raise BrokenArray(f"no end of the array within {len(value)} bytes")

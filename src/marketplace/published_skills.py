@@ -1,0 +1,214 @@
+"""The listing from KV alone: records, index and outbox merged, for when PostgreSQL is away."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from marketplace.env import LISTING_BUDGET_SECONDS, Env
+from marketplace.kv_outbox import list_outbox_summaries
+from marketplace.kv_records import enumerate_published_skills
+from marketplace.models import PublishedSummary
+from marketplace.published_index import IndexReading, read_index, rewrite_index
+from marketplace.storage import KvError, Source
+from marketplace.summary_blocks import Block, BlockBuilder, count, entry_of, iterate, merge
+from marketplace.timestamps import seconds_between
+
+CACHE_SECONDS: Final = 60.0
+_POLL_SECONDS: Final = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedSkills:
+    """Every skill that KV knows, each once, in slug order: compact, immutable, plain data.
+
+    ``source`` is the larger of the two that were merged. ``degraded`` says why the answer may
+    lack skills, empty when it does not; ``truncated``: the records were not all enumerated.
+    Iterating decodes a block at a time and may be repeated.
+    """
+
+    source: Source
+    count: int
+    blocks: tuple[Block, ...]
+    degraded: tuple[str, ...] = ()
+    truncated: bool = False
+
+    def __iter__(self) -> Iterator[PublishedSummary]:
+        return iterate(self.blocks)
+
+
+@dataclass(slots=True)
+class FallbackCache:
+    """The last answer of `get_published_skills_list`, for as long as the isolate lives.
+
+    Made by the entry point and handed in. Holds plain data only; a request that dies while it
+    makes an answer blocks others no longer than its own deadline.
+    """
+
+    skills: PublishedSkills | None = None
+    made_at: str | None = None
+    being_made_until: float = 0.0  # the loop's time
+
+    def fresh(self, env: Env) -> PublishedSkills | None:
+        """The answer, if it is younger than CACHE_SECONDS."""
+        if self.skills is None or self.made_at is None:
+            return None
+        age = seconds_between(self.made_at, env.now())
+        return self.skills if 0 <= age < CACHE_SECONDS else None
+
+    def is_being_made(self, now: float) -> bool:
+        """Whether a request that still has time is making an answer; ``now`` is the loop's."""
+        return now < self.being_made_until
+
+    def keep(self, env: Env, skills: PublishedSkills) -> None:
+        """Keep an answer that no failure has thinned."""
+        if not skills.degraded:
+            self.skills, self.made_at = skills, env.now()
+
+
+async def get_published_skills_list(
+    env: Env,
+    *,
+    deadline: float = LISTING_BUDGET_SECONDS,
+    page_budget: int | None = None,
+    cache: FallbackCache | None = None,
+) -> PublishedSkills:
+    """All published skills by KV: the records enumerated, the index and the outbox, merged.
+
+    Reads all three at once within ``deadline`` seconds; what did not come in time or failed is
+    left out and named in ``degraded``. Enumerates at most ``page_budget`` list pages (default
+    ``settings.enumeration_page_budget``), beyond which the index answers for the rest and the
+    result is ``truncated``. Deduplicated by slug; of two states the newer one counts.
+
+    Repairs the index, in the time that is left, when the enumeration was complete and found
+    more. Only a full enumeration or a good index can say that there is nothing: raises KvError
+    when both failed. ``cache`` saves the work for CACHE_SECONDS and lets one request do it.
+    """
+    loop = asyncio.get_running_loop()
+    end = loop.time() + deadline
+    if cache is None:
+        return await _make_list(env, end, page_budget)
+    # While another request of this isolate is making it, look again and again: an event would be
+    # that request's promise, which this one must not await.
+    while cache.is_being_made(loop.time()) and loop.time() < end:  # noqa: ASYNC110
+        await asyncio.sleep(_POLL_SECONDS)
+    cached = cache.fresh(env)
+    if cached is not None:
+        return cached
+    cache.being_made_until = end
+    try:
+        skills = await _make_list(env, end, page_budget)
+        cache.keep(env, skills)
+    finally:
+        cache.being_made_until = 0.0
+    return skills
+
+
+@dataclass(slots=True)
+class _Enumeration:
+    """What was enumerated so far."""
+
+    blocks: BlockBuilder = field(default_factory=BlockBuilder)
+    moved: set[str] = field(default_factory=set)
+    malformed: int = 0
+    complete: bool = False
+
+
+async def _make_list(env: Env, end: float, page_budget: int | None) -> PublishedSkills:
+    enumeration, index, outbox = _Enumeration(), IndexReading(), BlockBuilder()
+    pages = env.settings.enumeration_page_budget if page_budget is None else page_budget
+    failures = await asyncio.gather(
+        _attempt(env, end, "enumeration", lambda: _enumerate(env, enumeration, pages)),
+        _attempt(env, end, "index", lambda: read_index(env, index)),
+        _attempt(env, end, "outbox", lambda: _read_outbox(env, outbox)),
+    )
+    enumeration_failure, index_failure, _ = failures
+    enumerated = enumeration.blocks.blocks()
+    indexed = merge(index.layers())
+    published = merge([enumerated, indexed], without=enumeration.moved)
+    blocks = merge([published, outbox.blocks()], without=enumeration.moved)
+    if not blocks and not enumeration.complete and not index.complete:
+        raise _both_failed(enumeration_failure, index_failure, index)
+    larger_index = count(indexed) > count(enumerated)
+    skills = PublishedSkills(
+        source=Source.KV_INDEX if larger_index else Source.KV_ENUMERATION,
+        count=count(blocks),
+        blocks=tuple(blocks),
+        degraded=_reasons(failures, enumeration, index),
+        truncated=not enumeration.complete,
+    )
+    if enumeration.complete and index_failure is None:
+        await _repair(env, end, published, index, count(indexed))
+    return skills
+
+
+async def _attempt(
+    env: Env, end: float, source: str, read: Callable[[], Awaitable[object]]
+) -> str | None:
+    """Let a source fill its part until the end; None, or a short reason why it did not."""
+    try:
+        async with asyncio.timeout_at(end):
+            await read()
+    except TimeoutError:
+        reason = "deadline"
+    except KvError as error:
+        reason = error.reason
+    else:
+        return None
+    env.log("kv-source-failed", level="warning", source=source, reason=reason)
+    return f"{source}: {reason}"
+
+
+async def _enumerate(env: Env, found: _Enumeration, page_budget: int) -> None:
+    async for page in enumerate_published_skills(env, page_budget=page_budget):
+        found.blocks.add(map(entry_of, page.summaries))
+        found.moved.update(moved.name for moved in page.moved)
+        found.malformed += len(page.malformed)
+        found.complete = page.cursor is None
+
+
+async def _read_outbox(env: Env, into: BlockBuilder) -> None:
+    into.add(map(entry_of, await list_outbox_summaries(env)))
+
+
+def _both_failed(
+    enumeration_failure: str | None, index_failure: str | None, index: IndexReading
+) -> KvError:
+    reasons = [enumeration_failure or "enumeration: incomplete"]
+    reasons.append(index_failure or f"index: {index.problem or 'damaged'}")
+    return KvError(f"KV cannot tell which skills there are ({'; '.join(reasons)})")
+
+
+def _reasons(
+    failures: Iterable[str | None], enumeration: _Enumeration, index: IndexReading
+) -> tuple[str, ...]:
+    """Why skills may be missing. A complete enumeration makes up for any index."""
+    reasons = [failure for failure in failures if failure is not None]
+    if enumeration.malformed:
+        reasons.append(f"enumeration: {enumeration.malformed} malformed records")
+    if not enumeration.complete and index.problems:
+        reasons.append(f"index: {index.problems[0]}")
+    return tuple(reasons)
+
+
+async def _repair(
+    env: Env, end: float, published: list[Block], index: IndexReading, in_index: int
+) -> None:
+    """Rewrite an index that lacks skills or is damaged. A failure is logged, the answer stands.
+
+    The outbox is left out: its slugs are not decided yet.
+    """
+    found = count(published)
+    if in_index >= found and (index.complete or not found):
+        return
+    try:
+        async with asyncio.timeout_at(end):
+            written = await rewrite_index(env, iterate(published), written_at=index.written_at)
+    except TimeoutError:
+        env.log("index-repair-failed", level="warning", reason="deadline")
+    except KvError as error:
+        env.log("index-repair-failed", level="warning", reason=error.reason)
+    else:
+        if written:
+            problem = index.problems[0] if index.problems else "incomplete"
+            env.log("index-repaired", before=in_index, after=found, problem=problem)

@@ -1,0 +1,483 @@
+"""A schedule is a seed and a list of steps; running it again gives the same run.
+
+Steps start one after the other and run on beside each other. When a schedule violates an
+invariant, ``shrink`` finds the fewest first steps that still do, and leaves out what is not needed.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from marketplace.env import Env
+from marketplace.listing import ListingQuery
+from marketplace.models import Scan, Submission, Verdict, skill_from_submission
+from marketplace.timestamps import format_timestamp
+from tests.simulation.actors import Marketplace
+from tests.simulation.chance import Chance
+from tests.simulation.invariants import Sent, Truth, Violation
+from tests.simulation.loop import EPOCH_OF_SIMULATION, CutOff, Deadlock, new_loop
+from tests.simulation.queue import Delivery, SimulatedQueue
+from tests.simulation.remote import Fault
+from tests.simulation.world import Outcome, World
+
+T = TypeVar("T")
+
+# Small worlds collide often: three owners, two repositories each, names that clash across them
+# and with what another's slug becomes (`ada` + `pdf` is `ada-pdf`).
+REPOSITORIES: Final = ("ada/tools", "ada/kit", "bob/tools", "cyd/ada-tools")
+BASE_SLUGS: Final = ("pdf", "ada-pdf", "ada-tools-pdf")
+CATEGORY: Final = "simulated"
+SETTLING: Final = 61.0  # seconds: longer than any staleness
+MAX_DRAINS: Final = 400
+
+
+class StepKind(StrEnum):
+    """What may happen."""
+
+    SUBMIT = "submit"
+    RESCAN = "rescan"
+    REPEAT = "repeat"
+    POISON = "poison"
+    CONSUME = "consume"
+    BURY = "bury"
+    READ = "read"
+    LIGHT_REPAIR = "light-repair"
+    FULL_REPAIR = "full-repair"
+    REDRIVE = "redrive"
+    FLAKY = "flaky"
+    KV_OUTAGE = "kv-outage"
+    DATABASE_OUTAGE = "database-outage"
+    RECOVER = "recover"
+    DAMAGE_INDEX = "damage-index"
+    LOSE_RECORD = "lose-record"
+    LOSE_ROW = "lose-row"
+
+
+_WEIGHTS: Final = {
+    StepKind.SUBMIT: 12,
+    StepKind.RESCAN: 1,
+    StepKind.REPEAT: 3,
+    StepKind.POISON: 1,
+    StepKind.CONSUME: 16,
+    StepKind.BURY: 2,
+    StepKind.READ: 8,
+    StepKind.LIGHT_REPAIR: 2,
+    StepKind.FULL_REPAIR: 2,
+    StepKind.REDRIVE: 1,
+    StepKind.FLAKY: 2,
+    StepKind.KV_OUTAGE: 2,
+    StepKind.DATABASE_OUTAGE: 3,
+    StepKind.RECOVER: 4,
+    StepKind.DAMAGE_INDEX: 1,
+    StepKind.LOSE_RECORD: 1,
+    StepKind.LOSE_ROW: 1,
+}
+_LOTTERY: Final = tuple(kind for kind, weight in _WEIGHTS.items() for _ in range(weight))
+_PAUSES: Final = (0.0, 0.0, 0.0, 0.01, 0.05, 0.5, 1.5, 20.0, 61.0, 200.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing that happens, ``pause`` seconds after the step before it began.
+
+    ``choice`` selects among what there is; ``cut_at`` cuts the invocation off at one of its awaits.
+    """
+
+    kind: StepKind
+    pause: float
+    choice: int
+    cut_at: int | None = None
+    cut_off: CutOff = CutOff.DROPPED
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """What is replayed."""
+
+    seed: int
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What a schedule brought to light."""
+
+    schedule: Schedule
+    message: str
+    trace: tuple[str, ...]
+
+    def report(self) -> str:
+        """For people: how to see it again, the steps, and what happened."""
+        steps = "\n".join(f"  {number:3} {_told(step)}" for number, step in _numbered(self))
+        trace = "\n".join(self.trace)
+        return (
+            f"seed {self.schedule.seed}: {self.message}\n\n"
+            f"replay: python -m tests.simulation --seed {self.schedule.seed}\n\n"
+            f"steps:\n{steps}\n\ntrace:\n{trace}\n"
+        )
+
+
+def _numbered(failure: Failure) -> list[tuple[int, Step]]:
+    return list(enumerate(failure.schedule.steps, 1))
+
+
+def _told(step: Step) -> str:
+    cut = f", {step.cut_off} at its step {step.cut_at}" if step.cut_at is not None else ""
+    return f"after {step.pause:g} s: {step.kind} ({step.choice}){cut}"
+
+
+def generate(seed: int) -> Schedule:
+    """The schedule of a seed."""
+    chance = Chance(seed).fork("schedule")
+    return Schedule(seed, tuple(_step(chance) for _ in range(30 + chance.below(31))))
+
+
+def _step(chance: Chance) -> Step:
+    cut = chance.happens(0.15)
+    return Step(
+        chance.pick(_LOTTERY),
+        chance.pick(_PAUSES),
+        chance.below(1 << 16),
+        1 + chance.below(40) if cut else None,
+        CutOff.CANCELLED if cut and chance.happens(0.3) else CutOff.DROPPED,
+    )
+
+
+class Run:
+    """One schedule being run in a world of its own."""
+
+    def __init__(self, marketplace: Marketplace, schedule: Schedule) -> None:
+        self.marketplace = marketplace
+        self.schedule = schedule
+        self.world = World(marketplace, schedule.seed)
+        self.truth = Truth(self.world)
+        self.settled_since: dict[str, float] = {}
+        self._last_scan = EPOCH_OF_SIMULATION
+        self._actions: dict[StepKind, Callable[[Step], Awaitable[None]]] = {
+            StepKind.SUBMIT: self._submit,
+            StepKind.RESCAN: self._rescan,
+            StepKind.REPEAT: self._repeat,
+            StepKind.POISON: self._poison,
+            StepKind.CONSUME: self._consume,
+            StepKind.BURY: self._bury,
+            StepKind.READ: self._read,
+            StepKind.LIGHT_REPAIR: self._light_repair,
+            StepKind.FULL_REPAIR: self._full_repair,
+            StepKind.REDRIVE: self._redrive,
+            StepKind.FLAKY: self._flaky,
+            StepKind.KV_OUTAGE: self._kv_outage,
+            StepKind.DATABASE_OUTAGE: self._database_outage,
+            StepKind.RECOVER: self._recover,
+            StepKind.DAMAGE_INDEX: self._damage_index,
+            StepKind.LOSE_RECORD: self._lose_record,
+            StepKind.LOSE_ROW: self._lose_row,
+        }
+
+    async def play(self) -> None:
+        """All steps, then the end of all faults and one repair. Raises Violation."""
+        tasks: list[asyncio.Task[None]] = []
+        for number, step in enumerate(self.schedule.steps, 1):
+            await asyncio.sleep(step.pause)
+            self.world.note(f"step {number}: {step.kind}")
+            tasks.append(asyncio.ensure_future(self._act(step)))
+            self._raise_found()
+        for task in tasks:
+            await task
+        self._raise_found()
+        await self._settle()
+
+    async def _act(self, step: Step) -> None:
+        await self._actions[step.kind](step)
+        self.truth.check_durable()
+
+    def _raise_found(self) -> None:
+        if self.world.found:
+            raise self.world.found[0]
+
+    # Submitters and scanners
+
+    async def _submit(self, step: Step) -> None:
+        repository = REPOSITORIES[step.choice % len(REPOSITORIES)]
+        base_slug = BASE_SLUGS[step.choice // 8 % len(BASE_SLUGS)]
+        number = len(self.truth.sent) + 1
+        submission = Submission(
+            id=f"s{number}",
+            repo_url=f"https://github.com/{repository}",
+            skill_name=base_slug,
+            base_slug=base_slug,
+            created_at=format_timestamp(self.world.loop.clock()),
+            category=CATEGORY,
+            description=f"submission {number}",
+            version=f"{1 + step.choice // 64 % 3}.0.0",
+        )
+        self.world.kv.damage(f"sub:{submission.id}", msgspec.json.encode(submission))
+        self._scan(submission, Sent(submission.id, []))
+        self._send(submission.id)
+
+    def _scan(self, submission: Submission, sent: Sent) -> None:
+        """A verdict, as the scanner's webhook keeps it."""
+        scan = Scan(
+            submission_id=submission.id,
+            verdict=Verdict.PASS,
+            score=80 + len(sent.states),
+            scanned_at=self._next_moment(),
+        )
+        self.world.kv.damage(f"scan:{submission.id}", msgspec.json.encode(scan))
+        skill = skill_from_submission(submission, scan)
+        sent.states.append((self.world.loop.time(), skill))
+        self.truth.sent[sent.id] = sent
+        self.world.note(f"        {sent.id} is {sent.identity} {skill.revision}")
+
+    def _next_moment(self) -> str:
+        """Now, but never the same millisecond twice: version and time tell two states apart."""
+        self._last_scan = max(self.world.loop.clock(), self._last_scan + timedelta(milliseconds=1))
+        return format_timestamp(self._last_scan)
+
+    def _send(self, submission_id: str) -> None:
+        self.world.publish_queue.add({"submissionId": submission_id})
+
+    async def _rescan(self, step: Step) -> None:
+        if self.truth.sent:
+            sent = self._one_of(list(self.truth.sent.values()), step)
+            stored = self.world.kv.peek(f"sub:{sent.id}")
+            assert stored is not None
+            self._scan(msgspec.json.decode(stored, type=Submission), sent)
+            self._send(sent.id)
+
+    async def _repeat(self, step: Step) -> None:
+        if self.truth.sent:
+            self._send(self._one_of(list(self.truth.sent), step))
+
+    async def _poison(self, step: Step) -> None:
+        submission_id = f"unknown-{step.choice}"
+        self.truth.poison.add(submission_id)
+        self._send(submission_id)
+
+    @staticmethod
+    def _one_of(options: Sequence[T], step: Step) -> T:
+        return options[step.choice % len(options)]
+
+    # Invocations
+
+    async def _consume(self, step: Step) -> None:
+        await self._deliver(
+            self.world.publish_queue, self.marketplace.publish, "publish", 1 + step.choice % 5, step
+        )
+
+    async def _bury(self, step: Step) -> None:
+        await self._deliver(self.world.dead_letters, self.marketplace.bury, "bury", 10, step)
+
+    async def _deliver(
+        self,
+        queue: SimulatedQueue,
+        handler: Callable[[Env, Sequence[Delivery]], Coroutine[Any, Any, None]],
+        name: str,
+        limit: int,
+        step: Step | None = None,
+    ) -> int:
+        began = self.world.loop.time()
+        batch = queue.take(limit, lambda delivery: self.truth.acknowledged(delivery, began))
+        if batch:
+            outcome = await self._invoke(name, lambda env: handler(env, batch), step)
+            queue.settle(batch, returned=outcome.returned)
+            self._no_error(outcome)
+        return len(batch)
+
+    async def _invoke(
+        self, name: str, handler: Callable[[Env], Coroutine[Any, Any, T]], step: Step | None
+    ) -> Outcome[T]:
+        cut_at = step.cut_at if step else None
+        cut_off = step.cut_off if step else CutOff.DROPPED
+        return await self.world.invoke(name, handler, cut_at=cut_at, cut_off=cut_off)
+
+    def _no_error(self, outcome: Outcome[Any]) -> None:
+        """A handler of the platform answers for its errors itself."""
+        if outcome.error is not None:
+            self.world.note(f"VIOLATION {outcome.name} raised")
+            raise Violation(f"6 nothing silent: {outcome.name} raised {outcome.error!r}")
+
+    async def _read(self, step: Step) -> None:
+        query = ListingQuery(category=CATEGORY, limit=100)
+        expected = self.truth.expect()
+        outcome = await self._invoke("read", lambda e: self.marketplace.read(e, query), step)
+        self.truth.check_listing(expected, outcome)
+
+    async def _light_repair(self, step: Step) -> None:
+        self._no_error(await self._invoke("light-repair", self.marketplace.light_repair, step))
+
+    async def _full_repair(self, step: Step) -> None:
+        self._no_error(await self._invoke("full-repair", self.marketplace.full_repair, step))
+
+    async def _redrive(self, step: Step) -> None:
+        await self._invoke("redrive", self.marketplace.redrive, step)
+
+    # Faults
+
+    async def _flaky(self, step: Step) -> None:
+        weather = self.world.weather
+        weather.kv_faults, weather.database_faults = ((0.05, 0.05), (0.3, 0.0), (0.0, 0.3))[
+            step.choice % 3
+        ]
+
+    async def _kv_outage(self, step: Step) -> None:
+        self.world.weather.kv_outage = (Fault.FAIL, Fault.HANG, Fault.LATE)[step.choice % 3]
+
+    async def _database_outage(self, step: Step) -> None:
+        self.world.weather.database_outage = (Fault.FAIL, Fault.HANG)[step.choice % 2]
+
+    async def _recover(self, step: Step) -> None:
+        self.world.weather.clear()
+
+    async def _damage_index(self, step: Step) -> None:
+        self.marketplace.damage_index(self.world.kv, step.choice)
+
+    async def _lose_record(self, step: Step) -> None:
+        if settled := self._settled():
+            snapshot = self.truth.snapshot()
+            identity = self._one_of(settled, step)
+            self.truth.remove_record(snapshot.rows[identity])
+            self.settled_since.pop(identity)
+            self.world.note(f"        record of {identity} is gone")
+
+    async def _lose_row(self, step: Step) -> None:
+        if settled := self._settled():
+            identity = self._one_of(settled, step)
+            self.truth.remove_row(identity)
+            self.settled_since.pop(identity)
+            self.world.note(f"        row of {identity} is gone")
+
+    def _settled(self) -> list[str]:
+        """Skills that both stores have held, in the same state, for longer than any staleness.
+
+        Only of these a copy may be lost: to lose a copy before there is a second one is to lose
+        the skill, and nobody can promise anything against that.
+        """
+        now = self.world.loop.time()
+        snapshot = self.truth.snapshot()
+        settled = []
+        for identity, row in snapshot.rows.items():
+            key = self.marketplace.record_key(row.name)
+            seen = [self.truth.read_record(key, value) for value in self.world.kv.visible(key)]
+            if all(skill is not None and skill.revision == row.revision for skill in seen):
+                since = self.settled_since.setdefault(identity, now)
+                if now - since > SETTLING:
+                    settled.append(identity)
+            else:
+                self.settled_since.pop(identity, None)
+        return settled
+
+    # The end
+
+    async def _settle(self) -> None:
+        """Faults end, everything is delivered and redriven, one repair is made, then the checks."""
+        world, marketplace = self.world, self.marketplace
+        world.note("the faults end")
+        world.weather.clear()
+        world.publish_queue.duplicates = 0.0
+        await asyncio.sleep(SETTLING)
+        await self._drain()
+        await world.invoke("redrive", marketplace.redrive)
+        await self._drain()
+        await self._repair()
+        await asyncio.sleep(SETTLING)
+        self.truth.check_settled()
+        before = self.truth.content()
+        await self._repair()
+        await asyncio.sleep(SETTLING)
+        if self.truth.content() != before:
+            raise Violation("3 convergent: a second repair changed something")
+        self._raise_found()
+
+    async def _drain(self) -> None:
+        queues = (
+            (self.world.publish_queue, self.marketplace.publish, "publish"),
+            (self.world.dead_letters, self.marketplace.bury, "bury"),
+        )
+        for _ in range(MAX_DRAINS):
+            due = [queue.next_due() for queue, _, _ in queues]
+            moments = [moment for moment in due if moment is not None]
+            if not moments:
+                await asyncio.sleep(SETTLING)
+                return
+            await asyncio.sleep(max(0.0, min(moments) - self.world.loop.time()))
+            for queue, handler, name in queues:
+                await self._deliver(queue, handler, name, 10)
+        raise Violation("6 nothing silent: messages go round for ever")
+
+    async def _repair(self) -> None:
+        for _ in range(20):
+            outcome = await self.world.invoke("full-repair", self.marketplace.full_repair)
+            self._no_error(outcome)
+            if outcome.value is not None and outcome.value.finished:
+                return
+        raise Violation("3 convergent: the repair does not come to an end")
+
+
+def run(marketplace: Marketplace, schedule: Schedule) -> Failure | None:
+    """Run a schedule; None when every invariant held."""
+    loop = new_loop(f"{schedule.seed}/loop")
+    worlds: list[World] = []
+
+    async def main() -> None:
+        this = Run(marketplace, schedule)
+        worlds.append(this.world)
+        await this.play()
+
+    try:
+        loop.run_until_complete(main())
+        loop.raise_unhandled()
+    except (Violation, Deadlock) as violation:
+        return Failure(schedule, str(violation), tuple(worlds[0].trace))
+    finally:
+        loop.close()
+    return None
+
+
+def trace_of(marketplace: Marketplace, schedule: Schedule) -> list[str]:
+    """What happened in a run; for the tests of determinism."""
+    traces: list[list[str]] = []
+    loop = new_loop(f"{schedule.seed}/loop")
+
+    async def main() -> None:
+        this = Run(marketplace, schedule)
+        traces.append(this.world.trace)
+        await this.play()
+
+    try:
+        loop.run_until_complete(main())
+    except (Violation, Deadlock) as violation:
+        traces[0].append(str(violation))
+    finally:
+        loop.close()
+    return traces[0]
+
+
+def shrink(marketplace: Marketplace, failure: Failure) -> Failure:
+    """The same kind of failure with as few steps as can be found quickly.
+
+    First the smallest failing prefix, then without each step that is not needed.
+    """
+    kind = failure.message.split(":")[0]
+
+    def fails(steps: Sequence[Step]) -> Failure | None:
+        found = run(marketplace, Schedule(failure.schedule.seed, tuple(steps)))
+        return found if found is not None and found.message.split(":")[0] == kind else None
+
+    best = failure
+    for length in range(len(failure.schedule.steps)):
+        found = fails(failure.schedule.steps[:length])
+        if found is not None:
+            best = found
+            break
+    position = len(best.schedule.steps) - 1
+    while position >= 0:
+        steps = best.schedule.steps
+        found = fails((*steps[:position], *steps[position + 1 :]))
+        best = found or best
+        position -= 1
+    return best

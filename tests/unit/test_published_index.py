@@ -1,0 +1,581 @@
+"""The index: generations, damage of every kind, the race it loses by design, and the recovery."""
+
+import asyncio
+import hashlib
+import json
+import tracemalloc
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from marketplace import published_index, summary_blocks
+from marketplace import submission_store as store
+from marketplace.json_arrays import BrokenArray, iterate_array
+from marketplace.kv_keys import INDEX_KEY
+from marketplace.storage import KV_VALUE_LIMIT, Fingerprint, KvError, Source
+from tests.simulation.loop import current_loop
+from tests.simulation.remote import Fault
+from tests.unit.kv_support import Bench, fault, make_skill, names, run
+
+
+async def read_names(bench: Bench) -> list[str]:
+    reading = await store.read_index(bench.env)
+    return [entry.summary.name for entry in reading.summaries()]
+
+
+async def listing(bench: Bench, **options: Any) -> store.PublishedSkills:
+    return await store.get_published_skills_list(bench.env, **options)
+
+
+async def write_records(bench: Bench, *slugs: str) -> None:
+    for slug in slugs:
+        await store.write_record(bench.env, make_skill(slug))
+
+
+async def write_index(bench: Bench, generation: str, *slugs: str) -> store.IndexHeader:
+    writer = store.IndexWriter.begin(bench.env, generation)
+    await writer.add([make_skill(slug).published_summary() for slug in slugs])
+    return await writer.finish()
+
+
+async def pass_time(seconds: float) -> None:
+    loop = current_loop()
+    done = loop.create_future()
+    loop.call_later(seconds, done.set_result, None)
+    await done
+
+
+# --- writing
+
+
+def test_what_is_written_is_read_with_its_count_and_fingerprint() -> None:
+    async def test(bench: Bench) -> None:
+        header = await write_index(bench, "g1", "c", "a", "b")
+        assert await read_names(bench) == ["a", "b", "c"]
+        assert await store.index_header(bench.env) == header
+        entries = [make_skill(slug).published_summary() for slug in "abc"]
+        digest = published_index.add_to_digest("0" * 16, entries)
+        assert header.fingerprint == Fingerprint(3, digest)
+        assert (await store.read_index(bench.env)).complete
+
+    run(test)
+
+
+def test_the_fingerprint_is_the_documented_one() -> None:
+    entry = make_skill("a").published_summary()
+    expected = hashlib.sha256(f"a {entry.revision}".encode()).hexdigest()[:16]
+    assert published_index.add_to_digest("0" * 16, [entry]) == expected
+
+
+def test_a_write_goes_on_in_another_invocation_from_plain_data(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(published_index, "BLOCK_SIZE", 4)
+
+    async def test(bench: Bench) -> None:
+        entries = [make_skill(f"s-{number:02}").published_summary() for number in range(22)]
+        progress = store.IndexWriter.begin(bench.env, "job-1").progress
+        for start in range(0, 22, 10):
+            writer = store.IndexWriter(bench.env, progress)
+            await writer.add(entries[start : start + 10])
+            await writer.flush()
+            kept = msgspec.json.encode(writer.progress)
+            progress = msgspec.json.decode(kept, type=store.IndexProgress)
+            assert (await store.index_header(bench.env)).problem == "missing"
+        await store.IndexWriter(bench.env, progress).finish()
+        assert len(await read_names(bench)) == 22
+        assert (await store.index_header(bench.env)).count == 22
+
+    run(test)
+
+
+def test_readers_see_one_generation_or_the_other() -> None:
+    async def test(bench: Bench) -> None:
+        await write_index(bench, "g1", "a", "b")
+        seen: list[list[str]] = []
+
+        async def look(*_: object) -> None:
+            bench.kv.faults = None
+            seen.append(await read_names(bench))
+
+        writer = store.IndexWriter.begin(bench.env, "g2")
+        await writer.add([make_skill(slug).published_summary() for slug in "cd"])
+        await look()
+        await writer.flush()
+        await look()
+        bench.kv.faults = fault(Fault.FAIL, "put")
+        with pytest.raises(KvError):
+            await writer.finish()
+        await look()
+        await writer.finish()
+        await look()
+        assert seen == [["a", "b"]] * 3 + [["c", "d"]]
+
+    run(test)
+
+
+def test_old_generations_go_at_the_next_write_but_one() -> None:
+    async def test(bench: Bench) -> None:
+        for number in range(1, 5):
+            await write_index(bench, f"g{number}", "a")
+        assert bench.kv.keys("skills:published-index:") == [
+            "skills:published-index:g3:0",
+            "skills:published-index:g4:0",
+        ]
+        await write_index(bench, "g4", "a")  # the same step again
+        assert await read_names(bench) == ["a"]
+        assert bench.kv.operations["list"] == 0
+
+    run(test)
+
+
+# --- adding
+
+
+def test_adding_takes_one_read_and_one_write_for_a_batch() -> None:
+    async def test(bench: Bench) -> None:
+        await write_index(bench, "g1", "a", "b")
+        await pass_time(2)
+        before = bench.kv.operations.total()
+        newer = make_skill("b", current_version="2.0.0")
+        assert await store.add_to_published_index(bench.env, [newer, make_skill("c")])
+        assert bench.kv.operations.total() - before == 2
+        reading = await store.read_index(bench.env)
+        versions = {e.summary.name: e.summary.current_version for e in reading.summaries()}
+        assert versions == {"a": "1.0.0", "b": "2.0.0", "c": "1.0.0"}
+        header = await store.index_header(bench.env)
+        assert (header.count, header.recent) == (2, 2)
+
+    run(test)
+
+
+def test_adding_is_at_most_once_a_second_and_never_raises() -> None:
+    async def test(bench: Bench) -> None:
+        assert await store.add_to_published_index(bench.env, [make_skill("a")])
+        assert not await store.add_to_published_index(bench.env, [make_skill("b")])
+        await pass_time(1.1)
+        assert await store.add_to_published_index(bench.env, [make_skill("c")])
+        await pass_time(1.1)
+        for kind in (Fault.FAIL, Fault.HANG):
+            bench.kv.faults = fault(kind, "put")
+            assert not await store.add_to_published_index(bench.env, [make_skill("d")])
+        bench.kv.faults = None
+        assert await read_names(bench) == ["a", "c"]
+        assert bench.log.events() == ["index-not-extended"] * 3
+
+    run(test, rate_limited=True)
+
+
+def test_recent_entries_are_bounded_and_the_oldest_go_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(published_index, "RECENT_LIMIT", 3)
+
+    async def test(bench: Bench) -> None:
+        for slug in "abcde":
+            await store.add_to_published_index(bench.env, [make_skill(slug)])
+            await pass_time(1.1)
+        assert await read_names(bench) == ["c", "d", "e"]
+        assert bench.log.events() == ["index-recent-full"] * 2
+
+    run(test)
+
+
+def test_a_full_write_keeps_what_came_while_it_ran_and_drops_what_it_contains() -> None:
+    async def test(bench: Bench) -> None:
+        await store.add_to_published_index(bench.env, [make_skill("old")])
+        await pass_time(published_index.CARRIED_SECONDS + 10)
+        writer = store.IndexWriter.begin(bench.env, "g1")
+        await writer.add([make_skill("old").published_summary()])
+        await store.add_to_published_index(bench.env, [make_skill("new")])
+        header = await writer.finish()
+        assert (header.count, header.recent) == (1, 1)
+        assert await read_names(bench) == ["new", "old"]
+
+    run(test)
+
+
+def test_concurrent_additions_lose_an_entry_but_no_skill_and_the_next_read_repairs() -> None:
+    async def test(bench: Bench) -> None:
+        await write_records(bench, "a", "b")
+        await asyncio.gather(
+            store.add_to_published_index(bench.env, [make_skill("a")]),
+            store.add_to_published_index(bench.env, [make_skill("b")]),
+        )
+        assert len(await read_names(bench)) == 1  # the race
+        await pass_time(2)
+        assert names(await listing(bench)) == ["a", "b"]
+        assert await read_names(bench) == ["a", "b"]
+        assert bench.log.events()[-1] == "index-repaired"
+
+    run(test)
+
+
+# --- the listing
+
+
+def test_the_larger_side_answers_and_the_other_fills_in() -> None:
+    async def test(bench: Bench) -> None:
+        await write_index(bench, "g1", "a", "b", "c")
+        await write_records(bench, "c", "d")
+        skills = await listing(bench)
+        assert names(skills) == ["a", "b", "c", "d"]
+        assert skills.source is Source.KV_INDEX
+        await write_records(bench, "e", "f")
+        assert (await listing(bench)).source is Source.KV_ENUMERATION
+
+    run(test)
+
+
+@pytest.mark.parametrize("index_is_newer", [True, False])
+def test_of_two_states_the_newer_is_listed(*, index_is_newer: bool) -> None:
+    async def test(bench: Bench) -> None:
+        states = [make_skill("a"), make_skill("a", current_version="1.10.0")]
+        record, indexed = states if index_is_newer else reversed(states)
+        await store.write_record(bench.env, record)
+        await store.add_to_published_index(bench.env, [indexed])
+        (entry,) = await listing(bench)
+        assert entry.summary.current_version == "1.10.0"
+
+    run(test)
+
+
+def test_one_slug_of_two_skills_stays_with_the_record() -> None:
+    async def test(bench: Bench) -> None:
+        await store.write_record(bench.env, make_skill("a"))
+        other = make_skill("a", repo_url="https://github.com/evil/a", current_version="9.0.0")
+        await store.add_to_published_index(bench.env, [other])
+        await store.write_outbox(bench.env, other)
+        (entry,) = await listing(bench)
+        assert entry.summary.repo_url == "https://github.com/octo/a"
+
+    run(test)
+
+
+def test_moved_skills_are_listed_once_and_the_outbox_is_part_of_the_listing() -> None:
+    async def test(bench: Bench) -> None:
+        await write_index(bench, "g1", "old", "x")
+        await write_records(bench, "new", "x")
+        await store.mark_moved(bench.env, "old", "new")
+        await store.write_outbox(bench.env, make_skill("waiting"))
+        await store.write_outbox(bench.env, make_skill("x", current_version="3.0.0"))
+        found = {e.summary.name: e.summary.current_version for e in await listing(bench)}
+        assert found == {"new": "1.0.0", "waiting": "1.0.0", "x": "3.0.0"}
+        assert "waiting" not in await read_names(bench)  # its slug is not decided yet
+
+    run(test)
+
+
+def test_nothing_is_nothing_only_when_a_source_says_so() -> None:
+    async def test(bench: Bench) -> None:
+        empty = await listing(bench)
+        assert (list(empty), empty.count, empty.degraded) == ([], 0, ())
+        assert bench.kv.keys() == []
+        bench.kv.faults = fault(Fault.FAIL, "list")
+        with pytest.raises(KvError):  # no index is no proof
+            await listing(bench)
+        bench.kv.faults = fault(Fault.HANG, "list", "get")
+        with pytest.raises(KvError):
+            await listing(bench)
+        assert current_loop().time() < 10
+
+    run(test)
+
+
+@pytest.mark.parametrize("kind", [Fault.FAIL, Fault.HANG])
+def test_one_source_answers_for_the_other_and_says_so_in_time(kind: Fault) -> None:
+    async def test(bench: Bench) -> None:
+        await write_index(bench, "g1", "a", "b")
+        await write_records(bench, "a", "b")
+        for operation, key, source in (("list", "skill:", "enumeration"), ("get", "", "index")):
+            bench.kv.faults = fault(kind, operation, key=key)
+            started = current_loop().time()
+            skills = await listing(bench, deadline=1.5)
+            assert names(skills) == ["a", "b"]
+            assert skills.degraded[0].startswith(source)
+            assert current_loop().time() - started < 1.6
+
+    run(test)
+
+
+def test_beyond_the_budget_the_index_answers_for_the_rest() -> None:
+    async def test(bench: Bench) -> None:
+        slugs = [f"s-{number:02}" for number in range(30)]
+        await write_index(bench, "g1", *slugs)
+        await write_records(bench, *slugs)
+        skills = await listing(bench, page_budget=2)
+        assert names(skills) == slugs
+        assert skills.truncated
+        assert skills.source is Source.KV_INDEX
+        assert bench.kv.operations["list"] == 3  # with the outbox
+        bench.kv.damage(INDEX_KEY, None)
+        partial = await listing(bench, page_budget=2)
+        assert names(partial) == slugs[:10]
+        assert partial.degraded == ("index: missing",)
+        assert bench.kv.peek(INDEX_KEY) is None  # a part is no index
+
+    run(test, page_limit=5)
+
+
+def test_the_cache_keeps_good_answers_for_a_minute_and_never_an_error() -> None:
+    async def test(bench: Bench) -> None:
+        cache = store.FallbackCache()
+        bench.kv.faults = fault(Fault.FAIL, "list", "get")
+        with pytest.raises(KvError):
+            await listing(bench, cache=cache)
+        bench.kv.faults = None
+        await write_records(bench, "a")
+        bench.kv.faults = fault(Fault.FAIL, "get")
+        assert names(await listing(bench, cache=cache)) == ["a"]
+        assert cache.skills is None  # degraded
+        bench.kv.faults = None
+        await listing(bench, cache=cache)
+        await write_records(bench, "b")
+        assert names(await listing(bench, cache=cache)) == ["a"]
+        await pass_time(60)
+        assert names(await listing(bench, cache=cache)) == ["a", "b"]
+
+    run(test)
+
+
+def test_one_request_makes_the_answer_for_those_that_wait() -> None:
+    async def test(bench: Bench) -> None:
+        cache = store.FallbackCache()
+        await write_records(bench, "a")
+        answers = await asyncio.gather(*(listing(bench, cache=cache) for _ in range(20)))
+        assert {answer.count for answer in answers} == {1}
+        assert bench.kv.operations["list"] == 2
+        cache.skills, cache.being_made_until = None, current_loop().time() + 1  # one that died
+        assert (await listing(bench, cache=cache)).count == 1
+
+    run(test)
+
+
+# --- damage
+
+
+async def healthy(bench: Bench) -> None:
+    await write_records(bench, "a", "b", "c")
+    await write_index(bench, "g1", "a", "b", "c")
+    await pass_time(2)
+    await store.add_to_published_index(bench.env, [make_skill("c", current_version="1.0.1")])
+    await pass_time(2)
+
+
+SUMMARY = {"name": "z", "repoUrl": "https://github.com/o/z"}
+DAMAGE: dict[str, bytes] = {
+    "empty": b"",
+    "spaces": b"   ",
+    "null": b"null",
+    "number": b"7" * 5000,
+    "string": b'"skills"',
+    "random": bytes(range(256)) * 10,
+    "open list": b"[",
+    "deep": b"[" * 300_000,
+    "deep objects": b'{"a":' * 300_000,
+    "cut list": json.dumps([SUMMARY, SUMMARY]).encode()[:-5],
+    "other version": b'{"format": "published-index", "version": 2, "pages": []}',
+    "other format": b'{"format": "something", "skills": [1]}',
+    "empty object": b"{}",
+    "count that lies": b'{"format":"published-index","version":1,"generation":"g","writtenAt":"x",'
+    b'"rebuiltAt":null,"count":9,"fingerprint":{"count":9,"digest":"0"},"pages":[]}',
+    "time that is none": b'{"format":"published-index","version":1,"generation":"g",'
+    b'"writtenAt":"x","rebuiltAt":null,"count":0,"fingerprint":{"count":0,"digest":"0"},"pages":[],'
+    b'"recent":[{"addedAt":"","entry":[[["x"]]]},{"addedAt":"","entry":null}]}',
+    "list of strings": b'["a", "b", "\xff", "\\ud800"]',
+    "list of everything": b'[null, 1e999, NaN, {"name": "\\ud800"}, [[]], {}, "x", -0.0, tru]',
+    "25 MiB of nothing": b" " * KV_VALUE_LIMIT,
+    "25 MiB of brackets": b"[" * KV_VALUE_LIMIT,
+    "25 MiB of one string": b'["' + b"\\" * (KV_VALUE_LIMIT - 2),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_index_is_reported_hides_nothing_and_is_repaired(damage: str) -> None:
+    async def test(bench: Bench) -> None:
+        await write_records(bench, "a", "b", "c")
+        bench.kv.damage(INDEX_KEY, DAMAGE[damage])
+        reading = await store.read_index(bench.env)
+        assert reading.problems
+        assert not reading.complete
+        skills = await listing(bench)
+        assert set("abc") <= set(names(skills))
+        assert not set(names(skills)) - set("abcz")
+        assert set(await read_names(bench)) == set(names(skills))
+        assert (await store.read_index(bench.env)).complete
+        bench.kv.faults = fault(Fault.FAIL, "list")
+        assert names(await listing(bench)) == names(skills)
+
+    run(test)
+
+
+def test_a_broken_recent_entry_is_reported_once_and_not_handed_on() -> None:
+    async def test(bench: Bench) -> None:
+        await healthy(bench)
+        value = bench.kv.peek(INDEX_KEY) or b""
+        bench.kv.damage(INDEX_KEY, value.replace(b"What c does", b"What \x80 does"))
+        assert [p.split(":")[0] for p in (await store.read_index(bench.env)).problems] == [
+            "recent entry"
+        ]
+        await listing(bench)  # repairs
+        assert (await store.read_index(bench.env)).complete
+
+    run(test)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_no_flipped_or_missing_byte_makes_the_listing_smaller(data: st.DataObject) -> None:
+    async def test(bench: Bench) -> None:
+        await healthy(bench)
+        key = data.draw(st.sampled_from([INDEX_KEY, *bench.kv.keys(f"{INDEX_KEY}:")]))
+        value = bench.kv.peek(key) or b""
+        at = data.draw(st.integers(0, len(value) - 1))
+        end = data.draw(st.sampled_from([b"", value[at + 1 :], value[at + 2 :]]))
+        middle = data.draw(st.binary(max_size=3))
+        bench.kv.damage(key, value[:at] + middle + end)
+        header = await store.index_header(bench.env)
+        assert header.problem is None or header.count == 0
+        assert set("abc") <= set(names(await listing(bench)))
+        await store.add_to_published_index(bench.env, [make_skill("d")])
+        await store.read_index(bench.env)
+
+    run(test)
+
+
+def remove(_: bytes) -> None:
+    return None
+
+
+def halve(value: bytes) -> bytes:
+    return value[: len(value) // 2]
+
+
+def garble(value: bytes) -> bytes:
+    return b"\x00" + value[1:]
+
+
+@pytest.mark.parametrize("harm", [remove, halve, garble])
+def test_a_damaged_page_costs_its_own_part_only(
+    harm: Callable[[bytes], bytes | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(published_index, "BLOCK_SIZE", 2)
+
+    async def test(bench: Bench) -> None:
+        await write_index(bench, "g1", "a", "b", "c", "d", "e")
+        key = f"{INDEX_KEY}:g1:1"
+        bench.kv.damage(key, harm(bench.kv.peek(key) or b""))
+        reading = await store.read_index(bench.env)
+        assert [e.summary.name for e in reading.summaries()] == ["a", "b", "e"]
+        assert (len(reading.problems), reading.complete) == (1, False)
+        bench.kv.faults = fault(Fault.FAIL, "list")
+        skills = await listing(bench)
+        assert names(skills) == ["a", "b", "e"]
+        assert any("g1:1" in reason for reason in skills.degraded)
+
+    run(test)
+
+
+# --- the original shape
+
+
+@pytest.mark.parametrize("wrap", ["%s", "\ufeff %s", '{"total": 3, "skills": %s}', '{"items":%s}'])
+def test_the_original_shape_is_read(wrap: str) -> None:
+    async def test(bench: Bench) -> None:
+        entries = [
+            {
+                "slug": "b",
+                "repository": "https://github.com/o/b",
+                "version": "2.0.0",
+                "x": ']},{\\"',
+            },
+            msgspec.to_builtins(make_skill("a")),
+            {"name": "broken"},
+        ]
+        bench.kv.damage(INDEX_KEY, (wrap % json.dumps(entries)).encode())
+        reading = await store.read_index(bench.env)
+        found = {e.summary.name: e.summary.current_version for e in reading.summaries()}
+        assert found == {"a": "1.0.0", "b": "2.0.0"}
+        assert reading.problems == ["original shape", "entry 2: no repoUrl"]
+        assert (await store.index_header(bench.env)).problem == "original shape"
+        assert not await store.add_to_published_index(bench.env, [make_skill("c")])
+        await store.write_record(bench.env, make_skill("a"))
+        (a, b) = await listing(bench)
+        assert a == make_skill("a").published_summary()  # of equal age the record counts
+        assert b.summary.name == "b"
+
+    run(test)
+
+
+def test_the_original_shape_at_its_largest_is_read_in_bounded_memory() -> None:
+    async def test(bench: Bench) -> None:
+        entry = json.dumps({**SUMMARY, "name": "s-000000", "description": "d" * 4000}).encode()
+        amount = KV_VALUE_LIMIT // (len(entry) + 1) - 1
+        parts = (entry.replace(b"000000", b"%06d" % number) for number in range(amount))
+        bench.kv.damage(INDEX_KEY, b"[" + b",".join(parts) + b"]")
+        tracemalloc.start()
+        reading = await store.read_index(bench.env)
+        layers = reading.layers()
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert sum(summary_blocks.count(blocks) for blocks in layers) == amount
+        assert peak < 20_000_000
+
+    run(test)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(st.characters(exclude_categories=["Cs"])),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text('ab"\\[]{},', max_size=4), inner),
+    max_leaves=20,
+)
+
+
+@given(st.lists(json_values), st.sampled_from([None, 1]))
+def test_arrays_fall_apart_into_their_elements(values: list[object], indent: int | None) -> None:
+    text = json.dumps(values, indent=indent, ensure_ascii=False).encode()
+    assert [json.loads(element) for element in iterate_array(text)] == values
+
+
+@given(st.lists(json_values, min_size=1), st.data())
+def test_a_cut_array_gives_what_is_whole(values: list[object], data: st.DataObject) -> None:
+    text = json.dumps(values).encode()
+    cut = text[: data.draw(st.integers(0, len(text) - 1))]
+    found = iterate_array(cut)
+    elements: list[object] = []
+    with pytest.raises(BrokenArray):
+        elements.extend(json.loads(element) for element in found)
+    assert elements == values[: len(elements)]
+
+
+# --- blocks
+
+
+@given(
+    st.lists(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 9)), max_size=40), max_size=4)
+)
+def test_merging_blocks_keeps_the_newest_of_each_slug(layers: list[list[tuple[int, int]]]) -> None:
+    expected: dict[str, str] = {}
+    packed = []
+    for layer in layers:
+        entries = [
+            make_skill(f"s-{slug:02}", current_version=f"1.{minor}.0").published_summary()
+            for slug, minor in layer
+        ]
+        for entry in entries:
+            name = entry.summary.name
+            expected[name] = max(expected.get(name, ""), entry.revision)
+        size = 3
+        packed.append(
+            [
+                summary_blocks.pack(map(summary_blocks.entry_of, entries[start : start + size]))
+                for start in range(0, len(entries), size)
+            ]
+        )
+    merged = list(summary_blocks.iterate(summary_blocks.merge(packed, without={"s-07"})))
+    expected.pop("s-07", None)
+    assert [(e.summary.name, e.revision) for e in merged] == sorted(expected.items())

@@ -1,0 +1,525 @@
+"""Records, enumeration, aliases, outbox and submissions in KV."""
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from marketplace import submission_store as store
+from marketplace.kv_access import MAX_RECORD_BYTES
+from marketplace.models import (
+    InvalidRecord,
+    Publication,
+    Scan,
+    Skill,
+    Submission,
+    SubmissionState,
+    SubmissionStatus,
+    Verdict,
+)
+from marketplace.storage import KV_METADATA_LIMIT, KV_VALUE_LIMIT, DeadLetter, KvError
+from tests.simulation.remote import Fault
+from tests.unit.kv_support import Bench, fault, make_skill, run
+
+# Text that KV and JSON can hold: everything but lone surrogates
+text = st.text(st.characters(exclude_categories=["Cs"]), max_size=120)
+
+
+async def enumerate_all(bench: Bench, **options: Any) -> list[store.PublishedPage]:
+    return [page async for page in store.enumerate_published_skills(bench.env, **options)]
+
+
+async def listed(bench: Bench) -> list[str]:
+    return [e.summary.name for page in await enumerate_all(bench) for e in page.summaries]
+
+
+# --- metadata
+
+
+@given(
+    description=text,
+    display_name=text,
+    labels=st.lists(text, max_size=4).map(tuple),
+    score=st.integers(-(2**63), 2**63 - 1),
+    trend=st.floats(allow_nan=False, allow_infinity=False),
+    base_slug=st.sampled_from(["pdf-tools", "tools"]),
+)
+def test_metadata_fits_and_comes_back_the_same_or_is_left_out(
+    description: str,
+    display_name: str,
+    labels: tuple[str, ...],
+    score: int,
+    trend: float,
+    base_slug: str,
+) -> None:
+    skill = make_skill(
+        description=description,
+        display_name=display_name,
+        labels=labels,
+        cert_score=score,
+        trending_score_7d=trend,
+        base_slug=base_slug,
+    )
+    metadata = store.encode_metadata(skill)
+    if metadata is None:
+        size = len(json.dumps(description + display_name + "".join(labels), ensure_ascii=False))
+        assert size > 200
+    else:
+        assert len(json.dumps(metadata, ensure_ascii=False).encode()) <= KV_METADATA_LIMIT
+        assert store.decode_metadata("pdf-tools", metadata) == skill.published_summary()
+
+
+def test_an_ordinary_skill_with_the_longest_description_fits() -> None:
+    skill = make_skill(description="A sentence. " * 90, license="Apache-2.0")
+    assert store.encode_metadata(skill) is not None
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        None,
+        {},
+        {"name": "pdf-tools"},
+        [],
+        7,
+        True,
+        "",
+        "[]",
+        "null",
+        '["s9"]',
+        "[" * 100_000,
+        "\ud800",
+    ],
+)
+def test_unusable_metadata_is_none(metadata: object) -> None:
+    assert store.decode_metadata("pdf-tools", metadata) is None
+
+
+@given(st.data())
+def test_damaged_metadata_never_raises_nor_breaks_the_identity(data: st.DataObject) -> None:
+    metadata = store.encode_metadata(make_skill())
+    assert metadata is not None
+    at = data.draw(st.integers(0, len(metadata) - 1))
+    damaged = metadata[:at] + data.draw(st.text(max_size=2)) + metadata[at + 1 :]
+    match store.decode_metadata("pdf-tools", damaged):
+        case None | store.Moved():
+            pass
+        case published:
+            assert published.summary.name == "pdf-tools"
+            assert published.summary.identity
+
+
+def test_metadata_of_another_slug_is_not_believed() -> None:
+    assert store.decode_metadata("other", store.encode_metadata(make_skill())) is None
+
+
+# --- enumeration
+
+
+def test_metadata_and_values_enumerate_the_same_over_all_pages() -> None:
+    async def test(bench: Bench) -> None:
+        skills = [make_skill(f"skill-{number}") for number in range(25)]
+        for number, skill in enumerate(skills):
+            await store.write_record(bench.env, skill)
+            if number % 2:  # as an older generation wrote it
+                bench.kv.damage(
+                    f"skill:{skill.name}", msgspec.json.encode(skill), metadata={"v": 0}
+                )
+        pages = await enumerate_all(bench)
+        found = {e.summary.name: e for page in pages for e in page.summaries}
+        assert found == {skill.name: skill.published_summary() for skill in skills}
+        assert len(pages) == 9
+        assert pages[-1].cursor is None
+
+    run(test, page_limit=3)
+
+
+def test_empty_pages_are_not_the_end() -> None:
+    async def test(bench: Bench) -> None:
+        await store.write_record(bench.env, make_skill())
+        empty = iter([Fault.EMPTY_PAGE, Fault.EMPTY_PAGE])
+        bench.kv.faults = lambda operation: next(empty, None) if operation.kind == "list" else None
+        assert await listed(bench) == ["pdf-tools"]
+
+    run(test)
+
+
+def test_the_page_budget_stops_with_a_cursor_to_go_on() -> None:
+    async def test(bench: Bench) -> None:
+        for number in range(6):
+            await store.write_record(bench.env, make_skill(f"skill-{number}"))
+        first = await enumerate_all(bench, page_budget=2)
+        assert [page.last_slug for page in first] == ["skill-1", "skill-3"]
+        rest = await enumerate_all(bench, cursor=first[-1].cursor)
+        assert [e.summary.name for page in rest for e in page.summaries] == ["skill-4", "skill-5"]
+
+    run(test, page_limit=2)
+
+
+BROKEN = {
+    "skill:no-json": b"{",
+    "skill:random": bytes(range(256)),
+    "skill:deep": b"[" * 200_000,
+    "skill:deep-name": b'{"repoUrl": "https://github.com/o/r", "labels": '
+    + b"[" * 900
+    + b"]" * 900
+    + b"}",
+    "skill:huge-number": b'{"repoUrl": "https://github.com/o/r", "certScore": 1'
+    + b"0" * 6000
+    + b"}",
+    "skill:overflow": b'{"repoUrl": "https://github.com/o/r", "trendingScore7d": 1e400}',
+    "skill:nan": b'{"repoUrl": "https://github.com/o/r", "certScore": NaN}',
+    "skill:surrogate": b'{"repoUrl": "https://github.com/o/r", "description": "\\ud800"}',
+    "skill:list": b"[1, 2]",
+    "skill:no-repository": b'{"name": "no-repository"}',
+    "skill:bad-repository": b'{"repoUrl": "javascript:alert(1)"}',
+    "skill:moved-nowhere": b'{"movedTo": 7}',
+    "skill:wrong-types": b'{"repoUrl": "https://github.com/o/r", "labels": {"a": 1}}',
+    "skill:empty": b"",
+    "skill:whale": b'{"description": "' + b"x" * (KV_VALUE_LIMIT - 100) + b'"}',
+    "skill:": b"{}",
+    "skill:UPPER": b"{}",
+    "skill:a b": b"{}",
+    "skill:\u202e\u0000\U0001f4a9": b"{}",
+    "skill:a:b": b"{}",
+    "skill:../x": b"{}",
+}
+
+
+def test_malformed_records_are_named_and_never_hide_the_others() -> None:
+    async def test(bench: Bench) -> None:
+        for key, value in BROKEN.items():
+            bench.kv.damage(key, value)
+        healthy = [make_skill(f"skill-{number:03}") for number in range(150)]
+        for skill in healthy:
+            bench.kv.damage(f"skill:{skill.name}", msgspec.json.encode(skill))
+        bench.kv.damage(
+            "skill:twice", b'{"name": "x", "name": "twice", "repoUrl": "https://github.com/o/r"}'
+        )
+        pages = await enumerate_all(bench)
+        assert [e.summary.name for p in pages for e in p.summaries] == [
+            *(skill.name for skill in healthy),
+            "twice",
+        ]
+        assert {broken.key for p in pages for broken in p.malformed} == set(BROKEN)
+        named = [line["key"] for line in bench.log.lines if line["event"] == "kv-record-malformed"]
+        assert len(named) == 20
+        assert bench.log.lines[-1]["not_named"] == len(BROKEN) - 20
+        assert bench.kv.operations["get_many"] + bench.kv.operations["get"] < 20
+
+    run(test)
+
+
+def test_aliases_and_moved_records_are_told_apart_from_skills() -> None:
+    async def test(bench: Bench) -> None:
+        await store.write_record(bench.env, make_skill("new"))
+        await store.mark_moved(bench.env, "old", "new")
+        bench.kv.damage("skill:alias:older", b'"new"')
+        (page,) = await enumerate_all(bench)
+        assert [e.summary.name for e in page.summaries] == ["new"]
+        assert page.moved == [store.Moved("old", "new")]
+        assert page.aliases == [store.Alias("old", "new"), store.Alias("older", None)]
+        assert [key.name for key in page.record_keys()] == ["new"]
+
+    run(test)
+
+
+def test_a_skill_named_alias_is_a_skill() -> None:
+    async def test(bench: Bench) -> None:
+        await store.write_record(bench.env, make_skill("alias"))
+        assert await listed(bench) == ["alias"]
+
+    run(test)
+
+
+def test_110_000_keys_take_111_list_calls_at_most() -> None:
+    async def test(bench: Bench) -> None:
+        template = store.encode_metadata(make_skill("s-000000"))
+        assert template is not None
+        for number in range(110_000):
+            metadata = template.replace("s-000000", f"s-{number:06}")
+            bench.kv.damage(f"skill:s-{number:06}", b"{}", metadata=metadata)
+        found = 0
+        async for page in store.enumerate_published_skills(bench.env):
+            found += len(page.summaries)
+        assert found == 110_000
+        assert bench.kv.operations == {"list": 110}
+
+    run(test)
+
+
+def test_a_hanging_kv_is_a_failed_kv() -> None:
+    async def test(bench: Bench) -> None:
+        bench.kv.faults = fault(Fault.HANG, "list", "get", "put")
+        with pytest.raises(KvError) as failure:
+            await listed(bench)
+        assert failure.value.reason == "timeout"
+        with pytest.raises(KvError):
+            await store.read_record(bench.env, "a")
+        with pytest.raises(KvError):
+            await store.write_record(bench.env, make_skill())
+
+    run(test)
+
+
+# --- single records
+
+
+def test_records_are_read_in_bulk_and_told_apart() -> None:
+    async def test(bench: Bench) -> None:
+        skill = make_skill(description="long " * 200)
+        await store.write_record(bench.env, skill)
+        await store.mark_moved(bench.env, "old", "pdf-tools")
+        bench.kv.damage("skill:bad", b"[]")
+        before = bench.kv.operations.total()
+        records = await store.read_records(
+            bench.env, ["pdf-tools", "old", "bad", "none", "x" * 600]
+        )
+        assert records["pdf-tools"] == skill
+        assert records["old"] == store.Moved("old", "pdf-tools")
+        assert isinstance(records["bad"], InvalidRecord)
+        assert records["none"] is None
+        assert records["x" * 600] is None
+        assert bench.kv.operations.total() - before == 1
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    "skill",
+    [
+        make_skill(name="Not A Slug", base_slug="a"),
+        make_skill(repo_url="nowhere"),
+        make_skill(description="\ud800"),
+        make_skill(description="x" * MAX_RECORD_BYTES),
+    ],
+)
+def test_what_could_not_be_read_back_is_not_written(skill: Skill) -> None:
+    async def test(bench: Bench) -> None:
+        with pytest.raises(InvalidRecord):
+            await store.write_record(bench.env, skill)
+        assert bench.kv.keys() == []
+
+    run(test)
+
+
+# --- aliases
+
+
+def test_aliases_resolve_over_chains() -> None:
+    async def test(bench: Bench) -> None:
+        env = bench.env
+        await store.write_record(env, make_skill("c"))
+        await store.mark_moved(env, "b", "c")
+        await store.write_alias(env, "a", "b")
+        bench.kv.damage("skill:alias:plain", b"c")
+        bench.kv.damage("skill:alias:quoted", b'"c"')
+        bench.kv.damage("skill:alias:object", b'{"newSlug": "c"}')
+        for slug in ("a", "b", "c", "plain", "quoted", "object"):
+            assert await store.resolve_alias(env, slug) == "c", slug
+        assert await store.resolve_alias(env, "unknown") is None
+        assert bench.log.lines == []
+
+    run(test)
+
+
+def test_aliases_that_lead_nowhere_end() -> None:
+    async def test(bench: Bench) -> None:
+        env = bench.env
+        await store.write_alias(env, "lost", "nothing")
+        await store.write_alias(env, "x", "y")
+        await store.write_alias(env, "y", "x")
+        for number in range(30):
+            await store.write_alias(env, f"n{number}", f"n{number + 1}")
+        bench.kv.damage("skill:alias:self", b'"self"')
+        for slug in ("lost", "x", "n0"):
+            assert await store.resolve_alias(env, slug) is None, slug
+        assert bench.log.events() == ["alias-unresolved"] * 3
+        for slug in ("self", "\ud800", "x" * 2000, ""):
+            assert await store.resolve_alias(env, slug) is None, slug
+
+    run(test)
+
+
+def test_moving_leaves_the_old_record_until_the_alias_is_there() -> None:
+    async def test(bench: Bench) -> None:
+        await store.write_record(bench.env, make_skill("old"))
+        bench.kv.faults = fault(Fault.FAIL, "put", key="alias")
+        with pytest.raises(KvError):
+            await store.mark_moved(bench.env, "old", "new")
+        assert await listed(bench) == ["old"]
+
+    run(test)
+
+
+# --- outbox
+
+
+def test_the_outbox_keeps_every_state_and_broken_entries_do_not_stand_in_the_way() -> None:
+    async def test(bench: Bench) -> None:
+        env = bench.env
+        first, second = make_skill(), make_skill(current_version="2.0.0")
+        keys = {await store.write_outbox(env, skill) for skill in (first, second, first)}
+        bench.kv.damage("outbox:0:broken", b"{")
+        entries = await store.list_outbox(env)
+        assert {entry.key for entry in entries} == keys
+        assert {entry.skill.current_version for entry in entries} == {"1.0.0", "2.0.0"}
+        assert len(await store.list_outbox_summaries(env)) == 2
+        assert len(await store.list_outbox(env, limit=1)) == 1
+        await store.clear_outbox(env, keys)
+        assert bench.kv.keys() == ["outbox:0:broken"]
+        with pytest.raises(ValueError, match="not a key of the outbox"):
+            await store.clear_outbox(env, ["skill:a"])
+
+    run(test)
+
+
+# --- submissions
+
+
+def make_submission(
+    identifier: str = "id-1", created_at: str = "2026-11-02T08:00:00.000Z"
+) -> Submission:
+    return Submission(
+        id=identifier,
+        repo_url="https://github.com/octo/tools",
+        skill_name="PDF tools",
+        base_slug="pdf-tools",
+        created_at=created_at,
+    )
+
+
+def make_scan(verdict: Verdict = Verdict.PASS, at: str = "2026-11-03T08:00:00.000Z") -> Scan:
+    return Scan(submission_id="id-1", verdict=verdict, score=90, scanned_at=at, reason="because")
+
+
+PUBLICATION = Publication(
+    submission_id="id-1", slug="pdf-tools", version="1.0.0", published_at="2026-11-04T08:00:00.000Z"
+)
+
+
+async def status(bench: Bench) -> SubmissionStatus:
+    found = await store.submission_status(bench.env, "id-1")
+    assert found is not None
+    return found
+
+
+def test_a_submission_moves_forward_only() -> None:
+    async def test(bench: Bench) -> None:
+        env, submission = bench.env, make_submission()
+        assert await store.submission_status(env, "id-1") is None
+        await store.create_submission(env, submission)
+        assert (await status(bench)).state is SubmissionState.RECEIVED
+        assert await store.find_by_identity(env, submission.identity) == "id-1"
+        pending = store.PendingSubmission("id-1", submission.created_at)
+        assert await store.oldest_pending(env) == pending
+        await store.record_scan(env, submission, make_scan())
+        assert (await status(bench)).state is SubmissionState.SCANNED
+        await store.record_publication(env, submission, PUBLICATION)
+        assert (await status(bench)).slug == "pdf-tools"
+        assert await store.oldest_pending(env) is None
+        await store.record_scan(
+            env, submission, make_scan(Verdict.FAIL, "2026-11-05T08:00:00.000Z")
+        )
+        assert (await status(bench)).state is SubmissionState.PUBLISHED
+
+    run(test)
+
+
+def test_a_rejected_submission_stays_rejected() -> None:
+    async def test(bench: Bench) -> None:
+        env, submission = bench.env, make_submission()
+        await store.create_submission(env, submission)
+        await store.record_scan(env, submission, make_scan())
+        late = make_scan(Verdict.FAIL, "2026-11-02T09:00:00.000Z")
+        assert (await store.record_scan(env, submission, late)).verdict is Verdict.PASS
+        rejection = make_scan(Verdict.FAIL, "2026-11-04T09:00:00.000Z")
+        assert await store.record_scan(env, submission, rejection) == rejection
+        later = make_scan(Verdict.PASS, "2026-11-05T09:00:00.000Z")
+        assert await store.record_scan(env, submission, later) == rejection
+        found = await status(bench)
+        assert (found.state, found.reason) == (SubmissionState.REJECTED, "because")
+        assert found.rejected_at == rejection.scanned_at
+        assert await store.oldest_pending(env) is None
+
+    run(test)
+
+
+def test_the_oldest_pending_is_one_list_call() -> None:
+    async def test(bench: Bench) -> None:
+        for number in (5, 3, 4):
+            created_at = f"2026-11-0{number}T08:00:00.000Z"
+            await store.create_submission(bench.env, make_submission(f"a:{number}", created_at))
+        oldest = await store.oldest_pending(bench.env)
+        assert oldest == store.PendingSubmission("a:3", "2026-11-03T08:00:00.000Z")
+        assert bench.kv.operations["list"] == 1
+
+    run(test)
+
+
+def test_damaged_submissions_are_told_from_missing_ones() -> None:
+    async def test(bench: Bench) -> None:
+        bench.kv.damage("sub:id-1", b'{"id": 7}')
+        bench.kv.damage("scan:id-1", b"\xff")
+        assert isinstance(await store.get_submission(bench.env, "id-1"), InvalidRecord)
+        assert isinstance((await store.get_scans(bench.env, ["id-1"]))["id-1"], InvalidRecord)
+        with pytest.raises(InvalidRecord):
+            await store.submission_status(bench.env, "id-1")
+        assert await store.get_submission(bench.env, "\ud800") is None
+
+    run(test)
+
+
+# --- dead letters, state, leases
+
+
+def test_dead_letters_are_listed_filtered_counted_and_removed() -> None:
+    async def test(bench: Bench) -> None:
+        env = bench.env
+        for number in range(5):
+            reason = "unknown-submission" if number % 2 else "poison"
+            letter = DeadLetter(
+                id=f"m{number}",
+                queue="publish",
+                body={"submissionId": "x"},
+                reason=reason,
+                detail="",
+                attempts=3,
+                failed_at=env.now(),
+                redriven_at=env.now() if number == 4 else None,
+            )
+            await store.store_dead_letter(env, letter)
+
+        async def ids(reason: str | None, after: str | None, limit: int) -> list[str]:
+            found = await store.list_dead_letters(env, reason=reason, after=after, limit=limit)
+            return [letter.id for letter in found]
+
+        assert await ids(None, None, 10) == ["m0", "m1", "m2", "m3"]
+        assert await ids(None, "m0", 2) == ["m1", "m2"]
+        assert await ids("poison", None, 10) == ["m0", "m2"]
+        assert await store.count_dead_letters(env) == {"poison": 2, "unknown-submission": 2}
+        await store.remove_dead_letter(env, "m0")
+        assert await store.get_dead_letters(env, ["m0"]) == []
+
+    run(test)
+
+
+def test_a_lease_is_held_until_it_ends() -> None:
+    async def test(bench: Bench) -> None:
+        env = bench.env
+        later, earlier = "2999-01-01T00:00:00.000Z", "1999-01-01T00:00:00.000Z"
+        assert await store.acquire_lease(env, "repair", "a", expires_at=later)
+        assert await store.acquire_lease(env, "repair", "a", expires_at=later)
+        assert not await store.acquire_lease(env, "repair", "b", expires_at=later)
+        await store.release_lease(env, "repair", "b")
+        assert not await store.acquire_lease(env, "repair", "b", expires_at=later)
+        await store.release_lease(env, "repair", "a")
+        assert await store.acquire_lease(env, "repair", "b", expires_at=earlier)
+        assert await store.acquire_lease(env, "repair", "a", expires_at=later)
+        await store.save_state(env, "report", b"{}")
+        assert await store.load_state(env, "report") == b"{}"
+
+    run(test)
