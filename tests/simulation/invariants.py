@@ -30,7 +30,7 @@ class Sent:
 
     id: str
     states: list[tuple[float, Skill]]  # when its verdict was written, and the skill it makes
-    kept: bool = False  # it was seen in a store: from now on it must stay there
+    kept: str = ""  # the revision owed that was seen in a store: from then on it must stay there
     acknowledged_at: float | None = None
 
     @property
@@ -147,9 +147,9 @@ class Truth:
         for submission_id, owed in self._owed.items():
             sent = self.sent[submission_id]
             if best.get(sent.identity, "") >= owed:
-                sent.kept = True
+                sent.kept = owed
                 continue
-            if not sent.kept:
+            if sent.kept < owed:
                 if excused is None:
                     excused = self._accounted_for()
                 if submission_id in excused:
