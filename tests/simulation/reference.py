@@ -39,7 +39,6 @@ class Flaw(StrEnum):
     LAST_WRITER_WINS = "last-writer-wins"  # an older revision replaces a newer one
     BASE_SLUG_WITHOUT_DATABASE = "base-slug-without-database"  # takes a slug KV cannot reserve
     NO_OUTBOX = "no-outbox"  # two versions race on one KV key
-    NO_MARK = "no-mark"  # does not look whether the row moved on while it wrote to KV
     NO_TIMEOUT = "no-timeout"  # waits for KV for ever
     SILENT_FALLBACK = "silent-fallback"  # does not say why
     ONE_PAGE = "one-page"  # enumerates the first page only
@@ -174,7 +173,7 @@ class ReferenceMarketplace:
                             env.log("kv-record-not-written", level="warning", reason=repr(error))
                             return
                         known = RecordKey(row.name, row.identity, row.revision)
-                        if Flaw.NO_MARK in self.flaws or not await database.mark_in_kv([known]):
+                        if not await database.mark_in_kv([known]):
                             return
                         row = await database.get_skill_by_identity(row.identity) or row
         except TimeoutError as error:
