@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from marketplace.logs import Logger, log_to_stdout
+from marketplace.seed import EMPTY_SEED, Seed
 from marketplace.storage import DatabaseConnector, KvNamespace, MessageQueue
 from marketplace.timestamps import format_timestamp
 
@@ -20,7 +21,7 @@ class Settings:
     jwt_secrets: tuple[str, ...] = ()
     jwt_issuer: str | None = None
     jwt_audience: str | None = None
-    database_read_timeout: float = 1.2  # to connect and answer one listing
+    database_read_timeout: float = 1.0  # to connect and answer one read
     database_write_timeout: float = 5.0
     kv_timeout: float = 5.0
     enumeration_page_budget: int = 10  # list pages that one listing may read
@@ -36,6 +37,7 @@ class Env:
     publish_queue: MessageQueue
     maintenance_queue: MessageQueue
     settings: Settings = field(default_factory=Settings)
+    seed: Seed = EMPTY_SEED
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     log: Logger = log_to_stdout
 

@@ -112,6 +112,12 @@ class Skill(SkillSummary, frozen=True, kw_only=True, rename="camel"):
         values["description"] = shorten(self.description, SUMMARY_DESCRIPTION_BYTES)
         return SkillSummary(**values)
 
+    def renamed(self, name: str, *, published_at: str | None = None) -> "Skill":
+        """The same skill under another slug and, if given, with another first publication."""
+        return msgspec.structs.replace(
+            self, name=name, published_at=published_at or self.published_at
+        )
+
     def published_summary(self) -> PublishedSummary:
         """The summary together with the revision."""
         return PublishedSummary(self.summary(), self.revision)

@@ -242,34 +242,58 @@ class SkillDatabase(Protocol):
         """Insert under the first free candidate slug, or update the identity's row if newer.
 
         Atomic: the slug is chosen and taken by the statement itself, a row keeps the slug it has,
-        ``published_at`` only ever moves back, an older revision changes nothing.
+        ``published_at`` only ever moves back, an older revision changes nothing. Trending scores
+        are of the first insert: they are measured, and a publication brings none.
         A slug is free when neither a row nor an alias of another identity has it.
         """
 
     async def upsert_skills(self, skills: Sequence[Skill]) -> Sequence[Skill]:
         """Upsert up to 1,000 skills under their own names, in bulk; older revisions change nothing.
 
-        Returns those it could not place since their slug belongs to another identity.
+        A row keeps the slug it has. Of several states of one identity the newest counts, of
+        several new identities with one name a single one. Returns those it could not place since
+        their slug belongs to another identity. All or nothing: when one is rejected
+        (``DatabaseError.reason``), none is written.
         """
 
     async def move_skill(self, identity: str, *, candidates: Sequence[str]) -> Skill | None:
-        """Give the identity's row the first free candidate slug and leave its old one as alias."""
+        """Give the identity's row the first free candidate slug and leave its old one as alias.
+
+        The slug it has is free for it. KV counts as not holding the moved skill. None: no row.
+        """
 
     async def add_alias(self, alias: str, identity: str) -> None:
-        """Let an old slug lead to the skill of this identity. Idempotent."""
+        """Let an old slug lead to the skill of this identity. Idempotent.
+
+        An alias that leads to another identity stays: it is that skill's link.
+        """
 
     async def mark_in_kv(self, versions: Sequence[RecordKey]) -> Sequence[str]:
-        """Note that KV holds these revisions. Returns the slugs whose row has moved on since."""
+        """Note that KV holds these revisions. Returns the slugs whose row has moved on since.
+
+        That is: whose identity's row has another revision or another slug by now.
+        """
 
     async def skills_not_in_kv(self, *, limit: int) -> Sequence[Skill]:
         """Rows whose newest revision is not known to be in KV, oldest first."""
 
     async def compare_range(
-        self, records: Sequence[RecordKey], *, after: str, until: str | None
+        self,
+        records: Sequence[RecordKey],
+        *,
+        after: str,
+        until: str | None,
+        limit: int | None = None,
     ) -> Sequence[Difference]:
         """Compare KV records with the rows whose slug is in (after, until]; None: no upper end.
 
-        Records may be up to 1,000; only differences come back, in slug order.
+        Records may be up to 1,000; only differences come back, in slug order. A slug has two when
+        its record and its row are of different identities: TAKEN_SLUG, MISSING_IN_DATABASE or
+        OTHER_SLUG for the record, then MISSING_IN_KV for the row, unless KV names it elsewhere.
+
+        ``limit`` bounds the answer, which is as large as the range when KV is empty; the two of
+        one slug are never torn apart, so there may be one more. With as many as ``limit`` there
+        may be further ones: go on with ``after`` the last one's name and the records after it.
         """
 
     async def fingerprint(self) -> Fingerprint:

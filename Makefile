@@ -1,0 +1,49 @@
+# `make run` and `make test` set up whatever they need; start with `make help`.
+
+PYTHON ?= python3
+PORT ?= 8787
+LOCAL := .venv/bin/python -m local
+export PORT
+
+.DEFAULT_GOAL := help
+.PHONY: help run test demo check format bench simulate lock clean setup
+
+help: ## Show this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | \
+		while IFS='|' read -r name text; do printf '  make %-9s %s\n' "$$name" "$$text"; done
+
+# Cheap when nothing changed, so it is no file target: local/bootstrap.py compares content, not times.
+setup:
+	@command -v $(PYTHON) >/dev/null || { \
+		echo "There is no $(PYTHON). Install Python 3.11 or newer, or name it: make PYTHON=/path/to/python3"; exit 1; }
+	@exec $(PYTHON) local/bootstrap.py
+
+run: setup ## Serve the marketplace on http://127.0.0.1:8787 (PORT=… for another port)
+	@exec $(LOCAL) run
+
+test: setup ## Run all tests (ARGS="-k name" picks some)
+	@exec $(LOCAL) test $(ARGS)
+
+demo: setup ## Publish 300 generated skills to the running marketplace (COUNT=…)
+	@exec $(LOCAL) demo $(if $(COUNT),--count $(COUNT))
+
+check: setup ## Lint, formatting and types
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy
+
+format: setup ## Format the code and fix what ruff can fix
+	@.venv/bin/ruff check --fix .
+	@.venv/bin/ruff format .
+
+bench: setup ## Measure the listing under load (bench/)
+	@exec $(LOCAL) bench $(ARGS)
+
+simulate: setup ## Run many random fault schedules against the storage code (tests/simulation)
+	@exec $(LOCAL) simulate $(ARGS)
+
+lock: setup ## Compile the lock files anew from pyproject.toml and package.json
+	@exec $(LOCAL) lock
+
+clean: ## Remove everything that set-up and runs have made, data included
+	@exec $(PYTHON) local/bootstrap.py clean

@@ -1,0 +1,1 @@
+"""Running the marketplace on one machine: packages, runtime bundle, PostgreSQL, miniflare."""

@@ -1,0 +1,120 @@
+"""Looks into the bindings of a running local Worker: KV, queues, cron.
+
+The host process (local/control_server.mjs) answers `POST` on a loopback port of its own with
+`Authorization: Bearer {token}`; bodies and answers are JSON objects:
+
+| path | body | answer |
+|---|---|---|
+| /kv/get | binding, key | value: str or null, metadata |
+| /kv/put | binding, entries: [{key, value, metadata?}] | written |
+| /kv/delete | binding, keys: [str] | deleted |
+| /kv/list | binding, prefix, cursor: str or null | keys: [{name, metadata?}], cursor: str or null |
+| /queue/send | binding, messages: [any JSON] | sent |
+| /scheduled | cron, scheduledTime: milliseconds or null | outcome: "ok", "exception", … |
+| /reload | | after source files changed: the Worker starts anew |
+| /stop | | the host process ends |
+
+401 without the token, 404 for another path, 500 `{error}` when the operation failed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import httpx
+
+from local.errors import LocalError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+TIMEOUT_SECONDS = 120.0
+PUT_BATCH = 1_000
+
+KV_BINDING = "SUBMISSIONS_KV"
+PUBLISH_QUEUE = "PUBLISH_QUEUE"
+MAINTENANCE_QUEUE = "MAINTENANCE_QUEUE"
+
+
+@dataclass(frozen=True)
+class KvEntry:
+    """A key with its text value and metadata (any JSON value, None for none)."""
+
+    key: str
+    value: str
+    metadata: Any = None
+
+
+class ControlClient:
+    """Talks to one host process. Every method raises LocalError when the operation fails."""
+
+    def __init__(self, url: str, token: str) -> None:
+        self._http = httpx.Client(
+            base_url=url,
+            headers={"authorization": f"Bearer {token}"},
+            timeout=TIMEOUT_SECONDS,
+            trust_env=False,  # a proxy of the machine has nothing to do with loopback
+        )
+
+    def close(self) -> None:
+        self._http.close()
+
+    def kv_get(self, key: str, binding: str = KV_BINDING) -> KvEntry | None:
+        """None if the key does not exist."""
+        answer = self._post("/kv/get", binding=binding, key=key)
+        if answer["value"] is None:
+            return None
+        return KvEntry(key, answer["value"], answer["metadata"])
+
+    def kv_put(self, entries: Iterable[KvEntry], binding: str = KV_BINDING) -> int:
+        """Writes any number of entries, in bulk; returns how many."""
+        written = 0
+        batch: list[dict[str, Any]] = []
+        for entry in entries:
+            batch.append({"key": entry.key, "value": entry.value, "metadata": entry.metadata})
+            if len(batch) == PUT_BATCH:
+                written += self._post("/kv/put", binding=binding, entries=batch)["written"]
+                batch = []
+        if batch:
+            written += self._post("/kv/put", binding=binding, entries=batch)["written"]
+        return written
+
+    def kv_delete(self, keys: Sequence[str], binding: str = KV_BINDING) -> None:
+        """Deletes the keys; those that do not exist are fine."""
+        self._post("/kv/delete", binding=binding, keys=list(keys))
+
+    def kv_list(self, prefix: str = "", binding: str = KV_BINDING) -> Iterator[tuple[str, Any]]:
+        """Every (key, metadata) with the prefix, in key order, page by page."""
+        cursor: str | None = None
+        while True:
+            page = self._post("/kv/list", binding=binding, prefix=prefix, cursor=cursor)
+            for key in page["keys"]:
+                yield key["name"], key.get("metadata")
+            cursor = page["cursor"]
+            if cursor is None:
+                return
+
+    def send(self, *messages: Any, binding: str = PUBLISH_QUEUE) -> None:
+        """Sends JSON messages to a queue, as the Worker's own producer would."""
+        self._post("/queue/send", binding=binding, messages=messages)
+
+    def fire_scheduled(self, cron: str, scheduled_time_ms: int | None = None) -> str:
+        """Runs the scheduled handler to its end; returns its outcome, "ok" when it succeeded."""
+        answer = self._post("/scheduled", cron=cron, scheduledTime=scheduled_time_ms)
+        outcome: str = answer["outcome"]
+        return outcome
+
+    def reload(self) -> None:
+        """Starts the Worker anew from the source files; bindings keep their content."""
+        self._post("/reload")
+
+    def _post(self, path: str, **body: Any) -> dict[str, Any]:
+        try:
+            response = self._http.post(path, json=body)
+        except httpx.TransportError as error:
+            raise LocalError(f"the local Worker host does not answer {path}: {error!r}") from error
+        answer: dict[str, Any] = response.json()
+        if response.status_code != httpx.codes.OK:
+            raise LocalError(f"{path} failed: {answer.get('error')}")
+        return answer

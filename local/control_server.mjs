@@ -1,0 +1,92 @@
+// The control interface that tests use to look into the bindings; local/control.py describes it and
+// is its client. It exists only when a token was asked for, on the loopback address.
+
+import { timingSafeEqual } from "node:crypto";
+
+const MAX_PARALLEL = 64;
+
+async function inParallel(items, work) {
+  const queue = items[Symbol.iterator]();
+  const worker = async () => {
+    for (const item of queue) await work(item);
+  };
+  await Promise.all(Array.from({ length: MAX_PARALLEL }, worker));
+}
+
+function operations({ miniflare, reload, stop }) {
+  const kv = (body) => miniflare.getKVNamespace(body.binding);
+  return {
+    "/kv/get": async (body) => {
+      const { value, metadata } = await (await kv(body)).getWithMetadata(body.key);
+      return { value, metadata };
+    },
+    "/kv/put": async (body) => {
+      const namespace = await kv(body);
+      await inParallel(body.entries, ({ key, value, metadata }) =>
+        namespace.put(key, value, metadata == null ? {} : { metadata }),
+      );
+      return { written: body.entries.length };
+    },
+    "/kv/delete": async (body) => {
+      const namespace = await kv(body);
+      await inParallel(body.keys, (key) => namespace.delete(key));
+      return { deleted: body.keys.length };
+    },
+    "/kv/list": async (body) => {
+      const page = await (await kv(body)).list({ prefix: body.prefix, cursor: body.cursor ?? undefined });
+      return { keys: page.keys, cursor: page.list_complete ? null : page.cursor };
+    },
+    "/queue/send": async (body) => {
+      const producer = await miniflare.getQueueProducer(body.binding);
+      for (const message of body.messages) await producer.send(message);
+      return { sent: body.messages.length };
+    },
+    "/scheduled": async (body) => {
+      const worker = await miniflare.getWorker();
+      const result = await worker.scheduled({
+        cron: body.cron,
+        scheduledTime: body.scheduledTime == null ? undefined : new Date(body.scheduledTime),
+      });
+      return { outcome: result.outcome };
+    },
+    "/reload": async () => {
+      await reload();
+      return {};
+    },
+    "/stop": async () => {
+      setImmediate(stop);
+      return {};
+    },
+  };
+}
+
+async function readJson(request) {
+  const chunks = [];
+  for await (const chunk of request) chunks.push(chunk);
+  return chunks.length === 0 ? {} : JSON.parse(Buffer.concat(chunks).toString("utf8"));
+}
+
+function authorized(request, token) {
+  const given = Buffer.from(request.headers.authorization ?? "");
+  const wanted = Buffer.from(`Bearer ${token}`);
+  return given.length === wanted.length && timingSafeEqual(given, wanted);
+}
+
+// A request listener for node:http. Errors of an operation are answered as 500 {error}.
+export function createControlServer({ token, ...host }) {
+  const table = operations(host);
+  return async (request, response) => {
+    const answer = (status, body) => {
+      response.writeHead(status, { "content-type": "application/json" });
+      response.end(JSON.stringify(body));
+    };
+    if (!authorized(request, token)) return answer(401, { error: "wrong or missing token" });
+    const operation = request.method === "POST" && Object.hasOwn(table, request.url) && table[request.url];
+    if (!operation) return answer(404, { error: `no operation ${request.method} ${request.url}` });
+    try {
+      answer(200, await operation(await readJson(request)));
+    } catch (error) {
+      answer(500, { error: String(error?.stack ?? error) });
+    }
+  };
+}

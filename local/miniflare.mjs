@@ -1,0 +1,112 @@
+// Runs the Worker of wrangler.toml in workerd, through miniflare. Started by local/worker_stack.py.
+//
+// The configuration (WorkerHostConfig there) comes as JSON in LOCAL_WORKER_HOST. Standard input is a
+// lifeline: when it closes, the one who started this process is gone, and so are we.
+
+import { createServer } from "node:http";
+import { readdir, readFile, rename, writeFile } from "node:fs/promises";
+import { dirname, extname, join, relative } from "node:path";
+import process from "node:process";
+import { convertV4MiniflareOptions, Log, LogLevel, Miniflare } from "miniflare";
+import { unstable_getMiniflareWorkerOptions } from "wrangler";
+import { createControlServer } from "./control_server.mjs";
+
+const { LOCAL_WORKER_HOST, ...inherited } = process.env;
+const config = JSON.parse(LOCAL_WORKER_HOST);
+// wrangler looks for the required secrets here; workerd itself must not inherit the configuration.
+process.env = { ...inherited, ...config.secrets };
+
+// Only these make workerd accept a runtime bundle of our own; see docs/local-runtime.md.
+const DEVELOPMENT_FLAGS = ["python_workers_development", "experimental"];
+
+async function* filesBelow(folder) {
+  for (const entry of await readdir(folder, { withFileTypes: true })) {
+    const path = join(folder, entry.name);
+    if (entry.isDirectory()) {
+      if (entry.name !== "__pycache__") yield* filesBelow(path);
+    } else {
+      yield path;
+    }
+  }
+}
+
+// The Worker's files as wrangler attaches them: the entry point first, the modules and data beside
+// it, and everything in python_modules as data (JavaScript of the SDK as modules).
+async function collectModules(main, pythonModules) {
+  const root = dirname(main);
+  const read = async (path, name, type) => ({ type, path: join(root, name), contents: await readFile(path) });
+  const modules = [];
+  for await (const path of filesBelow(root)) {
+    const name = relative(root, path);
+    const type = { ".py": "PythonModule", ".json": "Data" }[extname(path)];
+    if (type === undefined) continue;
+    const module = await read(path, name, type);
+    if (path === main) modules.unshift(module);
+    else modules.push(module);
+  }
+  for await (const path of filesBelow(pythonModules)) {
+    const name = relative(pythonModules, path);
+    if (extname(name) === ".pyc") continue;
+    const script = name.startsWith("workers/") && [".js", ".mjs"].includes(extname(name));
+    modules.push(await read(path, join("python_modules", name), script ? "ESModule" : "Data"));
+  }
+  return { modules, modulesRoot: root };
+}
+
+async function miniflareOptions() {
+  const { workerOptions, main } = unstable_getMiniflareWorkerOptions(config.wranglerConfig);
+  const { modulesRules: _, ...worker } = workerOptions;
+  return convertV4MiniflareOptions({
+    host: "127.0.0.1",
+    port: config.port,
+    cf: false, // no look-up of this machine's location
+    log: new Log(LogLevel.WARN),
+    unsafeTriggerHandlers: true,
+    resourcePersistencePath: config.persistTo,
+    workers: [
+      {
+        ...worker,
+        ...(await collectModules(main, config.pythonModules)),
+        compatibilityFlags: [...(worker.compatibilityFlags ?? []), ...DEVELOPMENT_FLAGS],
+        bindings: { ...worker.bindings, ...config.secrets },
+      },
+    ],
+  });
+}
+
+const miniflare = new Miniflare(await miniflareOptions());
+let control;
+let stopping = false;
+
+async function stop(code) {
+  if (stopping) return;
+  stopping = true;
+  control?.close();
+  control?.closeAllConnections();
+  await miniflare.dispose();
+  process.exit(code);
+}
+
+process.stdin.on("end", () => stop(0)).on("error", () => stop(0)).resume();
+process.on("SIGTERM", () => stop(0));
+process.on("SIGINT", () => stop(0));
+
+const url = await miniflare.ready;
+if (config.controlToken) {
+  control = createServer(
+    createControlServer({
+      miniflare,
+      token: config.controlToken,
+      reload: async () => miniflare.setOptions(await miniflareOptions()),
+      stop: () => stop(0),
+    }),
+  );
+  await new Promise((resolve) => control.listen(0, "127.0.0.1", resolve));
+}
+
+// Written whole, then renamed: whoever waits for the file never reads half of it.
+await writeFile(
+  `${config.readyFile}.tmp`,
+  JSON.stringify({ url: url.origin, control: control && `http://127.0.0.1:${control.address().port}` }),
+);
+await rename(`${config.readyFile}.tmp`, config.readyFile);

@@ -1,0 +1,95 @@
+"""`python -m local run`: the whole marketplace until it is told to stop."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from local.cron import CronClock, cron_expressions, utc_now
+from local.dev_vars import ensure_dev_vars, read_dev_vars
+from local.errors import LocalError
+from local.migrations import apply_migrations
+from local.packages import ensure_packages
+from local.paths import DEV_VARS, DEV_VARS_EXAMPLE, WRANGLER_CONFIG
+from local.ports import LOOPBACK, is_free
+from local.postgres import PostgresServer, state_home
+from local.state_lock import exclusive
+from local.worker_stack import WorkerStack, ensure_workerd_wrapper
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from local.paths import StateFolder
+    from local.progress import Progress
+
+DEFAULT_PORT = 8787
+TICK_SECONDS = 0.5
+
+
+def run_marketplace(progress: Progress, state: StateFolder, port: int) -> None:
+    """Sets up and serves until a stop signal (StopRequested passes through).
+
+    LocalError when something needs the user, or when a part ends by itself.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(exclusive(state))
+        _require_free(port)
+        prepare(progress)
+        ensure_dev_vars(DEV_VARS_EXAMPLE, DEV_VARS)
+
+        dsn = os.environ.get("DATABASE_URL")
+        if dsn is None:
+            server = PostgresServer(state_home(state))
+            with progress.step("Starting PostgreSQL"):
+                stack.callback(server.stop)
+                server.start()
+            dsn = server.dsn
+        with progress.step("Applying migrations"):
+            apply_migrations(dsn)
+
+        worker = WorkerStack(
+            dsn=dsn, secrets=read_dev_vars(DEV_VARS), persist_to=state.bindings, port=port
+        )
+        with progress.step("Starting the Worker"):
+            stack.callback(worker.stop)
+            worker.start()
+            worker.wait_healthy()
+        progress.say(f"Ready: {worker.url}  (Ctrl-C stops; the Worker's log follows)")
+        _serve(worker)
+
+
+def prepare(progress: Progress) -> None:
+    """What running and testing both need: packages, and the runtime bundle made from them."""
+    ensure_packages(progress)
+    ensure_workerd_wrapper()
+
+
+def _require_free(port: int) -> None:
+    if not is_free(port):
+        raise LocalError(
+            f"port {port} on {LOOPBACK} is taken. Stop what listens there, "
+            f"or choose another one: PORT={port + 1} make run"
+        )
+
+
+def _serve(worker: WorkerStack) -> None:
+    clock = CronClock(cron_expressions(WRANGLER_CONFIG), utc_now())
+    while (code := worker.exit_code()) is None:
+        for expression, when in clock.due(utc_now()):
+            # In a thread: a long repair must not delay noticing that the Worker has ended.
+            threading.Thread(target=_fire, args=(worker, expression, when), daemon=True).start()
+        time.sleep(TICK_SECONDS)
+    raise LocalError(f"the Workers runtime ended by itself (exit code {code}); see its log above")
+
+
+def _fire(worker: WorkerStack, expression: str, when: datetime) -> None:
+    try:
+        outcome = worker.control.fire_scheduled(expression, int(when.timestamp() * 1000))
+    except LocalError as error:
+        print(f"cron {expression}: {error}")
+    else:
+        if outcome != "ok":
+            print(f"cron {expression}: {outcome}")

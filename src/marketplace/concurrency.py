@@ -1,0 +1,31 @@
+"""Running many small pieces of work within one invocation's limits."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Final, TypeVar
+
+SIMULTANEOUS_CONNECTIONS: Final = 6  # documented limit of an invocation
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+async def map_bounded(
+    items: Iterable[T],
+    work: Callable[[T], Awaitable[R]],
+    *,
+    at_once: int = SIMULTANEOUS_CONNECTIONS,
+) -> list[R]:
+    """``work`` applied to each item, at most ``at_once`` at a time; the results in order.
+
+    The first exception is raised when it happens; work under way then is cancelled.
+    """
+    gate = asyncio.Semaphore(at_once)
+
+    async def run(item: T) -> R:
+        async with gate:
+            return await work(item)
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(run(item)) for item in items]
+    return [task.result() for task in tasks]

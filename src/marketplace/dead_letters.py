@@ -1,0 +1,70 @@
+"""Messages that could not be processed: kept with their reason until somebody redrives them.
+
+PostgreSQL holds them when it is there, KV otherwise.
+"""
+
+import hashlib
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+from marketplace import submission_store
+from marketplace.db import get_db
+from marketplace.env import Env
+from marketplace.messages import QueueMessage
+from marketplace.storage import DatabaseError, DeadLetter
+
+
+class DeadLetterReason(StrEnum):
+    """Why a message could not be processed."""
+
+    INVALID_MESSAGE = "invalid-message"
+    UNKNOWN_SUBMISSION = "unknown-submission"
+    NOT_SCANNED = "not-scanned"
+    NOT_PASSED = "not-passed"
+    INVALID_RECORD = "invalid-record"
+    RETRIES_EXHAUSTED = "retries-exhausted"
+
+
+# KV may be 60 s behind, and an outage ends: these go away by themselves.
+PASSING_REASONS: Final = frozenset(
+    {
+        DeadLetterReason.UNKNOWN_SUBMISSION,
+        DeadLetterReason.NOT_SCANNED,
+        DeadLetterReason.RETRIES_EXHAUSTED,
+    }
+)
+
+
+async def bury(
+    env: Env, message: QueueMessage, *, queue: str, reason: DeadLetterReason, detail: str
+) -> None:
+    """Keep a message as a dead letter. Raises StorageError when nothing can keep it."""
+    letter = DeadLetter(
+        id=dead_letter_id(queue, message.body),
+        queue=queue,
+        body=message.body,
+        reason=reason,
+        detail=detail,
+        attempts=message.attempts,
+        failed_at=env.now(),
+    )
+    env.log(f"dead letter {letter.id}", level="warning", id=letter.id, reason=reason, detail=detail)
+    await store_dead_letter(env, letter)
+
+
+def dead_letter_id(queue: str, body: object) -> str:
+    """One id for one content, so that a repeated message stays one dead letter."""
+    content = msgspec.json.encode([queue, body], order="deterministic", enc_hook=str)
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+async def store_dead_letter(env: Env, letter: DeadLetter) -> None:
+    """Store in PostgreSQL or, with that away, in KV. Raises KvError when both are away."""
+    try:
+        with await get_db(env) as database:
+            await database.store_dead_letter(letter)
+    except DatabaseError as error:
+        env.log("postgres unavailable: dead letter kept in kv", level="warning", reason=error.reason)
+        await submission_store.store_dead_letter(env, letter)

@@ -1,0 +1,121 @@
+"""Making one page of a listing: the source's skills and the seed's, in one order."""
+
+import heapq
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from marketplace.listing import (
+    ListingQuery,
+    Rank,
+    SortDirection,
+    cursor_rank,
+    encode_cursor,
+    matches,
+    rank,
+)
+from marketplace.models import SkillSummary
+from marketplace.storage import ListingRow, ListingRows
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """``items`` are JSON objects (UTF-8); ``total`` counts all pages; the cursor leads on."""
+
+    items: Sequence[bytes]
+    total: int
+    next_cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Which of the source's rows a page can need, when some seed skills are merged in."""
+
+    offset: int
+    limit: int
+
+
+_Entry = tuple[Rank, bytes]
+
+
+def window(query: ListingQuery, seeded: int) -> Window:
+    """At most ``seeded`` entries before the page come from the seed, so begin that much earlier.
+
+    One row more than the page, to know whether there is a next one.
+    """
+    if query.cursor is not None:
+        return Window(0, query.limit + 1)
+    offset = max(0, query.offset - seeded)
+    return Window(offset, query.offset + query.limit - offset + 1)
+
+
+def merge_page(query: ListingQuery, seed: Iterable[SkillSummary], rows: ListingRows) -> Page:
+    """The page made of the matching seed skills and of the rows of ``window``."""
+    seeded = matching(seed, query)
+    descending = query.sort_dir is SortDirection.DESC
+    listed = [(Rank(row.key, row.name, descending), row.item) for row in rows.rows]
+    total = rows.total + len(seeded)
+    after = cursor_rank(query)
+    if after is not None:
+        merged = heapq.merge([e for e in seeded if after < e[0]], listed, key=_by_rank)
+        return _cut(query, list(merged), total)
+    skip = query.offset - window(query, len(seeded)).offset
+    merged_entries = list(heapq.merge(seeded, listed, key=_by_rank))
+    return _cut(query, merged_entries[skip:], total)
+
+
+def matching(skills: Iterable[SkillSummary], query: ListingQuery) -> list[_Entry]:
+    """The skills that belong in the listing, in its order."""
+    entries = [(rank(skill, query), encode_item(skill)) for skill in skills if matches(skill, query)]
+    return sorted(entries, key=_by_rank)
+
+
+def page_of(
+    query: ListingQuery, skills: Iterable[SkillSummary], seed: Iterable[SkillSummary]
+) -> Page:
+    """The page out of a whole source that has no order of its own.
+
+    Both are gone through twice, first for positions, then for the page's entries, so that
+    no more than positions are ever held, however deep the page.
+    """
+    after = cursor_rank(query)
+    total = 0
+
+    def positions() -> Iterator[Rank]:
+        nonlocal total
+        for skill in _chain(skills, seed):
+            if matches(skill, query):
+                total += 1
+                position = rank(skill, query)
+                if after is None or after < position:
+                    yield position
+
+    first = 0 if query.cursor is not None else query.offset
+    wanted = heapq.nsmallest(first + query.limit + 1, positions())[first:]
+    names = {position.name for position in wanted}
+    found: Mapping[str, bytes] = {
+        skill.name: encode_item(skill) for skill in _chain(skills, seed) if skill.name in names
+    }
+    return _cut(query, [(position, found[position.name]) for position in wanted], total)
+
+
+def encode_item(skill: SkillSummary) -> bytes:
+    """A summary as the JSON object that listings carry."""
+    return msgspec.json.encode(skill)
+
+
+def _chain(skills: Iterable[SkillSummary], seed: Iterable[SkillSummary]) -> Iterator[SkillSummary]:
+    yield from seed
+    yield from skills
+
+
+def _by_rank(entry: _Entry) -> Rank:
+    return entry[0]
+
+
+def _cut(query: ListingQuery, entries: Sequence[_Entry], total: int) -> Page:
+    page = entries[: query.limit]
+    more = len(entries) > query.limit and bool(page)
+    next_cursor = encode_cursor(query, page[-1][0]) if more else None
+    return Page([item for _, item in page], total, next_cursor)

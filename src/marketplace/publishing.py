@@ -1,0 +1,246 @@
+"""From a queue message to a published skill: the one write path.
+
+PostgreSQL decides and KV follows. Every step can be repeated, and none depends on what an
+earlier invocation remembered: a message names a submission, and its records are read again.
+
+With PostgreSQL away, KV alone takes the skill. KV has no compare-and-set, so nothing may be
+decided there by whoever writes first: a skill new to KV takes the slug that carries the digest
+of its identity, which no other skill can be given, and its revision is kept in an outbox record
+of its own, which no other revision can overwrite. The repair brings both into PostgreSQL.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from marketplace import submission_store
+from marketplace.concurrency import map_bounded
+from marketplace.db import get_db
+from marketplace.env import Env
+from marketplace.models import Skill
+from marketplace.slugs import assignable_candidates
+from marketplace.storage import DatabaseError, KvError, RecordKey, SkillDatabase
+
+_KV_WRITE_ROUNDS: Final = 3  # how often a row may move on under our hands before repair takes over
+_DATABASE_SESSIONS: Final = 2  # a lost connection is replaced once; the queue retries beyond that
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """Where a skill was stored. ``skill`` is the stored state, which may be a newer revision."""
+
+    skill: Skill
+    in_database: bool
+    in_kv: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PublishFailed:
+    """Neither PostgreSQL nor KV took the skill."""
+
+    reason: str
+
+
+PublishOutcome = Published | PublishFailed
+
+
+async def publish_skill(env: Env, skill: Skill) -> PublishOutcome:
+    """Publish one skill. Idempotent; an older revision than the stored one changes nothing.
+
+    The slug is decided here: ``skill.name`` is not looked at.
+    """
+    outcomes = await publish_skills(env, [skill])
+    return outcomes[skill.identity]
+
+
+async def publish_skills(env: Env, skills: Sequence[Skill]) -> Mapping[str, PublishOutcome]:
+    """Publish a batch of skills; the result tells the outcome for each identity.
+
+    Of several revisions of one identity the newest is published.
+    """
+    newest: dict[str, Skill] = {}
+    for skill in skills:
+        known = newest.get(skill.identity)
+        if known is None or skill.revision > known.revision:
+            newest[skill.identity] = skill
+    plans = await _plan(env, list(newest.values()))
+    rows = await _store_in_database(env, plans)
+    outcomes: dict[str, PublishOutcome] = dict(
+        await map_bounded(plans, lambda plan: _store_in_kv(env, plan, rows.get(plan.skill.identity)))
+    )
+    await _settle(env, outcomes)
+    return outcomes
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """A skill to publish, with what KV knows about the slugs that it may get."""
+
+    skill: Skill
+    candidates: Sequence[str]  # free or its own, as far as KV and the seed tell
+    own: Skill | None  # what KV holds of this identity
+
+    @property
+    def last_resort(self) -> str:
+        """The slug that no other identity can be given."""
+        return self.candidates[-1]
+
+
+async def _plan(env: Env, skills: Sequence[Skill]) -> Sequence[_Plan]:
+    """Leave out slugs that another identity holds in KV or in the seed.
+
+    PostgreSQL alone decides what is free. But a row that it lost, or never received while it was
+    away, still lives in KV under its slug and must not be overwritten there.
+    """
+    wanted = {skill.identity: _wanted_slugs(env, skill) for skill in skills}
+    slugs = sorted({slug for candidates in wanted.values() for slug in candidates})
+    try:
+        records = await submission_store.read_records(env, slugs)
+    except KvError as error:
+        env.log("kv unavailable: slugs not checked", level="warning", reason=error.reason)
+        records = {}
+    holders = {slug: record for slug, record in records.items() if isinstance(record, Skill)}
+    return [_plan_one(env, skill, wanted[skill.identity], holders) for skill in skills]
+
+
+def _wanted_slugs(env: Env, skill: Skill) -> Sequence[str]:
+    """The slug rule's candidates; a seed skill has its slug already."""
+    candidates = assignable_candidates(skill.repo_url, skill.base_slug)
+    seeded = env.seed.by_identity.get(skill.identity)
+    return candidates if seeded is None else (seeded.name, candidates[-1])
+
+
+def _plan_one(
+    env: Env, skill: Skill, wanted: Sequence[str], holders: Mapping[str, Skill]
+) -> _Plan:
+    identity = skill.identity
+
+    def is_free(slug: str) -> bool:
+        claims = (env.seed.by_name.get(slug), holders.get(slug))
+        return all(claim is None or claim.identity == identity for claim in claims)
+
+    candidates = [slug for slug in wanted[:-1] if is_free(slug)] + [wanted[-1]]
+    own = [holders[slug] for slug in candidates if slug in holders]
+    return _Plan(skill, candidates, max(own, key=lambda record: record.revision, default=None))
+
+
+async def _store_in_database(env: Env, plans: Sequence[_Plan]) -> Mapping[str, Skill]:
+    """The rows as they stand after the upserts, by identity; absent where PostgreSQL failed."""
+    rows: dict[str, Skill] = {}
+    waiting = list(plans)
+    for _ in range(_DATABASE_SESSIONS):
+        if not waiting:
+            break
+        try:
+            with await get_db(env) as database:
+                while waiting:
+                    await _upsert(env, database, waiting[0], rows)
+                    waiting.pop(0)
+        except DatabaseError as error:
+            env.log(
+                f"postgres unavailable: {len(waiting)} skills not stored there",
+                level="warning",
+                reason=error.reason,
+                detail=str(error),
+            )
+            if error.reason == "timeout":
+                break  # a second wait as long would only delay what KV can take now
+    return rows
+
+
+async def _upsert(
+    env: Env, database: SkillDatabase, plan: _Plan, rows: dict[str, Skill]
+) -> None:
+    """Upsert one skill. A statement that PostgreSQL rejects concerns this skill alone."""
+    try:
+        result = await database.upsert_skill(plan.skill, candidates=plan.candidates)
+    except DatabaseError as error:
+        if error.reason not in ("rejected", "conflict"):
+            raise
+        env.log(
+            f"postgres rejected {plan.skill.identity}",
+            level="error",
+            identity=plan.skill.identity,
+            reason=error.reason,
+            detail=str(error),
+        )
+        return
+    rows[plan.skill.identity] = result.skill
+
+
+async def _store_in_kv(env: Env, plan: _Plan, row: Skill | None) -> tuple[str, PublishOutcome]:
+    """Write the KV record from the row or, without one, from the skill itself."""
+    identity = plan.skill.identity
+    if row is None:
+        return identity, await _store_in_kv_alone(env, plan)
+    in_kv = await _try_kv(env, row, submission_store.write_record)
+    return identity, Published(row, in_database=True, in_kv=in_kv)
+
+
+async def _store_in_kv_alone(env: Env, plan: _Plan) -> PublishOutcome:
+    own = plan.own
+    name = own.name if own is not None else plan.last_resort
+    published_at = plan.skill.published_at
+    if own is not None:
+        published_at = min(own.published_at, published_at)
+    skill = plan.skill.renamed(name, published_at=published_at)
+    if not await _try_kv(env, skill, submission_store.write_outbox):
+        return PublishFailed("storage-unavailable")
+    if own is None or own.revision < skill.revision:
+        await _try_kv(env, skill, submission_store.write_record)
+    return Published(skill, in_database=False, in_kv=True)
+
+
+async def _try_kv(
+    env: Env, skill: Skill, write: Callable[[Env, Skill], Awaitable[None]]
+) -> bool:
+    try:
+        await write(env, skill)
+    except KvError as error:
+        env.log(
+            f"kv unavailable: {skill.name} not stored there",
+            level="warning",
+            slug=skill.name,
+            reason=error.reason,
+            detail=str(error),
+        )
+        return False
+    return True
+
+
+async def _settle(env: Env, outcomes: Mapping[str, PublishOutcome]) -> None:
+    """Note in PostgreSQL what KV holds now; where the row has moved on meanwhile, write it again.
+
+    Two publishers of one skill may finish their KV writes in the wrong order. Both look here
+    afterwards, so the last of them sees the newer row and writes it. What is left undone stays
+    marked in the table and is found by the next light repair.
+    """
+    written = [
+        outcome.skill
+        for outcome in outcomes.values()
+        if isinstance(outcome, Published) and outcome.in_database and outcome.in_kv
+    ]
+    for _ in range(_KV_WRITE_ROUNDS):
+        if not written:
+            return
+        try:
+            written = await _moved_on(env, written)
+        except DatabaseError as error:
+            env.log("postgres unavailable: kv state not noted", level="warning", reason=error.reason)
+            return
+        stored = await map_bounded(written, lambda row: _rewrite(env, row))
+        written = [row for row in stored if row is not None]
+
+
+async def _moved_on(env: Env, written: Sequence[Skill]) -> list[Skill]:
+    """Mark what was written; return the present rows of those that are newer than that."""
+    with await get_db(env) as database:
+        names = await database.mark_in_kv(
+            [RecordKey(skill.name, skill.identity, skill.revision) for skill in written]
+        )
+        rows = [await database.get_skill(name) for name in names]
+    return [row for row in rows if row is not None]
+
+
+async def _rewrite(env: Env, row: Skill) -> Skill | None:
+    return row if await _try_kv(env, row, submission_store.write_record) else None
