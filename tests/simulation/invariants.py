@@ -259,6 +259,9 @@ class Truth:
         snapshot = self.snapshot()
         if lost := [*world.publish_queue.lost, *world.dead_letters.lost]:
             self._violated(f"6 nothing silent: messages fell out of the last queue: {lost}")
+        buried = world.marketplace.buried(world.database, world.kv)
+        if forgotten := self.poison - {_submission_id(body) for body in buried}:
+            self._violated(f"6 nothing silent: no dead letter for {sorted(forgotten)}")
         self._check_final(snapshot.rows)
         by_slug = {row.name: row.revision for row in snapshot.rows.values()}
         records = {slug: record.revision for slug, record in snapshot.records.items()}

@@ -474,10 +474,10 @@ def shrink(marketplace: Marketplace, failure: Failure) -> Failure:
         if found is not None:
             best = found
             break
-    position = len(best.schedule.steps) - 1
-    while position >= 0:
-        steps = best.schedule.steps
-        found = fails((*steps[:position], *steps[position + 1 :]))
-        best = found or best
-        position -= 1
+    length = -1
+    while length != len(best.schedule.steps):
+        length = len(best.schedule.steps)
+        for position in reversed(range(length)):
+            steps = best.schedule.steps
+            best = fails((*steps[:position], *steps[position + 1 :])) or best
     return best
