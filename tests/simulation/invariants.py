@@ -62,7 +62,7 @@ class Snapshot:
         return best
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Expected:
     """What a listing that starts now is held to, by source: identity → stamp."""
 

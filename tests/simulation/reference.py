@@ -257,9 +257,11 @@ class ReferenceMarketplace:
         candidates = assignable_candidates(skill.repo_url, skill.base_slug)
         values = await self._values(env, [f"skill:{slug}" for slug in candidates])
         records = [self.read_record(key, value) for key, value in values.items() if value]
-        mine = [r.name for r in records if r and r.identity == skill.identity]
+        mine = [r for r in records if r and r.identity == skill.identity]
         foreign = {r.name for r in records if r and r.identity != skill.identity}
-        free = [*mine, *(slug for slug in candidates if slug not in foreign)]
+        free = [*(r.name for r in mine), *(slug for slug in candidates if slug not in foreign)]
+        # As in publishing: an old entry of the outbox may meet a table that lost the newer row.
+        skill = max(skill, *mine, key=lambda state: state.revision) if mine else skill
         row = (await database.upsert_skill(skill, candidates=free)).skill
         await self._put_patiently(env, f"skill:{row.name}", row)
 

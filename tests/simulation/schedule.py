@@ -433,6 +433,9 @@ def run(marketplace: Marketplace, schedule: Schedule) -> Failure | None:
         loop.raise_unhandled()
     except (Violation, Deadlock) as violation:
         return Failure(schedule, str(violation), tuple(worlds[0].trace))
+    except Exception as error:
+        error.add_note(f"in the simulation itself, with the schedule of seed {schedule.seed}")
+        raise
     finally:
         loop.close()
     return None
