@@ -30,7 +30,7 @@ class Sent:
 
     id: str
     states: list[tuple[float, Skill]]  # when its verdict was written, and the skill it makes
-    kept: bool = False  # it was seen in a store: from now on it must stay there
+    kept: str = ""  # the revision owed that was seen in a store: from then on it must stay there
     acknowledged_at: float | None = None
 
     @property
@@ -62,7 +62,7 @@ class Snapshot:
         return best
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Expected:
     """What a listing that starts now is held to, by source: identity → stamp."""
 
@@ -147,9 +147,9 @@ class Truth:
         for submission_id, owed in self._owed.items():
             sent = self.sent[submission_id]
             if best.get(sent.identity, "") >= owed:
-                sent.kept = True
+                sent.kept = owed
                 continue
-            if not sent.kept:
+            if sent.kept < owed:
                 if excused is None:
                     excused = self._accounted_for()
                 if submission_id in excused:
@@ -259,6 +259,9 @@ class Truth:
         snapshot = self.snapshot()
         if lost := [*world.publish_queue.lost, *world.dead_letters.lost]:
             self._violated(f"6 nothing silent: messages fell out of the last queue: {lost}")
+        buried = world.marketplace.buried(world.database, world.kv)
+        if forgotten := self.poison - {_submission_id(body) for body in buried}:
+            self._violated(f"6 nothing silent: no dead letter for {sorted(forgotten)}")
         self._check_final(snapshot.rows)
         by_slug = {row.name: row.revision for row in snapshot.rows.values()}
         records = {slug: record.revision for slug, record in snapshot.records.items()}

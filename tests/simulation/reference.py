@@ -39,7 +39,6 @@ class Flaw(StrEnum):
     LAST_WRITER_WINS = "last-writer-wins"  # an older revision replaces a newer one
     BASE_SLUG_WITHOUT_DATABASE = "base-slug-without-database"  # takes a slug KV cannot reserve
     NO_OUTBOX = "no-outbox"  # two versions race on one KV key
-    NO_MARK = "no-mark"  # does not look whether the row moved on while it wrote to KV
     NO_TIMEOUT = "no-timeout"  # waits for KV for ever
     SILENT_FALLBACK = "silent-fallback"  # does not say why
     ONE_PAGE = "one-page"  # enumerates the first page only
@@ -174,7 +173,7 @@ class ReferenceMarketplace:
                             env.log("kv-record-not-written", level="warning", reason=repr(error))
                             return
                         known = RecordKey(row.name, row.identity, row.revision)
-                        if Flaw.NO_MARK in self.flaws or not await database.mark_in_kv([known]):
+                        if not await database.mark_in_kv([known]):
                             return
                         row = await database.get_skill_by_identity(row.identity) or row
         except TimeoutError as error:
@@ -258,9 +257,11 @@ class ReferenceMarketplace:
         candidates = assignable_candidates(skill.repo_url, skill.base_slug)
         values = await self._values(env, [f"skill:{slug}" for slug in candidates])
         records = [self.read_record(key, value) for key, value in values.items() if value]
-        mine = [r.name for r in records if r and r.identity == skill.identity]
+        mine = [r for r in records if r and r.identity == skill.identity]
         foreign = {r.name for r in records if r and r.identity != skill.identity}
-        free = [*mine, *(slug for slug in candidates if slug not in foreign)]
+        free = [*(r.name for r in mine), *(slug for slug in candidates if slug not in foreign)]
+        # As in publishing: an old entry of the outbox may meet a table that lost the newer row.
+        skill = max(skill, *mine, key=lambda state: state.revision) if mine else skill
         row = (await database.upsert_skill(skill, candidates=free)).skill
         await self._put_patiently(env, f"skill:{row.name}", row)
 

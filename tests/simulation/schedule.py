@@ -433,6 +433,9 @@ def run(marketplace: Marketplace, schedule: Schedule) -> Failure | None:
         loop.raise_unhandled()
     except (Violation, Deadlock) as violation:
         return Failure(schedule, str(violation), tuple(worlds[0].trace))
+    except Exception as error:
+        error.add_note(f"in the simulation itself, with the schedule of seed {schedule.seed}")
+        raise
     finally:
         loop.close()
     return None
@@ -474,10 +477,10 @@ def shrink(marketplace: Marketplace, failure: Failure) -> Failure:
         if found is not None:
             best = found
             break
-    position = len(best.schedule.steps) - 1
-    while position >= 0:
-        steps = best.schedule.steps
-        found = fails((*steps[:position], *steps[position + 1 :]))
-        best = found or best
-        position -= 1
+    length = -1
+    while length != len(best.schedule.steps):
+        length = len(best.schedule.steps)
+        for position in reversed(range(length)):
+            steps = best.schedule.steps
+            best = fails((*steps[:position], *steps[position + 1 :])) or best
     return best

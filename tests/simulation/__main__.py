@@ -1,0 +1,96 @@
+"""``python -m tests.simulation N=10000``: as many schedules as asked for, on every processor.
+
+Stops at the first violation and prints its seed, its smallest failing form and what happened.
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from tests.simulation.actors import Marketplace
+from tests.simulation.reference import Flaw, ReferenceMarketplace
+from tests.simulation.schedule import Failure, generate, run, shrink
+
+CHUNK: Final = 50  # schedules that one process runs between two reports
+
+
+def make_marketplace(flaws: tuple[str, ...]) -> Marketplace:
+    """What is simulated."""
+    return ReferenceMarketplace(*(Flaw(flaw) for flaw in flaws))
+
+
+def run_seeds(first: int, count: int, flaws: tuple[str, ...] = ()) -> Failure | None:
+    """The first failure among some seeds."""
+    marketplace = make_marketplace(flaws)
+    failures = (run(marketplace, generate(seed)) for seed in range(first, first + count))
+    return next((failure for failure in failures if failure is not None), None)
+
+
+def search(
+    first: int, count: int, progress: Progress, flaws: tuple[str, ...] = ()
+) -> Failure | None:
+    """Run schedules in parallel until one fails."""
+    bar = progress.add_task("schedules", total=count)
+    processes = os.cpu_count() or 1
+    chunks = _chunks(first, count)
+    with ProcessPoolExecutor(processes) as pool:
+        running: dict[Future[Failure | None], int] = {}
+
+        def refill() -> None:
+            while len(running) < 2 * processes and (chunk := next(chunks, None)) is not None:
+                running[pool.submit(run_seeds, *chunk, flaws)] = chunk[1]
+
+        refill()
+        while running:
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                progress.advance(bar, running.pop(future))
+                if (failure := future.result()) is not None:
+                    pool.shutdown(cancel_futures=True)
+                    return failure
+            refill()
+    return None
+
+
+def _chunks(first: int, count: int) -> Iterator[tuple[int, int]]:
+    for start in range(first, first + count, CHUNK):
+        yield start, min(CHUNK, first + count - start)
+
+
+def main(
+    n: Annotated[str, typer.Argument(metavar="N=NUMBER", help="How many schedules.")] = "N=2000",
+    seed: Annotated[int | None, typer.Option(help="Run this one alone.")] = None,
+    first: Annotated[int, typer.Option(help="The first seed.")] = 0,
+    flaw: Annotated[list[str] | None, typer.Option(help="Leave out a protection.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Also write the report there.")] = None,
+) -> None:
+    """Look for a schedule that breaks an invariant of the design."""
+    flaws = tuple(flaw or ())
+    console = Console(highlight=False)
+    if seed is not None:
+        failure = run_seeds(seed, 1, flaws)
+        count = 1
+    else:
+        count = int(n.removeprefix("N="))
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
+            failure = search(first, count, progress, flaws)
+    if failure is None:
+        console.print(f"{count} schedules, no violation")
+        return
+    text = shrink(make_marketplace(flaws), failure).report()
+    if report is not None:
+        report.write_text(text)
+    console.print(text, markup=False, soft_wrap=True)
+    sys.exit(1)
+
+
+if __name__ == "__main__":
+    typer.run(main)
