@@ -1,0 +1,145 @@
+"""The parts of the marketplace's answers that tables are made of; what is unknown is ignored."""
+
+from typing import Any, TypeVar
+
+import msgspec
+
+from cli.errors import NoAnswer
+
+T = TypeVar("T")
+
+
+class Source(msgspec.Struct, kw_only=True):
+    """One source's state in the health answer."""
+
+    reachable: bool | None = None
+    latency_ms: float | None = None
+    age_seconds: float | None = None
+    damaged: bool = False
+    error: str | None = None
+
+    @property
+    def is_fine(self) -> bool:
+        """Whether nothing is wrong with it."""
+        return self.reachable is not False and not self.damaged and not self.error
+
+
+class Drift(msgspec.Struct, kw_only=True):
+    """Two sources that disagree."""
+
+    kind: str
+    message: str
+    sources: list[str] = []
+    counts: list[int | None] = []
+    difference: int | None = None
+
+
+class Recommendation(msgspec.Struct, kw_only=True):
+    """What to do about a finding."""
+
+    action: str
+    reason: str = ""
+    call: str | None = None
+
+
+class DeadLetterCounts(msgspec.Struct, kw_only=True):
+    """Dead letters that wait, by reason."""
+
+    total: int | None = None
+    by_reason: dict[str, int] = {}
+
+
+class Health(msgspec.Struct, kw_only=True):
+    """``GET /api/v1/admin/health/skills``. A count that cannot be read is None."""
+
+    status: str
+    drift_detected: bool
+    kv_index_count: int | None = None
+    kv_enumerated_count: int | None = None
+    prisma_count: int | None = None
+    seed_count: int | None = None
+    drifts: list[Drift] = []
+    recommendations: list[Recommendation] = []
+    sources: dict[str, Source] = {}
+    last_repair: dict[str, Any] | None = None
+    dead_letters: DeadLetterCounts | None = None
+    oldest_pending: dict[str, Any] | None = None
+    heap: dict[str, Any] | None = None
+
+    @property
+    def is_healthy(self) -> bool:
+        """No drift and no finding. Dead letters count where the marketplace recommends something:
+
+        those that were refused for good must not turn every check red.
+        """
+        return (
+            self.status == "ok"
+            and not self.drift_detected
+            and not self.drifts
+            and not self.recommendations
+            and all(source.is_fine for source in self.sources.values())
+        )
+
+
+class ErrorDetail(msgspec.Struct, kw_only=True):
+    """A record that a rebuild could not read or place."""
+
+    key: str
+    reason: str
+
+
+class RebuildProgress(msgspec.Struct, kw_only=True, rename="camel"):
+    """How far a rebuild is."""
+
+    processed: int = 0
+    estimated_total: int | None = None
+    steps: int | None = None
+
+
+class Rebuild(msgspec.Struct, kw_only=True, rename="camel"):
+    """``/api/v1/admin/rebuild-index``: the report, complete or so far."""
+
+    ok: bool
+    complete: bool
+    job_id: str | None = None
+    dry_run: bool = False
+    rebuilt: int = 0
+    errors: int = 0
+    orphaned_aliases: int = 0
+    prisma_backfilled: int = 0
+    kv_backfilled: int = 0
+    conflicts_resolved: int = 0
+    error_details: list[ErrorDetail] = []
+    duration_ms: float | None = None
+    progress: RebuildProgress = msgspec.field(default_factory=RebuildProgress)
+
+
+class DeadLetter(msgspec.Struct, kw_only=True, rename="camel"):
+    """A message that could not be processed."""
+
+    id: str
+    reason: str
+    detail: str = ""
+    queue: str = ""
+    body: Any = None
+    attempts: int | None = None
+    failed_at: str = ""
+    redrives: int = 0
+
+
+class RedriveResult(msgspec.Struct, kw_only=True):
+    """What became of one letter."""
+
+    id: str
+    outcome: str
+    reason: str | None = None
+
+
+def read(answer: object, kind: type[T]) -> T:
+    """The answer as a ``kind``. Raises NoAnswer where it has another form than we know."""
+    try:
+        return msgspec.convert(answer, kind)
+    except msgspec.ValidationError as error:
+        raise NoAnswer(
+            f"the answer has an unknown form ({error}): do tool and marketplace fit together?"
+        ) from None

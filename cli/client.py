@@ -1,0 +1,275 @@
+"""The marketplace's HTTP interface: bounded in time, patient, and plain about errors.
+
+Every call here may be repeated safely, since the interface is idempotent throughout: a second
+submission of the same skill is answered as a duplicate, a second redrive as already done, and two
+rebuilds at once do no harm. So one rule serves all: what may pass is tried ATTEMPTS times.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Final, Self
+from urllib.parse import quote
+
+import httpx
+
+from cli.connection import Connection
+from cli.errors import AccessRefused, CliError, NoAnswer, RequestRefused
+
+ATTEMPTS: Final = 3
+FIRST_DELAY_SECONDS: Final = 0.5  # doubled with every attempt
+LONGEST_DELAY_SECONDS: Final = 10.0  # however long Retry-After asks for
+CONNECT_TIMEOUT_SECONDS: Final = 5.0
+READ_TIMEOUT_SECONDS: Final = 30.0
+PAGE_SIZE: Final = 100  # dead letters a page, ids a redrive, verdicts a report
+
+_PASSING_STATUSES: Final = frozenset({429, 502, 503, 504})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What the client takes from the machine; tests hand in their own."""
+
+    transport: httpx.BaseTransport | None = None
+    sleep: Callable[[float], None] = time.sleep
+    monotonic: Callable[[], float] = time.monotonic
+
+
+class MarketplaceClient:
+    """One marketplace. Methods raise CliError and return decoded JSON objects as they came."""
+
+    def __init__(self, connection: Connection, surroundings: Surroundings) -> None:
+        self._connection = connection
+        self._sleep = surroundings.sleep
+        self._http = httpx.Client(
+            base_url=connection.url,
+            transport=surroundings.transport,
+            headers={"Accept": "application/json", "User-Agent": "skill-marketplace-cli"},
+            timeout=httpx.Timeout(READ_TIMEOUT_SECONDS, connect=CONNECT_TIMEOUT_SECONDS),
+            # Off so that the credential goes to the host it was meant for, and nowhere else: no
+            # redirect is followed, and plain http does not pass through a proxy.
+            follow_redirects=False,
+            trust_env=connection.url.scheme == "https",
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._http.close()
+
+    def require_credential(self) -> None:
+        """Raises UsageProblem when there is none."""
+        self._connection.credential_headers()
+
+    def health(self) -> dict[str, Any]:
+        """The health of all sources."""
+        return self._call("GET", "/api/v1/admin/health/skills")
+
+    def start_rebuild(self, *, dry_run: bool, wait_seconds: int) -> dict[str, Any]:
+        """Start a rebuild and give it ``wait_seconds`` to finish; a report, complete or not."""
+        return self._call(
+            "POST",
+            "/api/v1/admin/rebuild-index",
+            params={"dryRun": str(dry_run).lower(), "wait": str(wait_seconds)},
+            patience=wait_seconds,
+        )
+
+    def rebuild_job(self, job_id: str) -> dict[str, Any]:
+        """The report of a rebuild, as far as it is."""
+        return self._call("GET", f"/api/v1/admin/rebuild-index/{quote(job_id, safe='')}")
+
+    def dead_letters(
+        self, *, reason: str | None, cursor: str | None, limit: int
+    ) -> tuple[list[Any], str | None]:
+        """Up to ``limit`` letters, over as many pages as it takes, and the cursor of the next."""
+        letters: list[Any] = []
+        while len(letters) < limit:
+            wanted = {
+                "reason": reason,
+                "cursor": cursor,
+                "limit": str(min(limit - len(letters), PAGE_SIZE)),
+            }
+            page = self._call(
+                "GET",
+                "/api/v1/admin/dead-letters",
+                params={name: value for name, value in wanted.items() if value is not None},
+            )
+            letters += _list_in(page, "deadLetters")
+            following = page.get("nextCursor")
+            if not isinstance(following, str):
+                return letters, None
+            if following == cursor:
+                raise NoAnswer("the list of dead letters does not advance: its cursor repeats")
+            cursor = following
+        return letters, cursor
+
+    def redrive(self, ids: Sequence[str]) -> dict[str, Any]:
+        """Redrive these letters, in as many calls as it takes."""
+        results: list[Any] = []
+        remaining: object = None
+        for start in range(0, len(ids), PAGE_SIZE):
+            answer = self._redrive({"ids": list(ids[start : start + PAGE_SIZE])})
+            results += _list_in(answer, "results")
+            remaining = answer.get("remaining")
+        return {"results": results, "remaining": remaining}
+
+    def redrive_all(self, *, reason: str | None) -> dict[str, Any]:
+        """Redrive all letters (of one reason), call after call as long as there is progress.
+
+        Letters that fail remain, and one that is redriven may soon be back. So the end is where
+        nothing remains, or a call redrives none that an earlier call has not.
+        """
+        body: dict[str, Any] = {"all": True} | ({} if reason is None else {"reason": reason})
+        results: dict[object, Any] = {}  # by id: a letter that fails twice is one letter
+        redriven: set[object] = set()
+        while True:
+            answer = self._redrive(body)
+            batch = _list_in(answer, "results")
+            results |= {_field(result, "id"): result for result in batch}
+            before = len(redriven)
+            redriven |= {
+                _field(result, "id") for result in batch if _field(result, "outcome") == "redriven"
+            }
+            if not answer.get("remaining") or len(redriven) == before:
+                return {"results": list(results.values()), "remaining": answer.get("remaining")}
+
+    def submit(self, submission: Mapping[str, Any]) -> dict[str, Any]:
+        """Ask for a skill to be listed. Public, so the credential stays at home."""
+        return self._call("POST", "/api/v1/submissions", body=submission, authenticated=False)
+
+    def report_verdicts(self, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Report scan verdicts as a scanner does, up to PAGE_SIZE."""
+        return self._call("POST", "/api/v1/webhooks/scan-results", body={"results": list(results)})
+
+    def _redrive(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        return self._call("POST", "/api/v1/admin/dead-letters/redrive", body=body)
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | None = None,
+        authenticated: bool = True,
+        patience: float = 0,
+    ) -> dict[str, Any]:
+        request = self._http.build_request(
+            method,
+            path,
+            params=params,
+            json=body,
+            headers=self._connection.credential_headers() if authenticated else None,
+            timeout=httpx.Timeout(READ_TIMEOUT_SECONDS + patience, connect=CONNECT_TIMEOUT_SECONDS),
+        )
+        delays = _delays()
+        while True:
+            delay = next(delays, None)
+            try:
+                response = self._http.send(request)
+            except httpx.RequestError as error:
+                if delay is None:
+                    raise self._unreachable(error) from None  # the cause may quote the headers
+            else:
+                if response.status_code not in _PASSING_STATUSES or delay is None:
+                    return self._read(response)
+                delay = max(delay, _retry_after(response))
+            self._sleep(delay)
+
+    def _unreachable(self, error: httpx.RequestError) -> NoAnswer:
+        reason = (
+            "it did not answer in time"
+            if isinstance(error, httpx.TimeoutException)
+            else (self._connection.redact(str(error)) or type(error).__name__)
+        )
+        return NoAnswer(f"{self._connection.origin} cannot be reached: {reason}")
+
+    def _read(self, response: httpx.Response) -> dict[str, Any]:
+        try:
+            answer = json.loads(self._connection.redact(response.text))
+        except ValueError:
+            answer = None
+        if response.is_success and isinstance(answer, dict):
+            return answer
+        raise self._refusal(response, answer)
+
+    def _refusal(self, response: httpx.Response, answer: object) -> CliError:
+        status = response.status_code
+        if response.is_redirect:
+            target = self._connection.redact(response.headers.get("Location", "elsewhere"))
+            return NoAnswer(
+                f"{self._connection.origin} redirects to {target}: "
+                "give the marketplace's own address",
+                status=status,
+            )
+        if not isinstance(answer, dict):
+            kind = response.headers.get("Content-Type", "no content type")
+            return NoAnswer(
+                f"{self._connection.origin} answered {status} with {kind} instead of a JSON object:"
+                " is this a marketplace?",
+                status=status,
+            )
+        sentence = describe_problem(answer, status)
+        if status in {401, 403}:
+            return AccessRefused(sentence, status=status)
+        if status >= 500 or status in _PASSING_STATUSES:
+            return NoAnswer(sentence, status=status)
+        return RequestRefused(sentence, status=status)
+
+
+def describe_problem(problem: Mapping[str, Any], status: int) -> str:
+    """Problem details (RFC 9457) as one sentence, with what is wrong with each field."""
+    title = _text(problem.get("title")) or "the request was refused"
+    detail = _text(problem.get("detail"))
+    sentence = f"{title} ({status})" + (f": {detail}" if detail and detail != title else "")
+    errors = problem.get("errors")
+    faults = [_describe_fault(fault) for fault in errors] if isinstance(errors, list) else []
+    return sentence + "".join(f"; {fault}" for fault in faults if fault)
+
+
+def _describe_fault(fault: object) -> str:
+    """``field: what is wrong``, whatever members the two are called by."""
+    if not isinstance(fault, Mapping):
+        return _text(fault)
+    where = next((_text(fault[key]) for key in ("field", "pointer", "name") if fault.get(key)), "")
+    what = next(
+        (_text(fault[key]) for key in ("detail", "message", "reason") if fault.get(key)), ""
+    )
+    return f"{where}: {what}" if where and what else where or what or _text(dict(fault))
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _delays() -> Iterator[float]:
+    """The pauses between the attempts; exhausted when the last one is made."""
+    for attempt in range(ATTEMPTS - 1):
+        yield FIRST_DELAY_SECONDS * 2**attempt
+
+
+def _retry_after(response: httpx.Response) -> float:
+    """Seconds that the server asks for, within reason; 0 for none, a date or nonsense."""
+    text = response.headers.get("Retry-After", "")
+    return min(float(text), LONGEST_DELAY_SECONDS) if text.isascii() and text.isdigit() else 0.0
+
+
+def _list_in(answer: Mapping[str, Any], name: str) -> list[Any]:
+    value = answer.get(name)
+    if not isinstance(value, list):
+        raise NoAnswer(f"the answer has no list {name!r}: do tool and marketplace fit together?")
+    return value
+
+
+def _field(item: object, name: str) -> object:
+    return item.get(name) if isinstance(item, Mapping) else None

@@ -1,0 +1,115 @@
+"""Submitting skills one after the other and, where asked for, passing their scans."""
+
+from collections.abc import Callable, Iterable
+from enum import StrEnum
+from typing import Any, Final
+
+import msgspec
+
+from cli.client import PAGE_SIZE, MarketplaceClient
+from cli.errors import RequestRefused
+from cli.submissions import Entry
+
+_NOT_YET_PUBLISHED: Final = {"RECEIVED", "SCANNED"}
+
+
+class Outcome(StrEnum):
+    """What became of an entry."""
+
+    SUBMITTED = "submitted"
+    DUPLICATE = "duplicate"
+    ALREADY_VERIFIED = "already-verified"
+    PASSED = "passed"
+    FAILED = "failed"
+
+
+class Result(msgspec.Struct, kw_only=True, omit_defaults=True, rename="camel"):
+    """An entry, its outcome and, where it failed, why."""
+
+    number: int
+    outcome: Outcome
+    name: str = ""
+    id: str | None = None
+    state: str | None = None
+    slug: str | None = None
+    reason: str | None = None
+
+
+class Publisher:
+    """Keeps the results as they come, so that an abort does not hide what was done before it."""
+
+    def __init__(self, client: MarketplaceClient, *, scan_score: int | None) -> None:
+        """With ``scan_score``, every submission is reported as passed with that score."""
+        self._client = client
+        self._scan_score = scan_score
+        self._to_pass: list[Result] = []
+        self.results: list[Result] = []
+
+    def publish(self, entries: Iterable[Entry], advance: Callable[[], None]) -> None:
+        """Submit all; ``advance`` is called after each entry.
+
+        An entry that is refused does not hinder the others. Raises CliError for what would meet
+        all others as well.
+        """
+        for entry in entries:
+            result = self._submit(entry)
+            self.results.append(result)
+            if self._scan_score is not None and result.state in _NOT_YET_PUBLISHED:
+                self._to_pass.append(result)
+            if len(self._to_pass) == PAGE_SIZE:
+                self._pass()
+            advance()
+        self._pass()
+
+    def _submit(self, entry: Entry) -> Result:
+        if entry.submission is None:
+            return Result(number=entry.number, outcome=Outcome.FAILED, reason=entry.problem)
+        name = str(entry.submission.get("skillName", ""))
+        try:
+            answer = self._client.submit(entry.submission)
+        except RequestRefused as refusal:
+            return Result(
+                number=entry.number, outcome=Outcome.FAILED, name=name, reason=str(refusal)
+            )
+        if answer.get("alreadyVerified"):
+            outcome = Outcome.ALREADY_VERIFIED
+        else:
+            outcome = Outcome.DUPLICATE if answer.get("duplicate") else Outcome.SUBMITTED
+        return Result(
+            number=entry.number,
+            outcome=outcome,
+            name=name,
+            id=_text(answer, "id"),
+            state=_text(answer, "state"),
+            slug=_text(answer, "slug"),
+        )
+
+    def _pass(self) -> None:
+        """Report the collected submissions as passed, as a scanner does.
+
+        They are taken off the list only once the report is answered.
+        """
+        waiting = {result.id: result for result in self._to_pass if result.id is not None}
+        if not waiting:
+            return
+        verdicts = [
+            {"submissionId": id_, "verdict": "PASS", "score": self._scan_score} for id_ in waiting
+        ]
+        answer = self._client.report_verdicts(verdicts)
+        accepted = answer.get("accepted") or []
+        reasons = {
+            rejection.get("submissionId"): rejection.get("reason")
+            for rejection in answer.get("rejected") or []
+        }
+        for id_, result in waiting.items():
+            if id_ in accepted:
+                result.outcome = Outcome.PASSED
+            else:
+                result.outcome = Outcome.FAILED
+                result.reason = f"the verdict was rejected: {reasons.get(id_) or 'no reason given'}"
+        self._to_pass.clear()
+
+
+def _text(answer: dict[str, Any], name: str) -> str | None:
+    value = answer.get(name)
+    return value if isinstance(value, str) else None

@@ -1,0 +1,541 @@
+"""The commands against a scripted marketplace: what they call, show, and exit with."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from cli import app as app_module
+from cli.client import PAGE_SIZE
+from tests.unit.cli.double import FakeMarketplace
+
+HEALTH = "/api/v1/admin/health/skills"
+REBUILD = "/api/v1/admin/rebuild-index"
+LETTERS = "/api/v1/admin/dead-letters"
+REDRIVE = "/api/v1/admin/dead-letters/redrive"
+SUBMIT = "/api/v1/submissions"
+SCANS = "/api/v1/webhooks/scan-results"
+
+
+def health(**changes: Any) -> dict[str, Any]:
+    return {
+        "status": "ok",
+        "kv_index_count": 110_118,
+        "kv_enumerated_count": 110_118,
+        "prisma_count": 110_118,
+        "seed_count": 118,
+        "drift_detected": False,
+        "drifts": [],
+        "recommendations": [],
+        "sources": {
+            "postgres": {"reachable": True, "latency_ms": 12.3, "error": None},
+            "kv": {"reachable": True, "latency_ms": 840.0, "error": None},
+            "kv_index": {"reachable": True, "age_seconds": 300, "damaged": False, "error": None},
+        },
+        "last_repair": {"ok": True, "finishedAt": "2026-11-24T03:18:00.000Z", "steps": [1, 2]},
+        "dead_letters": {"total": 3, "by_reason": {"not-passed": 2, "invalid-record": 1}},
+        "oldest_pending": {
+            "id": "sub-1",
+            "received_at": "2026-11-24T08:00:00.000Z",
+            "age_seconds": 9,
+        },
+        "heap": {"bytes": 38_000_000},
+    } | changes
+
+
+DRIFT = {
+    "kind": "members",
+    "sources": ["postgres", "kv-enumeration"],
+    "counts": [110_118, 110_118],
+    "difference": 0,
+    "message": "counts agree, members do not",
+}
+ADVICE = {"action": "rebuild", "reason": "the sources differ", "call": f"POST {REBUILD}"}
+
+
+def test_health_shows_everything_and_exits_with_0(marketplace: FakeMarketplace) -> None:
+    marketplace.on("GET", HEALTH, health())
+    result = marketplace.run("health")
+    assert result.exit_code == 0
+    for expected in (
+        "Marketplace: ok",
+        "110,118",
+        "12 ms",
+        "840 ms",
+        "5 min",
+        "3 (invalid-record: 1, not-passed: 2)",
+        "sub-1",
+        "finishedAt 2026-11-24T03:18:00.000Z",
+        "bytes 38,000,000",
+    ):
+        assert expected in result.stdout
+    assert "Drifts" not in result.stdout
+    assert "unreadable" not in result.stdout
+
+
+def test_health_shows_drifts_and_what_to_do(marketplace: FakeMarketplace) -> None:
+    marketplace.on(
+        "GET",
+        HEALTH,
+        health(status="drift", drift_detected=True, drifts=[DRIFT], recommendations=[ADVICE]),
+    )
+    result = marketplace.run("health")
+    assert result.exit_code == 1
+    for expected in (
+        "Marketplace: drift",
+        "postgres / kv-enumeration",
+        "110,118 / 110,118",
+        "counts agree, members do not",
+        f"POST {REBUILD}",
+    ):
+        assert expected in result.stdout
+
+
+AWAY = {"reachable": False, "latency_ms": None, "error": "connection refused"}
+FINDINGS: dict[str, dict[str, Any]] = {
+    "status drift": {"status": "drift"},
+    "status failing": {"status": "failing"},
+    "status unknown": {"status": "odd"},
+    "drift detected": {"drift_detected": True},
+    "a drift": {"drifts": [DRIFT]},
+    "a recommendation": {"recommendations": [ADVICE]},
+    "a source away": {"prisma_count": None, "sources": {"postgres": AWAY}},
+    "a source with an error": {"sources": {"kv": {"reachable": True, "error": "slow"}}},
+    "a damaged index": {"sources": {"kv_index": {"reachable": True, "damaged": True}}},
+}
+
+
+@pytest.mark.parametrize("changes", FINDINGS.values(), ids=FINDINGS.keys())
+def test_every_finding_exits_with_1(marketplace: FakeMarketplace, changes: dict[str, Any]) -> None:
+    marketplace.on("GET", HEALTH, health(**changes))
+    assert marketplace.run("health").exit_code == 1
+    assert marketplace.run("health", "--json").exit_code == 1
+
+
+def test_a_source_that_is_away_is_shown_as_such(marketplace: FakeMarketplace) -> None:
+    marketplace.on(
+        "GET",
+        HEALTH,
+        health(prisma_count=None, sources={"postgres": AWAY}, dead_letters=None),
+    )
+    result = marketplace.run("health")
+    assert result.stdout.count("unreadable") == 2
+    assert "unreachable" in result.stdout
+    assert "connection refused" in result.stdout
+
+
+def test_health_as_json_is_the_answer_itself(marketplace: FakeMarketplace) -> None:
+    answer = health(added_later={"by": "a newer marketplace"})
+    marketplace.on("GET", HEALTH, answer)
+    assert json.loads(marketplace.run("health", "--json").stdout) == answer
+
+
+def test_health_is_coloured_on_a_terminal(marketplace: FakeMarketplace) -> None:
+    marketplace.on("GET", HEALTH, health())
+    env = {"FORCE_COLOR": "1", "NO_COLOR": "", "TERM": "xterm-256color"}
+    assert "\x1b[1;32mok" in marketplace.run("health", env=env).stdout
+
+
+def test_what_strangers_wrote_neither_styles_nor_steers_the_terminal(
+    marketplace: FakeMarketplace,
+) -> None:
+    evil = "[bold red]x[/] \x1b[2J\x07\u202e"
+    letter = {
+        "id": "1",
+        "reason": "invalid-message",
+        "detail": evil,
+        "body": {"submissionId": evil},
+    }
+    marketplace.on("GET", LETTERS, {"deadLetters": [letter], "nextCursor": None})
+    output = marketplace.run("dead-letters").output
+    assert "[bold red]x[/]" in output
+    assert not {"\x1b", "\x07", "\u202e"} & set(output)
+
+
+def report(**changes: Any) -> dict[str, Any]:
+    return {
+        "ok": True,
+        "rebuilt": 110_118,
+        "errors": 0,
+        "orphanedAliases": 4,
+        "prismaBackfilled": 5_000,
+        "kvBackfilled": 4_999,
+        "conflictsResolved": 7,
+        "errorDetails": [],
+        "durationMs": 93_000.0,
+        "complete": True,
+        "dryRun": False,
+        "jobId": "job-1",
+        "progress": {"processed": 110_118, "estimatedTotal": 110_118, "steps": 12},
+    } | changes
+
+
+def running(processed: int, total: int | None = 110_118) -> httpx.Response:
+    progress = {"processed": processed, "estimatedTotal": total, "steps": 1}
+    return httpx.Response(202, json=report(complete=False, progress=progress))
+
+
+def test_a_rebuild_that_fits_in_one_step(marketplace: FakeMarketplace) -> None:
+    marketplace.on("POST", REBUILD, report())
+    result = marketplace.run("rebuild")
+    assert result.exit_code == 0
+    (request,) = marketplace.requests
+    assert dict(request.url.params) == {"dryRun": "false", "wait": "5"}
+    for expected in ("Rebuild complete after 93 s", "110,118", "5,000", "4,999", "7", "4"):
+        assert expected in result.stdout
+    assert "dry run" not in result.stdout
+
+
+def test_a_long_rebuild_is_followed_to_its_end(marketplace: FakeMarketplace) -> None:
+    marketplace.on("POST", REBUILD, running(0, None))
+    marketplace.on("GET", f"{REBUILD}/job-1", running(30_000), running(80_000), report())
+    env = {"TTY_COMPATIBLE": "1", "TTY_INTERACTIVE": "1", "TERM": "xterm"}
+    result = marketplace.run("rebuild", env=env)
+    assert result.exit_code == 0
+    assert len(marketplace.requests) == 4
+    assert "30000/110118" in result.stderr
+    assert "80000/110118" in result.stderr
+    assert "Rebuild complete" in result.stdout
+
+
+def test_polling_slows_down_to_a_limit(marketplace: FakeMarketplace) -> None:
+    marketplace.on("POST", REBUILD, running(0))
+    marketplace.on("GET", f"{REBUILD}/job-1", *[running(n) for n in range(10)], report())
+    marketplace.run("rebuild")
+    assert marketplace.slept[0] == 1.0
+    assert marketplace.slept == sorted(marketplace.slept)
+    assert max(marketplace.slept) == 5.0
+
+
+def test_following_survives_a_short_absence(marketplace: FakeMarketplace) -> None:
+    marketplace.on("POST", REBUILD, running(0))
+    marketplace.on("GET", f"{REBUILD}/job-1", httpx.Response(500, json={}), running(1), report())
+    assert marketplace.run("rebuild").exit_code == 0
+
+
+def test_following_gives_up_on_a_long_absence(marketplace: FakeMarketplace) -> None:
+    marketplace.on("POST", REBUILD, running(0))
+    marketplace.on("GET", f"{REBUILD}/job-1", httpx.Response(500, json={"title": "Down"}))
+    result = marketplace.run("rebuild")
+    assert result.exit_code == 2
+    assert len(marketplace.requests) == 1 + app_module.MAX_FAILED_POLLS
+
+
+def test_following_ends_with_the_time(marketplace: FakeMarketplace) -> None:
+    marketplace.on("POST", REBUILD, running(0))
+    marketplace.on("GET", f"{REBUILD}/job-1", running(10))
+    result = marketplace.run("rebuild", "--max-minutes", "1")
+    assert result.exit_code == 1
+    assert 60 <= sum(marketplace.slept) < 66
+    assert "Rebuild goes on" in result.stdout
+    assert "rebuild --job job-1" in result.stderr
+
+
+def test_control_c_tells_how_to_look_again(marketplace: FakeMarketplace) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    marketplace.after_sleep = interrupt
+    marketplace.on("POST", REBUILD, running(0))
+    result = marketplace.run("rebuild")
+    assert result.exit_code == 130
+    assert "rebuild --job job-1" in result.stderr
+
+
+def test_no_wait_starts_and_leaves(marketplace: FakeMarketplace) -> None:
+    marketplace.on("POST", REBUILD, running(0))
+    result = marketplace.run("rebuild", "--no-wait")
+    assert result.exit_code == 0
+    (request,) = marketplace.requests
+    assert request.url.params["wait"] == "0"
+    assert "rebuild --job job-1" in result.stderr
+
+
+def test_a_job_can_be_followed_later(marketplace: FakeMarketplace) -> None:
+    marketplace.on("GET", f"{REBUILD}/job-1", running(5), report())
+    assert marketplace.run("rebuild", "--job", "job-1").exit_code == 0
+    assert all(request.method == "GET" for request in marketplace.requests)
+    assert marketplace.run("rebuild", "--job", "job-1", "--dry-run").exit_code == 2
+
+
+def test_a_job_id_stays_one_segment_of_the_path(marketplace: FakeMarketplace) -> None:
+    marketplace.run("rebuild", "--job", "../../x?y")
+    assert marketplace.requests[0].url.raw_path == f"{REBUILD}/..%2F..%2Fx%3Fy".encode()
+
+
+def test_a_dry_run_says_so(marketplace: FakeMarketplace) -> None:
+    marketplace.on("POST", REBUILD, report(dryRun=True))
+    result = marketplace.run("rebuild", "--dry-run")
+    assert result.exit_code == 0
+    assert marketplace.requests[0].url.params["dryRun"] == "true"
+    assert "nothing was changed" in result.stdout
+
+
+def test_records_in_error_are_named_and_exit_with_1(marketplace: FakeMarketplace) -> None:
+    details = [{"key": "skill:broken", "reason": "no repoUrl"}]
+    marketplace.on("POST", REBUILD, report(errors=1, errorDetails=details))
+    result = marketplace.run("rebuild")
+    assert result.exit_code == 1
+    assert "skill:broken" in result.stdout
+    assert "no repoUrl" in result.stdout
+
+
+def test_a_failed_rebuild_exits_with_1(marketplace: FakeMarketplace) -> None:
+    marketplace.on("POST", REBUILD, report(ok=False))
+    assert marketplace.run("rebuild").exit_code == 1
+
+
+def test_a_rebuild_as_json_is_the_final_answer(marketplace: FakeMarketplace) -> None:
+    marketplace.on("POST", REBUILD, running(0))
+    marketplace.on("GET", f"{REBUILD}/job-1", report())
+    result = marketplace.run("rebuild", "--json")
+    assert json.loads(result.stdout) == report()
+    assert result.stderr == ""
+
+
+def letter(number: int, **changes: Any) -> dict[str, Any]:
+    return {
+        "id": f"letter-{number:04}",
+        "queue": "skill-publish",
+        "body": {"submissionId": f"sub-{number:04}"},
+        "reason": "storage-unavailable",
+        "detail": "both sources away",
+        "attempts": 11,
+        "failedAt": "2026-11-24T07:00:00.000Z",
+        "redrives": 2,
+    } | changes
+
+
+def pages(*sizes: int) -> list[dict[str, Any]]:
+    made, first = [], 0
+    for number, size in enumerate(sizes, 1):
+        last = number == len(sizes)
+        made.append(
+            {
+                "deadLetters": [letter(n) for n in range(first, first + size)],
+                "nextCursor": None if last else f"cursor-{number}",
+            }
+        )
+        first += size
+    return made
+
+
+def test_dead_letters_are_listed(marketplace: FakeMarketplace) -> None:
+    marketplace.on("GET", LETTERS, *pages(2))
+    result = marketplace.run("dead-letters", "--reason", "storage-unavailable", "--limit", "7")
+    assert result.exit_code == 0
+    assert dict(marketplace.requests[0].url.params) == {
+        "reason": "storage-unavailable",
+        "limit": "7",
+    }
+    for expected in ("letter-0001", "sub-0001", "both sources away", "11", "07:00:00.000Z"):
+        assert expected in result.stdout
+
+
+def test_dead_letters_are_paged_up_to_the_limit(marketplace: FakeMarketplace) -> None:
+    marketplace.on("GET", LETTERS, *pages(100, 100, 50, 1))
+    result = marketplace.run("dead-letters", "--limit", "250", "--json")
+    sent = [dict(request.url.params) for request in marketplace.requests]
+    assert sent == [
+        {"limit": "100"},
+        {"limit": "100", "cursor": "cursor-1"},
+        {"limit": "50", "cursor": "cursor-2"},
+    ]
+    answer = json.loads(result.stdout)
+    assert [item["id"] for item in answer["deadLetters"]] == [f"letter-{n:04}" for n in range(250)]
+    assert answer["nextCursor"] == "cursor-3"
+    assert "--cursor cursor-3" in result.stderr
+
+
+def test_a_cursor_that_repeats_ends_the_listing(marketplace: FakeMarketplace) -> None:
+    marketplace.on("GET", LETTERS, {"deadLetters": [], "nextCursor": "same"})
+    assert marketplace.run("dead-letters").exit_code == 2
+    assert len(marketplace.requests) == 2
+
+
+def test_no_dead_letters(marketplace: FakeMarketplace) -> None:
+    marketplace.on("GET", LETTERS, *pages(0))
+    assert "No dead letters" in marketplace.run("dead-letters").stdout
+
+
+def outcomes(remaining: int, **by_id: str) -> dict[str, Any]:
+    results = [{"id": id_, "outcome": outcome} for id_, outcome in by_id.items()]
+    return {"results": results, "remaining": remaining}
+
+
+def test_redrive_by_ids(marketplace: FakeMarketplace) -> None:
+    marketplace.on("POST", REDRIVE, outcomes(9, a="redriven", b="already-redriven"))
+    result = marketplace.run("redrive", "a", "b")
+    assert result.exit_code == 0  # others remain, but these two were asked for
+    assert marketplace.bodies(REDRIVE) == [{"ids": ["a", "b"]}]
+    assert "already-redriven" in result.stdout
+
+
+def test_redrive_of_many_ids_takes_several_calls(marketplace: FakeMarketplace) -> None:
+    marketplace.on("POST", REDRIVE, outcomes(0))
+    marketplace.run("redrive", *[f"id-{n}" for n in range(PAGE_SIZE + 1)])
+    assert [len(body["ids"]) for body in marketplace.bodies(REDRIVE)] == [PAGE_SIZE, 1]
+
+
+@pytest.mark.parametrize("outcome", ["failed", "unknown"])
+def test_a_letter_that_is_not_redriven_exits_with_1(
+    marketplace: FakeMarketplace, outcome: str
+) -> None:
+    answer = outcomes(0, a="redriven", b=outcome)
+    answer["results"][1]["reason"] = "the queue did not take it"
+    marketplace.on("POST", REDRIVE, answer)
+    result = marketplace.run("redrive", "a", "b")
+    assert result.exit_code == 1
+    assert "the queue did not take it" in result.stdout
+
+
+def test_redrive_all_goes_on_until_nothing_remains(marketplace: FakeMarketplace) -> None:
+    marketplace.on("POST", REDRIVE, outcomes(1, a="redriven"), outcomes(0, b="redriven"))
+    result = marketplace.run("redrive", "--all", "--reason", "not-scanned", "--json")
+    assert result.exit_code == 0
+    assert marketplace.bodies(REDRIVE) == [{"all": True, "reason": "not-scanned"}] * 2
+    assert [item["id"] for item in json.loads(result.stdout)["results"]] == ["a", "b"]
+
+
+@pytest.mark.parametrize("outcome", ["failed", "redriven"])
+def test_redrive_all_ends_where_there_is_no_progress(
+    marketplace: FakeMarketplace, outcome: str
+) -> None:
+    marketplace.on("POST", REDRIVE, outcomes(1, a=outcome))
+    assert marketplace.run("redrive", "--all").exit_code == 1
+    assert len(marketplace.requests) <= 2
+
+
+@pytest.mark.parametrize("args", [[], ["a", "--all"], ["a", "--reason", "not-scanned"]])
+def test_redrive_must_know_what(marketplace: FakeMarketplace, args: list[str]) -> None:
+    assert marketplace.run("redrive", *args).exit_code == 2
+    assert marketplace.requests == []
+
+
+def submission(name: str) -> dict[str, Any]:
+    return {"repoUrl": f"https://github.com/acme/{name}", "skillName": name}
+
+
+def received(id_: str, **more: Any) -> httpx.Response:
+    return httpx.Response(202, json={"id": id_, "state": "RECEIVED"} | more)
+
+
+def test_publish_submits_each_without_the_credential(
+    marketplace: FakeMarketplace, tmp_path: Path
+) -> None:
+    file = tmp_path / "skills.json"
+    file.write_text(json.dumps([submission("one"), submission("two")]))
+    marketplace.on("POST", SUBMIT, received("s1"), received("s2"))
+    result = marketplace.run("publish", str(file), key=None)
+    assert result.exit_code == 0
+    assert marketplace.bodies(SUBMIT) == [submission("one"), submission("two")]
+    assert "s1" in result.stdout
+    marketplace.run("publish", str(file))
+    assert all("X-Internal-Key" not in request.headers for request in marketplace.requests)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"skillName": "one"}\n\n{"skillName": "two"}\n',
+        '\ufeff{"skillName": "one"}\r\n{"skillName": "two"}',
+        '[{"skillName": "one"},\n {"skillName": "two"}]',
+    ],
+    ids=["lines", "lines of another system", "array"],
+)
+def test_publish_reads_arrays_and_lines(marketplace: FakeMarketplace, text: str) -> None:
+    marketplace.on("POST", SUBMIT, received("s"))
+    assert marketplace.run("publish", "-", stdin=text).exit_code == 0
+    assert [body["skillName"] for body in marketplace.bodies(SUBMIT)] == ["one", "two"]
+
+
+def test_one_bad_entry_does_not_hinder_the_others(marketplace: FakeMarketplace) -> None:
+    problem = {"title": "Invalid submission", "errors": [{"field": "repoUrl", "message": "https"}]}
+    marketplace.on("POST", SUBMIT, httpx.Response(422, json=problem), received("s2"))
+    text = '{"skillName": "bad"}\n{broken\n[1]\n{"skillName": "good"}\n'
+    result = marketplace.run("publish", "-", "--json", stdin=text)
+    assert result.exit_code == 1
+    answer = json.loads(result.stdout)
+    assert answer["failed"] == 3
+    assert [(item["number"], item["outcome"]) for item in answer["results"]] == [
+        (1, "failed"),
+        (2, "failed"),
+        (3, "failed"),
+        (4, "submitted"),
+    ]
+    assert "repoUrl: https" in answer["results"][0]["reason"]
+    assert "not JSON" in answer["results"][1]["reason"]
+
+
+def test_scan_pass_reports_verdicts_and_their_rejections(marketplace: FakeMarketplace) -> None:
+    marketplace.on(
+        "POST",
+        SUBMIT,
+        received("s1"),
+        httpx.Response(200, json={"id": "s2", "state": "SCANNED", "duplicate": True}),
+        httpx.Response(200, json={"id": "s3", "state": "PUBLISHED", "duplicate": True}),
+        httpx.Response(200, json={"alreadyVerified": True, "slug": "four"}),
+    )
+    verdict = {"accepted": ["s1"], "rejected": [{"submissionId": "s2", "reason": "not known yet"}]}
+    marketplace.on("POST", SCANS, httpx.Response(202, json=verdict))
+    text = "\n".join(json.dumps(submission(name)) for name in ("one", "two", "three", "four"))
+    result = marketplace.run("publish", "-", "--scan-pass", "--score", "87", "--json", stdin=text)
+    assert result.exit_code == 1
+    assert marketplace.bodies(SCANS) == [
+        {"results": [{"submissionId": i, "verdict": "PASS", "score": 87} for i in ("s1", "s2")]}
+    ]
+    results = json.loads(result.stdout)["results"]
+    assert [item["outcome"] for item in results] == [
+        "passed",
+        "failed",
+        "duplicate",
+        "already-verified",
+    ]
+    assert "not known yet" in results[1]["reason"]
+
+
+def test_scan_pass_needs_a_credential_before_anything_is_submitted(
+    marketplace: FakeMarketplace,
+) -> None:
+    result = marketplace.run("publish", "-", "--scan-pass", key=None, stdin='{"a": 1}')
+    assert result.exit_code == 2
+    assert marketplace.requests == []
+
+
+def test_verdicts_go_in_batches(marketplace: FakeMarketplace) -> None:
+    count = PAGE_SIZE + 1
+    marketplace.on("POST", SUBMIT, *[received(f"s{n}") for n in range(count)])
+    accepted = {"accepted": [f"s{n}" for n in range(count)], "rejected": []}
+    marketplace.on("POST", SCANS, httpx.Response(202, json=accepted))
+    text = json.dumps([submission(f"skill-{n}") for n in range(count)])
+    assert marketplace.run("publish", "-", "--scan-pass", stdin=text).exit_code == 0
+    assert [len(body["results"]) for body in marketplace.bodies(SCANS)] == [PAGE_SIZE, 1]
+
+
+def test_an_abort_shows_what_was_done_before_it(marketplace: FakeMarketplace) -> None:
+    marketplace.on("POST", SUBMIT, received("s1"), httpx.ConnectError("refused"))
+    text = json.dumps([submission("one"), submission("two"), submission("three")])
+    result = marketplace.run("publish", "-", stdin=text)
+    assert result.exit_code == 2
+    assert "s1" in result.stdout
+    assert "cannot be reached" in result.stderr
+
+    marketplace.on("POST", SUBMIT, received("s1"), httpx.ConnectError("refused"))
+    answer = json.loads(marketplace.run("publish", "-", "--json", stdin=text).stdout)
+    assert (len(answer["results"]), answer["notTried"]) == (1, 2)
+    assert "cannot be reached" in answer["error"]
+
+
+@pytest.mark.parametrize("text", ["", "\n", "[]", "[{]"])
+def test_an_unusable_file_is_a_sentence(marketplace: FakeMarketplace, text: str) -> None:
+    result = marketplace.run("publish", "-", stdin=text)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("Error: the file")
+
+
+def test_a_missing_file_is_a_sentence(marketplace: FakeMarketplace, tmp_path: Path) -> None:
+    result = marketplace.run("publish", str(tmp_path / "none.json"))
+    assert result.exit_code == 2
+    assert "cannot be read" in result.stderr
