@@ -12,7 +12,7 @@ from marketplace.env import Env
 from marketplace.listing import ListingQuery, matches
 from marketplace.models import Skill, SkillSummary
 from marketplace.pages import Page, matching, merge_page, page_of, window
-from marketplace.published_index import PublishedSkills
+from marketplace.published_skills import PublishedSkills
 from marketplace.slugs import identity_of, slug_candidates, slugify
 from marketplace.sources import Answer, Reading, read_from_first
 from marketplace.storage import DatabaseError, SkillDatabase, Source

@@ -11,7 +11,7 @@ from typing import Final, Generic, TypeVar
 
 from marketplace.db import get_db
 from marketplace.env import Env
-from marketplace.published_index import PublishedSkills, get_published_skills_list
+from marketplace.published_skills import PublishedSkills, get_published_skills_list
 from marketplace.storage import DatabaseError, KvError, SkillDatabase, Source, StorageError
 
 READ_BUDGET_SECONDS: Final = 2.0
@@ -107,11 +107,13 @@ async def read_from_first(
         pass
     try:
         skills = await reading.from_kv(
-            lambda: get_published_skills_list(env, timeout=reading.seconds_left)
+            lambda: get_published_skills_list(env, deadline=reading.seconds_left)
         )
     except KvError:  # noted by the reading
         return reading.answer(seed(), Source.SEED)
-    reading.reasons.extend(skills.reasons)
+    reading.reasons.extend(skills.degraded)
+    if skills.truncated:
+        reading.reasons.append(f"{Source.KV_ENUMERATION}: truncated")
     return reading.answer(published(skills), skills.source)
 
 
