@@ -7,7 +7,8 @@ from workers import WorkerEntrypoint
 
 from marketplace.api.app import create_app
 from marketplace.bindings import env_from_bindings, messages_of
-from marketplace.publish_consumer import handle_publish_batch
+from marketplace.consumers import consume
+from marketplace.schedule import run_scheduled
 
 app = create_app()
 
@@ -19,9 +20,12 @@ class Default(WorkerEntrypoint):
         """Answer an HTTP request."""
         return await asgi.fetch(app, request, env_from_bindings(self.env), self.ctx)
 
-    async def queue(self, batch: Any, env: Any, ctx: Any) -> None:  # noqa: ARG002
-        """Consume a queue batch."""
-        await handle_publish_batch(env_from_bindings(env), messages_of(batch))
+    # The runtime hands these two their own `env` and `ctx` as None; the instance has the real ones.
 
-    async def scheduled(self, controller: Any, env: Any, ctx: Any) -> None:
+    async def queue(self, batch: Any, _env: Any, _ctx: Any) -> None:
+        """Consume a queue batch."""
+        await consume(env_from_bindings(self.env), batch.queue, messages_of(batch))
+
+    async def scheduled(self, controller: Any, _env: Any, _ctx: Any) -> None:
         """Run what a cron trigger asks for."""
+        await run_scheduled(env_from_bindings(self.env), str(controller.cron))

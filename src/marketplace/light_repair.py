@@ -1,0 +1,70 @@
+"""The light repair: what is known to be undone, without enumerating everything.
+
+Outbox records, which KV alone took, go into PostgreSQL; rows that KV is not known to hold go into
+KV. Both lists are short unless a source was away.
+"""
+
+from typing import Final
+
+import msgspec
+
+from marketplace import submission_store
+from marketplace.concurrency import map_bounded
+from marketplace.db import get_db
+from marketplace.env import Env
+from marketplace.models import Skill
+from marketplace.publishing import Published, publish_skills
+from marketplace.storage import DatabaseError, KvError, RecordKey
+
+_OUTBOX_BATCH: Final = 100
+_ROW_BATCH: Final = 200
+
+
+class LightRepairReport(msgspec.Struct, rename="camel"):
+    """What one light repair did, in skills."""
+
+    database_backfilled: int = 0
+    kv_backfilled: int = 0
+    errors: list[str] = msgspec.field(default_factory=list)
+
+
+async def run_light_repair(env: Env) -> LightRepairReport:
+    """Carry over what one source has and the other lacks. Failures are reported, not raised."""
+    report = LightRepairReport()
+    try:
+        await _drain_outbox(env, report)
+        await _write_missing_records(env, report)
+    except (DatabaseError, KvError) as error:
+        report.errors.append(f"{type(error).__name__}: {error.reason}")
+        env.log("light repair cut short", level="error", reason=error.reason, detail=str(error))
+    return report
+
+
+async def _drain_outbox(env: Env, report: LightRepairReport) -> None:
+    entries = await submission_store.list_outbox(env, limit=_OUTBOX_BATCH)
+    outcomes = await publish_skills(env, [entry.skill for entry in entries])
+    done = []
+    for entry in entries:
+        outcome = outcomes[entry.skill.identity]
+        if isinstance(outcome, Published) and outcome.in_database and outcome.in_kv:
+            done.append(entry.key)
+    await submission_store.clear_outbox(env, done)
+    report.database_backfilled += len(done)
+
+
+async def _write_missing_records(env: Env, report: LightRepairReport) -> None:
+    with await get_db(env) as database:
+        rows = await database.skills_not_in_kv(limit=_ROW_BATCH)
+        written = await map_bounded(rows, lambda row: _write(env, row))
+        keys = [RecordKey(s.name, s.identity, s.revision) for s in written if s is not None]
+        await database.mark_in_kv(keys)
+    report.kv_backfilled += len(keys)
+
+
+async def _write(env: Env, row: Skill) -> Skill | None:
+    try:
+        await submission_store.write_record(env, row)
+    except KvError as error:
+        env.log(f"{row.name} not written to kv", level="warning", reason=error.reason)
+        return None
+    return row
