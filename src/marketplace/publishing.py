@@ -78,14 +78,9 @@ async def publish_skills(env: Env, skills: Sequence[Skill]) -> Mapping[str, Publ
 class _Plan:
     """A skill to publish, with what KV knows about the slugs that it may get."""
 
-    skill: Skill
-    candidates: Sequence[str]  # free or its own, as far as KV and the seed tell
+    skill: Skill  # the message's, unless KV holds a newer state
+    candidates: Sequence[str]  # free or its own, as far as KV and the seed tell; its own first
     own: Skill | None  # what KV holds of this identity
-
-    @property
-    def last_resort(self) -> str:
-        """The slug that no other identity can be given."""
-        return self.candidates[-1]
 
 
 async def _plan(env: Env, skills: Sequence[Skill]) -> Sequence[_Plan]:
@@ -120,8 +115,14 @@ def _plan_one(env: Env, skill: Skill, wanted: Sequence[str], holders: Mapping[st
         return all(claim is None or claim.identity == identity for claim in claims)
 
     candidates = [slug for slug in wanted[:-1] if is_free(slug)] + [wanted[-1]]
-    own = [holders[slug] for slug in candidates if slug in holders]
-    return _Plan(skill, candidates, max(own, key=lambda record: record.revision, default=None))
+    records = [holders[slug] for slug in candidates if slug in holders]
+    own = max(records, key=lambda record: record.revision, default=None)
+    if own is None:
+        return _Plan(skill, candidates, None)
+    # A row that PostgreSQL lost comes back as KV has it: under its slug, and not older.
+    candidates.sort(key=lambda slug: slug != own.name)
+    newest = max(skill, own, key=lambda state: state.revision)
+    return _Plan(newest, candidates, own)
 
 
 async def _store_in_database(env: Env, plans: Sequence[_Plan]) -> Mapping[str, Skill]:
@@ -177,7 +178,7 @@ async def _store_in_kv(env: Env, plan: _Plan, row: Skill | None) -> tuple[str, P
 
 async def _store_in_kv_alone(env: Env, plan: _Plan) -> PublishOutcome:
     own = plan.own
-    name = own.name if own is not None else plan.last_resort
+    name = own.name if own is not None else plan.candidates[-1]
     published_at = plan.skill.published_at
     if own is not None:
         published_at = min(own.published_at, published_at)
