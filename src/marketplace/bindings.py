@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
+import pyodide_js
 from js import JSON, Object
 from pyodide.ffi import JsException, to_js
 
@@ -50,7 +51,13 @@ def env_from_bindings(bindings: Any) -> Env:
         maintenance_queue=WorkersQueue(_binding(raw, "MAINTENANCE_QUEUE")),
         settings=_settings(raw),
         seed=load_seed(),
+        heap_bytes=_heap_bytes,
     )
+
+
+def _heap_bytes() -> int:
+    """Bytes of the WebAssembly memory that Python lives in. It grows and never shrinks."""
+    return int(pyodide_js._module.HEAPU8.byteLength)  # noqa: SLF001 - the only place that tells
 
 
 def _unwrapped(value: Any) -> Any:

@@ -38,6 +38,7 @@ class Env:
     maintenance_queue: MessageQueue
     settings: Settings = field(default_factory=Settings)
     seed: Seed = EMPTY_SEED
+    heap_bytes: Callable[[], int | None] = lambda: None
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     log: Logger = log_to_stdout
 

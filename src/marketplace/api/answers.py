@@ -19,17 +19,22 @@ SKILLS_TAG: Final = "skills"
 
 
 def cacheable(
-    request: Request, body: bytes, *, tags: Sequence[str], degraded: bool = False
+    request: Request,
+    body: bytes,
+    *,
+    tags: Sequence[str],
+    degraded: bool = False,
+    media_type: str = JSON_TYPE,
 ) -> Response:
     """A public answer. A degraded one is never stored as if it were good."""
     headers = {"Access-Control-Allow-Origin": "*"}
     if degraded:
-        return Response(body, media_type=JSON_TYPE, headers=headers | NO_STORE)
+        return Response(body, media_type=media_type, headers=headers | NO_STORE)
     etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
     headers |= {"Cache-Control": _FRESHNESS, "ETag": etag, "Cache-Tag": ",".join(tags)}
     if _matches(request.headers.get("if-none-match"), etag):
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
-    return Response(body, media_type=JSON_TYPE, headers=headers)
+    return Response(body, media_type=media_type, headers=headers)
 
 
 def _matches(if_none_match: str | None, etag: str) -> bool:
