@@ -19,6 +19,8 @@ VENV = os.path.join(REPOSITORY, ".venv")
 LOCK = os.path.join(REPOSITORY, "requirements", "dev.lock")
 STAMP = os.path.join(VENV, "skill-marketplace.stamp")
 MINIMUM = (3, 11)
+# The real one: with .venv activated, `python3` is a link inside the folder that is made anew.
+INTERPRETER = os.path.realpath(sys.executable)
 
 MADE_BY_US = [
     ".venv",
@@ -47,7 +49,7 @@ def fingerprint() -> str:
     """Changes with the lock file and with the interpreter that the environment is made from."""
     with open(LOCK, "rb") as file:
         digest = hashlib.sha256(file.read())
-    digest.update((sys.version + sys.executable).encode())
+    digest.update((sys.version + INTERPRETER).encode())
     return digest.hexdigest()
 
 
@@ -83,7 +85,7 @@ def install() -> None:
     # A half-made environment has no stamp, and is made anew from nothing.
     shutil.rmtree(VENV, ignore_errors=True)
     commands = [
-        [sys.executable, "-m", "venv", VENV],
+        [INTERPRETER, "-m", "venv", VENV],
         [
             os.path.join(VENV, "bin", "python"),
             *["-m", "pip", "install", "--disable-pip-version-check", "-qq"],
