@@ -7,7 +7,7 @@ from fastapi import FastAPI
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from marketplace.api import skill_page, skills, submissions
+from marketplace.api import admin, skill_page, skills, submissions
 from marketplace.api.answers import private
 from marketplace.api.problems import LastResort, add_problem_handlers, problem
 
@@ -28,6 +28,7 @@ def create_app() -> FastAPI:
     app.include_router(skills.router)
     app.include_router(submissions.router)
     app.include_router(skill_page.router)
+    app.include_router(admin.router)
     app.add_api_route("/api/v1/health", _liveness, methods=["GET"], tags=["health"])
     app.add_middleware(BodyLimit)
     app.add_middleware(LastResort)

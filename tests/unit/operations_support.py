@@ -1,0 +1,126 @@
+"""An env on a simulated KV and a database double, for the tests of health and repair."""
+
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from marketplace import submission_store
+from marketplace.env import Env, Settings
+from marketplace.models import Skill
+from marketplace.storage import QueueError, RecordKey, SkillDatabase
+from tests.simulation.database_double import DatabaseDouble
+from tests.simulation.kv import SimulatedKv
+from tests.simulation.loop import current_loop, simulate
+from tests.unit.kv_support import Log, make_skill
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class ListQueue:
+    """A queue that keeps what it was sent."""
+
+    bodies: list[Mapping[str, Any]] = field(default_factory=list)
+    failing: bool = False
+
+    async def send(self, body: Mapping[str, Any], *, delay_seconds: int = 0) -> None:
+        await self.send_batch([body])
+
+    async def send_batch(self, bodies: Sequence[Mapping[str, Any]]) -> None:
+        if self.failing:
+            raise QueueError("away")
+        self.bodies += bodies
+
+
+@dataclass(slots=True)
+class Delivered:
+    """A message as a handler gets it."""
+
+    body: Any
+    attempts: int = 1
+    id: str = "message"
+    acknowledged: bool = False
+    retried: bool = False
+
+    def ack(self) -> None:
+        self.acknowledged = True
+
+    def retry(self, *, delay_seconds: int) -> None:
+        self.retried = True
+
+
+@dataclass(slots=True)
+class Market:
+    """All stores of a marketplace, and the env on them."""
+
+    kv: SimulatedKv
+    tables: DatabaseDouble
+    publish: ListQueue
+    maintenance: ListQueue
+    env: Env
+    log: Log
+
+    async def database(self) -> SkillDatabase:
+        return await self.tables.connect()
+
+    async def fill(self, skills: Sequence[Skill], *, kv: bool = True, table: bool = True) -> None:
+        """Put skills into either source; into both, the table knows that KV has them."""
+        with await self.database() as database:
+            if table:
+                await database.upsert_skills(skills)
+            for skill in skills if kv else ():
+                await submission_store.write_record(self.env, skill)
+        if kv and table:
+            await self.mark(skills)
+
+    async def mark(self, skills: Sequence[Skill]) -> None:
+        """Tell the table that KV has these."""
+        with await self.database() as database:
+            await database.mark_in_kv([RecordKey(s.name, s.identity, s.revision) for s in skills])
+
+    async def index(self, skills: Sequence[Skill]) -> None:
+        """Write the index with these skills."""
+        writer = submission_store.IndexWriter.begin(self.env, f"generation-{len(skills)}")
+        await writer.add([skill.published_summary() for skill in skills])
+        await writer.finish()
+
+    def lose_rows(self, skills: Sequence[Skill]) -> None:
+        """Delete rows behind the marketplace's back."""
+        for skill in skills:
+            del self.tables.rows[skill.identity]
+            del self.tables.identities[skill.name]
+
+    def lose_records(self, skills: Sequence[Skill]) -> None:
+        """Delete records behind the marketplace's back."""
+        for skill in skills:
+            self.kv.damage(f"skill:{skill.name}", None)
+
+
+def run(
+    test: Callable[[Market], Coroutine[Any, Any, T]],
+    *,
+    settings: Settings | None = None,
+    **options: Any,
+) -> T:
+    """Run a test in virtual time; options are `SimulatedKv`'s."""
+
+    async def main() -> T:
+        kv, tables, log = SimulatedKv(**options), DatabaseDouble(), Log()
+        publish, maintenance = ListQueue(), ListQueue()
+        env = Env(
+            submissions_kv=kv,
+            connect_database=tables.connect,
+            publish_queue=publish,
+            maintenance_queue=maintenance,
+            settings=settings or Settings(),
+            clock=current_loop().clock,
+            log=log,
+        )
+        return await test(Market(kv, tables, publish, maintenance, env, log))
+
+    return simulate(main())
+
+
+def make_skills(count: int, prefix: str = "skill", **fields: Any) -> list[Skill]:
+    """``count`` skills in slug order."""
+    return [make_skill(f"{prefix}-{number:05d}", **fields) for number in range(count)]

@@ -1,0 +1,182 @@
+"""What the health answer tells about each state of the sources."""
+
+import asyncio
+from dataclasses import replace
+
+import msgspec
+import pytest
+
+from cli.answers import Health as CliHealth
+from marketplace.health import REBUILD_CALL, Health, check_health
+from marketplace.models import Skill
+from marketplace.storage import DatabaseError, SkillDatabase
+from tests.simulation.remote import Fault
+from tests.unit.kv_support import fault
+from tests.unit.operations_support import Market, make_skills, run
+
+
+def _counts(health: Health) -> tuple[int | None, int | None, int | None]:
+    return health.prisma_count, health.kv_enumerated_count, health.kv_index_count
+
+
+async def _healthy(market: Market, count: int = 100) -> list[Skill]:
+    skills = make_skills(count)
+    await market.fill(skills)
+    await market.index(skills)
+    return skills
+
+
+def test_a_healthy_marketplace_has_no_findings() -> None:
+    async def test(market: Market) -> None:
+        await _healthy(market)
+        health = await check_health(market.env)
+        assert _counts(health) == (100, 100, 100)
+        assert (health.status, health.drifts, health.recommendations) == ("ok", [], [])
+        answer = msgspec.json.decode(msgspec.json.encode(health))
+        assert msgspec.convert(answer, CliHealth).is_healthy
+
+    run(test)
+
+
+def test_an_empty_marketplace_is_healthy() -> None:
+    async def test(market: Market) -> None:
+        health = await check_health(market.env)
+        assert _counts(health) == (0, 0, 0)
+        assert health.status == "ok"
+
+    run(test)
+
+
+def test_a_missing_index_is_a_drift() -> None:
+    async def test(market: Market) -> None:
+        await market.fill(make_skills(100))
+        health = await check_health(market.env)
+        assert _counts(health) == (100, 100, 0)
+        assert health.drift_detected
+        assert health.needs_rebuild
+        assert health.sources["kv_index"].error == "missing"
+
+    run(test)
+
+
+def test_a_damaged_index_has_no_count_and_asks_for_a_rebuild() -> None:
+    async def test(market: Market) -> None:
+        await _healthy(market)
+        market.kv.damage("skills:published-index", b'{"format": "published-index"')
+        health = await check_health(market.env)
+        assert _counts(health) == (100, 100, None)
+        assert health.sources["kv_index"].damaged
+        assert health.needs_rebuild
+
+    run(test)
+
+
+def test_a_stale_index_is_a_drift() -> None:
+    async def test(market: Market) -> None:
+        skills = make_skills(100)
+        await market.fill(skills)
+        await market.index(skills[:80])
+        health = await check_health(market.env)
+        assert _counts(health) == (100, 100, 80)
+        assert {drift.sources for drift in health.drifts} == {
+            ("postgres", "kv_index"),
+            ("kv", "kv_index"),
+        }
+        assert {drift.difference for drift in health.drifts} == {20}
+
+    run(test)
+
+
+@pytest.mark.parametrize(("lost", "is_drift"), [(5, False), (6, True)])
+def test_a_table_short_by_more_than_five_percent_is_a_drift(lost: int, is_drift: bool) -> None:
+    async def test(market: Market) -> None:
+        skills = await _healthy(market)
+        market.lose_rows(skills[:lost])
+        health = await check_health(market.env)
+        assert _counts(health) == (100 - lost, 100, 100)
+        assert health.drift_detected is is_drift
+
+    run(test)
+
+
+@pytest.mark.parametrize(("lost", "is_drift"), [(10, False), (11, True)])
+def test_more_than_ten_skills_of_many_are_a_drift(lost: int, is_drift: bool) -> None:
+    async def test(market: Market) -> None:
+        skills = await _healthy(market, 1500)
+        market.lose_rows(skills[:lost])
+        health = await check_health(market.env)
+        assert _counts(health) == (1500 - lost, 1500, 1500)
+        assert health.drift_detected is is_drift
+
+    run(test)
+
+
+def test_equal_counts_of_different_members_are_a_drift() -> None:
+    async def test(market: Market) -> None:
+        skills = await _healthy(market)
+        market.lose_rows(skills[:1])
+        await market.fill(make_skills(1, "other"), kv=False)
+        health = await check_health(market.env)
+        assert _counts(health) == (100, 100, 100)
+        assert {drift.kind for drift in health.drifts} == {"members"}
+        assert [drift.sources[0] for drift in health.drifts] == ["postgres", "postgres"]
+        assert health.recommendations[0].call == REBUILD_CALL
+
+    run(test)
+
+
+def test_postgres_away_is_null_and_a_finding() -> None:
+    async def test(market: Market) -> None:
+        await _healthy(market)
+
+        async def away() -> SkillDatabase:
+            raise DatabaseError("away")
+
+        health = await check_health(replace(market.env, connect_database=away))
+        assert _counts(health) == (None, 100, 100)
+        assert health.status == "failing"
+        assert not health.sources["postgres"].reachable
+        assert "Hyperdrive" in health.recommendations[0].action
+
+    run(test)
+
+
+def test_a_database_that_hangs_does_not_hang_the_answer() -> None:
+    async def test(market: Market) -> None:
+        await _healthy(market)
+
+        async def hangs() -> SkillDatabase:
+            await asyncio.sleep(3600)
+            raise AssertionError
+
+        health = await check_health(replace(market.env, connect_database=hangs))
+        assert _counts(health) == (None, 100, 100)
+        assert "timeout" in (health.sources["postgres"].error or "")
+
+    run(test)
+
+
+def test_a_failing_kv_list_is_null_and_a_finding() -> None:
+    async def test(market: Market) -> None:
+        await _healthy(market)
+        market.kv.faults = fault(Fault.FAIL, "list")
+        health = await check_health(market.env)
+        assert _counts(health) == (100, None, 100)
+        assert health.status == "failing"
+        assert "SUBMISSIONS_KV" in health.recommendations[0].action
+
+    run(test)
+
+
+def test_records_without_metadata_are_counted_by_value() -> None:
+    async def test(market: Market) -> None:
+        skills = await _healthy(market)
+        key = f"skill:{skills[0].name}"
+        market.kv.damage(key, market.kv.peek(key), metadata=None)
+        market.kv.damage("skill:broken", b"no json")
+        market.kv.damage("skill:alias:old", b'{"slug": "skill-00000"}')
+        health = await check_health(market.env)
+        assert _counts(health) == (100, 100, 100)
+        assert health.status == "ok"
+
+    run(test)
