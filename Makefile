@@ -37,10 +37,10 @@ format: setup ## Format the code and fix what ruff can fix
 	@.venv/bin/ruff format .
 
 bench: setup ## Measure the listing under load (bench/)
-	@exec .venv/bin/python -m bench $(ARGS)
+	@PYTHONPATH=src:. exec .venv/bin/python -m bench $(ARGS)
 
 simulate: setup ## Run N=2000 random fault schedules against the storage code (tests/simulation)
-	@PYTHONPATH=src exec .venv/bin/python -m tests.simulation N=$(or $(N),2000) $(ARGS)
+	@PYTHONPATH=src:. exec .venv/bin/python -m tests.simulation N=$(or $(N),2000) $(ARGS)
 
 lock: setup ## Compile the lock files anew from pyproject.toml and package.json
 	@exec $(LOCAL) lock

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-import asgi
 from workers import WorkerEntrypoint
 
+import asgi_bridge
 from marketplace.api.app import create_app
 from marketplace.bindings import env_from_bindings, messages_of
 from marketplace.consumers import consume
@@ -18,7 +18,7 @@ class Default(WorkerEntrypoint):
 
     async def fetch(self, request: Any) -> Any:
         """Answer an HTTP request."""
-        return await asgi.fetch(app, request, env_from_bindings(self.env), self.ctx)
+        return await asgi_bridge.serve(app, request, env_from_bindings(self.env))
 
     # The runtime hands these two their own `env` and `ctx` as None; the instance has the real ones.
 

@@ -1,0 +1,60 @@
+"""From a Workers request to the ASGI application and back. Importable only in Pyodide.
+
+The SDK's adapter takes a JavaScript view of each response body and never releases it: measured,
+every answer leaves its size behind in the heap, which can only grow (workers-runtime-sdk 1.9.5).
+Here the body is copied into JavaScript's memory. Request scopes are still the SDK's work.
+"""
+
+from http import HTTPStatus
+from typing import Any, Final
+
+import asgi
+from js import Array, Response
+from pyodide.ffi import to_js
+from starlette.types import ASGIApp, Message
+
+_BODILESS: Final = {HTTPStatus.NO_CONTENT, HTTPStatus.RESET_CONTENT, HTTPStatus.NOT_MODIFIED}
+
+
+class _Exchange:
+    """One request and what the application answers to it."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body: bytes | None = body
+        self.status = HTTPStatus.INTERNAL_SERVER_ERROR.value
+        self.headers: list[tuple[str, str]] = []
+        self.chunks: list[bytes] = []
+
+    async def receive(self) -> Message:
+        """The whole body at once, then the end."""
+        if self._body is None:
+            return {"type": "http.disconnect"}
+        body, self._body = self._body, None
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(self, message: Message) -> None:
+        """Collect the answer; our answers are small and none is streamed."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            self.headers = [
+                (name.decode("latin-1"), value.decode("latin-1"))
+                for name, value in message["headers"]
+            ]
+        elif message["type"] == "http.response.body":
+            self.chunks.append(message.get("body", b""))
+
+    def response(self) -> Any:
+        """The answer as JavaScript's Response."""
+        body = None if self.status in _BODILESS else to_js(b"".join(self.chunks))
+        headers = Array.new(*(to_js(list(pair)) for pair in self.headers))
+        return Response.new(body, status=self.status, headers=headers)
+
+
+async def serve(app: ASGIApp, request: Any, env: object) -> Any:
+    """Let the application answer a request; ``env`` is what its scope carries as ``env``."""
+    body = b""
+    if request.body:
+        body = (await request.js_object.arrayBuffer()).to_bytes()
+    exchange = _Exchange(body)
+    await app(asgi.request_to_scope(request, env), exchange.receive, exchange.send)
+    return exchange.response()
