@@ -28,9 +28,7 @@ def _named_configuration(node: Any) -> Iterator[str]:
         for key, value in node.items():
             if key in ("binding", "queue", "dead_letter_queue"):
                 yield value
-            elif key == "vars":
-                yield from value
-            elif key == "required":
+            elif key == "vars" or key == "required":
                 yield from value
             else:
                 yield from _named_configuration(value)
