@@ -149,7 +149,7 @@ def test_category_and_labels(skill: SeedSkill) -> None:
 @each_skill
 def test_certification(skill: SeedSkill) -> None:
     certification = (skill.current_version, skill.cert_tier, skill.cert_method, skill.cert_score)
-    assert certification == ("1.0.0", "VERIFIED", "HUMAN_REVIEW", 90)
+    assert certification == ("1.0.0", "VERIFIED", "VENDOR_AUTO", 90)
     assert (skill.extensible, skill.extension_points) == (False, [])
     assert (skill.trending_score_7d, skill.trending_score_30d) == (0, 0)
 
