@@ -7,9 +7,11 @@ from marketplace.dead_letters import DeadLetterReason, bury
 from marketplace.env import Env
 from marketplace.messages import QueueMessage, retry_delay
 from marketplace.publish_consumer import PUBLISH_QUEUE, handle_publish_batch
+from marketplace.rebuild import handle_rebuild_messages
 from marketplace.storage import StorageError
 
 DEAD_LETTER_QUEUE: Final = f"{PUBLISH_QUEUE}-dead-letter"
+MAINTENANCE_QUEUE: Final = "skill-maintenance"
 
 
 async def consume(env: Env, queue: str, messages: Sequence[QueueMessage]) -> None:
@@ -18,6 +20,8 @@ async def consume(env: Env, queue: str, messages: Sequence[QueueMessage]) -> Non
         await handle_publish_batch(env, messages)
     elif queue == DEAD_LETTER_QUEUE:
         await _keep_dead_letters(env, messages)
+    elif queue == MAINTENANCE_QUEUE:
+        await handle_rebuild_messages(env, messages)
     else:
         env.log(f"no consumer for queue {queue}", level="error", queue=queue)
         for message in messages:

@@ -227,7 +227,8 @@ class _Tally:
 async def _count_records(env: Env) -> _Counted:
     """Count the records from list pages; values only where metadata does not tell, and bounded."""
     tally = _Tally()
-    budget = env.settings.kv_operation_budget - MAX_VALUES_READ // KV_BULK_GET_LIMIT - 50
+    kept_free = MAX_VALUES_READ // KV_BULK_GET_LIMIT + 50
+    budget = max(1, env.settings.kv_operation_budget - kept_free)
     cursor: str | None = None
     async for page in kv_access.list_all_keys(env, SKILL_PREFIX, page_budget=budget):
         tally.sort(page.keys)

@@ -1,5 +1,6 @@
 """Old slugs that keep working: ``skill:alias:{old}`` leads to the slug that the skill has now."""
 
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
@@ -54,14 +55,41 @@ async def resolve_alias(env: Env, slug: str) -> str | None:
     return None
 
 
+async def unresolved_aliases(env: Env, aliases: Mapping[str, str]) -> dict[str, str]:
+    """Those of these aliases that lead to no record, each with where its chain ends.
+
+    The values of ``aliases`` are where to begin. All are followed at once, a hop at a time, with
+    one operation for fifty of them. Raises KvError.
+    """
+    waiting, ended = dict(aliases), dict[str, str]()
+    for _ in range(MAX_ALIAS_HOPS + 1):
+        slugs = sorted(set(waiting.values()))
+        keys = [key for slug in slugs for key in (skill_key(slug), alias_key(slug))]
+        values = await kv_access.read_all_values(env, keys)
+        following = {}
+        for alias, slug in waiting.items():
+            is_live, target = _target(slug, values)
+            if target is not None and not is_live:
+                following[alias] = target
+            elif not is_live:
+                ended[alias] = slug
+        waiting = following
+        if not waiting:
+            break
+    return ended | waiting
+
+
 async def _follow(env: Env, slug: str) -> tuple[bool, str | None]:
     """Whether there is a record under a slug, even a damaged one; if not, where it leads to."""
     keys = [skill_key(slug), alias_key(slug)]
-    values = await kv_access.read_values(env, keys)
-    record = kv_records.decode_skill_record(slug, values[keys[0]])
+    return _target(slug, await kv_access.read_values(env, keys))
+
+
+def _target(slug: str, values: Mapping[str, kv_access.Value]) -> tuple[bool, str | None]:
+    record = kv_records.decode_skill_record(slug, values[skill_key(slug)])
     if isinstance(record, kv_records.Moved):
         return False, record.moved_to
-    return record is not None, _read_alias(values[keys[1]])
+    return record is not None, _read_alias(values[alias_key(slug)])
 
 
 def _read_alias(value: kv_access.Value) -> str | None:

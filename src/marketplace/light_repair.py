@@ -16,7 +16,7 @@ from marketplace.models import Skill
 from marketplace.publishing import Published, publish_skills
 from marketplace.storage import DatabaseError, KvError, RecordKey
 
-_OUTBOX_BATCH: Final = 100
+OUTBOX_BATCH: Final = 100
 _ROW_BATCH: Final = 200
 
 
@@ -32,7 +32,7 @@ async def run_light_repair(env: Env) -> LightRepairReport:
     """Carry over what one source has and the other lacks. Failures are reported, not raised."""
     report = LightRepairReport()
     try:
-        await _drain_outbox(env, report)
+        await drain_outbox(env, report)
         await _write_missing_records(env, report)
     except (DatabaseError, KvError) as error:
         report.errors.append(f"{type(error).__name__}: {error.reason}")
@@ -40,8 +40,9 @@ async def run_light_repair(env: Env) -> LightRepairReport:
     return report
 
 
-async def _drain_outbox(env: Env, report: LightRepairReport) -> None:
-    entries = await submission_store.list_outbox(env, limit=_OUTBOX_BATCH)
+async def drain_outbox(env: Env, report: LightRepairReport) -> None:
+    """Give a batch of waiting skills their place in both stores. Raises KvError."""
+    entries = await submission_store.list_outbox(env, limit=OUTBOX_BATCH)
     outcomes = await publish_skills(env, [entry.skill for entry in entries])
     done = []
     for entry in entries:

@@ -7,7 +7,13 @@ The parts: ``kv_keys`` (names), ``kv_access`` (bounded calls), ``kv_records`` (p
 """
 
 from marketplace.kv_access import MAX_RECORD_BYTES, list_all_keys
-from marketplace.kv_aliases import MAX_ALIAS_HOPS, mark_moved, resolve_alias, write_alias
+from marketplace.kv_aliases import (
+    MAX_ALIAS_HOPS,
+    mark_moved,
+    resolve_alias,
+    unresolved_aliases,
+    write_alias,
+)
 from marketplace.kv_operations import (
     acquire_lease,
     count_dead_letters,
@@ -117,6 +123,7 @@ __all__ = [
     "save_state",
     "store_dead_letter",
     "submission_status",
+    "unresolved_aliases",
     "write_alias",
     "write_outbox",
     "write_record",

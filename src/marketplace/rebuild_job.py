@@ -1,0 +1,149 @@
+"""The state of a rebuild between its steps: plain data, in the queue's message and in a store."""
+
+import secrets
+from collections.abc import Mapping
+from typing import Any, Final, Literal
+
+import msgspec
+
+from marketplace import submission_store
+from marketplace.db import get_db
+from marketplace.env import Env
+from marketplace.health import save_state
+from marketplace.published_index import IndexProgress, new_generation
+from marketplace.storage import DatabaseError
+from marketplace.timestamps import seconds_between
+
+MAX_ERROR_DETAILS: Final = 100
+MAX_REASON: Final = 200  # characters
+REBUILD_JOB: Final = "rebuildJob"
+
+
+class ErrorDetail(msgspec.Struct):
+    """What could not be read or placed, and why."""
+
+    key: str
+    reason: str
+
+
+class Position(msgspec.Struct, rename="camel"):
+    """How far a walk has come: the list cursor, and the last slug that is done with."""
+
+    cursor: str | None = None
+    after: str = ""
+
+
+class RebuildJob(msgspec.Struct, kw_only=True, rename="camel"):
+    """One rebuild: what it was asked for, where it stands, and what it has done so far."""
+
+    id: str
+    started_at: str
+    dry_run: bool
+    index: IndexProgress
+    stage: Literal["outbox", "reconcile", "index", "done"] = "outbox"
+    position: Position = msgspec.field(default_factory=Position)
+    sequence: int = 0  # grows with every saved state
+    steps: int = 0
+    processed: int = 0
+    estimated_total: int | None = None
+    database_away: bool = False
+    failure: str | None = None
+    finished_at: str | None = None
+    waiting: list[str] = []  # identities in the outbox, for a dry run
+    placed: list[str] = []  # slugs written ahead of the walk
+    rebuilt: int = 0
+    errors: int = 0
+    orphaned_aliases: int = 0
+    prisma_backfilled: int = 0
+    kv_backfilled: int = 0
+    conflicts_resolved: int = 0
+    error_details: list[ErrorDetail] = []
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left to do, or nothing more will be tried."""
+        return self.stage == "done"
+
+    def add_error(self, key: str, reason: str) -> None:
+        """Count an error; the first ones are named."""
+        self.errors += 1
+        if len(self.error_details) < MAX_ERROR_DETAILS:
+            self.error_details = [*self.error_details, ErrorDetail(key, reason[:MAX_REASON])]
+
+    def move_to(self, stage: Literal["reconcile", "index", "done"]) -> None:
+        """Begin a stage."""
+        self.stage = stage
+        self.position = Position()
+
+    def report(self, now: str) -> dict[str, Any]:
+        """The answer of the admin call."""
+        return {
+            "ok": self.failure is None and not self.database_away,
+            "rebuilt": self.rebuilt,
+            "errors": self.errors,
+            "orphanedAliases": self.orphaned_aliases,
+            "prismaBackfilled": self.prisma_backfilled,
+            "kvBackfilled": self.kv_backfilled,
+            "conflictsResolved": self.conflicts_resolved,
+            "errorDetails": self.error_details,
+            "durationMs": 1000 * seconds_between(self.started_at, self.finished_at or now),
+            "complete": self.complete,
+            "dryRun": self.dry_run,
+            "jobId": self.id,
+            "progress": {
+                "processed": self.processed,
+                "estimatedTotal": self.estimated_total,
+                "steps": self.steps,
+            },
+        }
+
+
+def new_job(env: Env, *, dry_run: bool) -> RebuildJob:
+    """A rebuild that has not begun."""
+    now = env.now()
+    progress = IndexProgress(generation=new_generation(env), begun_at=now)
+    return RebuildJob(id=secrets.token_hex(8), started_at=now, dry_run=dry_run, index=progress)
+
+
+def job_message(job: RebuildJob) -> Mapping[str, Any]:
+    """The message that asks for the next step."""
+    return {REBUILD_JOB: msgspec.to_builtins(job)}
+
+
+def job_of(body: object) -> RebuildJob | None:
+    """The job that a message carries, or None when it carries none."""
+    if not isinstance(body, Mapping) or REBUILD_JOB not in body:
+        return None
+    try:
+        return msgspec.convert(body[REBUILD_JOB], RebuildJob)
+    except msgspec.ValidationError:
+        return None  # the caller reports it
+
+
+def state_name(job_id: str) -> str:
+    """Under which name a job's state is kept."""
+    return f"rebuild:{job_id}"
+
+
+def encode_job(job: RebuildJob) -> bytes:
+    """A new saved state of a job."""
+    job.sequence += 1
+    return msgspec.json.encode(job)
+
+
+async def save_job(env: Env, job: RebuildJob) -> None:
+    """Keep the state in PostgreSQL or, with that away, in KV. Raises KvError."""
+    await save_state(env, state_name(job.id), encode_job(job))
+
+
+async def load_job(env: Env, job_id: str) -> RebuildJob | None:
+    """The furthest state kept of a job. Raises KvError when neither store tells."""
+    documents = []
+    try:
+        with await get_db(env) as database:
+            documents.append(await database.load_state(state_name(job_id)))
+    except DatabaseError as error:
+        env.log("postgres unavailable: job read from kv", level="warning", reason=error.reason)
+    documents.append(await submission_store.load_state(env, state_name(job_id)))
+    jobs = [msgspec.json.decode(found, type=RebuildJob) for found in documents if found]
+    return max(jobs, key=lambda job: job.sequence, default=None)

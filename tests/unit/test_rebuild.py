@@ -1,0 +1,214 @@
+"""The rebuild: both ways, as a dry run, again, in steps, cut off, and with sources away."""
+
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import pytest
+
+from cli.answers import Rebuild as CliRebuild
+from marketplace import submission_store
+from marketplace.consumers import MAINTENANCE_QUEUE, consume
+from marketplace.env import Settings
+from marketplace.health import check_health
+from marketplace.publishing import publish_skills
+from marketplace.rebuild import get_rebuild, start_rebuild
+from marketplace.storage import DatabaseError, SkillDatabase
+from tests.simulation.remote import Fault
+from tests.unit.kv_support import fault, make_skill
+from tests.unit.operations_support import Delivered, Market, make_skills, run
+
+_NUMBERS = (
+    "rebuilt",
+    "errors",
+    "orphanedAliases",
+    "prismaBackfilled",
+    "kvBackfilled",
+    "conflictsResolved",
+)
+
+
+def _numbers(report: dict[str, Any]) -> dict[str, int]:
+    return {name: report[name] for name in _NUMBERS}
+
+
+def _changes(report: dict[str, Any]) -> list[int]:
+    return [report[name] for name in ("prismaBackfilled", "kvBackfilled", "conflictsResolved")]
+
+
+async def _rebuild(market: Market, *, dry_run: bool = False) -> dict[str, Any]:
+    """Run a rebuild to its end, one queue message after the other."""
+    job = await start_rebuild(market.env, dry_run=dry_run, wait_seconds=5)
+    while market.maintenance.bodies:
+        message = Delivered(
+            msgspec.json.decode(msgspec.json.encode(market.maintenance.bodies.pop(0)))
+        )
+        await consume(market.env, MAINTENANCE_QUEUE, [message])
+        assert message.acknowledged
+    kept = await get_rebuild(market.env, job.id)
+    assert kept is not None
+    assert kept.complete
+    report: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(kept.report(market.env.now())))
+    msgspec.convert(report, CliRebuild)
+    return report
+
+
+async def _damaged(market: Market) -> None:
+    """A marketplace with a damage of every kind."""
+    skills = make_skills(40)
+    await market.fill(skills)
+    market.lose_rows(skills[:7])
+    market.lose_records(skills[10:15])
+    newer = [replace_version(skill, "2.0.0") for skill in skills[20:23]]
+    await market.fill(newer, table=False)
+    await market.fill([replace_version(skill, "3.0.0") for skill in skills[23:25]], kv=False)
+    market.kv.damage("skill:broken", b"no json")
+    market.kv.damage("skill:alias:old-one", b'{"slug": "skill-00001"}')
+    market.kv.damage("skill:alias:lost-one", b'{"slug": "nowhere"}')
+    taken = make_skill("taken", repo_url="https://github.com/first/taken")
+    await market.fill([taken], kv=False)
+    await market.fill(
+        [make_skill("taken", repo_url="https://github.com/second/taken")], table=False
+    )
+    moved = make_skill("new-name", base_slug="moved")
+    await market.fill([moved], kv=False)
+    await market.fill([moved.renamed("moved")], table=False)
+
+
+def replace_version(skill: Any, version: str) -> Any:
+    """A newer state of a skill."""
+    return msgspec.structs.replace(skill, current_version=version)
+
+
+@pytest.mark.parametrize("page_limit", [3, 1000])
+def test_every_damage_is_repaired_as_the_dry_run_said(page_limit: int) -> None:
+    async def test(market: Market) -> None:
+        await _damaged(market)
+        rows, keys = dict(market.tables.rows), market.kv.keys("skill")
+        dry = await _rebuild(market, dry_run=True)
+        assert (market.tables.rows, market.kv.keys("skill")) == (rows, keys)
+        real = await _rebuild(market)
+        assert _numbers(dry) == _numbers(real)
+        assert real["ok"]
+        assert real["rebuilt"] == 43
+        assert real["prismaBackfilled"] == 7 + 3 + 1
+        assert real["kvBackfilled"] == 5 + 2 + 1 + 1
+        assert real["conflictsResolved"] == 2
+        assert real["orphanedAliases"] == 1
+        assert [error["key"] for error in real["errorDetails"]] == ["skill:broken"]
+
+        health = await check_health(market.env)
+        assert not health.drifts
+        assert (health.prisma_count, health.kv_index_count) == (43, 43)
+        again = await _rebuild(market)
+        assert _changes(again) == [0, 0, 0]
+        assert again["rebuilt"] == 43
+
+    run(test, page_limit=page_limit)
+
+
+def test_an_empty_table_is_filled_in_steps_within_the_limits() -> None:
+    async def test(market: Market) -> None:
+        skills = make_skills(300)
+        await market.fill(skills, table=False)
+        report = await _rebuild(market)
+        assert (report["prismaBackfilled"], report["rebuilt"]) == (300, 300)
+        assert report["progress"]["steps"] > 2
+        assert (await check_health(replace(market.env, settings=Settings()))).status == "ok"
+
+    run(test, settings=Settings(kv_operation_budget=100), page_limit=5)
+
+
+def test_empty_kv_is_filled_in_steps_within_the_limits() -> None:
+    async def test(market: Market) -> None:
+        await market.fill(make_skills(300), kv=False)
+        dry = await _rebuild(market, dry_run=True)
+        report = await _rebuild(market)
+        assert (report["kvBackfilled"], report["rebuilt"]) == (300, 300)
+        assert _numbers(dry) == _numbers(report)
+        assert report["progress"]["steps"] > 5
+
+    run(test, settings=Settings(kv_operation_budget=100))
+
+
+def test_cut_off_five_times_it_still_completes() -> None:
+    async def test(market: Market) -> None:
+        skills = make_skills(200)
+        await market.fill(skills, kv=False)
+        job = await start_rebuild(market.env)
+        cuts = 0
+        while market.maintenance.bodies:
+            body = market.maintenance.bodies.pop(0)
+            operations = 0
+
+            def cut(_operation: Any) -> Fault | None:
+                nonlocal operations
+                operations += 1
+                return Fault.FAIL if cuts < 5 and operations > 20 else None  # noqa: B023
+
+            market.kv.faults = cut
+            message = Delivered(body)
+            await consume(market.env, MAINTENANCE_QUEUE, [message])
+            market.kv.faults = None
+            if message.retried:
+                cuts += 1
+                market.maintenance.bodies.append(body)
+        kept = await get_rebuild(market.env, job.id)
+        assert kept is not None
+        assert kept.complete
+        assert kept.rebuilt == 200
+        assert (await check_health(replace(market.env, settings=Settings()))).status == "ok"
+        assert _changes(await _rebuild(market)) == [0, 0, 0]
+
+    run(test, settings=Settings(kv_operation_budget=120))
+
+
+def test_what_only_the_outbox_has_gets_its_slug() -> None:
+    async def test(market: Market) -> None:
+        async def away() -> SkillDatabase:
+            raise DatabaseError("away")
+
+        skills = make_skills(3)
+        await publish_skills(replace(market.env, connect_database=away), skills)
+        dry = await _rebuild(market, dry_run=True)
+        real = await _rebuild(market)
+        assert _numbers(dry) == _numbers(real)
+        assert real["prismaBackfilled"] == 3
+        assert sorted(market.tables.identities) == [skill.name for skill in skills]
+        assert not market.kv.keys("outbox:")
+        assert _changes(await _rebuild(market)) == [0, 0, 0]
+
+    run(test)
+
+
+def test_without_postgres_the_index_is_repaired_and_the_report_says_so() -> None:
+    async def test(market: Market) -> None:
+        skills = make_skills(20)
+        await market.fill(skills)
+
+        async def away() -> SkillDatabase:
+            raise DatabaseError("away")
+
+        env = replace(market.env, connect_database=away)
+        job = await start_rebuild(env, wait_seconds=5)
+        report = job.report(env.now())
+        assert report["complete"]
+        assert not report["ok"]
+        assert report["rebuilt"] == 20
+        assert report["errorDetails"][0].key == "postgres"
+        assert len((await submission_store.read_index(env)).pages.blocks()) == 1
+
+    run(test)
+
+
+def test_without_kv_it_fails_and_says_so() -> None:
+    async def test(market: Market) -> None:
+        await market.fill(make_skills(20))
+        market.kv.faults = fault(Fault.FAIL, "list")
+        job = await start_rebuild(market.env, wait_seconds=5)
+        assert job.complete
+        assert not job.report(market.env.now())["ok"]
+        market.kv.faults = None
+        assert (await check_health(market.env)).last_repair["ok"] is False
+
+    run(test)
