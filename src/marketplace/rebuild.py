@@ -49,7 +49,6 @@ MAX_ATTEMPTS: Final = 5
 _DIFFERENCES_AT_ONCE: Final = 1000
 _PAGE_OPERATIONS: Final = 60  # kept free for reading the next page and its aliases
 _OUTBOX_OPERATIONS: Final = 4 * OUTBOX_BATCH
-_MAX_WAITING: Final = 1000
 _ROW_WINS: Final = {DifferenceKind.NEWER_IN_DATABASE, DifferenceKind.MISSING_IN_KV}
 
 
@@ -193,15 +192,11 @@ class _Step:
     # --- the stages
 
     async def _outbox(self) -> bool:
-        """What only KV took comes first: it gets its slug from PostgreSQL."""
+        """What only KV took comes first, under the slug that it has there."""
         job = self._job
         with await get_db(self._env) as database:
             job.estimated_total = (await database.fingerprint()).count
-        if job.dry_run:
-            entries = await submission_store.list_outbox_summaries(self._env)
-            identities = {entry.summary.identity for entry in entries}
-            job.waiting = sorted(identities)[:_MAX_WAITING]
-        else:
+        if not job.dry_run:  # its records are found in the walk as well
             while self._has_room(_OUTBOX_OPERATIONS):
                 report = LightRepairReport()
                 await drain_outbox(self._env, report)

@@ -49,7 +49,6 @@ class RebuildJob(msgspec.Struct, kw_only=True, rename="camel"):
     database_away: bool = False
     failure: str | None = None
     finished_at: str | None = None
-    waiting: list[str] = []  # identities in the outbox, for a dry run
     placed: list[str] = []  # slugs written ahead of the walk
     rebuilt: int = 0
     errors: int = 0

@@ -15,7 +15,6 @@ from marketplace.kv_records import encode_skill
 from marketplace.models import InvalidRecord, Skill
 from marketplace.publishing import Published, publish_skills
 from marketplace.rebuild_job import RebuildJob
-from marketplace.slugs import assignable_candidates
 from marketplace.storage import (
     KV_BULK_GET_LIMIT,
     DatabaseError,
@@ -81,18 +80,11 @@ class Reconciler:
     async def _into_database(self, skills: Sequence[Skill]) -> None:
         job = self.job
         job.prisma_backfilled += len(skills)
-        if job.dry_run:
-            job.conflicts_resolved += sum(map(self._will_move, skills))
-        elif skills:
+        if skills and not job.dry_run:
             stored, unplaced = await self._upsert(skills)
             await self.database.mark_in_kv(_keys(stored))
             job.conflicts_resolved += len(unplaced)
             await self._place(unplaced)
-
-    def _will_move(self, skill: Skill) -> bool:
-        """Whether the outbox has it: it is under its last resort and gets a better slug."""
-        last_resort = assignable_candidates(skill.repo_url, skill.base_slug)[-1]
-        return skill.identity in self.job.waiting and skill.name == last_resort
 
     async def _upsert(self, skills: Sequence[Skill]) -> tuple[list[Skill], list[Skill]]:
         """Those that have their place now, and those whose slug is taken; the rest are errors."""
