@@ -49,9 +49,22 @@ async def bury(
         detail=detail,
         attempts=message.attempts,
         failed_at=env.now(),
+        redrives=await _redrives(env, dead_letter_id(queue, message.body)),
     )
     env.log(f"dead letter {letter.id}", level="warning", id=letter.id, reason=reason, detail=detail)
     await store_dead_letter(env, letter)
+
+
+async def _redrives(env: Env, letter_id: str) -> int:
+    """How often this content was redriven before: what counts against trying it for ever."""
+    known: list[DeadLetter] = []
+    try:
+        with await get_db(env) as database:
+            known += await database.get_dead_letters([letter_id])
+    except DatabaseError as error:
+        env.log("earlier redrives not read", level="warning", reason=error.reason)
+        known += await submission_store.get_dead_letters(env, [letter_id])
+    return max((letter.redrives for letter in known), default=0)
 
 
 def dead_letter_id(queue: str, body: object) -> str:

@@ -1,10 +1,113 @@
-"""What the cron triggers run."""
+"""What the cron triggers run: a light check every few minutes, a full rebuild at night.
 
+A lease keeps runs from overlapping; it expires by itself, so that a crash holds it only for a
+while. Each run leaves one log line, and its report where health reads it.
+"""
+
+import secrets
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any, Final
+
+from marketplace import submission_store
+from marketplace.db import get_db
 from marketplace.env import Env
+from marketplace.health import LAST_CHECK, check_health, save_report
 from marketplace.light_repair import run_light_repair
+from marketplace.rebuild import describe, start_rebuild
+from marketplace.redrive import RedriveOutcome, redrive_passing
+from marketplace.storage import DatabaseError, KvError, StorageError
+from marketplace.timestamps import format_timestamp
+
+NIGHTLY_CRON: Final = "17 3 * * *"
+LEASE_SECONDS: Final = 240.0  # below the five minutes between two checks
+
+_CHECK_LEASE: Final = "scheduled-check"
+_NIGHTLY_LEASE: Final = "scheduled-rebuild"
+
+Report = dict[str, Any]
 
 
 async def run_scheduled(env: Env, cron: str) -> None:
-    """Run a trigger's work and log its report as one line."""
-    report = await run_light_repair(env)
-    env.log("scheduled run finished", cron=cron, report=report)
+    """Run a trigger's work under its lease and log its report as one line.
+
+    Raises StorageError, logged, when the run failed: the platform then counts it as failed.
+    """
+    nightly = cron == NIGHTLY_CRON
+    name, work = (_NIGHTLY_LEASE, _rebuild) if nightly else (_CHECK_LEASE, _check)
+    holder = secrets.token_hex(8)
+    try:
+        if not await _acquire(env, name, holder):
+            env.log("scheduled run skipped: lease held", level="warning", cron=cron)
+            return
+        await _run(env, cron, work)
+    except StorageError as error:
+        env.log("scheduled run failed", level="error", cron=cron, reason=error.reason)
+        raise
+    await _release(env, name, holder)
+
+
+async def _run(env: Env, cron: str, work: Callable[[Env], Awaitable[Report]]) -> None:
+    report = {"cron": cron, "startedAt": env.now()} | await work(env)
+    env.log("scheduled run finished", **report)
+    await save_report(env, LAST_CHECK, report)
+
+
+async def _check(env: Env) -> Report:
+    """What is known to be undone, then the counts, then what failed for a passing reason.
+
+    The rebuild itself goes through the queue: the operations of this invocation are not enough
+    for the counts and for it.
+    """
+    repair = await run_light_repair(env)
+    health = await check_health(env)
+    report: Report = {
+        "ok": not repair.errors and health.status != "failing",
+        "status": health.status,
+        "drifts": [drift.message for drift in health.drifts],
+        "repair": repair,
+    }
+    if health.needs_rebuild:
+        job = await start_rebuild(env)
+        report["rebuildJob"] = job.id
+    return report | await _redrive(env)
+
+
+async def _redrive(env: Env) -> Report:
+    try:
+        results = await redrive_passing(env)
+    except StorageError as error:
+        env.log("dead letters not redriven", level="error", reason=error.reason)
+        return {"ok": False, "redriven": None}
+    redriven = sum(result.outcome is RedriveOutcome.REDRIVEN for result in results)
+    return {"redriven": redriven, "notRedriven": len(results) - redriven}
+
+
+async def _rebuild(env: Env) -> Report:
+    """The nightly run: it only begins here and goes on in the queue, step by step."""
+    job = await start_rebuild(env)
+    return {"ok": True, "rebuildJob": job.id, "report": describe(env, job)}
+
+
+async def _acquire(env: Env, name: str, holder: str) -> bool:
+    """Take the lease in PostgreSQL or, with that away, in KV. Raises KvError."""
+    expires_at = format_timestamp(env.clock() + timedelta(seconds=LEASE_SECONDS))
+    try:
+        with await get_db(env) as database:
+            return await database.acquire_lease(name, holder, now=env.now(), expires_at=expires_at)
+    except DatabaseError as error:
+        env.log("postgres unavailable: lease taken in kv", level="warning", reason=error.reason)
+    return await submission_store.acquire_lease(env, name, holder, expires_at=expires_at)
+
+
+async def _release(env: Env, name: str, holder: str) -> None:
+    """Give the lease back, wherever it was; one that stays expires by itself."""
+    try:
+        with await get_db(env) as database:
+            await database.release_lease(name, holder)
+    except DatabaseError as error:
+        env.log("lease not released in postgres", level="warning", reason=error.reason)
+    try:
+        await submission_store.release_lease(env, name, holder)
+    except KvError as error:
+        env.log("lease not released in kv", level="warning", reason=error.reason)

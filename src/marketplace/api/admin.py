@@ -1,9 +1,10 @@
 """What operators watch and repair with."""
 
 from http import HTTPStatus
-from typing import Annotated
+from typing import Annotated, Self
 
 from fastapi import APIRouter, Query
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from starlette.responses import Response
 
 from marketplace.api.answers import private
@@ -11,6 +12,13 @@ from marketplace.api.context import CurrentEnv, Operator
 from marketplace.api.problems import NotFound
 from marketplace.health import check_health
 from marketplace.rebuild import describe, get_rebuild, start_rebuild
+from marketplace.redrive import (
+    MAX_REDRIVEN,
+    count_letters,
+    list_letters,
+    redrive_all,
+    redrive_ids,
+)
 
 router = APIRouter(prefix="/api/v1/admin", tags=["admin"])
 
@@ -41,3 +49,45 @@ async def rebuild_progress(env: CurrentEnv, _operator: Operator, job_id: str) ->
     if job is None:
         raise NotFound(f"There is no rebuild {job_id!r:.100}.")
     return private(describe(env, job))
+
+
+class RedriveRequest(BaseModel):
+    """Which letters: some by id, or all (of one reason)."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    ids: Annotated[list[str], Field(max_length=MAX_REDRIVEN)] = []
+    all: bool = False
+    reason: str | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if bool(self.ids) == self.all:
+            raise ValueError("give ids, or all")
+        if self.reason is not None and not self.all:
+            raise ValueError("reason goes with all")
+        return self
+
+
+@router.get("/dead-letters")
+async def dead_letters(
+    env: CurrentEnv,
+    _operator: Operator,
+    reason: Annotated[str | None, Query(max_length=100)] = None,
+    cursor: Annotated[str | None, Query(max_length=100)] = None,
+    limit: Annotated[int, Query(ge=1, le=MAX_REDRIVEN)] = 50,
+) -> Response:
+    """The messages that could not be processed and were not redriven, by id."""
+    letters = await list_letters(env, reason=reason, after=cursor, limit=limit)
+    following = letters[-1].id if len(letters) == limit else None
+    return private({"deadLetters": letters, "nextCursor": following})
+
+
+@router.post("/dead-letters/redrive")
+async def redrive(env: CurrentEnv, _operator: Operator, body: RedriveRequest) -> Response:
+    """Send dead letters on their way again; at most MAX_REDRIVEN a call, each with its outcome."""
+    if body.all:
+        results = await redrive_all(env, reason=body.reason)
+    else:
+        results = await redrive_ids(env, body.ids)
+    return private({"results": results, "remaining": await count_letters(env, body.reason)})

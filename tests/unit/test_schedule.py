@@ -1,0 +1,95 @@
+"""The cron triggers: what they repair, what they leave behind, and that they do not overlap."""
+
+from dataclasses import replace
+
+import pytest
+
+from marketplace.consumers import MAINTENANCE_QUEUE, consume
+from marketplace.health import check_health
+from marketplace.schedule import NIGHTLY_CRON, run_scheduled
+from marketplace.storage import DatabaseError, QueueError, SkillDatabase
+from tests.unit.operations_support import Delivered, Market, make_skills, run
+
+_CHECK = "*/5 * * * *"
+
+
+async def _deliver(market: Market) -> None:
+    while market.maintenance.bodies:
+        body = market.maintenance.bodies.pop(0)
+        await consume(market.env, MAINTENANCE_QUEUE, [Delivered(body)])
+
+
+def test_a_check_begins_a_rebuild_where_there_is_drift() -> None:
+    async def test(market: Market) -> None:
+        skills = make_skills(50)
+        await market.fill(skills)
+        market.lose_rows(skills[:10])
+        await run_scheduled(market.env, _CHECK)
+        await _deliver(market)
+        health = await check_health(market.env)
+        assert health.status == "ok"
+        assert health.last_repair["prismaBackfilled"] == 10
+        assert health.last_check["status"] == "drift"
+        assert market.log.events().count("scheduled run finished") == 1
+
+    run(test)
+
+
+def test_a_check_of_a_healthy_marketplace_begins_nothing() -> None:
+    async def test(market: Market) -> None:
+        skills = make_skills(50)
+        await market.fill(skills)
+        await market.index(skills)
+        await run_scheduled(market.env, _CHECK)
+        assert market.maintenance.bodies == []
+        assert not market.tables.leases
+
+    run(test)
+
+
+def test_the_nightly_run_rebuilds() -> None:
+    async def test(market: Market) -> None:
+        await market.fill(make_skills(5))
+        await run_scheduled(market.env, NIGHTLY_CRON)
+        await _deliver(market)
+        assert (await check_health(market.env)).last_repair["rebuilt"] == 5
+
+    run(test)
+
+
+def test_a_run_is_skipped_while_another_holds_the_lease() -> None:
+    async def test(market: Market) -> None:
+        with await market.database() as database:
+            far = "2999-01-01T00:00:00.000Z"
+            await database.acquire_lease(
+                "scheduled-check", "other", now=market.env.now(), expires_at=far
+            )
+        await run_scheduled(market.env, _CHECK)
+        assert "scheduled run skipped: lease held" in market.log.events()
+        assert "scheduled run finished" not in market.log.events()
+
+    run(test)
+
+
+def test_with_postgres_away_the_lease_and_the_report_are_in_kv() -> None:
+    async def test(market: Market) -> None:
+        async def away() -> SkillDatabase:
+            raise DatabaseError("away")
+
+        env = replace(market.env, connect_database=away)
+        await run_scheduled(env, _CHECK)
+        assert (await check_health(env)).last_check["status"] == "failing"
+        assert market.kv.keys("lease:") == []
+
+    run(test)
+
+
+def test_a_run_that_fails_is_logged_and_fails() -> None:
+    async def test(market: Market) -> None:
+        await market.fill(make_skills(5))
+        market.maintenance.failing = True
+        with pytest.raises(QueueError):
+            await run_scheduled(market.env, NIGHTLY_CRON)
+        assert "scheduled run failed" in market.log.events()
+
+    run(test)
