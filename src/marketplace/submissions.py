@@ -162,7 +162,7 @@ async def _earlier_submission(env: Env, identity: str) -> SubmissionStatus | Non
     if submission_id is None:
         return None
     try:
-        return await submission_store.submission_status(env, submission_id)
+        return await get_submission_status(env, submission_id)
     except InvalidRecord:
         return None
 

@@ -14,7 +14,7 @@ from local.paths import StateFolder
 from local.postgres import PostgresServer
 from local.worker_stack import WorkerStack
 
-INTERNAL_KEY = "test-internal-key"
+INTERNAL_KEY = "test-internal-key-of-at-least-32-bytes"
 JWT_SECRET = "test-jwt-secret-of-at-least-32-bytes"
 LOG_LINES_SHOWN = 60
 

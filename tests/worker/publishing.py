@@ -1,0 +1,72 @@
+"""What the tests of the running Worker do over and over: submit, report verdicts, wait."""
+
+import time
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+import httpx
+
+from tests.worker.conftest import INTERNAL_KEY
+
+OPERATOR: Final = {"X-Internal-Key": INTERNAL_KEY}
+DEADLINE: Final = 30.0  # seconds
+POLL_PAUSE: Final = 0.1
+
+T = TypeVar("T")
+
+
+def eventually(read: Callable[[], T], good: Callable[[T], bool]) -> T:
+    """What ``read`` gives once it is good; fails with the last answer after DEADLINE."""
+    end = time.monotonic() + DEADLINE
+    while not good(value := read()):
+        assert time.monotonic() < end, f"not in time; last: {value!r:.500}"
+        time.sleep(POLL_PAUSE)
+    return value
+
+
+def submit(client: httpx.Client, owner: str, name: str, **fields: Any) -> dict[str, Any]:
+    """Ask for a skill to be listed; the receipt."""
+    body = {"repoUrl": f"https://github.com/{owner}/tools", "skillName": name, **fields}
+    response = client.post("/api/v1/submissions", json=body)
+    assert response.status_code in (200, 202), response.text
+    receipt: dict[str, Any] = response.json()
+    return receipt
+
+
+def report(client: httpx.Client, *submission_ids: str, verdict: str = "PASS") -> dict[str, Any]:
+    """Report one verdict on submissions; what was accepted and what not."""
+    results = [{"submissionId": i, "verdict": verdict, "score": 90} for i in submission_ids]
+    response = client.post(
+        "/api/v1/webhooks/scan-results", json={"results": results}, headers=OPERATOR
+    )
+    assert response.status_code == 202, response.text
+    outcome: dict[str, Any] = response.json()
+    return outcome
+
+
+def status(client: httpx.Client, submission_id: str) -> dict[str, Any]:
+    """Where a submission stands."""
+    answer: dict[str, Any] = client.get(f"/api/v1/submissions/{submission_id}").json()
+    return answer
+
+
+def publish(client: httpx.Client, owner: str, name: str, **fields: Any) -> dict[str, Any]:
+    """Submit, pass, and wait until it is published; the final status."""
+    submission_id = submit(client, owner, name, **fields)["id"]
+    assert report(client, submission_id)["accepted"] == [submission_id]
+    return eventually(
+        lambda: status(client, submission_id), lambda answer: answer["state"] == "PUBLISHED"
+    )
+
+
+def listing(client: httpx.Client, **parameters: Any) -> dict[str, Any]:
+    """One listing."""
+    response = client.get("/api/v1/skills", params=parameters)
+    assert response.status_code == 200, response.text
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+def names(answer: dict[str, Any]) -> set[str]:
+    """The slugs of a listing."""
+    return {skill["name"] for skill in answer["skills"]}
