@@ -50,7 +50,18 @@ def env_from_bindings(bindings: Any) -> Env:
         maintenance_queue=WorkersQueue(_binding(raw, "MAINTENANCE_QUEUE")),
         settings=_settings(raw),
         seed=load_seed(),
+        heap_bytes=_heap_bytes,
     )
+
+
+def _heap_bytes() -> int | None:
+    """The size of Python's memory in this isolate; None where the runtime does not show it."""
+    try:
+        import pyodide_js
+
+        return int(pyodide_js._module.HEAP8.length)  # noqa: SLF001 - there is no other way
+    except (ImportError, AttributeError, JsException):
+        return None
 
 
 def _unwrapped(value: Any) -> Any:

@@ -40,6 +40,7 @@ class Env:
     seed: Seed = EMPTY_SEED
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     log: Logger = log_to_stdout
+    heap_bytes: Callable[[], int | None] = lambda: None  # of the runtime, where it tells
 
     def now(self) -> str:
         """The present moment as a timestamp."""

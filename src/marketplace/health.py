@@ -273,6 +273,8 @@ async def check_health(env: Env) -> Health:
     health.drifts = _drifts(counted)
     health.drift_detected = bool(health.drifts)
     _add_operations(env, health, database.value, rest.value)
+    heap = env.heap_bytes()
+    health.heap = None if heap is None else {"bytes": heap}
     _recommend(health)
     health.status = _status(health)
     return health
