@@ -38,9 +38,9 @@ class Env:
     maintenance_queue: MessageQueue
     settings: Settings = field(default_factory=Settings)
     seed: Seed = EMPTY_SEED
-    heap_bytes: Callable[[], int | None] = lambda: None
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     log: Logger = log_to_stdout
+    heap_bytes: Callable[[], int | None] = lambda: None  # of the runtime, where it tells
 
     def now(self) -> str:
         """The present moment as a timestamp."""

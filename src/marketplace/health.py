@@ -256,7 +256,6 @@ async def check_health(env: Env) -> Health:
         _timed(env, "kv", KV_SECONDS, _read_kv_rest),
     )
     health = Health(seed_count=len(env.seed.skills), drifts=[], recommendations=[])
-    health.heap = {"bytes": env.heap_bytes()}
     health.sources = {
         "postgres": database.state(),
         "kv": records.state(),
@@ -274,6 +273,8 @@ async def check_health(env: Env) -> Health:
     health.drifts = _drifts(counted)
     health.drift_detected = bool(health.drifts)
     _add_operations(env, health, database.value, rest.value)
+    heap = env.heap_bytes()
+    health.heap = None if heap is None else {"bytes": heap}
     _recommend(health)
     health.status = _status(health)
     return health

@@ -6,6 +6,7 @@ while. Each run leaves one log line, and its report where health reads it.
 
 import secrets
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ from marketplace import submission_store
 from marketplace.db import get_db
 from marketplace.env import Env
 from marketplace.health import LAST_CHECK, check_health, save_report
+from marketplace.kv_counting import CountingKv
 from marketplace.light_repair import run_light_repair
 from marketplace.rebuild import describe, start_rebuild
 from marketplace.redrive import RedriveOutcome, redrive_passing
@@ -21,6 +23,10 @@ from marketplace.timestamps import format_timestamp
 
 NIGHTLY_CRON: Final = "17 3 * * *"
 LEASE_SECONDS: Final = 240.0  # below the five minutes between two checks
+
+# What the next run does when this one has too little left: at 110,000 skills, about.
+_HEALTH_OPERATIONS: Final = 250
+_REDRIVE_OPERATIONS: Final = 400
 
 _CHECK_LEASE: Final = "scheduled-check"
 _NIGHTLY_LEASE: Final = "scheduled-rebuild"
@@ -59,7 +65,12 @@ async def _check(env: Env) -> Report:
     The rebuild itself goes through the queue: the operations of this invocation are not enough
     for the counts and for it.
     """
+    kv = CountingKv(env.submissions_kv)
+    env = replace(env, submissions_kv=kv)
+    budget = env.settings.kv_operation_budget
     repair = await run_light_repair(env)
+    if budget - kv.operations < _HEALTH_OPERATIONS:
+        return {"ok": not repair.errors, "repair": repair, "cutShort": "KV operations"}
     health = await check_health(env)
     report: Report = {
         "ok": not repair.errors and health.status != "failing",
@@ -70,6 +81,8 @@ async def _check(env: Env) -> Report:
     if health.needs_rebuild:
         job = await start_rebuild(env)
         report["rebuildJob"] = job.id
+    if budget - kv.operations < _REDRIVE_OPERATIONS:
+        return report | {"cutShort": "KV operations"}
     return report | await _redrive(env)
 
 

@@ -215,3 +215,24 @@ def test_without_kv_it_fails_and_says_so() -> None:
         assert (await check_health(market.env)).last_repair["ok"] is False
 
     run(test)
+
+
+def test_two_rebuilds_at_once_do_no_harm_and_keep_the_limit() -> None:
+    async def test(market: Market) -> None:
+        await market.fill(make_skills(400))
+        skills = make_skills(400)
+        market.lose_rows(skills[::3])
+        market.lose_records(skills[1::3])
+        await start_rebuild(market.env)
+        await start_rebuild(market.env)
+        while market.maintenance.bodies:
+            before = market.kv.operations.total()
+            await consume(
+                market.env, MAINTENANCE_QUEUE, [Delivered(market.maintenance.bodies.pop(0))]
+            )
+            assert market.kv.operations.total() - before <= 120
+        env = replace(market.env, settings=Settings())
+        assert (await check_health(env)).status == "ok"
+        assert _changes(await _rebuild(market)) == [0, 0, 0]
+
+    run(test, settings=Settings(kv_operation_budget=120), page_limit=50)

@@ -1,0 +1,77 @@
+"""The admin routes: who may, and the shapes that the command line reads."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import httpx
+import msgspec
+from starlette.types import Receive, Scope, Send
+
+from cli import answers
+from marketplace.api.app import create_app
+from marketplace.env import Settings
+from tests.unit.operations_support import Market, make_skills, run
+
+_KEY = "k" * 40
+_HEADERS = {"X-Internal-Key": _KEY}
+
+
+def _client(market: Market) -> httpx.AsyncClient:
+    app = create_app()
+
+    async def with_env(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["env"] = market.env
+        await app(scope, receive, send)
+
+    transport = httpx.ASGITransport(app=with_env)
+    return httpx.AsyncClient(transport=transport, base_url="https://skills.example")
+
+
+def _run(test: Callable[[Market, httpx.AsyncClient], Awaitable[None]]) -> None:
+    async def main(market: Market) -> None:
+        async with _client(market) as client:
+            await test(market, client)
+
+    run(main, settings=Settings(internal_keys=(_KEY,)))
+
+
+def test_no_admin_route_opens_without_a_key() -> None:
+    async def test(_market: Market, client: httpx.AsyncClient) -> None:
+        for method, path in (
+            ("GET", "health/skills"),
+            ("POST", "rebuild-index"),
+            ("GET", "rebuild-index/some"),
+            ("GET", "dead-letters"),
+            ("POST", "dead-letters/redrive"),
+        ):
+            answer = await client.request(method, f"/api/v1/admin/{path}", json={"all": True})
+            assert answer.status_code == 401, path
+
+    _run(test)
+
+
+def test_the_answers_are_what_the_command_line_reads() -> None:
+    async def test(market: Market, client: httpx.AsyncClient) -> None:
+        await market.fill(make_skills(5), table=False)
+        url = "/api/v1/admin"
+        answer = await client.get(f"{url}/health/skills", headers=_HEADERS)
+        assert answer.headers["cache-control"] == "no-store"
+        assert msgspec.convert(answer.json(), answers.Health).drift_detected
+        first = await client.post(
+            f"{url}/rebuild-index", params={"dryRun": "true", "wait": "5"}, headers=_HEADERS
+        )
+        assert msgspec.convert(first.json(), answers.Rebuild).prisma_backfilled == 5
+        begun: dict[str, Any] = (await client.post(f"{url}/rebuild-index", headers=_HEADERS)).json()
+        assert begun["complete"] is False
+        again = await client.get(f"{url}/rebuild-index/{begun['jobId']}", headers=_HEADERS)
+        assert again.json()["jobId"] == begun["jobId"]
+        unknown = await client.get(f"{url}/rebuild-index/unknown", headers=_HEADERS)
+        assert unknown.status_code == 404
+        letters = await client.get(f"{url}/dead-letters", headers=_HEADERS)
+        assert letters.json() == {"deadLetters": [], "nextCursor": None}
+        redriven = await client.post(
+            f"{url}/dead-letters/redrive", json={"all": True}, headers=_HEADERS
+        )
+        assert redriven.json() == {"results": [], "remaining": 0}
+
+    _run(test)
