@@ -57,6 +57,6 @@ def test_every_make_target_is_documented(target: str) -> None:
 
 def test_there_is_something_to_look_for() -> None:
     assert len(_make_targets()) > 5
-    assert {"SUBMISSIONS_KV", "HYPERDRIVE", "LOG_LEVEL", "INTERNAL_KEY"} <= set(
+    assert {"SUBMISSIONS_KV", "HYPERDRIVE", "INTERNAL_KEY"} <= set(
         _named_configuration(CONFIGURATION)
     )
