@@ -7,6 +7,7 @@ import threading
 import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from local.cron import CronClock, cron_expressions, utc_now
 from local.dev_vars import ensure_dev_vars, read_dev_vars
@@ -47,6 +48,8 @@ def run_marketplace(progress: Progress, state: StateFolder, port: int) -> None:
                 stack.callback(server.stop)
                 server.start()
             dsn = server.dsn
+        else:
+            require_password(dsn)
         with progress.step("Applying migrations"):
             apply_migrations(dsn)
 
@@ -65,6 +68,15 @@ def prepare(progress: Progress) -> None:
     """What running and testing both need: packages, and the runtime bundle made from them."""
     ensure_packages(progress)
     ensure_workerd_wrapper()
+
+
+def require_password(dsn: str) -> None:
+    """The local Hyperdrive refuses an address without a password, in words that help nobody."""
+    if not urlsplit(dsn).password:
+        raise LocalError(
+            "DATABASE_URL has no password. Write postgres://user:password@host:port/database; "
+            "any password does where the server asks for none."
+        )
 
 
 def _require_free(port: int) -> None:

@@ -10,6 +10,7 @@ from local.dev_vars import PLACEHOLDER, ensure_dev_vars, read_dev_vars
 from local.errors import LocalError
 from local.paths import DEV_VARS_EXAMPLE, StateFolder
 from local.processes import run_step
+from local.run import require_password
 from local.stamps import Stamp
 from local.state_lock import exclusive
 
@@ -92,3 +93,10 @@ def test_two_marketplaces_cannot_share_their_state(tmp_path: Path) -> None:
 def test_a_failed_step_shows_what_the_program_said() -> None:
     with pytest.raises(LocalError, match=r"(?s)the step failed.*exit code 3.*because"):
         run_step(["sh", "-c", "echo because; exit 3"], what="the step")
+
+
+def test_a_database_url_without_a_password_gets_a_sentence() -> None:
+    with pytest.raises(LocalError, match="DATABASE_URL has no password"):
+        require_password("postgres://user@127.0.0.1:5432/marketplace")
+
+    require_password("postgres://user:any@127.0.0.1:5432/marketplace")
