@@ -4,6 +4,7 @@ Outbox records, which KV alone took, go into PostgreSQL; rows that KV is not kno
 KV. Both lists are short unless a source was away.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -13,8 +14,8 @@ from marketplace.concurrency import map_bounded
 from marketplace.db import get_db
 from marketplace.env import Env
 from marketplace.models import Skill
-from marketplace.publishing import Published, publish_skills
-from marketplace.storage import DatabaseError, KvError, RecordKey
+from marketplace.publishing import Published, publish_skills, settle_in_kv
+from marketplace.storage import DatabaseError, KvError
 
 OUTBOX_BATCH: Final = 100
 _ROW_BATCH: Final = 200
@@ -56,10 +57,29 @@ async def drain_outbox(env: Env, report: LightRepairReport) -> None:
 async def _write_missing_records(env: Env, report: LightRepairReport) -> None:
     with await get_db(env) as database:
         rows = await database.skills_not_in_kv(limit=_ROW_BATCH)
-        written = await map_bounded(rows, lambda row: _write(env, row))
-        keys = [RecordKey(s.name, s.identity, s.revision) for s in written if s is not None]
-        await database.mark_in_kv(keys)
-    report.kv_backfilled += len(keys)
+    free = await _not_held_by_others(env, rows)
+    stored = await map_bounded(free, lambda row: _write(env, row))
+    written = [row for row in stored if row is not None]
+    await settle_in_kv(env, written)
+    report.kv_backfilled += len(written)
+
+
+async def _not_held_by_others(env: Env, rows: Sequence[Skill]) -> Sequence[Skill]:
+    """The rows whose slug no other skill has in KV; the full repair moves the others apart."""
+    records = await submission_store.read_records(env, [row.name for row in rows])
+    free = []
+    for row in rows:
+        record = records[row.name]
+        if isinstance(record, Skill) and record.identity != row.identity:
+            env.log(
+                f"{row.name} not written to kv: another skill has its slug there",
+                level="warning",
+                slug=row.name,
+                reason="conflict",
+            )
+        else:
+            free.append(row)
+    return free
 
 
 async def _write(env: Env, row: Skill) -> Skill | None:

@@ -10,7 +10,7 @@ of its own, which no other revision can overwrite. The repair brings both into P
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from marketplace import submission_store
@@ -70,7 +70,14 @@ async def publish_skills(env: Env, skills: Sequence[Skill]) -> Mapping[str, Publ
             plans, lambda plan: _store_in_kv(env, plan, rows.get(plan.skill.identity))
         )
     )
-    await _settle(env, outcomes)
+    await settle_in_kv(
+        env,
+        [
+            outcome.skill
+            for outcome in outcomes.values()
+            if isinstance(outcome, Published) and outcome.in_database and outcome.in_kv
+        ],
+    )
     return outcomes
 
 
@@ -81,6 +88,7 @@ class _Plan:
     skill: Skill  # the message's, unless KV holds a newer state
     candidates: Sequence[str]  # free or its own, as far as KV and the seed tell; its own first
     own: Skill | None  # what KV holds of this identity
+    checked: bool  # whether KV could be asked; without that nothing may be written there
 
 
 async def _plan(env: Env, skills: Sequence[Skill]) -> Sequence[_Plan]:
@@ -95,7 +103,8 @@ async def _plan(env: Env, skills: Sequence[Skill]) -> Sequence[_Plan]:
         records = await submission_store.read_records(env, slugs)
     except KvError as error:
         env.log("kv unavailable: slugs not checked", level="warning", reason=error.reason)
-        records = {}
+        plans = [_plan_one(env, skill, wanted[skill.identity], {}) for skill in skills]
+        return [replace(plan, checked=False) for plan in plans]
     holders = {slug: record for slug, record in records.items() if isinstance(record, Skill)}
     return [_plan_one(env, skill, wanted[skill.identity], holders) for skill in skills]
 
@@ -118,11 +127,11 @@ def _plan_one(env: Env, skill: Skill, wanted: Sequence[str], holders: Mapping[st
     records = [holders[slug] for slug in candidates if slug in holders]
     own = max(records, key=lambda record: record.revision, default=None)
     if own is None:
-        return _Plan(skill, candidates, None)
+        return _Plan(skill, candidates, own=None, checked=True)
     # A row that PostgreSQL lost comes back as KV has it: under its slug, and not older.
     candidates.sort(key=lambda slug: slug != own.name)
     newest = max(skill, own, key=lambda state: state.revision)
-    return _Plan(newest, candidates, own)
+    return _Plan(newest, candidates, own, checked=True)
 
 
 async def _store_in_database(env: Env, plans: Sequence[_Plan]) -> Mapping[str, Skill]:
@@ -172,11 +181,15 @@ async def _store_in_kv(env: Env, plan: _Plan, row: Skill | None) -> tuple[str, P
     identity = plan.skill.identity
     if row is None:
         return identity, await _store_in_kv_alone(env, plan)
+    if not plan.checked:  # the row stays marked; the light repair checks and writes it
+        return identity, Published(row, in_database=True, in_kv=False)
     in_kv = await _try_kv(env, row, submission_store.write_record)
     return identity, Published(row, in_database=True, in_kv=in_kv)
 
 
 async def _store_in_kv_alone(env: Env, plan: _Plan) -> PublishOutcome:
+    if not plan.checked:
+        return PublishFailed("storage-unavailable")
     own = plan.own
     name = own.name if own is not None else plan.candidates[-1]
     published_at = plan.skill.published_at
@@ -205,18 +218,13 @@ async def _try_kv(env: Env, skill: Skill, write: Callable[[Env, Skill], Awaitabl
     return True
 
 
-async def _settle(env: Env, outcomes: Mapping[str, PublishOutcome]) -> None:
+async def settle_in_kv(env: Env, written: Sequence[Skill]) -> None:
     """Note in PostgreSQL what KV holds now; where the row has moved on meanwhile, write it again.
 
-    Two publishers of one skill may finish their KV writes in the wrong order. Both look here
-    afterwards, so the last of them sees the newer row and writes it. What is left undone stays
-    marked in the table and is found by the next light repair.
+    Two writers of one record may finish in the wrong order. Both look here afterwards, so the last
+    of them sees the newer row and writes it. What is left undone stays marked in the table and is
+    found by the next light repair.
     """
-    written = [
-        outcome.skill
-        for outcome in outcomes.values()
-        if isinstance(outcome, Published) and outcome.in_database and outcome.in_kv
-    ]
     for _ in range(_KV_WRITE_ROUNDS):
         if not written:
             return

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,6 +59,7 @@ class World:
         self.kv = SimulatedKv()
         self.database = DatabaseDouble(before=self._before)
         self.database_away = False
+        self.meanwhile: dict[str, Callable[[], Awaitable[object]]] = {}  # once, before it
         self.log: list[tuple[str, dict[str, Any]]] = []
         self.env = Env(
             submissions_kv=self.kv,
@@ -71,6 +72,8 @@ class World:
     async def _before(self, operation: str) -> None:
         if self.database_away:
             raise DatabaseError("switched off")
+        if operation in self.meanwhile:
+            await self.meanwhile.pop(operation)()
 
     def kv_away(self, away: bool) -> None:
         self.kv.faults = (lambda _operation: Fault.FAIL) if away else None
@@ -211,6 +214,41 @@ def test_a_lost_row_comes_back_as_kv_has_it_and_not_older(world: World) -> None:
 
     (row,) = world.database.rows.values()
     assert row.skill.current_version == "2.0.0"
+
+
+def test_without_a_look_at_kv_nothing_is_written_there(world: World) -> None:
+    publish(world, make_skill("acme"))
+    world.database.rows.clear()
+    world.database.identities.clear()
+    world.kv.faults = lambda operation: Fault.FAIL if operation.kind == "get_many" else None
+
+    outcome = publish(world, make_skill("zeta"))
+
+    assert (outcome.in_database, outcome.in_kv) == (True, False)
+    world.kv.faults = None
+    assert asyncio.run(run_light_repair(world.env)).kv_backfilled == 0
+    record = asyncio.run(submission_store.read_record(world.env, "reader"))
+    assert isinstance(record, Skill)
+    assert record.author == "acme"
+
+
+def test_a_publish_during_the_light_repair_leaves_its_newer_record(world: World) -> None:
+    world.kv_away(True)
+    publish(world, make_skill())
+    world.kv_away(False)
+    newer = make_skill(version="2.0.0", updated_at=LATER)
+
+    async def take_newer_row() -> None:
+        with await world.database.connect() as database:
+            await database.upsert_skill(newer, candidates=["reader"])
+
+    world.meanwhile["mark_in_kv"] = take_newer_row
+    asyncio.run(run_light_repair(world.env))
+
+    record = asyncio.run(submission_store.read_record(world.env, "reader"))
+    assert isinstance(record, Skill)
+    assert record.current_version == "2.0.0"
+    assert world.database.rows[newer.identity].revision_in_kv == newer.revision
 
 
 # The consumer
