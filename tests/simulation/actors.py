@@ -1,6 +1,6 @@
 """The one place that knows how the marketplace is called: adapt this when its functions change.
 
-``Marketplace`` is what the simulation needs from an implementation; only the reference implements it so far.
+``Marketplace`` is what the simulation needs; only the reference implements it so far.
 Looking (``rows``, ``records``, …) is done on the stores themselves, without faults.
 """
 
