@@ -5,7 +5,7 @@ those slugs stays out of listings.
 """
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 
 from marketplace import submission_store
 from marketplace.env import Env
@@ -23,8 +23,8 @@ async def get_skills(env: Env, query: ListingQuery) -> Answer[Page]:
     return await read_from_first(
         env,
         database=lambda database: get_published_skills_from_db(env, database, query),
-        published=lambda skills: page_of(query, _Unseeded(env, skills), _seed_summaries(env)),
-        seed=lambda: page_of(query, (), _seed_summaries(env)),
+        published=lambda skills: page_of(query, _Unseeded(env, skills), env.seed.summaries),
+        seed=lambda: page_of(query, (), env.seed.summaries),
     )
 
 
@@ -32,17 +32,17 @@ async def get_published_skills_from_db(
     env: Env, database: SkillDatabase, query: ListingQuery
 ) -> Page:
     """One page from PostgreSQL, merged with the seed. Raises DatabaseError."""
-    seed = _seed_summaries(env)
-    wanted = window(query, len(matching(seed, query)))
+    seeded = matching(env.seed.summaries, query)
+    wanted = window(query, len(seeded))
     rows = await database.list_skills(
         query, exclude=env.seed.names, offset=wanted.offset, limit=wanted.limit
     )
-    return merge_page(query, seed, rows)
+    return merge_page(query, seeded, rows)
 
 
 async def get_skill_count(env: Env, query: ListingQuery) -> Answer[int]:
     """How many skills match the filters. Never raises."""
-    seeded = _count(_seed_summaries(env), query)
+    seeded = _count(env.seed.summaries, query)
 
     async def from_database(database: SkillDatabase) -> int:
         return seeded + await database.count_skills(query, exclude=env.seed.names)
@@ -60,13 +60,13 @@ async def get_skill_categories(env: Env) -> Answer[Mapping[str, int]]:
 
     async def from_database(database: SkillDatabase) -> Mapping[str, int]:
         rows = await database.count_categories(exclude=env.seed.names)
-        return _tally(_seed_summaries(env), rows)
+        return _tally(env.seed.summaries, rows)
 
     return await read_from_first(
         env,
         database=from_database,
-        published=lambda skills: _tally([*_seed_summaries(env), *_Unseeded(env, skills)]),
-        seed=lambda: _tally(_seed_summaries(env)),
+        published=lambda skills: _tally([*env.seed.summaries, *_Unseeded(env, skills)]),
+        seed=lambda: _tally(env.seed.summaries),
     )
 
 
@@ -151,10 +151,6 @@ class _Unseeded:
             summary = entry.summary
             if summary.name not in self._seed.by_name:
                 yield summary
-
-
-def _seed_summaries(env: Env) -> Sequence[SkillSummary]:
-    return env.seed.summaries
 
 
 def _count(skills: Iterable[SkillSummary], query: ListingQuery) -> int:

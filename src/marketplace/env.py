@@ -10,7 +10,7 @@ from marketplace.seed import EMPTY_SEED, Seed
 from marketplace.storage import DatabaseConnector, KvNamespace, MessageQueue
 from marketplace.timestamps import format_timestamp
 
-LISTING_BUDGET_SECONDS: Final = 2.0  # DESIGN: no listing takes longer because of one source
+READ_BUDGET_SECONDS: Final = 2.0  # no read takes longer because of one source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -96,14 +96,6 @@ class ListingQuery:
         """The search text as terms; a skill must have each of them as a prefix of a word."""
         return search_terms(self.search or "")[:MAX_TERMS]
 
-    @property
-    def is_filtered(self) -> bool:
-        """Whether anything narrows the listing."""
-        return any(
-            value is not None
-            for value in (self.category, self.cert_tier, self.author, self.extensible)
-        ) or bool(self.search)
-
 
 def default_order(search: str | None) -> tuple[SortField, SortDirection]:
     """Best match first for a search, newest first otherwise."""

@@ -36,7 +36,8 @@ class Window:
     limit: int
 
 
-_Entry = tuple[Rank, bytes]
+Entry = tuple[Rank, bytes]
+"""A place in the order, and the JSON object (UTF-8) that belongs there."""
 
 
 def window(query: ListingQuery, seeded: int) -> Window:
@@ -50,9 +51,8 @@ def window(query: ListingQuery, seeded: int) -> Window:
     return Window(offset, query.offset + query.limit - offset + 1)
 
 
-def merge_page(query: ListingQuery, seed: Iterable[SkillSummary], rows: ListingRows) -> Page:
-    """The page made of the matching seed skills and of the rows of ``window``."""
-    seeded = matching(seed, query)
+def merge_page(query: ListingQuery, seeded: Sequence[Entry], rows: ListingRows) -> Page:
+    """The page made of the seed's entries, by ``matching``, and of the rows of ``window``."""
     descending = query.sort_dir is SortDirection.DESC
     listed = [(Rank(row.key, row.name, descending), row.item) for row in rows.rows]
     total = rows.total + len(seeded)
@@ -65,7 +65,7 @@ def merge_page(query: ListingQuery, seed: Iterable[SkillSummary], rows: ListingR
     return _cut(query, merged_entries[skip:], total)
 
 
-def matching(skills: Iterable[SkillSummary], query: ListingQuery) -> list[_Entry]:
+def matching(skills: Iterable[SkillSummary], query: ListingQuery) -> list[Entry]:
     """The skills that belong in the listing, in its order."""
     entries = [
         (rank(skill, query), encode_item(skill)) for skill in skills if matches(skill, query)
@@ -112,11 +112,11 @@ def _chain(skills: Iterable[SkillSummary], seed: Iterable[SkillSummary]) -> Iter
     yield from skills
 
 
-def _by_rank(entry: _Entry) -> Rank:
+def _by_rank(entry: Entry) -> Rank:
     return entry[0]
 
 
-def _cut(query: ListingQuery, entries: Sequence[_Entry], total: int) -> Page:
+def _cut(query: ListingQuery, entries: Sequence[Entry], total: int) -> Page:
     page = entries[: query.limit]
     more = len(entries) > query.limit and bool(page)
     next_cursor = encode_cursor(query, page[-1][0]) if more else None

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from marketplace.env import LISTING_BUDGET_SECONDS, Env
+from marketplace.env import READ_BUDGET_SECONDS, Env
 from marketplace.kv_outbox import list_outbox_summaries
 from marketplace.kv_records import enumerate_published_skills
 from marketplace.models import PublishedSummary
@@ -69,7 +69,7 @@ class FallbackCache:
 async def get_published_skills_list(
     env: Env,
     *,
-    deadline: float = LISTING_BUDGET_SECONDS,
+    deadline: float = READ_BUDGET_SECONDS,
     page_budget: int | None = None,
     cache: FallbackCache | None = None,
 ) -> PublishedSkills:

@@ -10,11 +10,10 @@ from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
 from marketplace.db import get_db
-from marketplace.env import Env
+from marketplace.env import READ_BUDGET_SECONDS, Env
 from marketplace.published_skills import PublishedSkills, get_published_skills_list
 from marketplace.storage import DatabaseError, KvError, SkillDatabase, Source, StorageError
 
-READ_BUDGET_SECONDS: Final = 2.0
 _MARGIN_SECONDS: Final = 0.1  # left for answering from the seed after all else has failed
 
 T = TypeVar("T")
@@ -49,31 +48,35 @@ class Reading:
 
     async def from_database(self, read: Callable[[SkillDatabase], Awaitable[T]]) -> T:
         """Run a read on a session of its own. Raises DatabaseError, noted, also when too slow."""
+
+        async def in_session() -> T:
+            with await get_db(self.env) as database:
+                return await read(database)
+
         seconds = min(self.env.settings.database_read_timeout, self.seconds_left)
-        try:
-            async with asyncio.timeout(seconds):
-                with await get_db(self.env) as database:
-                    return await read(database)
-        except TimeoutError as error:
-            late = DatabaseError(f"no answer within {seconds:.1f} s", reason="timeout")
-            self.note(Source.POSTGRES, late)
-            raise late from error
-        except DatabaseError as error:
-            self.note(Source.POSTGRES, error)
-            raise
+        return await self._within(seconds, in_session, Source.POSTGRES, DatabaseError)
 
     async def from_kv(self, read: Callable[[], Awaitable[T]]) -> T:
         """Run a read of KV in the time that is left. Raises KvError, noted, also when too slow."""
-        seconds = self.seconds_left
+        return await self._within(self.seconds_left, read, Source.KV_ENUMERATION, KvError)
+
+    async def _within(
+        self,
+        seconds: float,
+        read: Callable[[], Awaitable[T]],
+        source: Source,
+        failure: type[StorageError],
+    ) -> T:
+        """Run a read; what ``failure`` says, or taking too long, is noted and raised as that."""
         try:
             async with asyncio.timeout(seconds):
                 return await read()
         except TimeoutError as error:
-            late = KvError(f"no answer within {seconds:.1f} s", reason="timeout")
-            self.note(Source.KV_ENUMERATION, late)
+            late = failure(f"no answer within {seconds:.1f} s", reason="timeout")
+            self.note(source, late)
             raise late from error
-        except KvError as error:
-            self.note(Source.KV_ENUMERATION, error)
+        except failure as error:
+            self.note(source, error)
             raise
 
     def note(self, source: Source, error: StorageError) -> None:
