@@ -10,11 +10,10 @@ from typing import Final
 import msgspec
 
 from marketplace import submission_store
-from marketplace.concurrency import map_bounded
 from marketplace.db import get_db
 from marketplace.env import Env
 from marketplace.models import Skill
-from marketplace.publishing import Published, publish_skills, settle_in_kv
+from marketplace.publishing import Published, publish_skills, settle_in_kv, write_rows
 from marketplace.storage import DatabaseError, KvError
 
 OUTBOX_BATCH: Final = 100
@@ -57,9 +56,7 @@ async def drain_outbox(env: Env, report: LightRepairReport) -> None:
 async def _write_missing_records(env: Env, report: LightRepairReport) -> None:
     with await get_db(env) as database:
         rows = await database.skills_not_in_kv(limit=_ROW_BATCH)
-    free = await _not_held_by_others(env, rows)
-    stored = await map_bounded(free, lambda row: _write(env, row))
-    written = [row for row in stored if row is not None]
+    written = await write_rows(env, await _not_held_by_others(env, rows))
     await settle_in_kv(env, written)
     report.kv_backfilled += len(written)
 
@@ -80,12 +77,3 @@ async def _not_held_by_others(env: Env, rows: Sequence[Skill]) -> Sequence[Skill
         else:
             free.append(row)
     return free
-
-
-async def _write(env: Env, row: Skill) -> Skill | None:
-    try:
-        await submission_store.write_record(env, row)
-    except KvError as error:
-        env.log(f"{row.name} not written to kv", level="warning", reason=error.reason)
-        return None
-    return row

@@ -235,8 +235,7 @@ async def settle_in_kv(env: Env, written: Sequence[Skill]) -> None:
                 "postgres unavailable: kv state not noted", level="warning", reason=error.reason
             )
             return
-        stored = await map_bounded(written, lambda row: _rewrite(env, row))
-        written = [row for row in stored if row is not None]
+        written = await write_rows(env, written)
 
 
 async def _moved_on(env: Env, written: Sequence[Skill]) -> list[Skill]:
@@ -249,5 +248,7 @@ async def _moved_on(env: Env, written: Sequence[Skill]) -> list[Skill]:
     return [row for row in rows if row is not None]
 
 
-async def _rewrite(env: Env, row: Skill) -> Skill | None:
-    return row if await _try_kv(env, row, submission_store.write_record) else None
+async def write_rows(env: Env, rows: Sequence[Skill]) -> list[Skill]:
+    """Write the KV records of rows; those that were written. What fails is logged."""
+    written = await map_bounded(rows, lambda row: _try_kv(env, row, submission_store.write_record))
+    return [row for row, is_written in zip(rows, written, strict=True) if is_written]

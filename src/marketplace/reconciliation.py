@@ -13,7 +13,7 @@ from marketplace.env import Env
 from marketplace.kv_access import chunks
 from marketplace.kv_records import encode_skill
 from marketplace.models import InvalidRecord, Skill
-from marketplace.publishing import Published, publish_skills
+from marketplace.publishing import Published, publish_skills, settle_in_kv
 from marketplace.rebuild_job import RebuildJob
 from marketplace.storage import (
     KV_BULK_GET_LIMIT,
@@ -168,7 +168,7 @@ class Reconciler:
                 self.job.add_error(f"skill:{row.name}", str(failure))
         self.job.kv_backfilled += len(written)
         if written and not self.job.dry_run:
-            await self.database.mark_in_kv(_keys(written))
+            await settle_in_kv(self.env, written)
         away = [f for f in failures if isinstance(f, KvError) and not isinstance(f, KvRateLimited)]
         if len(away) > _FAILURES_OF_SINGLE_KEYS or (away and not written):
             raise away[0]  # KV itself fails: the step is tried again as a whole
