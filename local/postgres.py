@@ -70,7 +70,7 @@ class PostgresServer:
         self._password = password
         self._settings = {**DEFAULT_SETTINGS, **(settings or {})}
         self._user = UNPRIVILEGED_USER if os.geteuid() == 0 else None
-        self._binaries = _binaries_for(self._user)
+        self.binaries = _binaries_for(self._user)
         self._process: GuardedProcess | None = None
 
     @property
@@ -186,7 +186,7 @@ class PostgresServer:
     def _create_database(self, data: Path) -> None:
         """In single-user mode, so that nobody ever sees a server without its database."""
         command: list[str | Path] = [
-            self._binaries / "postgres",
+            self.binaries / "postgres",
             "--single",
             "-D",
             data,
@@ -228,7 +228,7 @@ class PostgresServer:
             }
             process = GuardedProcess(
                 [
-                    self._binaries / "postgres",
+                    self.binaries / "postgres",
                     "-D",
                     self.data,
                     *(f"--{name}={value}" for name, value in settings.items()),
@@ -251,7 +251,7 @@ class PostgresServer:
         return False
 
     def _answers(self) -> bool:
-        program = self._binaries / "pg_isready"
+        program = self.binaries / "pg_isready"
         command: list[str | Path] = [program, "-q", "-h", LOOPBACK, "-p", str(self.port)]
         return subprocess.run(command, check=False).returncode == 0
 
@@ -263,7 +263,7 @@ class PostgresServer:
         return int(first[0]) if first and first[0].isdigit() else None
 
     def _run(self, program: str, *arguments: str) -> None:
-        command: list[str | Path] = [self._binaries / program, *arguments]
+        command: list[str | Path] = [self.binaries / program, *arguments]
         run_step(command, what=program, user=self._user, cwd=self.folder)
 
 

@@ -1,7 +1,6 @@
 """Coroutine tests without a plugin, and the two databases that the contract is held against."""
 
 import asyncio
-import inspect
 import uuid
 from collections.abc import Iterator
 from typing import Final
@@ -11,6 +10,7 @@ import pytest
 from marketplace.db import postgres_connector
 from marketplace.storage import DatabaseConnector
 from tests.contract.postgres import PostgresServer, migrations, running_server
+from tests.coroutines import run_coroutine_test
 from tests.simulation.database_double import DatabaseDouble
 
 _DEADLINE_SECONDS: Final = 60.0
@@ -21,11 +21,7 @@ _TABLES: Final = "skill, skill_alias, dead_letter, lease, state"
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """Run coroutine tests, each in an event loop of its own and with a deadline."""
-    if not inspect.iscoroutinefunction(pyfuncitem.obj):
-        return None
-    arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
-    asyncio.run(asyncio.wait_for(pyfuncitem.obj(**arguments), _DEADLINE_SECONDS))
-    return True
+    return run_coroutine_test(pyfuncitem, _DEADLINE_SECONDS)
 
 
 @pytest.fixture(scope="session")

