@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tests.simulation.actors import Marketplace
+from tests.simulation.real import RealMarketplace
 from tests.simulation.reference import Flaw, ReferenceMarketplace
 from tests.simulation.schedule import Failure, generate, run, shrink
 
@@ -22,8 +23,10 @@ CHUNK: Final = 50  # schedules that one process runs between two reports
 
 
 def make_marketplace(flaws: tuple[str, ...]) -> Marketplace:
-    """What is simulated."""
-    return ReferenceMarketplace(*(Flaw(flaw) for flaw in flaws))
+    """What is simulated: the marketplace itself or, with flaws, the flawed reference."""
+    if flaws:
+        return ReferenceMarketplace(*(Flaw(flaw) for flaw in flaws))
+    return RealMarketplace()
 
 
 def run_seeds(first: int, count: int, flaws: tuple[str, ...] = ()) -> Failure | None:

@@ -1,6 +1,7 @@
 """The one place that knows how the marketplace is called: adapt this when its functions change.
 
-``Marketplace`` is what the simulation needs; only the reference implements it so far.
+``Marketplace`` is what the simulation needs: ``real`` is the marketplace itself, ``reference`` the
+smallest one that keeps the promises.
 Looking (``rows``, ``records``, …) is done on the stores themselves, without faults.
 """
 
@@ -31,7 +32,6 @@ class Repair:
     """What a run of the repair reports. ``finished`` False: call again, it goes on."""
 
     finished: bool
-    changes: int
     errors: int
 
 
@@ -54,6 +54,9 @@ class Marketplace(Protocol):
 
     async def bury(self, env: Env, batch: Sequence[QueueMessage]) -> None:
         """The consumer of the dead-letter queue."""
+
+    async def maintain(self, env: Env, batch: Sequence[QueueMessage]) -> None:
+        """The consumer of the maintenance queue."""
 
     async def read(self, env: Env, query: ListingQuery) -> Listing:
         """Every page of a listing."""

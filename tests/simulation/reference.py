@@ -30,6 +30,7 @@ from tests.simulation.kv import SimulatedKv
 from tests.simulation.queue import QueueMessage
 
 INDEX: Final = "skills:published-index"
+DATABASE_SECONDS: Final = 5.0
 
 
 class Flaw(StrEnum):
@@ -163,7 +164,7 @@ class ReferenceMarketplace:
 
     async def _publish_to_database(self, env: Env, skill: Skill, candidates: Sequence[str]) -> None:
         try:
-            async with asyncio.timeout(env.settings.database_write_timeout):
+            async with asyncio.timeout(DATABASE_SECONDS):
                 with await env.connect_database() as database:
                     row = (await database.upsert_skill(skill, candidates=candidates)).skill
                     for _ in range(3):
@@ -190,6 +191,9 @@ class ReferenceMarketplace:
             except (StorageError, TimeoutError) as error:
                 env.log("dead-letter-not-stored", level="error", reason=repr(error))
                 message.retry(delay_seconds=60)
+
+    async def maintain(self, env: Env, batch: Sequence[QueueMessage]) -> None:
+        """See Marketplace. Nothing is ever sent there."""
 
     async def redrive(self, env: Env) -> None:
         """See Marketplace."""
@@ -228,29 +232,30 @@ class ReferenceMarketplace:
         try:
             async with asyncio.timeout(300):
                 with await self._open(env) as database:
-                    return Repair(True, await self._drain_outbox(env, database), 0)
+                    await self._drain_outbox(env, database)
+                    return Repair(finished=True, errors=0)
         except (StorageError, TimeoutError) as error:
             env.log("repair-failed", level="error", reason=repr(error))
-            return Repair(False, 0, 1)
+            return Repair(finished=False, errors=1)
 
     async def full_repair(self, env: Env) -> Repair:
         """See Marketplace."""
         try:
             async with asyncio.timeout(300):
                 with await self._open(env) as database:
-                    changes = await self._drain_outbox(env, database)
-                    return Repair(True, changes + await self._reconcile(env, database), 0)
+                    await self._drain_outbox(env, database)
+                    await self._reconcile(env, database)
+                    return Repair(finished=True, errors=0)
         except (StorageError, TimeoutError) as error:
             env.log("repair-failed", level="error", reason=repr(error))
-            return Repair(False, 0, 1)
+            return Repair(finished=False, errors=1)
 
-    async def _drain_outbox(self, env: Env, database: Any) -> int:
+    async def _drain_outbox(self, env: Env, database: Any) -> None:
         entries = await self._enumerate(env, "outbox:")
         for key, skill in entries.items():
             await self._backfill(env, database, skill)
             async with asyncio.timeout(env.settings.kv_timeout):
                 await env.submissions_kv.delete(key)
-        return len(entries)
 
     async def _backfill(self, env: Env, database: Any, skill: Skill) -> None:
         """Bring a skill of KV into the table, and KV up to the row that stands afterwards."""
@@ -265,32 +270,27 @@ class ReferenceMarketplace:
         row = (await database.upsert_skill(skill, candidates=free)).skill
         await self._put_patiently(env, f"skill:{row.name}", row)
 
-    async def _reconcile(self, env: Env, database: Any) -> int:
+    async def _reconcile(self, env: Env, database: Any) -> None:
         records = await self._enumerate(env, "skill:")
-        changes = 0
         rows = {row.identity: row for row in await database.all_rows()}
         for record in records.values():
             row = rows.get(record.identity)
             if (row is None or row.revision < record.revision) and (
                 Flaw.NO_BACKFILL not in self.flaws
             ):
-                changes += 1
                 await self._backfill(env, database, record)
         rows = {row.identity: row for row in await database.all_rows()}
         for row in rows.values():
             known = records.get(f"skill:{row.name}")
             if known is None or known.revision < row.revision:
-                changes += 1
                 await self._put_patiently(env, f"skill:{row.name}", row)
         for key, record in records.items():
             row = rows.get(record.identity)
             if row is not None and row.name != record.name:
-                changes += 1
                 await self._put_patiently(env, key, {"movedTo": row.name})
         await self._put_patiently(
             env, INDEX, {row.name: stamp(row) for row in await database.all_rows()}
         )
-        return changes
 
     # KV
 

@@ -45,6 +45,7 @@ class StepKind(StrEnum):
     POISON = "poison"
     CONSUME = "consume"
     BURY = "bury"
+    MAINTAIN = "maintain"
     READ = "read"
     LIGHT_REPAIR = "light-repair"
     FULL_REPAIR = "full-repair"
@@ -65,6 +66,7 @@ _WEIGHTS: Final = {
     StepKind.POISON: 1,
     StepKind.CONSUME: 16,
     StepKind.BURY: 2,
+    StepKind.MAINTAIN: 2,
     StepKind.READ: 8,
     StepKind.LIGHT_REPAIR: 2,
     StepKind.FULL_REPAIR: 2,
@@ -165,6 +167,7 @@ class Run:
             StepKind.POISON: self._poison,
             StepKind.CONSUME: self._consume,
             StepKind.BURY: self._bury,
+            StepKind.MAINTAIN: self._maintain,
             StepKind.READ: self._read,
             StepKind.LIGHT_REPAIR: self._light_repair,
             StepKind.FULL_REPAIR: self._full_repair,
@@ -271,6 +274,11 @@ class Run:
 
     async def _bury(self, step: Step) -> None:
         await self._deliver(self.world.dead_letters, self.marketplace.bury, "bury", 10, step)
+
+    async def _maintain(self, step: Step) -> None:
+        await self._deliver(
+            self.world.maintenance_queue, self.marketplace.maintain, "maintain", 1, step
+        )
 
     async def _deliver(
         self,
@@ -397,6 +405,7 @@ class Run:
         queues = (
             (self.world.publish_queue, self.marketplace.publish, "publish"),
             (self.world.dead_letters, self.marketplace.bury, "bury"),
+            (self.world.maintenance_queue, self.marketplace.maintain, "maintain"),
         )
         for _ in range(MAX_DRAINS):
             due = [queue.next_due() for queue, _, _ in queues]
@@ -414,7 +423,10 @@ class Run:
             outcome = await self.world.invoke("full-repair", self.marketplace.full_repair)
             self._no_error(outcome)
             if outcome.value is not None and outcome.value.finished:
+                if outcome.value.errors:
+                    raise Violation(f"3 convergent: {outcome.name} reports errors on a good day")
                 return
+            await self._drain()
         raise Violation("3 convergent: the repair does not come to an end")
 
 

@@ -1,0 +1,204 @@
+"""The marketplace itself, unmodified, as the simulation calls it."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, cast
+
+import msgspec
+
+from marketplace import published_index
+from marketplace.catalog import get_skills
+from marketplace.consumers import DEAD_LETTER_QUEUE, MAINTENANCE_QUEUE, consume
+from marketplace.env import Env
+from marketplace.kv_keys import (
+    DEAD_LETTER_PREFIX,
+    INDEX_KEY,
+    OUTBOX_PREFIX,
+    SKILL_PREFIX,
+    is_slug,
+    skill_key,
+)
+from marketplace.kv_records import decode_skill_record
+from marketplace.listing import ListingQuery
+from marketplace.models import InvalidRecord, Skill, SkillSummary, read_skill
+from marketplace.publish_consumer import PUBLISH_QUEUE
+from marketplace.rebuild import start_rebuild
+from marketplace.redrive import redrive_all
+from marketplace.schedule import run_scheduled
+from marketplace.storage import KV_VALUE_LIMIT, DeadLetter, SkillDatabase, StorageError
+from tests.simulation.actors import Listing, Repair, stamp
+from tests.simulation.database_double import DatabaseDouble
+from tests.simulation.kv import SimulatedKv
+from tests.simulation.queue import QueueMessage
+
+LIGHT_CRON: Final = "*/5 * * * *"
+REBUILD_SECONDS: Final = 20.0
+
+Damage = Callable[[bytes | None, SimulatedKv], bytes | None]
+
+
+class RealMarketplace:
+    """See Marketplace."""
+
+    # What runs
+
+    async def publish(self, env: Env, batch: Sequence[QueueMessage]) -> None:
+        """See Marketplace."""
+        await consume(env, PUBLISH_QUEUE, batch)
+
+    async def bury(self, env: Env, batch: Sequence[QueueMessage]) -> None:
+        """See Marketplace."""
+        await consume(env, DEAD_LETTER_QUEUE, batch)
+
+    async def maintain(self, env: Env, batch: Sequence[QueueMessage]) -> None:
+        """See Marketplace."""
+        await consume(env, MAINTENANCE_QUEUE, batch)
+
+    async def read(self, env: Env, query: ListingQuery) -> Listing:
+        """See Marketplace."""
+        answer = await get_skills(env, query)
+        skills = [msgspec.json.decode(item, type=SkillSummary) for item in answer.value.items]
+        return Listing(str(answer.source), answer.degraded, skills)
+
+    async def light_repair(self, env: Env) -> Repair:
+        """See Marketplace."""
+        try:
+            await run_scheduled(env, LIGHT_CRON)
+        except StorageError:  # the platform counts the run as failed, and the next one comes
+            return Repair(finished=False, errors=1)
+        return Repair(finished=True, errors=0)
+
+    async def full_repair(self, env: Env) -> Repair:
+        """See Marketplace."""
+        try:
+            job = await start_rebuild(env, wait_seconds=REBUILD_SECONDS)
+        except StorageError:
+            return Repair(finished=False, errors=1)
+        return Repair(
+            finished=job.complete and job.failure is None and not job.database_away,
+            errors=job.errors,
+        )
+
+    async def redrive(self, env: Env) -> None:
+        """See Marketplace."""
+        try:
+            await redrive_all(env, reason=None)
+        except StorageError as error:  # the operator is told, and asks again
+            env.log("redrive failed", level="error", reason=error.reason)
+
+    # What is looked at
+
+    def new_database(self) -> Any:
+        """See Marketplace."""
+        return DatabaseDouble()
+
+    async def connect(self, database: Any) -> SkillDatabase:
+        """See Marketplace."""
+        return cast("SkillDatabase", await database.connect())
+
+    def rows(self, database: Any) -> Mapping[str, Skill]:
+        """See Marketplace."""
+        return {identity: row.skill for identity, row in database.rows.items()}
+
+    def remove_row(self, database: Any, identity: str) -> None:
+        """See Marketplace."""
+        row = database.rows.pop(identity)
+        del database.identities[row.skill.name]
+
+    def record_key(self, slug: str) -> str:
+        """See Marketplace."""
+        return skill_key(slug)
+
+    def read_record(self, key: str, value: bytes) -> Skill | None:
+        """See Marketplace."""
+        slug = key.removeprefix(SKILL_PREFIX)
+        record = decode_skill_record(slug, value) if is_slug(slug) else None
+        return record if isinstance(record, Skill) else None
+
+    def outbox(self, kv: SimulatedKv) -> Sequence[Skill]:
+        """See Marketplace."""
+        values = [kv.peek(key) for key in kv.keys(OUTBOX_PREFIX)]
+        return [read_skill(msgspec.json.decode(value)) for value in values if value is not None]
+
+    def buried(self, database: Any, kv: SimulatedKv) -> Sequence[Any]:
+        """See Marketplace."""
+        letters: dict[str, DeadLetter] = dict(database.dead_letters)
+        for key in kv.keys(DEAD_LETTER_PREFIX):
+            letter = msgspec.json.decode(kv.peek(key) or b"", type=DeadLetter)
+            known = letters.get(letter.id)
+            if known is None or _moment(letter) > _moment(known):
+                letters[letter.id] = letter
+        return [letter.body for letter in letters.values() if letter.redriven_at is None]
+
+    def index(self, kv: SimulatedKv) -> Mapping[str, str] | None:
+        """See Marketplace."""
+        manifest = published_index._read_manifest(kv.peek(INDEX_KEY))  # noqa: SLF001
+        if isinstance(manifest, str):
+            return None
+        reading = published_index.IndexReading()
+        published_index._read_recent(reading, manifest)  # noqa: SLF001
+        try:
+            for page in manifest.pages:
+                block = published_index._decode_page(page, kv.peek(page.key))  # noqa: SLF001
+                reading.pages.add_block(block)
+        except InvalidRecord:
+            return None
+        return {entry.summary.name: stamp(entry.summary) for entry in reading.summaries()}
+
+    def damage_index(self, kv: SimulatedKv, how: int) -> None:
+        """See Marketplace."""
+        damage = _DAMAGES[how % len(_DAMAGES)]
+        kv.damage(INDEX_KEY, damage(kv.peek(INDEX_KEY), kv))
+
+
+def _moment(letter: DeadLetter) -> str:
+    return max(letter.failed_at, letter.redriven_at or "")
+
+
+def _lose(_value: bytes | None, _kv: SimulatedKv) -> bytes | None:
+    return None
+
+
+def _empty(_value: bytes | None, _kv: SimulatedKv) -> bytes | None:
+    return b""
+
+
+def _empty_list(_value: bytes | None, _kv: SimulatedKv) -> bytes | None:
+    return b"[]"
+
+
+def _garbage(_value: bytes | None, _kv: SimulatedKv) -> bytes | None:
+    return b'{"a":'
+
+
+def _cut_short(value: bytes | None, _kv: SimulatedKv) -> bytes | None:
+    return value[: 2 * len(value) // 3] if value else b"{"
+
+
+def _other_version(_value: bytes | None, _kv: SimulatedKv) -> bytes | None:
+    return b'{"format":"published-index","version":7,"skills":{}}'
+
+
+def _lose_pages(value: bytes | None, kv: SimulatedKv) -> bytes | None:
+    for key in kv.keys(f"{INDEX_KEY}:"):
+        kv.damage(key, None)
+    return value
+
+
+def _original_shape(_value: bytes | None, kv: SimulatedKv) -> bytes | None:
+    """A plain list with the few skills that the last of several writers knew."""
+    records = [kv.peek(key) for key in kv.keys(SKILL_PREFIX)]
+    skills = [msgspec.json.decode(value) for value in records if value is not None]
+    return msgspec.json.encode([skill for skill in skills if "repoUrl" in skill][:3])
+
+
+_DAMAGES: Final[Sequence[Damage]] = (
+    _lose,
+    _empty,
+    _empty_list,
+    _garbage,
+    _cut_short,
+    _other_version,
+    _lose_pages,
+    _original_shape,
+)
