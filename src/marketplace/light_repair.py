@@ -1,7 +1,7 @@
 """The light repair: what is known to be undone, without enumerating everything.
 
-Outbox records, which KV alone took, go into PostgreSQL; rows that KV is not known to hold go into
-KV. Both lists are short unless a source was away.
+Outbox records and dead letters, which KV alone took, go into PostgreSQL; rows that KV is not known
+to hold go into KV. These lists are short unless a source was away.
 """
 
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ import msgspec
 
 from marketplace import submission_store
 from marketplace.db import get_db
+from marketplace.dead_letters import move_letters
 from marketplace.env import Env
 from marketplace.models import Skill
 from marketplace.publishing import Published, publish_skills, settle_in_kv, write_rows
@@ -34,6 +35,7 @@ async def run_light_repair(env: Env) -> LightRepairReport:
     try:
         await drain_outbox(env, report)
         await _write_missing_records(env, report)
+        await move_letters(env)
     except (DatabaseError, KvError) as error:
         report.errors.append(f"{type(error).__name__}: {error.reason}")
         env.log("light repair cut short", level="error", reason=error.reason, detail=str(error))

@@ -9,6 +9,7 @@ of its identity, which no other skill can be given, and its revision is kept in 
 of its own, which no other revision can overwrite. The repair brings both into PostgreSQL.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -19,7 +20,14 @@ from marketplace.db import get_db
 from marketplace.env import Env
 from marketplace.models import Skill
 from marketplace.slugs import assignable_candidates
-from marketplace.storage import DatabaseError, KvError, RecordKey, SkillDatabase
+from marketplace.storage import (
+    KV_WRITE_INTERVAL,
+    DatabaseError,
+    KvError,
+    KvRateLimited,
+    RecordKey,
+    SkillDatabase,
+)
 
 _KV_WRITE_ROUNDS: Final = 3  # how often a row may move on under our hands before repair takes over
 _DATABASE_SESSIONS: Final = 2  # a lost connection is replaced once; the queue retries beyond that
@@ -183,7 +191,7 @@ async def _store_in_kv(env: Env, plan: _Plan, row: Skill | None) -> tuple[str, P
         return identity, await _store_in_kv_alone(env, plan)
     if not plan.checked:  # the row stays marked; the light repair checks and writes it
         return identity, Published(row, in_database=True, in_kv=False)
-    in_kv = await _try_kv(env, row, submission_store.write_record)
+    in_kv = await _try_kv(env, row, write_row)
     return identity, Published(row, in_database=True, in_kv=in_kv)
 
 
@@ -250,5 +258,17 @@ async def _moved_on(env: Env, written: Sequence[Skill]) -> list[Skill]:
 
 async def write_rows(env: Env, rows: Sequence[Skill]) -> list[Skill]:
     """Write the KV records of rows; those that were written. What fails is logged."""
-    written = await map_bounded(rows, lambda row: _try_kv(env, row, submission_store.write_record))
+    written = await map_bounded(rows, lambda row: _try_kv(env, row, write_row))
     return [row for row, is_written in zip(rows, written, strict=True) if is_written]
+
+
+async def write_row(env: Env, row: Skill) -> None:
+    """Write a row's record; where another writer was there within the second, once more after it.
+
+    If what that one wrote is newer, `settle_in_kv` finds the row moved on and writes it again.
+    """
+    try:
+        await submission_store.write_record(env, row)
+    except KvRateLimited:
+        await asyncio.sleep(1.1 * KV_WRITE_INTERVAL)
+        await submission_store.write_record(env, row)

@@ -13,7 +13,7 @@ from marketplace.env import Env
 from marketplace.kv_access import chunks
 from marketplace.kv_records import encode_skill
 from marketplace.models import InvalidRecord, Skill
-from marketplace.publishing import Published, publish_skills, settle_in_kv
+from marketplace.publishing import Published, publish_skills, settle_in_kv, write_row
 from marketplace.rebuild_job import RebuildJob
 from marketplace.storage import (
     KV_BULK_GET_LIMIT,
@@ -151,16 +151,24 @@ class Reconciler:
                     await self._leave_note(skill, outcome.skill.name)
 
     async def _leave_note(self, skill: Skill, new_name: str) -> None:
+        """Let the slug that a skill had lead to the one that it has.
+
+        The alias in PostgreSQL comes first and reserves the slug. Where another skill has it by
+        now, its record is in the place of the note, and must stay.
+        """
+        await self.database.add_alias(skill.name, skill.identity)
+        owner = await self.database.get_skill(skill.name)
+        if owner is None or owner.identity != skill.identity:
+            return
         try:
             await submission_store.mark_moved(self.env, skill.name, new_name)
         except KvError as error:
             self.job.add_error(f"skill:{skill.name}", f"{error.reason}: {error}")
-        await self.database.add_alias(skill.name, skill.identity)
 
     # --- PostgreSQL into KV
 
     async def _into_kv(self, rows: Sequence[Skill]) -> None:
-        write = _check_only if self.job.dry_run else submission_store.write_record
+        write = _check_only if self.job.dry_run else write_row
         failures = await map_bounded(rows, lambda row: self._attempt(row, write))
         written = [row for row, failure in zip(rows, failures, strict=True) if failure is None]
         for row, failure in zip(rows, failures, strict=True):

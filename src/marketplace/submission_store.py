@@ -16,12 +16,13 @@ from marketplace.kv_aliases import (
 )
 from marketplace.kv_operations import (
     acquire_lease,
+    clear_letter_records,
     count_dead_letters,
     get_dead_letters,
     list_dead_letters,
+    list_letter_records,
     load_state,
     release_lease,
-    remove_dead_letter,
     save_state,
     store_dead_letter,
 )
@@ -91,6 +92,7 @@ __all__ = [
     "Record",
     "acquire_lease",
     "add_to_published_index",
+    "clear_letter_records",
     "clear_outbox",
     "count_dead_letters",
     "create_submission",
@@ -107,6 +109,7 @@ __all__ = [
     "index_header",
     "list_all_keys",
     "list_dead_letters",
+    "list_letter_records",
     "list_outbox",
     "list_outbox_summaries",
     "load_state",
@@ -118,7 +121,6 @@ __all__ = [
     "record_publication",
     "record_scan",
     "release_lease",
-    "remove_dead_letter",
     "resolve_alias",
     "save_state",
     "store_dead_letter",

@@ -20,10 +20,13 @@ from tests.simulation.queue import QueueMessage
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """An answer to a reader: the whole listing, all pages."""
+    """An answer to a reader: the whole listing, all pages.
+
+    ``complete`` False: it says itself that the source could not be read to the end.
+    """
 
     source: str
-    degraded: bool
+    complete: bool
     skills: Sequence[SkillSummary]
 
 
@@ -32,7 +35,7 @@ class Repair:
     """What a run of the repair reports. ``finished`` False: call again, it goes on."""
 
     finished: bool
-    errors: int
+    errors: Sequence[str]
 
 
 def stamp(skill: SkillSummary) -> str:

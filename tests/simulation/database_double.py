@@ -305,11 +305,8 @@ class DoubleSession:
             detail=letter.detail.replace("\0", "\N{REPLACEMENT CHARACTER}"),
         )
         stored = self.tables.dead_letters.get(letter.id)
-        if stored is not None and stored.redriven_at is not None:
-            told = max(letter.failed_at, letter.redriven_at or "")
-            if stored.redriven_at > told:
-                return
-        self.tables.dead_letters[letter.id] = letter
+        if stored is None or stored.last_event <= letter.last_event:
+            self.tables.dead_letters[letter.id] = letter
 
     @_operation
     def list_dead_letters(
@@ -376,7 +373,7 @@ class DoubleSession:
 
     def _open_letters(self) -> list[DeadLetter]:
         letters = self.tables.dead_letters
-        return [letters[id_] for id_ in sorted(letters) if letters[id_].redriven_at is None]
+        return [letters[id_] for id_ in sorted(letters) if letters[id_].is_open]
 
     def _difference(self, record: RecordKey) -> Difference | None:
         mine = self.tables.rows.get(record.identity)

@@ -1,6 +1,5 @@
 """The marketplace itself, unmodified, as the simulation calls it."""
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, cast
 
@@ -25,7 +24,7 @@ from marketplace.publish_consumer import PUBLISH_QUEUE
 from marketplace.rebuild import start_rebuild
 from marketplace.redrive import redrive_all
 from marketplace.schedule import run_scheduled
-from marketplace.storage import KV_VALUE_LIMIT, DeadLetter, SkillDatabase, StorageError
+from marketplace.storage import DeadLetter, SkillDatabase, StorageError
 from tests.simulation.actors import Listing, Repair, stamp
 from tests.simulation.database_double import DatabaseDouble
 from tests.simulation.kv import SimulatedKv
@@ -58,25 +57,30 @@ class RealMarketplace:
         """See Marketplace."""
         answer = await get_skills(env, query)
         skills = [msgspec.json.decode(item, type=SkillSummary) for item in answer.value.items]
-        return Listing(str(answer.source), answer.degraded, skills)
+        torn = [
+            reason
+            for reason in answer.reasons
+            if "enumeration: " in reason and "malformed" not in reason
+        ]
+        return Listing(str(answer.source), not torn, skills)
 
     async def light_repair(self, env: Env) -> Repair:
         """See Marketplace."""
         try:
             await run_scheduled(env, LIGHT_CRON)
-        except StorageError:  # the platform counts the run as failed, and the next one comes
-            return Repair(finished=False, errors=1)
-        return Repair(finished=True, errors=0)
+        except StorageError as error:  # the platform counts it as failed, and the next run comes
+            return Repair(finished=False, errors=[str(error)])
+        return Repair(finished=True, errors=[])
 
     async def full_repair(self, env: Env) -> Repair:
         """See Marketplace."""
         try:
             job = await start_rebuild(env, wait_seconds=REBUILD_SECONDS)
-        except StorageError:
-            return Repair(finished=False, errors=1)
+        except StorageError as error:
+            return Repair(finished=False, errors=[str(error)])
         return Repair(
             finished=job.complete and job.failure is None and not job.database_away,
-            errors=job.errors,
+            errors=[f"{detail.key}: {detail.reason}" for detail in job.error_details],
         )
 
     async def redrive(self, env: Env) -> None:
@@ -126,20 +130,20 @@ class RealMarketplace:
         for key in kv.keys(DEAD_LETTER_PREFIX):
             letter = msgspec.json.decode(kv.peek(key) or b"", type=DeadLetter)
             known = letters.get(letter.id)
-            if known is None or _moment(letter) > _moment(known):
+            if known is None or letter.last_event > known.last_event:
                 letters[letter.id] = letter
-        return [letter.body for letter in letters.values() if letter.redriven_at is None]
+        return [letter.body for letter in letters.values() if letter.is_open]
 
     def index(self, kv: SimulatedKv) -> Mapping[str, str] | None:
         """See Marketplace."""
-        manifest = published_index._read_manifest(kv.peek(INDEX_KEY))  # noqa: SLF001
+        manifest = published_index._read_manifest(kv.peek(INDEX_KEY))
         if isinstance(manifest, str):
             return None
         reading = published_index.IndexReading()
-        published_index._read_recent(reading, manifest)  # noqa: SLF001
+        published_index._read_recent(reading, manifest)
         try:
             for page in manifest.pages:
-                block = published_index._decode_page(page, kv.peek(page.key))  # noqa: SLF001
+                block = published_index._decode_page(page, kv.peek(page.key))
                 reading.pages.add_block(block)
         except InvalidRecord:
             return None
@@ -149,10 +153,6 @@ class RealMarketplace:
         """See Marketplace."""
         damage = _DAMAGES[how % len(_DAMAGES)]
         kv.damage(INDEX_KEY, damage(kv.peek(INDEX_KEY), kv))
-
-
-def _moment(letter: DeadLetter) -> str:
-    return max(letter.failed_at, letter.redriven_at or "")
 
 
 def _lose(_value: bytes | None, _kv: SimulatedKv) -> bytes | None:

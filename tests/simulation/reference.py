@@ -213,17 +213,17 @@ class ReferenceMarketplace:
         try:
             async with asyncio.timeout(env.settings.database_read_timeout):
                 with await self._open(env) as database:
-                    return Listing("postgres", False, await database.all_rows())
+                    return Listing("postgres", True, await database.all_rows())
         except (StorageError, TimeoutError) as error:
             if Flaw.SILENT_FALLBACK not in self.flaws:
                 env.log("fell-back", level="warning", reason=repr(error))
         try:
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(1):
                 skills = {r.name: r for r in (await self._enumerate(env, "skill:")).values()}
                 return Listing("kv-enumeration", True, list(skills.values()))
         except (StorageError, TimeoutError) as error:
             env.log("fell-back", level="warning", reason=repr(error))
-        return Listing("seed", True, [])
+        return Listing("seed", False, [])
 
     # Repairs
 
@@ -233,10 +233,10 @@ class ReferenceMarketplace:
             async with asyncio.timeout(300):
                 with await self._open(env) as database:
                     await self._drain_outbox(env, database)
-                    return Repair(finished=True, errors=0)
+                    return Repair(finished=True, errors=[])
         except (StorageError, TimeoutError) as error:
             env.log("repair-failed", level="error", reason=repr(error))
-            return Repair(finished=False, errors=1)
+            return Repair(finished=False, errors=[repr(error)])
 
     async def full_repair(self, env: Env) -> Repair:
         """See Marketplace."""
@@ -245,10 +245,10 @@ class ReferenceMarketplace:
                 with await self._open(env) as database:
                     await self._drain_outbox(env, database)
                     await self._reconcile(env, database)
-                    return Repair(finished=True, errors=0)
+                    return Repair(finished=True, errors=[])
         except (StorageError, TimeoutError) as error:
             env.log("repair-failed", level="error", reason=repr(error))
-            return Repair(finished=False, errors=1)
+            return Repair(finished=False, errors=[repr(error)])
 
     async def _drain_outbox(self, env: Env, database: Any) -> None:
         entries = await self._enumerate(env, "outbox:")

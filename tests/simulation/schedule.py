@@ -424,7 +424,7 @@ class Run:
             self._no_error(outcome)
             if outcome.value is not None and outcome.value.finished:
                 if outcome.value.errors:
-                    raise Violation(f"3 convergent: {outcome.name} reports errors on a good day")
+                    raise Violation(f"3 convergent: a repair on a good day: {outcome.value.errors}")
                 return
             await self._drain()
         raise Violation("3 convergent: the repair does not come to an end")
