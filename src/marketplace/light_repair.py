@@ -4,7 +4,6 @@ Outbox records and dead letters, which KV alone took, go into PostgreSQL; rows t
 to hold go into KV. These lists are short unless a source was away.
 """
 
-from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -13,8 +12,13 @@ from marketplace import submission_store
 from marketplace.db import get_db
 from marketplace.dead_letters import move_letters
 from marketplace.env import Env
-from marketplace.models import Skill
-from marketplace.publishing import Published, publish_skills, settle_in_kv, write_rows
+from marketplace.publishing import (
+    Published,
+    free_in_kv,
+    publish_skills,
+    settle_in_kv,
+    write_rows,
+)
 from marketplace.storage import DatabaseError, KvError
 
 OUTBOX_BATCH: Final = 100
@@ -56,26 +60,13 @@ async def drain_outbox(env: Env, report: LightRepairReport) -> None:
 
 
 async def _write_missing_records(env: Env, report: LightRepairReport) -> None:
+    """Write the rows that KV lacks; where two skills have one slug, the full repair acts."""
     with await get_db(env) as database:
         rows = await database.skills_not_in_kv(limit=_ROW_BATCH)
-    written = await write_rows(env, await _not_held_by_others(env, rows))
+    if not rows:
+        return
+    records = await submission_store.read_records(env, [row.name for row in rows])
+    free = await free_in_kv(env, rows, records)
+    written = await write_rows(env, [row for row in rows if row.name in free])
     await settle_in_kv(env, written)
     report.kv_backfilled += len(written)
-
-
-async def _not_held_by_others(env: Env, rows: Sequence[Skill]) -> Sequence[Skill]:
-    """The rows whose slug no other skill has in KV; the full repair moves the others apart."""
-    records = await submission_store.read_records(env, [row.name for row in rows])
-    free = []
-    for row in rows:
-        record = records[row.name]
-        if isinstance(record, Skill) and record.identity != row.identity:
-            env.log(
-                f"{row.name} not written to kv: another skill has its slug there",
-                level="warning",
-                slug=row.name,
-                reason="conflict",
-            )
-        else:
-            free.append(row)
-    return free

@@ -56,8 +56,10 @@ class Reconciler:
         skills = await self._read([name for name, kind in kinds.items() if kind not in _INTO_KV])
         # Records first move out of slugs that belong to others; then those write theirs.
         await self._into_database([s for s in skills if kinds[s.name] in _INTO_DATABASE])
-        await self._place_taken([s for s in skills if kinds[s.name] is DifferenceKind.TAKEN_SLUG])
-        await self._into_kv([row for name, row in rows.items() if name not in self.job.placed])
+        taken = [s for s in skills if kinds[s.name] is DifferenceKind.TAKEN_SLUG]
+        stuck = await self._place_taken(taken)
+        writable = rows.keys() - stuck - set(self.job.placed)
+        await self._into_kv([row for name, row in rows.items() if name in writable])
         found = {skill.name: skill for skill in skills}
         await self._merge_moved(
             [(found[d.name], d.row) for d in others if d.row is not None and d.name in found],
@@ -112,12 +114,16 @@ class Reconciler:
 
     # --- two skills with one slug, one skill with two
 
-    async def _place_taken(self, skills: Sequence[Skill]) -> None:
-        """Give slugs of their own to those whose slug belongs to another's row."""
+    async def _place_taken(self, skills: Sequence[Skill]) -> set[str]:
+        """Give slugs of their own to those whose slug belongs to another's row.
+
+        Returns the slugs whose record must stay, since its skill has no other place yet.
+        """
         self.job.prisma_backfilled += len(skills)
         self.job.conflicts_resolved += len(skills)
-        if not self.job.dry_run:
-            await self._place(skills, leave_note=False)  # the slug's owner writes its record next
+        if self.job.dry_run:
+            return set()
+        return await self._place(skills, leave_note=False)  # the slug's owner writes its record
 
     async def _merge_moved(
         self, pairs: Sequence[tuple[Skill, Skill]], *, settled: set[str]
@@ -139,16 +145,22 @@ class Reconciler:
         if not job.dry_run:
             await self._place([skill for skill, _ in pairs])
 
-    async def _place(self, skills: Sequence[Skill], *, leave_note: bool = True) -> None:
-        """Publish skills under the slug that PostgreSQL gives or has given them."""
+    async def _place(self, skills: Sequence[Skill], *, leave_note: bool = True) -> set[str]:
+        """Publish skills under the slug that PostgreSQL gives or has given them.
+
+        Returns the slugs of those for which that failed.
+        """
+        stuck = set()
         for chunk in chunks(skills, _PLACED_AT_ONCE):
             outcomes = await publish_skills(self.env, chunk)
             for skill in chunk:
                 outcome = outcomes[skill.identity]
                 if not (isinstance(outcome, Published) and outcome.in_database and outcome.in_kv):
                     self.job.add_error(f"skill:{skill.name}", "not stored in both sources")
+                    stuck.add(skill.name)
                 elif leave_note and outcome.skill.name != skill.name:
                     await self._leave_note(skill, outcome.skill.name)
+        return stuck
 
     async def _leave_note(self, skill: Skill, new_name: str) -> None:
         """Let the slug that a skill had lead to the one that it has.

@@ -115,10 +115,10 @@ async def record_scan_results(env: Env, scans: Sequence[Scan]) -> ResultsReceipt
     receipt = ResultsReceipt()
     receipt.rejected += [result for result in kept if isinstance(result, RefusedResult)]
     standing = [result for result in kept if isinstance(result, Scan)]
-    passed = list(dict.fromkeys(s.submission_id for s in standing if s.verdict is Verdict.PASS))
-    unsent = await _enqueue(env, passed)
+    passed = {s.submission_id: s for s in standing if s.verdict is Verdict.PASS}
+    unsent = await enqueue(env, list(passed.values()))
     receipt.accepted += [s.submission_id for s in standing if s.submission_id not in unsent]
-    receipt.rejected += [RefusedResult(i, "queue-unavailable") for i in passed if i in unsent]
+    receipt.rejected += [RefusedResult(i, "queue-unavailable") for i in unsent]
     return receipt
 
 
@@ -145,16 +145,17 @@ async def _keep(
     return standing
 
 
-async def _enqueue(env: Env, submission_ids: Sequence[str]) -> frozenset[str]:
-    """Ask for publication; the ids for which the queue did not take the message."""
-    if not submission_ids:
-        return frozenset()
+async def enqueue(env: Env, scans: Sequence[Scan]) -> Sequence[str]:
+    """Ask for publication; the submissions for which the queue did not take the message."""
+    if not scans:
+        return ()
+    messages = [publish_message(scan.submission_id, scan.scanned_at) for scan in scans]
     try:
-        await env.publish_queue.send_batch([publish_message(i) for i in submission_ids])
+        await env.publish_queue.send_batch(messages)
     except QueueError as error:
         env.log("queue unavailable: nothing enqueued", level="error", reason=error.reason)
-        return frozenset(submission_ids)
-    return frozenset()
+        return [scan.submission_id for scan in scans]
+    return ()
 
 
 async def _earlier_submission(env: Env, identity: str) -> SubmissionStatus | None:

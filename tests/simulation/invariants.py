@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from marketplace.messages import scanned_at_of
 from marketplace.models import Skill
 from tests.simulation.actors import Listing, stamp
-from tests.simulation.kv import KV_STALENESS
 from tests.simulation.queue import Delivery
 from tests.simulation.world import Outcome, World
 
@@ -29,19 +29,14 @@ class Sent:
     """One submission, as the marketplace was told of it, and what became of it."""
 
     id: str
-    states: list[tuple[float, Skill]]  # when its verdict was written, and the skill it makes
+    states: dict[str, Skill] = field(default_factory=dict)  # what each verdict makes, by its moment
     kept: str = ""  # the revision owed that was seen in a store: from then on it must stay there
     acknowledged_at: float | None = None
 
     @property
     def identity(self) -> str:
         """Of its skill."""
-        return self.states[0][1].identity
-
-    def owed(self, moment: float) -> str:
-        """The least revision that a consumer may have read which began at a moment."""
-        seen = [skill for when, skill in self.states if when <= moment - KV_STALENESS]
-        return (seen[-1] if seen else self.states[0][1]).revision
+        return next(iter(self.states.values())).identity
 
 
 @dataclass(slots=True)
@@ -125,14 +120,16 @@ class Truth:
         for expected in self._open:
             expected.excused.add(identity)
 
-    def acknowledged(self, delivery: Delivery, began: float) -> None:
-        """A consumer that began at a moment acknowledges a message."""
+    def acknowledged(self, delivery: Delivery) -> None:
+        """A consumer acknowledges a message: it owes the state that the message is about."""
         sent = self.sent.get(_submission_id(delivery.body))
         if sent is None:
             return
         if sent.acknowledged_at is None:
             sent.acknowledged_at = self.world.loop.time()
-        self._owed[sent.id] = max(self._owed.get(sent.id, ""), sent.owed(began))
+        self._owed[sent.id] = max(
+            self._owed.get(sent.id, ""), sent.states[scanned_at_of(delivery.body)].revision
+        )
         self.check_durable()
 
     # The invariants
@@ -277,18 +274,13 @@ class Truth:
             self._violated(f"3 convergent: the index and the table differ in {differing}")
 
     def _check_final(self, rows: Mapping[str, Skill]) -> None:
-        """3 and 5: each skill ever sent is in the table, in its newest state and as it was sent.
-
-        Only of a submission that was scanned again, an earlier verdict will do if the message
-        came before KV had to show the later one.
-        """
+        """3 and 5: each skill ever sent is in the table, in its newest state and as it was sent."""
         least: dict[str, str] = {}
         known: dict[str, set[str]] = {}
         for sent in self.sent.values():
-            owed = self._owed.get(sent.id, sent.states[0][1].revision)
-            least[sent.identity] = max(least.get(sent.identity, ""), owed)
-            states = known.setdefault(sent.identity, set())
-            states.update(skill.revision for _, skill in sent.states)
+            revisions = {skill.revision for skill in sent.states.values()}
+            least[sent.identity] = max(least.get(sent.identity, ""), *revisions)
+            known.setdefault(sent.identity, set()).update(revisions)
         if rows.keys() != least.keys():
             strange = sorted(rows.keys() ^ least.keys())
             self._violated(f"3 convergent: sent but not in the table, or not sent: {strange}")

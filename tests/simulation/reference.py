@@ -13,6 +13,7 @@ import msgspec
 
 from marketplace.env import Env
 from marketplace.listing import ListingQuery
+from marketplace.messages import scanned_at_of
 from marketplace.models import InvalidRecord, Scan, Skill, Submission, read_skill
 from marketplace.models import skill_from_submission as to_skill
 from marketplace.slugs import assignable_candidates
@@ -45,6 +46,7 @@ class Flaw(StrEnum):
     ONE_PAGE = "one-page"  # enumerates the first page only
     NO_BACKFILL = "no-backfill"  # the repair writes KV from the table and nothing back
     TRUSTS_MESSAGE = "trusts-message"  # publishes an older version than KV has when a row is lost
+    READS_WHAT_IS_THERE = "reads-what-is-there"  # takes an outdated verdict for the one asked for
     FORGETS_POISON = "forgets-poison"  # acknowledges what it cannot publish
 
 
@@ -124,22 +126,25 @@ class ReferenceMarketplace:
             try:
                 if Flaw.EARLY_ACK in self.flaws:
                     message.ack()
-                await self._publish_one(env, str(message.body.get("submissionId")))
+                await self._publish_one(
+                    env, str(message.body.get("submissionId")), scanned_at_of(message.body)
+                )
                 message.ack()
             except (StorageError, TimeoutError) as error:
                 env.log("publish-failed", level="warning", reason=repr(error))
                 message.retry(delay_seconds=10 * 2**message.attempts)
 
-    async def _publish_one(self, env: Env, submission_id: str) -> None:
+    async def _publish_one(self, env: Env, submission_id: str, scanned_at: str) -> None:
         values = await self._values(env, [f"sub:{submission_id}", f"scan:{submission_id}"])
         sub, scan = values.values()
         if sub is None or scan is None:
             if Flaw.FORGETS_POISON in self.flaws:
                 return
             raise StorageError(f"submission {submission_id} is not there", reason="unknown")
-        skill = to_skill(
-            msgspec.json.decode(sub, type=Submission), msgspec.json.decode(scan, type=Scan)
-        )
+        verdict = msgspec.json.decode(scan, type=Scan)
+        if verdict.scanned_at < scanned_at and Flaw.READS_WHAT_IS_THERE not in self.flaws:
+            raise StorageError(f"an old verdict on {submission_id}", reason="outdated")
+        skill = to_skill(msgspec.json.decode(sub, type=Submission), verdict)
         candidates = assignable_candidates(skill.repo_url, skill.base_slug)
         found = await self._values(env, [f"skill:{slug}" for slug in candidates])
         records = {key: self.read_record(key, value) for key, value in found.items() if value}

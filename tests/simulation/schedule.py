@@ -15,6 +15,7 @@ import msgspec
 
 from marketplace.env import Env
 from marketplace.listing import ListingQuery
+from marketplace.messages import publish_message
 from marketplace.models import Scan, Submission, Verdict, skill_from_submission
 from marketplace.timestamps import format_timestamp
 from tests.simulation.actors import Marketplace
@@ -219,11 +220,10 @@ class Run:
             version=f"{1 + step.choice // 64 % 3}.0.0",
         )
         self.world.kv.damage(f"sub:{submission.id}", msgspec.json.encode(submission))
-        self._scan(submission, Sent(submission.id, []))
-        self._send(submission.id)
+        self._scan(submission, Sent(submission.id))
 
     def _scan(self, submission: Submission, sent: Sent) -> None:
-        """A verdict, as the scanner's webhook keeps it."""
+        """A verdict, as the scanner's webhook keeps and enqueues it."""
         scan = Scan(
             submission_id=submission.id,
             verdict=Verdict.PASS,
@@ -232,17 +232,18 @@ class Run:
         )
         self.world.kv.damage(f"scan:{submission.id}", msgspec.json.encode(scan))
         skill = skill_from_submission(submission, scan)
-        sent.states.append((self.world.loop.time(), skill))
+        sent.states[scan.scanned_at] = skill
         self.truth.sent[sent.id] = sent
         self.world.note(f"        {sent.id} is {sent.identity} {skill.revision}")
+        self._send(sent.id, scan.scanned_at)
 
     def _next_moment(self) -> str:
         """Now, but never the same millisecond twice: version and time tell two states apart."""
         self._last_scan = max(self.world.loop.clock(), self._last_scan + timedelta(milliseconds=1))
         return format_timestamp(self._last_scan)
 
-    def _send(self, submission_id: str) -> None:
-        self.world.publish_queue.add({"submissionId": submission_id})
+    def _send(self, submission_id: str, scanned_at: str) -> None:
+        self.world.publish_queue.add(publish_message(submission_id, scanned_at))
 
     async def _rescan(self, step: Step) -> None:
         if self.truth.sent:
@@ -250,16 +251,16 @@ class Run:
             stored = self.world.kv.peek(f"sub:{sent.id}")
             assert stored is not None
             self._scan(msgspec.json.decode(stored, type=Submission), sent)
-            self._send(sent.id)
 
     async def _repeat(self, step: Step) -> None:
         if self.truth.sent:
-            self._send(self._one_of(list(self.truth.sent), step))
+            sent = self._one_of(list(self.truth.sent.values()), step)
+            self._send(sent.id, self._one_of(list(sent.states), step))
 
     async def _poison(self, step: Step) -> None:
         submission_id = f"unknown-{step.choice}"
         self.truth.poison.add(submission_id)
-        self._send(submission_id)
+        self.world.publish_queue.add({"submissionId": submission_id})
 
     @staticmethod
     def _one_of(options: Sequence[T], step: Step) -> T:
@@ -288,8 +289,7 @@ class Run:
         limit: int,
         step: Step | None = None,
     ) -> int:
-        began = self.world.loop.time()
-        batch = queue.take(limit, lambda delivery: self.truth.acknowledged(delivery, began))
+        batch = queue.take(limit, self.truth.acknowledged)
         if batch:
             outcome = await self._invoke(name, lambda env: handler(env, batch), step)
             queue.settle(batch, returned=outcome.returned)
