@@ -39,7 +39,7 @@ format: setup ## Format the code and fix what ruff can fix
 bench: setup ## Measure the listing under load (bench/)
 	@PYTHONPATH=src:. exec .venv/bin/python -m bench $(ARGS)
 
-simulate: setup ## Run N=2000 random fault schedules of the reference marketplace (tests/simulation)
+simulate: setup ## Run N=2000 random fault schedules of the marketplace (tests/simulation)
 	@PYTHONPATH=src:. exec .venv/bin/python -m tests.simulation N=$(or $(N),2000) $(ARGS)
 
 lock: setup ## Compile the lock files anew from pyproject.toml and package.json

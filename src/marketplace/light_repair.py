@@ -1,7 +1,8 @@
 """The light repair: what is known to be undone, without enumerating everything.
 
 Outbox records and dead letters, which KV alone took, go into PostgreSQL; rows that KV is not known
-to hold go into KV. These lists are short unless a source was away.
+to hold go into KV. What passed its scan and was never published is asked for again. These lists are
+short unless a source was away.
 """
 
 from typing import Final
@@ -20,16 +21,18 @@ from marketplace.publishing import (
     write_rows,
 )
 from marketplace.storage import DatabaseError, KvError
+from marketplace.submissions import ask_again
 
 OUTBOX_BATCH: Final = 100
 _ROW_BATCH: Final = 200
 
 
 class LightRepairReport(msgspec.Struct, rename="camel"):
-    """What one light repair did, in skills."""
+    """What one light repair did, in skills; ``asked_again`` in submissions."""
 
     database_backfilled: int = 0
     kv_backfilled: int = 0
+    asked_again: int = 0
     errors: list[str] = msgspec.field(default_factory=list)
 
 
@@ -40,6 +43,7 @@ async def run_light_repair(env: Env) -> LightRepairReport:
         await drain_outbox(env, report)
         await _write_missing_records(env, report)
         await move_letters(env)
+        report.asked_again = await ask_again(env)
     except (DatabaseError, KvError) as error:
         report.errors.append(f"{type(error).__name__}: {error.reason}")
         env.log("light repair cut short", level="error", reason=error.reason, detail=str(error))

@@ -21,6 +21,7 @@ from marketplace.light_repair import OUTBOX_BATCH, LightRepairReport, drain_outb
 from marketplace.messages import QueueMessage, retry_delay
 from marketplace.models import PublishedSummary
 from marketplace.published_index import MIN_WRITE_INTERVAL, IndexProgress, new_generation
+from marketplace.queue_access import send_messages
 from marketplace.rebuild_job import (
     Position,
     RebuildJob,
@@ -117,7 +118,7 @@ async def advance(env: Env, job: RebuildJob, *, seconds: float = STEP_SECONDS) -
 
 async def _hand_on(env: Env, job: RebuildJob) -> None:
     await save_job(env, job)
-    await env.maintenance_queue.send(job_message(job))
+    await send_messages(env, env.maintenance_queue, [job_message(job)])
 
 
 async def _finish(env: Env, job: RebuildJob) -> None:

@@ -13,6 +13,7 @@ from marketplace import submission_store
 from marketplace.db import get_db
 from marketplace.dead_letters import PASSING_REASONS, move_letters, store_dead_letter
 from marketplace.env import Env
+from marketplace.queue_access import send_messages
 from marketplace.storage import DatabaseError, DeadLetter, KvError, SkillDatabase, StorageError
 from marketplace.timestamps import seconds_between
 
@@ -154,7 +155,7 @@ async def _redrive(env: Env, letter_id: str, letter: DeadLetter | None) -> Redri
         return RedriveResult(letter_id, RedriveOutcome.FAILED, "the body is no message")
     marked = msgspec.structs.replace(letter, redrives=letter.redrives + 1, redriven_at=env.now())
     try:
-        await env.publish_queue.send(letter.body)
+        await send_messages(env, env.publish_queue, [letter.body])
         await store_dead_letter(env, marked)
     except StorageError as error:
         env.log("dead letter not redriven", level="error", id=letter_id, reason=error.reason)

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from marketplace.messages import scanned_at_of
-from marketplace.models import Skill
+from marketplace.models import Scan, Skill
+from marketplace.storage import StorageError
 from tests.simulation.actors import Listing, stamp
 from tests.simulation.queue import Delivery
 from tests.simulation.world import Outcome, World
@@ -74,6 +75,8 @@ class Truth:
         self.world = world
         self.sent: dict[str, Sent] = {}
         self.poison: set[str] = set()  # ids of messages that name no submission
+        self.promises: dict[str, set[str]] = {}  # submission id → moments of accepted verdicts
+        self.slugs: dict[str, set[str]] = {}  # every slug ever given → the skills that had it
         self._revisions: dict[str, str] = {}  # of each row, when last looked at
         self._removed: set[str] = set()  # identities whose row the harness took away
         self._open: list[Expected] = []
@@ -104,6 +107,15 @@ class Truth:
         return Snapshot(rows, records, list(world.marketplace.outbox(world.kv)))
 
     # What happens
+
+    def promised(self, scan: Scan) -> None:
+        """The marketplace has accepted a verdict."""
+        self.promises.setdefault(scan.submission_id, set()).add(scan.scanned_at)
+
+    def owed_in_the_end(self) -> list[Sent]:
+        """What must be published: what was accepted, and what KV knows to have passed."""
+        kv = self.world.kv
+        return [s for s in self.sent.values() if s.id in self.promises or kv.peek(f"scan:{s.id}")]
 
     def remove_row(self, identity: str) -> None:
         """The harness damages the table."""
@@ -174,6 +186,7 @@ class Truth:
         """4 and 5 for the table, after every statement."""
         slugs: dict[str, str] = {}
         for identity, row in self.world.marketplace.rows(self.world.database).items():
+            self.slugs.setdefault(row.name, set()).add(identity)
             if slugs.setdefault(row.name, identity) != identity:
                 self._violated(
                     f"4 no clobbering: {identity} and {slugs[row.name]} share {row.name}"
@@ -191,9 +204,11 @@ class Truth:
 
         Another skill may have it once the earlier one was given another slug.
         """
-        if not key.startswith(SKILL_PREFIX) or before is None:
+        if not key.startswith(SKILL_PREFIX):
             return
         old, new = self.read_record(key, before), self.read_record(key, after)
+        if new is not None:
+            self.slugs.setdefault(new.name, set()).add(new.identity)
         if old is None or (new is not None and new.identity == old.identity):
             return
         row = self.world.marketplace.rows(self.world.database).get(old.identity)
@@ -249,6 +264,27 @@ class Truth:
             if missing:
                 self._violated(f"2 visible: {outcome.name} (KV) misses {sorted(missing)}")
 
+    def is_there(self, slug: str) -> bool:
+        """Whether every read of KV now shows a record of this slug, and the table a row."""
+        world = self.world
+        key = world.marketplace.record_key(slug)
+        records = [self.read_record(key, value) for value in world.kv.visible(key)]
+        rows = world.marketplace.rows(world.database).values()
+        return all(records) and any(row.name == slug for row in rows)
+
+    def check_found(self, slug: str, outcome: Outcome[Skill | None], *, is_there: bool) -> None:
+        """2 for one skill: a slug leads to a skill that had it, and to nothing only if it did."""
+        if isinstance(outcome.error, StorageError):
+            return
+        if outcome.error is not None:
+            self._violated(f"2 visible: {outcome.name} raised {outcome.error!r}")
+        if not outcome.returned:
+            return
+        if outcome.value is None and is_there:
+            self._violated(f"2 visible: {outcome.name} does not find {slug}")
+        if outcome.value is not None and outcome.value.identity not in self.slugs[slug]:
+            self._violated(f"4 no clobbering: {slug} leads to {outcome.value.identity}")
+
     def check_settled(self) -> None:
         """All of them, after the faults ended, everything was delivered and one repair was made."""
         self.check_durable()
@@ -279,15 +315,19 @@ class Truth:
         known: dict[str, set[str]] = {}
         for sent in self.sent.values():
             revisions = {skill.revision for skill in sent.states.values()}
-            least[sent.identity] = max(least.get(sent.identity, ""), *revisions)
             known.setdefault(sent.identity, set()).update(revisions)
-        if rows.keys() != least.keys():
-            strange = sorted(rows.keys() ^ least.keys())
-            self._violated(f"3 convergent: sent but not in the table, or not sent: {strange}")
+        for sent in self.owed_in_the_end():
+            moments = self.promises.get(sent.id, ())
+            owed = (sent.states[moment].revision for moment in moments)
+            least[sent.identity] = max(least.get(sent.identity, ""), *owed, "")
+        if not least.keys() <= rows.keys() <= known.keys():
+            missing, strange = sorted(least.keys() - rows), sorted(rows.keys() - known)
+            self._violated(f"3 convergent: not in the table: {missing}; never sent: {strange}")
         for identity, row in rows.items():
-            if row.revision < least[identity] or row.revision not in known[identity]:
+            if row.revision < least.get(identity, "") or row.revision not in known[identity]:
                 self._violated(
-                    f"3 convergent: {identity} ended as {row.revision}, owed was {least[identity]}"
+                    f"3 convergent: {identity} ended as {row.revision}, owed was "
+                    f"{least.get(identity)}"
                 )
 
     def content(self) -> tuple[object, ...]:

@@ -1,7 +1,7 @@
 """Dead letters: listed from both stores, redriven once, counted against trying for ever."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -95,7 +95,7 @@ def test_what_fails_again_before_its_redrive_is_noted_waits_again() -> None:
         await asyncio.sleep(1)
 
         class Impatient(ListQueue):
-            async def send(self, body: Mapping[str, Any], *, delay_seconds: int = 0) -> None:
+            async def send_batch(self, bodies: Sequence[Mapping[str, Any]]) -> None:
                 await asyncio.sleep(1)
                 await _bury(market, 1)
 
