@@ -106,9 +106,21 @@ async def fail(env: Env, job: RebuildJob, error: StorageError) -> None:
 
 async def advance(env: Env, job: RebuildJob, *, seconds: float = STEP_SECONDS) -> None:
     """Run one step, and hand the rest on. Raises StorageError; repeat it then."""
+    began = env.clock()
     step = _Step(env, job, seconds)
     job.steps += 1
     await step.run()
+    job.max_kv_operations = max(job.max_kv_operations, step.kv_operations)
+    env.log(
+        "rebuild step finished",
+        job=job.id,
+        step=job.steps,
+        stage=job.stage,
+        processed=job.processed,
+        kvOperations=step.kv_operations,
+        durationMs=(env.clock() - began) / timedelta(milliseconds=1),
+        heapBytes=env.heap_bytes(),
+    )
     if job.complete:
         await _finish(env, job)
     else:
@@ -165,6 +177,11 @@ class _Step:
                 return await self._write_index()
             case _:
                 return True
+
+    @property
+    def kv_operations(self) -> int:
+        """How many this step has used."""
+        return self._kv.operations
 
     @property
     def _operations_left(self) -> int:

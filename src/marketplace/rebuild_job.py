@@ -44,6 +44,7 @@ class RebuildJob(msgspec.Struct, kw_only=True, rename="camel"):
     position: Position = msgspec.field(default_factory=Position)
     sequence: int = 0  # grows with every saved state
     steps: int = 0
+    max_kv_operations: int = 0  # of any one step
     processed: int = 0
     estimated_total: int | None = None
     database_away: bool = False
@@ -93,6 +94,7 @@ class RebuildJob(msgspec.Struct, kw_only=True, rename="camel"):
                 "processed": self.processed,
                 "estimatedTotal": self.estimated_total,
                 "steps": self.steps,
+                "maxKvOperations": self.max_kv_operations,
             },
         }
 
