@@ -270,6 +270,8 @@ class PublishedPage:
     moved: list[Moved] = field(default_factory=list)
     aliases: list[Alias] = field(default_factory=list)
     malformed: list[Malformed] = field(default_factory=list)
+    without_metadata: list[str] = field(default_factory=list)
+    """Slugs of skills that had to be read by value, though their summary fits into metadata."""
 
     def record_keys(self) -> list[RecordKey]:
         """The skills of the page as the database compares them."""
@@ -334,6 +336,8 @@ def _sort_record(page: PublishedPage, slug: str, record: Record) -> None:
     match record:
         case Skill():
             page.summaries.append(record.published_summary())
+            if encode_metadata(record) is not None:
+                page.without_metadata.append(slug)
         case Moved():
             page.moved.append(record)
         case InvalidRecord():

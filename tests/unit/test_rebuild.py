@@ -12,7 +12,7 @@ from marketplace.consumers import MAINTENANCE_QUEUE, consume
 from marketplace.env import Settings
 from marketplace.health import check_health
 from marketplace.publishing import publish_skills
-from marketplace.rebuild import get_rebuild, start_rebuild
+from marketplace.rebuild import MAX_ATTEMPTS, get_rebuild, start_rebuild
 from marketplace.slugs import assignable_candidates
 from marketplace.storage import DatabaseError, SkillDatabase
 from tests.simulation.remote import Fault
@@ -209,8 +209,15 @@ def test_without_kv_it_fails_and_says_so() -> None:
         await market.fill(make_skills(20))
         market.kv.faults = fault(Fault.FAIL, "list")
         job = await start_rebuild(market.env, wait_seconds=5)
-        assert job.complete
-        assert not job.report(market.env.now())["ok"]
+        (body,) = market.maintenance.bodies
+        deliveries = [Delivered(body, attempts=number + 1) for number in range(MAX_ATTEMPTS)]
+        for delivery in deliveries:
+            await consume(market.env, MAINTENANCE_QUEUE, [delivery])
+        assert [delivery.retried for delivery in deliveries] == [True] * 4 + [False]
+        kept = await get_rebuild(market.env, job.id)
+        assert kept is not None
+        assert kept.complete
+        assert not kept.report(market.env.now())["ok"]
         market.kv.faults = None
         assert (await check_health(market.env)).last_repair["ok"] is False
 
