@@ -18,7 +18,7 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -31,7 +31,7 @@ from rich.table import Table
 
 from bench.published_index import generated_skill
 from bench.stack import Stack, running, session
-from local.control import MAINTENANCE_QUEUE, KvEntry
+from local.control import KvEntry
 from local.processes import wait_until
 from marketplace.models import Skill
 from marketplace.submission_store import encode_metadata
@@ -46,9 +46,11 @@ ENUMERATION_LIMIT: Final = 0.5  # seconds that 5,000 keys may add to a listing
 SMALL: Final = 5_000  # skills
 STEP_SECONDS_LIMIT: Final = 60.0
 JOB_SECONDS: Final = 600.0
-KILLS: Final = 5
+KILLED_AT: Final = (0.1, 0.3, 0.55, 0.8, 1.0)  # of the walk; at 1 the index is being written
 LOST_SHARE: Final = 22  # of so many skills one is lost on each side: 5,000 of 110,000
 CHECK_CRON: Final = "*/5 * * * *"
+
+LISTS_BESIDE: Final = 2  # the dead letters and the submissions that wait: a page each
 
 MALFORMED: Final = 7
 REJECTED: Final = 3
@@ -142,6 +144,29 @@ class Marketplace:
         if not report["complete"]:
             wait_until(complete, JOB_SECONDS, f"rebuild {job}")
         return report
+
+    def reached(self, job: str, processed: int) -> dict[str, Any]:
+        """A rebuild's report, once it has processed so many records, or is complete."""
+        report = self.progress(job)
+
+        def is_there() -> bool:
+            nonlocal report
+            time.sleep(0.3)
+            report = self.progress(job)
+            return bool(report["complete"] or report["progress"]["processed"] >= processed)
+
+        if report["progress"]["processed"] < processed:
+            wait_until(is_there, JOB_SECONDS, f"rebuild {job}")
+        return report
+
+    def let_time_pass(self, job: str) -> None:
+        """Make the kept state of a rebuild look old."""
+        self.sql(
+            """update state set value = jsonb_set(value::jsonb, '{savedAt}', $2::jsonb)::json
+            where name = $1""",
+            f"rebuild:{job}",
+            json.dumps("2026-01-01T00:00:00.000Z"),
+        )
 
     def steps(self, job: str) -> list[dict[str, Any]]:
         """What the Worker logged at the end of each of a rebuild's steps."""
@@ -312,9 +337,11 @@ class Scale:
         found.equal("health", "kv_index_count", answer["kv_index_count"], listed)
         found.equal("health", "seed_count", answer["seed_count"], 118)
         found.equal("health", "drift_detected", answer["drift_detected"], wanted=False)
-        found.note(
-            "health", "latency", str({k: s["latency_ms"] for k, s in answer["sources"].items()})
-        )
+        latency = {name: source["latency_ms"] for name, source in answer["sources"].items()}
+        found.note("health", "milliseconds", str(latency))
+        pages = -(-(self.skills + len(list(planted()))) // 1000)
+        lists = answer["kv_operations"]["list"]
+        found.at_most("health", "KV list calls", lists, pages + LISTS_BESIDE, "")
         found.at_most("health", "heap", answer["heap"]["bytes"] / MIB, HEAP_LIMIT, "MiB")
 
     def both_sides_damaged(self) -> None:
@@ -330,6 +357,26 @@ class Scale:
         numbers = {"prismaBackfilled": number, "kvBackfilled": number}
         self.expect(f"{phase}, dry run", self.rebuild(f"{phase}, dry run", dry_run=True), **numbers)
         self.expect(phase, self.rebuild(phase), **numbers)
+        self.same(phase, before)
+
+    def killed(self) -> None:
+        """A rebuild from an empty table, whose Worker is killed again and again."""
+        phase = f"killed {len(KILLED_AT)} times"
+        before = contents(self.market)
+        self.market.sql("delete from skill")
+        began = time.perf_counter()
+        job = self.market.start()
+        for share in KILLED_AT:
+            report = self.market.reached(job, round(share * self.skills))
+            self.findings.equal(phase, "complete when killed", report["complete"], wanted=False)
+            self.market.kill()
+            # The queue of this runtime dies with it; the check finds that the rebuild stands still.
+            self.market.let_time_pass(job)
+            outcome = self.market.worker.control.fire_scheduled(CHECK_CRON)
+            self.findings.equal(phase, "check", outcome, "ok")
+        report = self.market.finished(job)
+        self.report(phase, job, report, time.perf_counter() - began)
+        self.expect(phase, report, prismaBackfilled=self.skills)
         self.same(phase, before)
 
     def same(self, phase: str, before: Contents) -> None:
@@ -359,6 +406,24 @@ class Scale:
         self.market.postgres.start()
 
 
+def small(market: Marketplace, findings: Findings) -> None:
+    """What enumerating 5,000 keys adds to a listing."""
+    phase = f"{SMALL} skills"
+    scale = Scale(market, findings, SMALL)
+    scale.fill()
+    scale.expect(phase, scale.rebuild(phase), prismaBackfilled=SMALL)
+
+    def listing() -> float:
+        return median(market.timed("/api/v1/skills", limit=24)[0] for _ in range(10))
+
+    usual = listing()
+    findings.note(phase, "listing from PostgreSQL", f"{usual * 1000:.0f} ms")
+    market.postgres.stop("immediate")
+    added = listing() - usual
+    findings.at_most(phase, "the fallback adds", added, ENUMERATION_LIMIT, "s")
+    findings.at_most(phase, "heap", market.heap(), FALLBACK_HEAP_LIMIT, "MiB")
+
+
 def main() -> None:
     """Parse the options and measure."""
     parser = argparse.ArgumentParser(prog="python -m bench.scale")
@@ -372,7 +437,10 @@ def main() -> None:
         scale.from_an_empty_table()
         scale.health()
         scale.both_sides_damaged()
+        scale.killed()
         scale.without_postgres()
+    with running(key) as stack:
+        small(Marketplace(stack, key), findings)
     Console().print(findings.table)
     if not findings.good:
         sys.exit("something was wrong, or beyond its limit: see the table")

@@ -7,7 +7,7 @@ Every source is read within a time of its own, at the same time as the others. O
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Generic, Literal, TypeVar
 
 import msgspec
@@ -16,6 +16,7 @@ from marketplace import kv_access, submission_store
 from marketplace.db import get_db
 from marketplace.dead_letters import PASSING_REASONS
 from marketplace.env import Env
+from marketplace.kv_counting import CountingKv
 from marketplace.kv_keys import ALIAS_PREFIX, SKILL_PREFIX, is_slug
 from marketplace.models import PublishedSummary, Skill
 from marketplace.published_index import add_to_digest, index_header
@@ -98,6 +99,7 @@ class Health(msgspec.Struct, kw_only=True):
     dead_letters: DeadLetterCounts = msgspec.field(default_factory=DeadLetterCounts)
     oldest_pending: dict[str, Any] | None = None
     heap: dict[str, Any] | None = None
+    kv_operations: dict[str, int] = {}
 
     @property
     def needs_rebuild(self) -> bool:
@@ -249,6 +251,8 @@ async def _count_records(env: Env) -> _Counted:
 
 async def check_health(env: Env) -> Health:
     """Read all sources and compare them. Never raises because of a source."""
+    kv = CountingKv(env.submissions_kv)
+    env = replace(env, submissions_kv=kv)
     database, records, index, rest = await asyncio.gather(
         _timed(env, "postgres", DATABASE_SECONDS, _read_database),
         _timed(env, "kv", KV_SECONDS, _count_records),
@@ -275,6 +279,7 @@ async def check_health(env: Env) -> Health:
     _add_operations(env, health, database.value, rest.value)
     heap = env.heap_bytes()
     health.heap = None if heap is None else {"bytes": heap}
+    health.kv_operations = {"list": kv.lists, "all": kv.operations}
     _recommend(health)
     health.status = _status(health)
     return health
@@ -430,3 +435,15 @@ async def save_state(env: Env, name: str, document: bytes) -> None:
     except DatabaseError as error:
         env.log(f"postgres unavailable: {name} kept in kv", level="warning", reason=error.reason)
         await submission_store.save_state(env, name, document)
+
+
+async def load_states(env: Env, name: str) -> list[bytes]:
+    """What PostgreSQL and KV keep under a name. Raises KvError when neither store tells."""
+    documents = []
+    try:
+        with await get_db(env) as database:
+            documents.append(await database.load_state(name))
+    except DatabaseError as error:
+        env.log("postgres unavailable: state read from kv", level="warning", reason=error.reason)
+    documents.append(await submission_store.load_state(env, name))
+    return [document for document in documents if document]

@@ -6,12 +6,9 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from marketplace import submission_store
-from marketplace.db import get_db
 from marketplace.env import Env
-from marketplace.health import save_state
+from marketplace.health import load_states, save_state
 from marketplace.published_index import IndexProgress, new_generation
-from marketplace.storage import DatabaseError
 from marketplace.timestamps import seconds_between
 
 MAX_ERROR_DETAILS: Final = 100
@@ -177,14 +174,19 @@ async def save_job(env: Env, job: RebuildJob) -> None:
 
 async def load_job(env: Env, job_id: str) -> RebuildJob | None:
     """The furthest state kept of a job. Raises KvError when neither store tells."""
-    found = await _load_states(env, state_name(job_id))
-    jobs = [msgspec.json.decode(document, type=RebuildJob) for document in found]
+    found = await load_states(env, state_name(job_id))
+    jobs = []
+    for document in found:
+        try:
+            jobs.append(msgspec.json.decode(document, type=RebuildJob))
+        except msgspec.MsgspecError as error:  # of another version of this code, or damage
+            env.log("rebuild state not readable", level="error", job=job_id, reason=str(error))
     return max(jobs, key=lambda job: job.sequence, default=None)
 
 
 async def load_unfinished(env: Env) -> list[str]:
     """The ids of rebuilds that may be unfinished, oldest first. Raises KvError."""
-    found = await _load_states(env, _UNFINISHED)
+    found = await load_states(env, _UNFINISHED)
     ids = [job_id for document in found for job_id in msgspec.json.decode(document, type=list[str])]
     return list(dict.fromkeys(ids))
 
@@ -192,15 +194,3 @@ async def load_unfinished(env: Env) -> list[str]:
 async def save_unfinished(env: Env, job_ids: Sequence[str]) -> None:
     """Keep that list, the MAX_UNFINISHED newest of it. Raises KvError."""
     await save_state(env, _UNFINISHED, msgspec.json.encode(job_ids[-MAX_UNFINISHED:]))
-
-
-async def _load_states(env: Env, name: str) -> list[bytes]:
-    """What PostgreSQL and KV keep under a name. Raises KvError when neither store tells."""
-    documents = []
-    try:
-        with await get_db(env) as database:
-            documents.append(await database.load_state(name))
-    except DatabaseError as error:
-        env.log("postgres unavailable: state read from kv", level="warning", reason=error.reason)
-    documents.append(await submission_store.load_state(env, name))
-    return [document for document in documents if document]

@@ -255,7 +255,7 @@ class Step:
 
     async def _merged(self, page: PublishedPage) -> AsyncIterator[Sequence[PublishedSummary]]:
         """What both sources hold in the page's range, each skill once."""
-        after = self._job.position.after
+        after = start = self._job.position.after
         if self._job.database_away:
             self._count_without_database(page)
             if self._kept is None:
@@ -264,7 +264,7 @@ class Step:
             return
         with await get_db(self._env) as database:
             async for differences, until in _differences(page, after, database):
-                yield _merge(page, after, until, differences)
+                yield _merge(page, start, (after, until), differences)
                 after = until or after
 
     def _count_without_database(self, page: PublishedPage) -> None:
@@ -296,7 +296,7 @@ def _unmarked(
     return [
         name
         for name in page.without_metadata
-        if name > after and (until is None or name <= until) and name not in written
+        if _is_within(name, after, until) and name not in written
     ]
 
 
@@ -331,21 +331,25 @@ async def _differences(
 
 
 def _merge(
-    page: PublishedPage, after: str, until: str | None, differences: Sequence[Difference]
+    page: PublishedPage,
+    start: str,
+    portion: tuple[str, str | None],
+    differences: Sequence[Difference],
 ) -> Sequence[PublishedSummary]:
-    """A record, or the row where that is newer or alone; a moved record is listed by its row."""
+    """A record, or the row where that is newer or alone; a moved record is listed by its row.
 
-    def in_range(name: str) -> bool:
-        return name > after and (until is None or name <= until)
-
-    merged = {e.summary.name: e for e in page.summaries if in_range(e.summary.name)}
+    ``start`` is the slug before the page, ``portion`` the part of its range that the differences
+    are of.
+    """
+    last = None if page.cursor is None else page.last_slug
+    merged = {e.summary.name: e for e in page.summaries if _is_within(e.summary.name, *portion)}
     moved = [d for d in differences if d.kind is DifferenceKind.OTHER_SLUG]
     for difference in moved:
         merged.pop(difference.name, None)
     named = {entry.summary.name for entry in page.summaries}
     for difference in moved:
         row = difference.row  # its own difference may be left out, since KV names the skill here
-        if row is not None and row.name not in named and _in_page(page, row.name):
+        if row is not None and row.name not in named and _is_within(row.name, start, last):
             merged[row.name] = row.published_summary()
     for difference in differences:
         if difference.kind in _ROW_WINS and difference.row is not None:
@@ -353,8 +357,6 @@ def _merge(
     return list(merged.values())
 
 
-def _in_page(page: PublishedPage, name: str) -> bool:
-    """Whether a slug is in the range that a page speaks for, its lower end apart."""
-    first = min((entry.summary.name for entry in page.summaries), default="")
-    last = page.last_slug
-    return name >= first and (page.cursor is None or (last is not None and name <= last))
+def _is_within(name: str, after: str, until: str | None) -> bool:
+    """Whether a slug is in a range, of which ``until`` None has no end."""
+    return name > after and (until is None or name <= until)

@@ -18,7 +18,7 @@ from marketplace.kv_access import chunks
 from marketplace.kv_records import encode_skill
 from marketplace.models import InvalidRecord, Skill
 from marketplace.publishing import Published, publish_skills, settle_in_kv
-from marketplace.rebuild_job import Change, RebuildJob, encode_job, state_name
+from marketplace.rebuild_job import Change, RebuildJob, copy_of, encode_job, state_name
 from marketplace.slugs import assignable_candidates
 from marketplace.storage import (
     KV_BULK_GET_LIMIT,
@@ -66,13 +66,15 @@ class Reconciler:
     """Settles differences with one database session; counts into the job.
 
     ``counted`` are slugs of which an earlier attempt at the step has done, and this one has
-    counted, a part: what is left of it counts no more.
+    counted, a change; what follows from it counts no more, unlike the changes that are still
+    ``undone``.
     """
 
     env: Env
     job: RebuildJob
     database: SkillDatabase
     counted: set[str] = field(default_factory=set)
+    undone: dict[tuple[str, str], Change] = field(default_factory=dict)
 
     def credit(
         self, differences: Sequence[Difference], unmarked: Iterable[str], until: str | None
@@ -86,7 +88,9 @@ class Reconciler:
         left |= {(name, WITHOUT_METADATA) for name in unmarked}
         covered = [c for c in self.job.intended if until is None or c.name <= until]
         for change in covered:
-            if (change.name, change.kind) not in left:
+            if (change.name, change.kind) in left:
+                self.undone[change.name, change.kind] = change
+            else:
                 self.job.count(change)
                 self.counted.add(change.name)
         self.job.intended = [c for c in self.job.intended if c not in covered]
@@ -98,21 +102,24 @@ class Reconciler:
         """
         if not differences and not unmarked:
             return
-        plan = await self._plan(differences, unmarked)
+        plan = _Plan(copy_of(self.job))
+        await self._fill(plan, differences, unmarked)
         await self._intend(plan)
         # Records first move out of slugs that belong to others; then those write theirs.
         await self._into_database(plan)
+        owned = {row.name for row in plan.into_kv}
         kept_out = await self._place_taken(plan)
+        kept_out |= await self._merge_moved(plan, [s for s in plan.moved if s.name in owned])
         written = await self._write([row for row in plan.into_kv if row.name not in kept_out])
         self._count(plan, written, _INTO_KV)
-        await self._merge_moved(plan)
+        await self._merge_moved(plan, [s for s in plan.moved if s.name not in owned], note=True)
         self._count(plan, await self._write(plan.unmarked), {WITHOUT_METADATA})
-        self.job.intended = []
 
     # --- what to do
 
-    async def _plan(self, differences: Sequence[Difference], unmarked: Sequence[str]) -> "_Plan":
-        plan = _Plan()
+    async def _fill(
+        self, plan: "_Plan", differences: Sequence[Difference], unmarked: Sequence[str]
+    ) -> None:
         read = [found.name for found in differences if found.kind not in _INTO_KV]
         skills = await self._read([*read, *unmarked])
         moved = []
@@ -136,19 +143,18 @@ class Reconciler:
         plan.unmarked = [skills[name] for name in unmarked if name in skills]
         for skill in plan.unmarked:
             self._add(plan, Change(skill.name, WITHOUT_METADATA, metadata=1))
-        return plan
 
     async def _plan_moved(self, plan: "_Plan", pairs: Sequence[tuple[Skill, Skill]]) -> None:
-        """Bring records together with their rows, which have other slugs."""
+        """What bringing records together with their rows, which have other slugs, takes."""
         settled = {row.name for row in plan.into_kv}
         names = [row.name for _, row in pairs]
         there = await submission_store.read_records(self.env, names) if names else {}
         for skill, row in pairs:
-            newer = skill.revision > row.revision
+            newer = int(skill.revision > row.revision)
             record = there[row.name]
             is_current = isinstance(record, Skill) and record.revision >= row.revision
             ahead = row.name > self.job.position.after and row.name not in settled
-            into_kv = newer or (ahead and not is_current)
+            into_kv = int(bool(newer) or (ahead and not is_current))
             kind = DifferenceKind.OTHER_SLUG
             self._add(plan, Change(skill.name, kind, prisma=newer, kv=into_kv, conflicts=1))
             plan.moved.append(skill)
@@ -156,10 +162,13 @@ class Reconciler:
                 self.job.placed = [*self.job.placed, row.name]
 
     def _add(self, plan: "_Plan", change: Change) -> None:
-        """Enter a change; one of which an earlier attempt has counted a part counts nothing."""
-        if change.name in self.counted:
-            change = Change(change.name, change.kind)
-        plan.changes[change.name, change.kind] = change
+        """Enter a change; what follows from one that is counted already counts nothing."""
+        key = (change.name, change.kind)
+        if key in self.undone:
+            change = self.undone[key]  # as it stood before anything was done
+        elif change.name in self.counted:
+            change = Change(*key)
+        plan.changes[key] = change
 
     async def _read(self, names: Sequence[str]) -> dict[str, Skill]:
         """The records of these slugs; one that cannot be read is an error, and no obstacle."""
@@ -174,10 +183,13 @@ class Reconciler:
 
     async def _intend(self, plan: "_Plan") -> None:
         """Keep what is about to be done, before it is done."""
-        self.job.intended = list(plan.changes.values())
-        if self.job.intended and not self.job.dry_run:
-            state = encode_job(self.env, self.job)
-            await self.database.save_state(state_name(self.job.id), state)
+        if self.job.dry_run:
+            return
+        kept = plan.before
+        kept.intended = list(plan.changes.values())
+        state = encode_job(self.env, kept)
+        self.job.sequence = kept.sequence
+        await self.database.save_state(state_name(self.job.id), state)
 
     def _count(self, plan: "_Plan", done: Iterable[Skill], kinds: Iterable[str]) -> None:
         for skill in done:
@@ -190,11 +202,13 @@ class Reconciler:
 
     async def _into_database(self, plan: "_Plan") -> None:
         upsert = self.database.check_skills if self.job.dry_run else self.database.upsert_skills
-        stored, unplaced = await self._bulk(plan.into_database, upsert)
-        self._count(plan, stored, _INTO_DATABASE)
-        if stored and not self.job.dry_run:
-            await self.database.mark_in_kv(_keys(stored))
-        unplaced = await self._placeable(unplaced)
+        outcome = await _in_bulk(plan.into_database, upsert)
+        self._count(plan, outcome.stored, _INTO_DATABASE)
+        if outcome.stored and not self.job.dry_run:
+            await self.database.mark_in_kv(_keys(outcome.stored))
+        for skill, reason in outcome.rejected:
+            self.job.add_error(f"skill:{skill.name}", reason)
+        unplaced = await self._placeable(outcome.unplaced)
         if unplaced:
             self._note_conflicts(plan, unplaced)
             await self._intend(plan)
@@ -204,34 +218,10 @@ class Reconciler:
 
     def _note_conflicts(self, plan: "_Plan", unplaced: Sequence[Skill]) -> None:
         """Their slugs are others' aliases, as only the upsert tells."""
-        names = {skill.name for skill in unplaced} - self.counted
+        names = {skill.name for skill in unplaced}
         for key, change in plan.changes.items():
-            if change.name in names and change.kind in _INTO_DATABASE:
+            if change.name in names and change.kind in _INTO_DATABASE and change.prisma:
                 plan.changes[key] = msgspec.structs.replace(change, conflicts=1)
-
-    async def _bulk(
-        self, skills: Sequence[Skill], upsert: _BulkUpsert
-    ) -> tuple[list[Skill], list[Skill]]:
-        """Those that have their place now, and those whose slug is taken; the rest are errors.
-
-        One that PostgreSQL rejects is found by halving, in some twenty statements for a thousand.
-        """
-        if not skills:
-            return [], []
-        try:
-            unplaced = list(await upsert(skills))
-        except DatabaseError as error:
-            if error.reason not in _OF_ONE_SKILL:
-                raise
-            if len(skills) == 1:
-                self.job.add_error(f"skill:{skills[0].name}", str(error))
-                return [], []
-            middle = len(skills) // 2
-            first = await self._bulk(skills[:middle], upsert)
-            second = await self._bulk(skills[middle:], upsert)
-            return first[0] + second[0], first[1] + second[1]
-        waiting = {skill.identity for skill in unplaced}
-        return [skill for skill in skills if skill.identity not in waiting], unplaced
 
     # --- two skills with one slug, one skill with two
 
@@ -246,21 +236,27 @@ class Reconciler:
         self.job.parted += len(placed_names & {row.name for row in plan.into_kv})
         return {skill.name for skill in plan.taken} - placed_names
 
-    async def _merge_moved(self, plan: "_Plan") -> None:
-        owned = {row.name for row in plan.into_kv}  # written just now, for another skill
-        moved = await self._placeable(plan.moved)
-        for there in (False, True):
-            some = [skill for skill in moved if (skill.name in owned) is there]
-            placed = await self._place(some, leave_note=not there)
-            self._count(plan, placed, {DifferenceKind.OTHER_SLUG})
+    async def _merge_moved(
+        self, plan: "_Plan", moved: Sequence[Skill], *, note: bool = False
+    ) -> set[str]:
+        """Bring records together with their rows, which have other slugs.
+
+        Returns the slugs that still hold such a record.
+        """
+        placed = await self._place(await self._placeable(moved), leave_note=note)
+        self._count(plan, placed, {DifferenceKind.OTHER_SLUG})
+        return {skill.name for skill in moved} - {skill.name for skill in placed}
 
     async def _placeable(self, skills: Sequence[Skill]) -> list[Skill]:
         """Those that PostgreSQL would take under a slug of their own; the others are errors."""
-        own = {s.identity: assignable_candidates(s.repo_url, s.base_slug)[-1] for s in skills}
-        candidates = [skill.renamed(own[skill.identity]) for skill in skills]
-        taken, unplaced = await self._bulk(candidates, self.database.check_skills)
-        fine = {skill.identity for skill in (*taken, *unplaced)}
-        return [skill for skill in skills if skill.identity in fine]
+        slugs = {s.identity: assignable_candidates(s.repo_url, s.base_slug)[-1] for s in skills}
+        renamed = [skill.renamed(slugs[skill.identity]) for skill in skills]
+        outcome = await _in_bulk(renamed, self.database.check_skills)
+        rejected = {skill.identity: reason for skill, reason in outcome.rejected}
+        for skill in skills:
+            if skill.identity in rejected:
+                self.job.add_error(f"skill:{skill.name}", rejected[skill.identity])
+        return [skill for skill in skills if skill.identity not in rejected]
 
     async def _place(self, skills: Sequence[Skill], *, leave_note: bool) -> list[Skill]:
         """Publish skills under the slug that PostgreSQL gives or has given them; those placed."""
@@ -316,14 +312,55 @@ class Reconciler:
 
 @dataclass(slots=True)
 class _Plan:
-    """What to do about some differences, and how each of it counts, by slug and kind."""
+    """What to do about some differences, and how each of it counts, by slug and kind.
 
+    ``before`` is the job as it stood: what is kept until all of it is done, so that a repeat
+    counts nothing twice.
+    """
+
+    before: RebuildJob
     into_database: list[Skill] = field(default_factory=list)
     taken: list[Skill] = field(default_factory=list)
     into_kv: list[Skill] = field(default_factory=list)  # rows
     moved: list[Skill] = field(default_factory=list)
     unmarked: list[Skill] = field(default_factory=list)  # records without metadata
     changes: dict[tuple[str, str], Change] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Outcome:
+    """Of a bulk upsert: those that have their place now, those whose slug is taken, and those
+    that PostgreSQL refuses, with its reason."""
+
+    stored: list[Skill] = field(default_factory=list)
+    unplaced: list[Skill] = field(default_factory=list)
+    rejected: list[tuple[Skill, str]] = field(default_factory=list)
+
+
+async def _in_bulk(skills: Sequence[Skill], upsert: _BulkUpsert) -> _Outcome:
+    """Upsert, or check, any number of skills. Raises DatabaseError that concerns them all.
+
+    One that PostgreSQL refuses is found by halving, in some twenty statements for a thousand.
+    """
+    outcome = _Outcome()
+    waiting = [list(skills)] if skills else []
+    while waiting:
+        some = waiting.pop()
+        try:
+            unplaced = await upsert(some)
+        except DatabaseError as error:
+            if error.reason not in _OF_ONE_SKILL:
+                raise
+            if len(some) == 1:
+                outcome.rejected.append((some[0], str(error)))
+            else:
+                middle = len(some) // 2
+                waiting += [some[middle:], some[:middle]]
+            continue
+        identities = {skill.identity for skill in unplaced}
+        outcome.stored += [skill for skill in some if skill.identity not in identities]
+        outcome.unplaced += unplaced
+    return outcome
 
 
 async def _check_only(_env: Env, skill: Skill) -> None:
