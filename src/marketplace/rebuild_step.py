@@ -133,11 +133,11 @@ class Step:
         """Place a batch of what waits; whether there may be more."""
         job = self._job
         entries = await submission_store.list_outbox(self._env, limit=OUTBOX_BATCH)
-        waiting = {entry.key for entry in entries}
+        news = {entry.key for entry in await _news(entries, database)}
         for change in job.intended:
-            if change.name not in waiting:  # an earlier attempt placed it
+            if change.name not in news:  # an earlier attempt placed it
                 job.count(change)
-        job.intended = [Change(e.key, _OUTBOX, prisma=1) for e in await _news(entries, database)]
+        job.intended = [Change(key, _OUTBOX, prisma=1) for key in sorted(news)]
         if job.intended:
             await self._keep(database)
         done = await place_outbox(self._env, entries)
