@@ -398,6 +398,9 @@ def _recommend(health: Health) -> None:
     elif index.reachable and index.error:
         reason = f"The index cannot be used: {index.error}"
         add(Recommendation(action="Rebuild.", reason=reason, call=REBUILD_CALL))
+    elif isinstance(health.last_repair, dict) and health.last_repair.get("ok") is False:
+        reason = "The last repair did not come to a good end; its report says why."
+        add(Recommendation(action="Rebuild again.", reason=reason, call=REBUILD_CALL))
     passing = sum(health.dead_letters.by_reason.get(reason, 0) for reason in PASSING_REASONS)
     if passing:
         reason = f"{passing} messages failed for a passing reason."
