@@ -18,8 +18,8 @@ from marketplace.dead_letters import PASSING_REASONS
 from marketplace.env import Env
 from marketplace.kv_counting import CountingKv
 from marketplace.kv_keys import ALIAS_PREFIX, SKILL_PREFIX, is_slug
-from marketplace.models import PublishedSummary, Skill
-from marketplace.published_index import add_to_digest, index_header
+from marketplace.models import Skill
+from marketplace.published_index import add_versions_to_digest, index_header
 from marketplace.storage import (
     KV_BULK_GET_LIMIT,
     DatabaseError,
@@ -202,28 +202,28 @@ class _Tally:
     by_value: list[str] = field(default_factory=list)
     left_out: int = 0
 
-    def add(self, entries: Sequence[PublishedSummary]) -> None:
-        """Count skills."""
-        self.count += len(entries)
-        self.digest = add_to_digest(self.digest, entries)
+    def add(self, versions: Sequence[tuple[str, str]]) -> None:
+        """Count skills, given by slug and revision."""
+        self.count += len(versions)
+        self.digest = add_versions_to_digest(self.digest, versions)
 
     def sort(self, keys: Sequence[KvKey]) -> None:
         """Enter a list page, from its metadata."""
-        entries = []
+        versions = []
         for key in keys:
             slug = key.name.removeprefix(SKILL_PREFIX)
             if key.name.startswith(ALIAS_PREFIX) or not is_slug(slug):
                 continue
-            match submission_store.decode_metadata(slug, key.metadata):
-                case PublishedSummary() as entry:
-                    entries.append(entry)
+            match submission_store.decode_revision(slug, key.metadata):
+                case str() as revision:
+                    versions.append((slug, revision))
                 case Moved():
                     pass
                 case None if len(self.by_value) < MAX_VALUES_READ:
                     self.by_value.append(slug)
                 case None:
                     self.left_out += 1
-        self.add(entries)
+        self.add(versions)
 
 
 async def _count_records(env: Env) -> _Counted:
@@ -240,7 +240,7 @@ async def _count_records(env: Env) -> _Counted:
     for slugs in kv_access.chunks(tally.by_value, KV_BULK_GET_LIMIT):
         records = await submission_store.read_records(env, slugs)
         skills = [record for record in records.values() if isinstance(record, Skill)]
-        tally.add([skill.published_summary() for skill in skills])
+        tally.add([(skill.name, skill.revision) for skill in skills])
     if tally.left_out:
         return _Counted(tally.count + tally.left_out, None)
     return _Counted(tally.count, tally.digest)
