@@ -7,7 +7,7 @@ call brings a thousand of them. Where a summary does not fit, the value is read 
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, cast
 
 import msgspec
 
@@ -37,7 +37,7 @@ class Moved(msgspec.Struct, frozen=True):
     moved_to: str
 
 
-class _CompactSummary(msgspec.Struct, frozen=True, array_like=True, tag="s1"):
+class _CompactSummary(msgspec.Struct, frozen=True, array_like=True, tag="s1", gc=False):
     """A PublishedSummary as a JSON array. Another order or set of fields is another tag."""
 
     revision: str
@@ -109,6 +109,15 @@ def decode_summary(text: bytes | str) -> PublishedSummary:
         return _published(_summary_decoder.decode(text))
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise InvalidRecord(str(error)[:200]) from error
+
+
+def decode_for_matching(text: bytes) -> SkillSummary:
+    """Read `encode_summary`'s form for filters and sort keys alone, in a fourth of the time.
+
+    What comes back has a summary's fields, but an empty ``base_slug`` where it is the name, and
+    was checked when it was encoded, not now. Raises msgspec.MsgspecError, ValueError.
+    """
+    return cast("SkillSummary", _summary_decoder.decode(text))
 
 
 def _published(compact: _CompactSummary) -> PublishedSummary:
