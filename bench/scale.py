@@ -1,4 +1,4 @@
-"""Rebuild, health and fallback at full size: ``python -m bench.scale [--skills 110000]``.
+"""Rebuild, health and fallback at full size: ``make scale`` (ARGS="--skills 20000").
 
 Starts a throw-away PostgreSQL and the real Worker, fills KV and leaves the table empty. Then, one
 after the other: dry run, rebuild, a second rebuild, health, 5,000 rows and 5,000 other records
@@ -426,7 +426,7 @@ def small(market: Marketplace, findings: Findings) -> None:
 
 def main() -> None:
     """Parse the options and measure."""
-    parser = argparse.ArgumentParser(prog="python -m bench.scale")
+    parser = argparse.ArgumentParser(prog="make scale")
     parser.add_argument("--skills", type=int, default=110_000)
     options = parser.parse_args()
     findings = Findings()

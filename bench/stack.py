@@ -12,6 +12,8 @@ import httpx
 from local.migrations import apply_migrations
 from local.paths import StateFolder
 from local.postgres import PostgresServer
+from local.progress import Progress
+from local.run import prepare
 from local.worker_stack import WorkerStack
 from pgwire import Connection, ConnectOptions
 from pgwire.asyncio_stream import connect
@@ -35,6 +37,7 @@ def running(key: str) -> Iterator[Stack]:
         folder = Path(name)
         folder.chmod(0o711)  # as root, PostgreSQL runs as somebody else
         state = StateFolder(folder)
+        prepare(Progress())
         postgres = PostgresServer(state.postgres)
         log_file = folder / "worker.log"
         with contextlib.ExitStack() as stack, log_file.open("ab") as log:
