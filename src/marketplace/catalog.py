@@ -5,7 +5,7 @@ those slugs stays out of listings.
 """
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 
 from marketplace import submission_store
 from marketplace.env import Env
@@ -24,7 +24,7 @@ async def get_skills(env: Env, query: ListingQuery) -> Answer[Page]:
         env,
         database=lambda database: get_published_skills_from_db(env, database, query),
         published=lambda skills: page_of(query, _Unseeded(env, skills), env.seed.summaries),
-        seed=lambda: page_of(query, (), env.seed.summaries),
+        seed=lambda: page_of(query, None, env.seed.summaries),
     )
 
 
@@ -140,17 +140,20 @@ async def _record(env: Env, name: str) -> Skill | None:
 
 
 class _Unseeded:
-    """The published skills without those that the seed stands for; can be gone through again."""
+    """The published skills without those that the seed stands for, as `pages.WholeSource`."""
 
     def __init__(self, env: Env, published: PublishedSkills) -> None:
         self._seed = env.seed
         self._published = published
 
     def __iter__(self) -> Iterator[SkillSummary]:
-        for entry in self._published:
-            summary = entry.summary
+        for summary in self._published.for_matching():
             if summary.name not in self._seed.by_name:
                 yield summary
+
+    def pick(self, names: Collection[str]) -> Iterator[SkillSummary]:
+        for entry in self._published.pick(names):
+            yield entry.summary
 
 
 def _count(skills: Iterable[SkillSummary], query: ListingQuery) -> int:

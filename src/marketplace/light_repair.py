@@ -5,6 +5,7 @@ to hold go into KV. What passed its scan and was never published is asked for ag
 short unless a source was away.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -21,6 +22,7 @@ from marketplace.publishing import (
     write_rows,
 )
 from marketplace.storage import DatabaseError, KvError
+from marketplace.submission_store import OutboxEntry
 from marketplace.submissions import ask_again
 
 OUTBOX_BATCH: Final = 100
@@ -53,6 +55,11 @@ async def run_light_repair(env: Env) -> LightRepairReport:
 async def drain_outbox(env: Env, report: LightRepairReport) -> None:
     """Give a batch of waiting skills their place in both stores. Raises KvError."""
     entries = await submission_store.list_outbox(env, limit=OUTBOX_BATCH)
+    report.database_backfilled += len(await place_outbox(env, entries))
+
+
+async def place_outbox(env: Env, entries: Sequence[OutboxEntry]) -> list[str]:
+    """Publish waiting skills and clear those that both stores took. Their keys. Raises KvError."""
     outcomes = await publish_skills(env, [entry.skill for entry in entries])
     done = []
     for entry in entries:
@@ -60,7 +67,7 @@ async def drain_outbox(env: Env, report: LightRepairReport) -> None:
         if isinstance(outcome, Published) and outcome.in_database and outcome.in_kv:
             done.append(entry.key)
     await submission_store.clear_outbox(env, done)
-    report.database_backfilled += len(done)
+    return done
 
 
 async def _write_missing_records(env: Env, report: LightRepairReport) -> None:

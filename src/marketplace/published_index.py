@@ -396,9 +396,15 @@ class IndexWriter:
 
 def add_to_digest(digest: str, summaries: Iterable[PublishedSummary]) -> str:
     """Add skills to the digest of a `Fingerprint`."""
+    versions = ((entry.summary.name, entry.revision) for entry in summaries)
+    return add_versions_to_digest(digest, versions)
+
+
+def add_versions_to_digest(digest: str, versions: Iterable[tuple[str, str]]) -> str:
+    """Add skills, given by slug and revision, to the digest of a `Fingerprint`."""
     total = int(digest, 16)
-    for entry in summaries:
-        text = f"{entry.summary.name} {entry.revision}"
+    for name, revision in versions:
+        text = f"{name} {revision}"
         total += int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
     return f"{total % 2**64:016x}"
 

@@ -1,17 +1,26 @@
 """The listing from KV alone: records, index and outbox merged, for when PostgreSQL is away."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
 from marketplace.env import READ_BUDGET_SECONDS, Env
 from marketplace.kv_outbox import list_outbox_summaries
 from marketplace.kv_records import enumerate_published_skills
-from marketplace.models import PublishedSummary
+from marketplace.models import PublishedSummary, SkillSummary
 from marketplace.published_index import IndexReading, read_index, rewrite_index
 from marketplace.storage import KvError, Source
-from marketplace.summary_blocks import Block, BlockBuilder, count, entry_of, iterate, merge
+from marketplace.summary_blocks import (
+    Block,
+    BlockBuilder,
+    count,
+    entry_of,
+    iterate,
+    iterate_for_matching,
+    merge,
+    pick,
+)
 from marketplace.timestamps import seconds_between
 
 CACHE_SECONDS: Final = 60.0
@@ -35,6 +44,14 @@ class PublishedSkills:
 
     def __iter__(self) -> Iterator[PublishedSummary]:
         return iterate(self.blocks)
+
+    def for_matching(self) -> Iterator[SkillSummary]:
+        """Every skill as `decode_for_matching` reads it: for filters, sort keys and counts."""
+        return iterate_for_matching(self.blocks)
+
+    def pick(self, names: Collection[str]) -> Iterator[PublishedSummary]:
+        """The skills of some slugs."""
+        return pick(self.blocks, names)
 
 
 @dataclass(slots=True)

@@ -271,6 +271,9 @@ class SkillDatabase(Protocol):
         (``DatabaseError.reason``), none is written.
         """
 
+    async def check_skills(self, skills: Sequence[Skill]) -> Sequence[Skill]:
+        """Answer and raise as ``upsert_skills`` would, and change nothing."""
+
     async def move_skill(self, identity: str, *, candidates: Sequence[str]) -> Skill | None:
         """Give the identity's row the first free candidate slug and leave its old one as alias.
 

@@ -208,6 +208,18 @@ class DoubleSession:
 
     @_operation
     def upsert_skills(self, skills: Sequence[Skill]) -> Sequence[Skill]:
+        return self._upsert_all(skills)
+
+    @_operation
+    def check_skills(self, skills: Sequence[Skill]) -> Sequence[Skill]:
+        tables = self.tables
+        rows, identities = dict(tables.rows), dict(tables.identities)
+        try:
+            return self._upsert_all(skills)
+        finally:
+            tables.rows, tables.identities = rows, identities
+
+    def _upsert_all(self, skills: Sequence[Skill]) -> Sequence[Skill]:
         for skill in skills:
             _check(skill)
         newest: dict[str, Skill] = {}
