@@ -141,27 +141,35 @@ def _is_due(env: Env, letter: DeadLetter) -> bool:
 
 
 async def _redrive(env: Env, letter_id: str, letter: DeadLetter | None) -> RedriveResult:
-    """Send, then note: cut off in between it is sent twice, and publishing bears that."""
+    """Send, then note: cut off in between it is sent twice, and publishing bears that.
+
+    The note tells the time before the sending: a message that fails again before the note is
+    written is a later failure, which the note must not hide.
+    """
     if letter is None:
         return RedriveResult(letter_id, RedriveOutcome.UNKNOWN)
     if letter.redriven_at is not None:
         return RedriveResult(letter_id, RedriveOutcome.ALREADY_REDRIVEN)
     if not isinstance(letter.body, Mapping):
         return RedriveResult(letter_id, RedriveOutcome.FAILED, "the body is no message")
+    redriven_at = env.now()
     try:
         await env.publish_queue.send(letter.body)
-        await _note(env, letter)
+        await _note(env, letter, redriven_at)
     except StorageError as error:
         env.log("dead letter not redriven", level="error", id=letter_id, reason=error.reason)
         return RedriveResult(letter_id, RedriveOutcome.FAILED, error.reason)
     return RedriveResult(letter_id, RedriveOutcome.REDRIVEN)
 
 
-async def _note(env: Env, letter: DeadLetter) -> None:
-    """Mark a letter as redriven wherever it is kept."""
-    marked = msgspec.structs.replace(letter, redrives=letter.redrives + 1, redriven_at=env.now())
+async def _note(env: Env, letter: DeadLetter, redriven_at: str) -> None:
+    """Mark a letter as redriven wherever it is kept, unless it has failed again since."""
+    marked = msgspec.structs.replace(letter, redrives=letter.redrives + 1, redriven_at=redriven_at)
     try:
-        if await submission_store.get_dead_letters(env, [letter.id]):
+        kept = await submission_store.get_dead_letters(env, [letter.id])
+        if any(found.failed_at > redriven_at for found in kept):
+            return
+        if kept:
             await submission_store.store_dead_letter(env, marked)
     except KvError as error:
         env.log("dead letter not marked in kv", level="warning", reason=error.reason)

@@ -300,7 +300,7 @@ class SkillDatabase(Protocol):
         """Count and digest over all rows."""
 
     async def store_dead_letter(self, letter: DeadLetter) -> None:
-        """Insert or, for the same id, replace unless already redriven later."""
+        """Insert or, for the same id, replace unless that one failed or was redriven later."""
 
     async def list_dead_letters(
         self, *, reason: str | None, after: str | None, limit: int

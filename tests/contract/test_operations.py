@@ -85,6 +85,18 @@ async def test_a_failure_after_the_redrive_is_listed_again(connect: DatabaseConn
         assert await db.list_dead_letters(reason=None, after=None, limit=9) == [failed_again]
 
 
+async def test_a_redrive_noted_late_does_not_hide_the_failure_after_it(
+    connect: DatabaseConnector,
+) -> None:
+    failed_again = letter(failed_at=MARCH)
+    with await connect() as db:
+        await db.store_dead_letter(letter())
+        await db.store_dead_letter(failed_again)
+        await db.store_dead_letter(letter(redrives=1, redriven_at=FEBRUARY))
+
+        assert await db.list_dead_letters(reason=None, after=None, limit=9) == [failed_again]
+
+
 async def test_the_redrive_can_be_noted_twice(connect: DatabaseConnector) -> None:
     first = letter(redrives=1, redriven_at=FEBRUARY)
     second = msgspec.structs.replace(first, redrives=2, redriven_at=MARCH)

@@ -305,10 +305,9 @@ class DoubleSession:
             detail=letter.detail.replace("\0", "\N{REPLACEMENT CHARACTER}"),
         )
         stored = self.tables.dead_letters.get(letter.id)
-        if stored is not None and stored.redriven_at is not None:
-            told = max(letter.failed_at, letter.redriven_at or "")
-            if stored.redriven_at > told:
-                return
+        told = max(letter.failed_at, letter.redriven_at or "")
+        if stored is not None and (stored.redriven_at or stored.failed_at) > told:
+            return
         self.tables.dead_letters[letter.id] = letter
 
     @_operation

@@ -1,8 +1,12 @@
 """Dead letters: listed from both stores, redriven once, counted against trying for ever."""
 
-from dataclasses import replace
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import msgspec
+import pytest
 
 from marketplace.dead_letters import DeadLetterReason, bury
 from marketplace.redrive import (
@@ -14,7 +18,7 @@ from marketplace.redrive import (
     redrive_passing,
 )
 from marketplace.storage import DatabaseError, SkillDatabase
-from tests.unit.operations_support import Delivered, Market, run
+from tests.unit.operations_support import Delivered, ListQueue, Market, run
 
 
 async def _away() -> SkillDatabase:
@@ -61,6 +65,36 @@ def test_a_queue_that_refuses_leaves_the_letter() -> None:
         (result,) = await redrive_all(market.env, reason=None)
         assert result.outcome is RedriveOutcome.FAILED
         assert await count_letters(market.env, "not-scanned") == 1
+
+    run(test)
+
+
+@dataclass(slots=True)
+class FailingAtOnce(ListQueue):
+    """A queue whose consumer has buried a message again before its sender goes on."""
+
+    consume: Callable[[], Awaitable[None]] | None = None
+
+    async def send(self, body: Mapping[str, Any], *, delay_seconds: int = 0) -> None:
+        await self.send_batch([body])
+        await asyncio.sleep(1)
+        assert self.consume is not None
+        await self.consume()
+
+
+@pytest.mark.parametrize("in_kv", [False, True])
+def test_a_message_that_fails_again_at_once_is_still_a_letter(in_kv: bool) -> None:
+    async def test(market: Market) -> None:
+        await _bury(market, 1, in_kv=in_kv)
+        await asyncio.sleep(1)
+        queue = FailingAtOnce(consume=lambda: _bury(market, 1, in_kv=in_kv))
+        env = replace(market.env, publish_queue=queue)
+        if in_kv:
+            env = replace(env, connect_database=_away)
+        (result,) = await redrive_all(env, reason=None)
+        assert result.outcome is RedriveOutcome.REDRIVEN
+        (again,) = await list_letters(env, reason=None, after=None, limit=10)
+        assert again.redriven_at is None
 
     run(test)
 
