@@ -41,6 +41,7 @@ class WorkerStack:
 
     `secrets` are bound as the Worker's secrets. `persist_to` keeps KV and queues over restarts.
     `port` 0 takes a free one. `output` takes the Worker's log (this process's output if None).
+    `config` is the wrangler.toml; its paths are relative to its folder.
     """
 
     dsn: str
@@ -48,6 +49,7 @@ class WorkerStack:
     persist_to: Path
     port: int = 0
     output: IO[bytes] | None = None
+    config: Path = WRANGLER_CONFIG
     url: str = field(default="", init=False)
     """`http://127.0.0.1:{port}` once started."""
 
@@ -83,7 +85,7 @@ class WorkerStack:
             ready_file = Path(folder) / "ready.json"
             # Read in local/miniflare.mjs.
             host_config = {
-                "wranglerConfig": str(WRANGLER_CONFIG),
+                "wranglerConfig": str(self.config),
                 "pythonModules": str(PYTHON_MODULES),
                 "persistTo": str(self.persist_to),
                 "port": self.port,
