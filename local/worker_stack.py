@@ -79,6 +79,7 @@ class WorkerStack:
         The first request still waits for Python to start (a second or two).
         """
         self.persist_to.mkdir(parents=True, exist_ok=True)
+        _show_to_wrangler(self.persist_to)
         wrapper = ensure_workerd_wrapper()
         token = secrets.token_urlsafe(32)
         with tempfile.TemporaryDirectory() as folder:
@@ -147,6 +148,13 @@ class WorkerStack:
         if self._process is not None:
             self._process.stop()
             self._process = None
+
+
+def _show_to_wrangler(persist_to: Path) -> None:
+    """`wrangler kv … --local --persist-to FOLDER` looks below FOLDER/v3: let it find the same."""
+    link = persist_to / "v3"
+    if not link.exists():
+        link.symlink_to(".", target_is_directory=True)
 
 
 def _read_ready(file: Path) -> dict[str, str]:
