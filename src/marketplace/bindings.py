@@ -16,6 +16,7 @@ import pgwire.hyperdrive
 from marketplace.auth import split_secrets
 from marketplace.db import postgres_connector
 from marketplace.env import Env, Settings
+from marketplace.logs import log_to_stdout
 from marketplace.seed import load_seed
 from marketplace.storage import (
     KV_LIST_LIMIT,
@@ -39,7 +40,7 @@ class MissingBinding(StorageError):
 
 
 def env_from_bindings(bindings: Any) -> Env:
-    """The Env of one invocation. Raises MissingBinding.
+    """The Env of one invocation. Raises MissingBinding, logged: not every runtime tells of it.
 
     ``bindings`` is the runtime's env object, wrapped by the SDK or not.
     """
@@ -70,7 +71,9 @@ def _unwrapped(value: Any) -> Any:
 def _binding(raw: Any, name: str) -> Any:
     value = getattr(raw, name, None)
     if value is None:
-        raise MissingBinding(name)
+        missing = MissingBinding(name)
+        log_to_stdout(str(missing), level="error", binding=name)
+        raise missing
     return value
 
 

@@ -11,6 +11,8 @@ from typing import Final
 _TOKEN: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{}",]', re.DOTALL)
 MAX_DEPTH: Final = 64
 """Of brackets within brackets: no record is nearly as deep, and damage may be bottomless."""
+MAX_ELEMENT_BYTES: Final = 256 * 1024
+"""Of an element with brackets; a larger one is no record, and walking it would take seconds."""
 _OPENING: Final = (b"[", b"{")
 _CLOSING: Final = (b"]", b"}")
 
@@ -36,6 +38,8 @@ def iterate_array(value: bytes, start: int = 0) -> Iterator[bytes]:
             raise BrokenArray(f"a string without end at byte {token.start()}")
         elif text in _CLOSING:
             depth -= 1
+        elif depth > 1 and token.start() - begin > MAX_ELEMENT_BYTES:
+            raise BrokenArray(f"an element of more than {MAX_ELEMENT_BYTES} bytes at byte {begin}")
         if (depth == 1 and text == b",") or depth == 0:
             element = value[begin : token.start()].strip()
             if element:

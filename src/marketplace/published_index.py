@@ -48,6 +48,8 @@ CARRIED_SECONDS: Final = 120.0
 """A full write keeps recent entries this much older than its own beginning, since the
 enumeration it is made from may be 60 s behind."""
 MAX_PROBLEMS: Final = 20
+MAX_UNREADABLE: Final = 10_000
+"""Entries of the original shape that may be unreadable; with more it is no list of skills."""
 _ENTRIES_A_TURN: Final = 500
 
 _FORMAT: Final = "published-index"
@@ -274,21 +276,28 @@ def _digest(value: bytes) -> str:
 
 
 async def _read_original(reading: IndexReading, value: bytes) -> None:
-    entries = map(entry_of, _original_entries(reading, value))
+    entries = _original_entries(reading, value)
     while some := list(islice(entries, _ENTRIES_A_TURN)):
-        reading.pages.add(some)
+        reading.pages.add([entry_of(entry) for entry in some if entry is not None])
         await asyncio.sleep(0)  # long work without I/O: let a deadline pass
 
 
-def _original_entries(reading: IndexReading, value: bytes) -> Iterator[PublishedSummary]:
-    """The summaries or whole records in a plain list, one at a time."""
-    start = _array_start(value) or 0
+def _original_entries(reading: IndexReading, value: bytes) -> Iterator[PublishedSummary | None]:
+    """The summaries or whole records in a plain list, one at a time; None for an unreadable one,
+    so that a list of nothing but those is long work like any other."""
+    unreadable = 0
     try:
-        for number, element in enumerate(iterate_array(value, start)):
+        for number, element in enumerate(iterate_array(value, _array_start(value) or 0)):
             try:
-                yield _original_entry(element)
+                entry = _original_entry(element)
             except (ValueError, ArithmeticError, RecursionError) as error:
                 reading.note(f"entry {number}: {str(error)[:100]}")
+                unreadable += 1
+                entry = None
+            if unreadable > MAX_UNREADABLE:
+                reading.note(f"damaged: more than {MAX_UNREADABLE} unreadable entries")
+                return
+            yield entry
     except BrokenArray as error:
         reading.note(f"damaged: {error}")
 

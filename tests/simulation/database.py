@@ -31,11 +31,11 @@ def run_at_once(coroutine: Coroutine[Any, Any, Any]) -> Any:
     raise RuntimeError("the database double waits by itself; it must not, in the simulation")
 
 
-async def in_time(seconds: float, reason: str, answer: Awaitable[T]) -> T:
+async def in_time(seconds: float, reason: str, ask: Callable[[], Awaitable[T]]) -> T:
     """Give up on an answer as the client does."""
     try:
         async with asyncio.timeout(seconds):
-            return await answer
+            return await ask()
     except TimeoutError as error:
         raise DatabaseError(f"no answer within {seconds} s", reason=reason) from error
 
@@ -73,14 +73,16 @@ class FaultySession:
                 self._after(name)
                 return result
 
-            answer = call(
-                act,
-                fault=fault,
-                error=lambda: DatabaseError(f"{name} failed", reason="unavailable"),
-                network=self._network,
-                chance=self._chance,
-            )
-            return await in_time(_LIMITS.query_timeout, "timeout", answer)
+            def ask() -> Awaitable[Any]:
+                return call(
+                    act,
+                    fault=fault,
+                    error=lambda: DatabaseError(f"{name} failed", reason="unavailable"),
+                    network=self._network,
+                    chance=self._chance,
+                )
+
+            return await in_time(_LIMITS.query_timeout, "timeout", ask)
 
         return statement
 
@@ -105,13 +107,16 @@ async def open_session(
     after: Callable[[str], None] = lambda _: None,
 ) -> SkillDatabase:
     """Open a faulty session on the double, or fail to."""
-    answer = call(
-        lambda: run_at_once(connect()),
-        fault=faults("connect"),
-        error=lambda: DatabaseError("connection refused", reason="unavailable"),
-        network=network,
-        chance=chance,
-    )
-    inner = await in_time(_LIMITS.connect_timeout, "unavailable", answer)
+
+    def ask() -> Awaitable[SkillDatabase]:
+        return call(
+            lambda: cast("SkillDatabase", run_at_once(connect())),
+            fault=faults("connect"),
+            error=lambda: DatabaseError("connection refused", reason="unavailable"),
+            network=network,
+            chance=chance,
+        )
+
+    inner = await in_time(_LIMITS.connect_timeout, "unavailable", ask)
     session = FaultySession(inner, faults=faults, network=network, chance=chance, after=after)
     return cast("SkillDatabase", session)

@@ -12,7 +12,6 @@
 
 import asyncio
 import heapq
-import warnings
 from asyncio import AbstractEventLoop, Future, Handle, Task
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import suppress
@@ -296,8 +295,7 @@ class SimulatedLoop(AbstractEventLoop):
                 task._log_destroy_pending = False  # type: ignore[attr-defined]
                 coroutine = task.get_coro()
                 if coroutine is not None:
-                    with suppress(BaseException), warnings.catch_warnings():
-                        warnings.simplefilter("ignore", RuntimeWarning)  # what `finally` began
+                    with suppress(BaseException):
                         coroutine.close()
         self._tasks.clear()
 
