@@ -9,8 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final, TypeVar
 
-import msgspec
-
+from marketplace import json_text
 from marketplace.env import Env
 from marketplace.models import InvalidRecord
 from marketplace.storage import (
@@ -164,8 +163,8 @@ def _too_large() -> InvalidRecord:
 def decode_json(value: bytes) -> Any:
     """Decode a stored value. Raises InvalidRecord for whatever is no JSON, however it is broken."""
     try:
-        return msgspec.json.decode(value)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        return json_text.decode(value)
+    except json_text.UnreadableJson as error:
         raise InvalidRecord(f"no JSON: {str(error)[:100]}") from error
 
 
@@ -174,6 +173,6 @@ def decode_record(value: Value, kind: type[T]) -> T | InvalidRecord | None:
     if value is None or isinstance(value, InvalidRecord):
         return value
     try:
-        return msgspec.json.decode(value, type=kind)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        return InvalidRecord(str(error)[:200])
+        return json_text.decode(value, kind)
+    except json_text.UnreadableJson as error:
+        return InvalidRecord(str(error))

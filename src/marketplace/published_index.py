@@ -22,7 +22,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from marketplace import kv_access
+from marketplace import json_text, kv_access
 from marketplace.env import Env
 from marketplace.json_arrays import BrokenArray, iterate_array
 from marketplace.kv_keys import INDEX_KEY, index_page_key
@@ -149,8 +149,8 @@ def _read_manifest(value: bytes | None) -> _Manifest | str:
     if len(value) > MAX_MANIFEST_BYTES:
         return f"damaged: a manifest of {len(value)} bytes"
     try:
-        manifest = msgspec.json.decode(value, type=_Manifest)
-    except (ValueError, RecursionError) as error:
+        manifest = json_text.decode(value, _Manifest)
+    except json_text.UnreadableJson as error:
         return f"damaged: {_describe(value) or str(error)[:100]}"
     if manifest.count != sum(page.count for page in manifest.pages):
         return "damaged: the pages do not add up to the count"
@@ -159,8 +159,8 @@ def _read_manifest(value: bytes | None) -> _Manifest | str:
 
 def _describe(value: bytes) -> str | None:
     try:
-        found = msgspec.json.decode(value, type=_Described)
-    except (ValueError, RecursionError):
+        found = json_text.decode(value, _Described)
+    except json_text.UnreadableJson:
         return None
     if found.format == _FORMAT and found.version != _VERSION:
         return f"version {found.version!r:.20}, not {_VERSION}"
