@@ -102,12 +102,13 @@ class WorkersKv:
 
     async def get(self, key: str, *, max_bytes: int = KV_VALUE_LIMIT) -> bytes | None:
         """See ``KvNamespace``."""
-        buffer = await _kv(self._namespace.get(key, "arrayBuffer"))
-        if not _is_value(buffer):
+        if max_bytes >= KV_VALUE_LIMIT:
+            buffer = await _kv(self._namespace.get(key, "arrayBuffer"))
+            return _bytes(buffer) if hasattr(buffer, "byteLength") else None
+        stream = await _kv(self._namespace.get(key, "stream"))
+        if not hasattr(stream, "getReader"):
             return None
-        if buffer.byteLength > max_bytes:
-            raise KvValueTooLarge(f"{key} has {buffer.byteLength} bytes, {max_bytes} allowed")
-        value: bytes = buffer.to_bytes()
+        value: bytes = await _kv(_read_at_most(stream.getReader(), max_bytes, key))
         return value
 
     async def get_many(self, keys: Sequence[str]) -> Mapping[str, bytes | None]:
@@ -115,7 +116,7 @@ class WorkersKv:
         buffer = await _kv(self._values(keys))
         if buffer.byteLength > _MAX_BULK_BYTES:
             raise KvValueTooLarge(f"a bulk get brought {buffer.byteLength} bytes")
-        return read_values(buffer.to_bytes(), keys)
+        return read_values(_bytes(buffer), keys)
 
     async def _values(self, keys: Sequence[str]) -> Any:
         """An ArrayBuffer of JSON text: made outside of Python's heap, its size known before it
@@ -210,9 +211,20 @@ def _js_object(value: Any) -> Any:
     return to_js(value, dict_converter=Object.fromEntries)
 
 
-def _is_value(value: Any) -> bool:
-    """JavaScript's null and undefined both mean that there is no value."""
-    return value is not None and hasattr(value, "byteLength")
+def _bytes(buffer: Any) -> bytes:
+    value: bytes = buffer.to_bytes()
+    return value
+
+
+async def _read_at_most(reader: Any, max_bytes: int, key: str) -> bytes:
+    """What a stream brings. Raises KvValueTooLarge as soon as that is more, the rest unread."""
+    value = bytearray()
+    while not (chunk := await reader.read()).done:
+        value += _bytes(chunk.value)
+        if len(value) > max_bytes:
+            await reader.cancel()
+            raise KvValueTooLarge(f"{key} has more than the {max_bytes} bytes allowed")
+    return bytes(value)
 
 
 async def _kv(promise: Any) -> Any:

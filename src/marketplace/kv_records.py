@@ -262,6 +262,7 @@ class PublishedPage:
     ``cursor`` goes on after this page; None: it was the last one. ``last_slug`` is the greatest
     slug that the page has a record of, readable or not: with the one before as lower end, it
     bounds the range of slugs that this page speaks for (None: no record; the range stays open).
+    ``waiting`` has the slugs whose records are not read yet.
     """
 
     cursor: str | None = None
@@ -270,6 +271,7 @@ class PublishedPage:
     moved: list[Moved] = field(default_factory=list)
     aliases: list[Alias] = field(default_factory=list)
     malformed: list[Malformed] = field(default_factory=list)
+    waiting: list[str] = field(default_factory=list)
 
     def record_keys(self) -> list[RecordKey]:
         """The skills of the page as the database compares them."""
@@ -280,7 +282,11 @@ class PublishedPage:
 
 
 async def enumerate_published_skills(
-    env: Env, *, cursor: str | None = None, page_budget: int | None = None
+    env: Env,
+    *,
+    cursor: str | None = None,
+    page_budget: int | None = None,
+    leave_waiting: bool = False,
 ) -> AsyncIterator[PublishedPage]:
     """Every record under ``skill:*``, a list page at a time: summaries, aliases, what is broken.
 
@@ -288,37 +294,45 @@ async def enumerate_published_skills(
     At most ``page_budget`` list calls (None: to the end); all was seen when the last page's
     cursor is None. Malformed records are logged by name (at most MAX_WARNINGS, then counted by
     page) and never hide others. Memory: one page of summaries and one bulk get of values.
-    Raises KvError.
+    With ``leave_waiting`` values are left to `read_waiting`, for who has little time: reading them
+    is what may take long. Raises KvError.
     """
-    warnings_left = MAX_WARNINGS
+    warnings = Warnings(env)
     pages = kv_access.list_all_keys(env, SKILL_PREFIX, cursor=cursor, page_budget=page_budget)
     async for keys in pages:
-        page = await _read_page(env, keys)
-        _warn(env, page.malformed, warnings_left)
-        warnings_left = max(0, warnings_left - len(page.malformed))
+        page = _sort_keys(keys)
+        if not leave_waiting:
+            await read_waiting(env, page)
+        warnings.add(page.malformed)
         yield page
 
 
-async def _read_page(env: Env, keys: KvListPage) -> PublishedPage:
-    page = PublishedPage(cursor=keys.cursor)
-    by_value = [slug for key in keys.keys if (slug := _sort_key(page, key)) is not None]
-    for chunk in kv_access.chunks(by_value, KV_BULK_GET_LIMIT):
+async def read_waiting(env: Env, page: PublishedPage) -> None:
+    """Read a page's waiting records into it, one operation for every hundred. Raises KvError."""
+    for chunk in kv_access.chunks(page.waiting, KV_BULK_GET_LIMIT):
         values = await kv_access.read_values(env, [skill_key(slug) for slug in chunk])
         for slug in chunk:
             _sort_record(page, slug, decode_skill_record(slug, values[skill_key(slug)]))
+    page.waiting = []
+
+
+def _sort_keys(keys: KvListPage) -> PublishedPage:
+    page = PublishedPage(cursor=keys.cursor)
+    for key in keys.keys:
+        _sort_key(page, key)
     return page
 
 
-def _sort_key(page: PublishedPage, key: KvKey) -> str | None:
-    """Enter what a key and its metadata tell; the slug when its value has to be read."""
+def _sort_key(page: PublishedPage, key: KvKey) -> None:
+    """Enter what a key and its metadata tell."""
     if key.name.startswith(ALIAS_PREFIX):
         alias = key.name.removeprefix(ALIAS_PREFIX)
         page.aliases.append(Alias(alias, _alias_target(alias, key.metadata)))
-        return None
+        return
     slug = key.name.removeprefix(SKILL_PREFIX)
     if not is_slug(slug):
         page.malformed.append(Malformed(key.name, "the key is not a slug"))
-        return None
+        return
     page.last_slug = slug
     match decode_metadata(slug, key.metadata):
         case PublishedSummary() as published:
@@ -326,8 +340,7 @@ def _sort_key(page: PublishedPage, key: KvKey) -> str | None:
         case Moved() as moved:
             page.moved.append(moved)
         case None:
-            return slug
-    return None
+            page.waiting.append(slug)
 
 
 def _sort_record(page: PublishedPage, slug: str, record: Record) -> None:
@@ -342,9 +355,19 @@ def _sort_record(page: PublishedPage, slug: str, record: Record) -> None:
             page.malformed.append(Malformed(skill_key(slug), "listed, but has no value"))
 
 
-def _warn(env: Env, malformed: Sequence[Malformed], lines: int) -> None:
-    for broken in malformed[:lines]:
-        env.log("kv-record-malformed", level="warning", key=broken.key, reason=broken.reason)
-    if len(malformed) > lines:
-        unnamed = len(malformed) - lines
-        env.log("kv-records-malformed", level="warning", not_named=unnamed)
+class Warnings:
+    """Logs malformed records: MAX_WARNINGS by name, the rest counted as they come."""
+
+    def __init__(self, env: Env) -> None:
+        self._env = env
+        self._left = MAX_WARNINGS
+
+    def add(self, malformed: Sequence[Malformed]) -> None:
+        """Log some more."""
+        log = self._env.log
+        for broken in malformed[: self._left]:
+            log("kv-record-malformed", level="warning", key=broken.key, reason=broken.reason)
+        if len(malformed) > self._left:
+            not_named = len(malformed) - self._left
+            log("kv-records-malformed", level="warning", not_named=not_named)
+        self._left = max(0, self._left - len(malformed))

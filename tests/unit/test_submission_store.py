@@ -213,6 +213,23 @@ def test_malformed_records_are_named_and_never_hide_the_others() -> None:
     run(test)
 
 
+@pytest.mark.parametrize("whales", [1, 3])
+def test_a_value_of_25_mib_is_found_in_few_reads_of_it(whales: int) -> None:
+    async def test(bench: Bench) -> None:
+        for number in range(100):
+            skill = make_skill(f"skill-{number:02}")
+            bench.kv.damage(f"skill:{skill.name}", msgspec.json.encode(skill))
+        for number in range(whales):
+            bench.kv.damage(f"skill:skill-{31 * number:02}", b"x" * KV_VALUE_LIMIT)
+        (page,) = await enumerate_all(bench)
+        assert len(page.summaries) == 100 - whales
+        assert len(page.malformed) == whales
+        assert page.waiting == []
+        assert bench.kv.operations["get_many"] + bench.kv.operations["get"] <= 1 + 10 + 10 * whales
+
+    run(test)
+
+
 def test_aliases_and_moved_records_are_told_apart_from_skills() -> None:
     async def test(bench: Bench) -> None:
         await store.write_record(bench.env, make_skill("new"))

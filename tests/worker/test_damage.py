@@ -121,6 +121,38 @@ def test_a_strange_slug_is_not_found(damaged: Marketplace, client: httpx.Client,
     assert client.get(f"/api/v1/skills/{slug}").status_code == 404
 
 
+@pytest.mark.parametrize("opening", ["[", '{"a":'])
+def test_a_body_of_bottomless_depth_is_refused(client: httpx.Client, opening: str) -> None:
+    """It ended the isolate, and with it every other request, for anybody who sent it."""
+    response = client.post("/api/v1/submissions", content=opening * 40_000)
+    assert response.status_code == 400
+
+
+def test_a_body_without_declared_length_is_read_no_further_than_the_limit(
+    client: httpx.Client,
+) -> None:
+    sent = 0
+
+    def body() -> Iterator[bytes]:
+        nonlocal sent
+        for _ in range(64 * 1024):  # 1 GiB
+            sent += 16 * 1024
+            yield b" " * (16 * 1024)
+
+    try:
+        status = client.post("/api/v1/submissions", content=body()).status_code
+    except httpx.TransportError:  # the answer came and the connection was closed while sending
+        status = 413
+    assert status == 413
+    assert sent < 256 * MEBIBYTE
+    assert client.get("/api/v1/health").status_code == 200
+
+
+def test_a_body_in_chunks_is_read(client: httpx.Client) -> None:
+    response = client.post("/api/v1/submissions", content=iter([b'{"repo', b'Url": 1}']))
+    assert response.status_code == 422
+
+
 def test_the_heap_stays_small(damaged: Marketplace, client: httpx.Client) -> None:
     for _ in range(3):
         assert listing(client, author=AUTHOR)["total"] == len(GOOD)
