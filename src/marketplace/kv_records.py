@@ -15,6 +15,7 @@ from marketplace import kv_access
 from marketplace.env import Env
 from marketplace.kv_keys import ALIAS_PREFIX, SKILL_PREFIX, is_slug, skill_key
 from marketplace.models import (
+    MAX_SCORE,
     CertMethod,
     CertTier,
     InvalidRecord,
@@ -25,6 +26,7 @@ from marketplace.models import (
 )
 from marketplace.slugs import identity_of
 from marketplace.storage import KV_BULK_GET_LIMIT, KV_METADATA_LIMIT, KvKey, KvListPage, RecordKey
+from marketplace.timestamps import EPOCH
 
 MAX_WARNINGS: Final = 20
 """Log lines about single malformed records in one enumeration; the rest is counted."""
@@ -73,6 +75,10 @@ class _CompactAlias(msgspec.Struct, frozen=True, array_like=True, tag="a1"):
     slug: str
 
 
+_MOMENTS: Final = re.compile(
+    r"(?:\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z){3}", re.ASCII
+)  # of the timestamps of a summary, one after the other
+
 _encoder = msgspec.json.Encoder()
 _record_decoder = msgspec.json.Decoder(_CompactSummary | _CompactMoved)
 _summary_decoder = msgspec.json.Decoder(_CompactSummary)
@@ -96,9 +102,11 @@ def encode_summary(published: PublishedSummary) -> bytes:
 
 
 def decode_summary(text: bytes | str) -> PublishedSummary:
-    """Read `encode_summary`'s form. Raises InvalidRecord."""
+    """Read `encode_summary`'s form. Raises InvalidRecord, also for what no skill can have."""
     try:
-        return _published(_summary_decoder.decode(text))
+        compact = _summary_decoder.decode(text)
+        _check_nul(text, compact)
+        return _published(compact)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise InvalidRecord(str(error)[:200]) from error
 
@@ -109,7 +117,21 @@ def _published(compact: _CompactSummary) -> PublishedSummary:
     values["base_slug"] = values["base_slug"] or compact.name
     summary = SkillSummary(**values)
     _check_identity(summary)
+    if not 0 <= summary.cert_score <= MAX_SCORE or not _MOMENTS.fullmatch(
+        summary.published_at + summary.updated_at + (summary.certified_at or EPOCH)
+    ):
+        raise InvalidRecord("a score or a time that no skill has")
     return PublishedSummary(summary, revision)
+
+
+def _check_nul(text: bytes | str, compact: msgspec.Struct) -> None:
+    """No skill has the character that PostgreSQL cannot hold. Looked for where the text has
+    something like it only, since enumerations do this for every skill."""
+    if (b"\\u0000" in text) if isinstance(text, bytes) else ("\\u0000" in text):
+        for value in msgspec.structs.astuple(compact):
+            texts = value if isinstance(value, tuple) else (value,)
+            if any(isinstance(each, str) and "\0" in each for each in texts):
+                raise InvalidRecord("a NUL character")
 
 
 def _check_identity(summary: SkillSummary) -> None:
@@ -146,6 +168,7 @@ def decode_metadata(slug: str, metadata: object) -> PublishedSummary | Moved | N
         return None
     try:
         compact = _record_decoder.decode(metadata)
+        _check_nul(metadata, compact)
         if compact.name != slug:
             return None
         if isinstance(compact, _CompactMoved):

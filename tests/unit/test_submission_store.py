@@ -24,8 +24,8 @@ from marketplace.storage import KV_METADATA_LIMIT, KV_VALUE_LIMIT, DeadLetter, K
 from tests.simulation.remote import Fault
 from tests.unit.kv_support import Bench, fault, make_skill, run
 
-# Text that KV and JSON can hold: everything but lone surrogates
-text = st.text(st.characters(exclude_categories=["Cs"]), max_size=120)
+# Text that every store can hold: everything but lone surrogates and NUL
+text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=120)
 
 
 async def enumerate_all(bench: Bench, **options: Any) -> list[store.PublishedPage]:
@@ -43,7 +43,7 @@ async def listed(bench: Bench) -> list[str]:
     description=text,
     display_name=text,
     labels=st.lists(text, max_size=4).map(tuple),
-    score=st.integers(-(2**63), 2**63 - 1),
+    score=st.integers(0, 100),
     trend=st.floats(allow_nan=False, allow_infinity=False),
     base_slug=st.sampled_from(["pdf-tools", "tools"]),
 )
@@ -70,6 +70,25 @@ def test_metadata_fits_and_comes_back_the_same_or_is_left_out(
     else:
         assert len(json.dumps(metadata, ensure_ascii=False).encode()) <= KV_METADATA_LIMIT
         assert store.decode_metadata("pdf-tools", metadata) == skill.published_summary()
+
+
+def test_a_text_that_only_looks_like_nul_is_a_text() -> None:
+    skill = make_skill(description="Escapes \\u0000 and \\\\u0000.")
+    metadata = store.encode_metadata(skill)
+    assert store.decode_metadata("pdf-tools", metadata) == skill.published_summary()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("description", "nul \0"), ("labels", ("a", "\0"))),
+        *(("cert_score", 101), ("cert_score", -1), ("cert_score", 2**60)),
+        *(("updated_at", "yesterday"), ("published_at", ""), ("certified_at", "2026-01-01")),
+    ],
+)
+def test_metadata_that_no_skill_can_have_is_not_believed(field: str, value: Any) -> None:
+    metadata = store.encode_metadata(msgspec.structs.replace(make_skill(), **{field: value}))
+    assert store.decode_metadata("pdf-tools", metadata) is None
 
 
 def test_an_ordinary_skill_with_the_longest_description_fits() -> None:
