@@ -120,6 +120,11 @@ class Skill(SkillSummary, frozen=True, kw_only=True, rename="camel"):
     def _content(self) -> list[object]:
         return [getattr(self, field) for field in _CONTENT_FIELDS]
 
+    @classmethod
+    def from_summary(cls, summary: SkillSummary) -> "Skill":
+        """What can be told of a skill whose listing entry is all that is left at the moment."""
+        return cls(**msgspec.structs.asdict(summary))
+
     def summary(self) -> SkillSummary:
         """The listing's view of this skill."""
         values = {field: getattr(self, field) for field in SkillSummary.__struct_fields__}

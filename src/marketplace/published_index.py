@@ -14,7 +14,7 @@ import binascii
 import hashlib
 import re
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import islice
@@ -34,6 +34,7 @@ from marketplace.summary_blocks import (
     Block,
     BlockBuilder,
     entry_of,
+    find,
     iterate,
     merge,
     pack,
@@ -234,6 +235,28 @@ async def read_index(env: Env, into: IndexReading | None = None) -> IndexReading
         if value is not None and manifest == _ORIGINAL_SHAPE:
             await _read_original(reading, value)
     return reading
+
+
+async def find_in_index(env: Env, slugs: Collection[str]) -> PublishedSummary | None:
+    """The newest summary that the index has under one of these slugs, as far as it can be read.
+
+    Reads the manifest and the pages that may hold them. Raises KvError when KV fails.
+    """
+    reading = IndexReading()
+    value = await kv_access.get_value(env, INDEX_KEY, max_bytes=KV_VALUE_LIMIT)
+    manifest = _read_manifest(value)
+    if isinstance(manifest, _Manifest):
+        _read_recent(reading, manifest)
+        for page in manifest.pages:
+            if any(page.first <= slug <= page.last for slug in slugs):
+                await _read_page(env, reading, page)
+    elif value is not None and manifest == _ORIGINAL_SHAPE:
+        await _read_original(reading, value)
+    try:
+        return find([block for layer in reading.layers() for block in layer], slugs)
+    except InvalidRecord as error:
+        env.log("index-page-damaged", level="warning", reason=str(error))
+        return None
 
 
 def _read_recent(reading: IndexReading, manifest: _Manifest) -> None:

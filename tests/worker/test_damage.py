@@ -104,10 +104,10 @@ def test_what_cannot_be_used_is_in_the_log_by_its_key(
 @pytest.mark.parametrize(
     "slug", ["damage-circle-a", "damage-self", "damage-nowhere", "alias", "no"]
 )
-def test_aliases_that_lead_nowhere_are_not_found(
+def test_aliases_that_lead_nowhere_are_not_found_nor_ruled_out(
     damaged: Marketplace, client: httpx.Client, slug: str
 ) -> None:
-    assert client.get(f"/api/v1/skills/{slug}").status_code in (404, 503)
+    assert client.get(f"/api/v1/skills/{slug}").status_code == 503  # PostgreSQL may have it
 
 
 def test_an_alias_leads_to_its_skill(damaged: Marketplace, client: httpx.Client) -> None:
