@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from local.control import KvEntry
+from marketplace.kv_keys import INDEX_KEY
 from tests.worker.conftest import Marketplace
 from tests.worker.publishing import OPERATOR, listing, names
 
@@ -74,7 +75,8 @@ def damaged(marketplace: Marketplace) -> Iterator[Marketplace]:
         control.kv_put(entries)
         yield marketplace
     finally:
-        control.kv_delete([entry.key for entry in entries])
+        # The index goes too: a listing has written these skills into it.
+        control.kv_delete([INDEX_KEY, *(entry.key for entry in entries)])
         marketplace.postgres.start()
 
 
