@@ -68,9 +68,14 @@ def identity_key(identity: str) -> str:
     return f"identity:{_digest(identity)}"
 
 
+def outbox_prefix(identity: str) -> str:
+    """What the outbox keys of one identity begin with."""
+    return f"{OUTBOX_PREFIX}{_digest(identity)}:"
+
+
 def outbox_key(identity: str, revision: str) -> str:
     """A skill that waits for its place in the database; repeats fall on the same key."""
-    return f"{OUTBOX_PREFIX}{_digest(identity)}:{_digest(revision)}"
+    return f"{outbox_prefix(identity)}{_digest(revision)}"
 
 
 def dead_letter_key(letter_id: str, failed_at: str) -> str:

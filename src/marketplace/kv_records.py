@@ -15,6 +15,7 @@ from marketplace import kv_access
 from marketplace.env import Env
 from marketplace.kv_keys import ALIAS_PREFIX, SKILL_PREFIX, is_slug, skill_key
 from marketplace.models import (
+    MAX_SCORE,
     CertMethod,
     CertTier,
     InvalidRecord,
@@ -25,6 +26,7 @@ from marketplace.models import (
 )
 from marketplace.slugs import identity_of
 from marketplace.storage import KV_BULK_GET_LIMIT, KV_METADATA_LIMIT, KvKey, KvListPage, RecordKey
+from marketplace.timestamps import EPOCH
 
 MAX_WARNINGS: Final = 20
 """Log lines about single malformed records in one enumeration; the rest is counted."""
@@ -80,6 +82,10 @@ class _CompactAlias(msgspec.Struct, frozen=True, array_like=True, tag="a1"):
     slug: str
 
 
+_MOMENTS: Final = re.compile(
+    r"(?:\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z){3}", re.ASCII
+)  # of the timestamps of a summary, one after the other
+
 _encoder = msgspec.json.Encoder()
 _record_decoder = msgspec.json.Decoder(_CompactSummary | _CompactMoved)
 _summary_decoder = msgspec.json.Decoder(_CompactSummary)
@@ -104,9 +110,11 @@ def encode_summary(published: PublishedSummary) -> bytes:
 
 
 def decode_summary(text: bytes | str) -> PublishedSummary:
-    """Read `encode_summary`'s form. Raises InvalidRecord."""
+    """Read `encode_summary`'s form. Raises InvalidRecord, also for what no skill can have."""
     try:
-        return _published(_summary_decoder.decode(text))
+        compact = _summary_decoder.decode(text)
+        _check_nul(text, compact)
+        return _published(compact)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise InvalidRecord(str(error)[:200]) from error
 
@@ -126,7 +134,21 @@ def _published(compact: _CompactSummary) -> PublishedSummary:
     values["base_slug"] = values["base_slug"] or compact.name
     summary = SkillSummary(**values)
     _check_identity(summary)
+    if not 0 <= summary.cert_score <= MAX_SCORE or not _MOMENTS.fullmatch(
+        summary.published_at + summary.updated_at + (summary.certified_at or EPOCH)
+    ):
+        raise InvalidRecord("a score or a time that no skill has")
     return PublishedSummary(summary, revision)
+
+
+def _check_nul(text: bytes | str, compact: msgspec.Struct) -> None:
+    """No skill has the character that PostgreSQL cannot hold. Looked for where the text has
+    something like it only, since enumerations do this for every skill."""
+    if (b"\\u0000" in text) if isinstance(text, bytes) else ("\\u0000" in text):
+        for value in msgspec.structs.astuple(compact):
+            texts = value if isinstance(value, tuple) else (value,)
+            if any(isinstance(each, str) and "\0" in each for each in texts):
+                raise InvalidRecord("a NUL character")
 
 
 def _check_identity(summary: SkillSummary) -> None:
@@ -163,6 +185,7 @@ def decode_metadata(slug: str, metadata: object) -> PublishedSummary | Moved | N
         return None
     try:
         compact = _record_decoder.decode(metadata)
+        _check_nul(metadata, compact)
         if compact.name != slug:
             return None
         if isinstance(compact, _CompactMoved):
@@ -297,6 +320,7 @@ class PublishedPage:
     ``cursor`` goes on after this page; None: it was the last one. ``last_slug`` is the greatest
     slug that the page has a record of, readable or not: with the one before as lower end, it
     bounds the range of slugs that this page speaks for (None: no record; the range stays open).
+    ``waiting`` has the slugs whose records are not read yet.
     """
 
     cursor: str | None = None
@@ -307,6 +331,7 @@ class PublishedPage:
     malformed: list[Malformed] = field(default_factory=list)
     without_metadata: list[str] = field(default_factory=list)
     """Slugs of skills that had to be read by value, though their summary fits into metadata."""
+    waiting: list[str] = field(default_factory=list)
 
     def record_keys(self) -> list[RecordKey]:
         """The skills of the page as the database compares them."""
@@ -317,7 +342,11 @@ class PublishedPage:
 
 
 async def enumerate_published_skills(
-    env: Env, *, cursor: str | None = None, page_budget: int | None = None
+    env: Env,
+    *,
+    cursor: str | None = None,
+    page_budget: int | None = None,
+    leave_waiting: bool = False,
 ) -> AsyncIterator[PublishedPage]:
     """Every record under ``skill:*``, a list page at a time: summaries, aliases, what is broken.
 
@@ -325,37 +354,45 @@ async def enumerate_published_skills(
     At most ``page_budget`` list calls (None: to the end); all was seen when the last page's
     cursor is None. Malformed records are logged by name (at most MAX_WARNINGS, then counted by
     page) and never hide others. Memory: one page of summaries and one bulk get of values.
-    Raises KvError.
+    With ``leave_waiting`` values are left to `read_waiting`, for who has little time: reading them
+    is what may take long. Raises KvError.
     """
-    warnings_left = MAX_WARNINGS
+    warnings = Warnings(env)
     pages = kv_access.list_all_keys(env, SKILL_PREFIX, cursor=cursor, page_budget=page_budget)
     async for keys in pages:
-        page = await _read_page(env, keys)
-        _warn(env, page.malformed, warnings_left)
-        warnings_left = max(0, warnings_left - len(page.malformed))
+        page = _sort_keys(keys)
+        if not leave_waiting:
+            await read_waiting(env, page)
+        warnings.add(page.malformed)
         yield page
 
 
-async def _read_page(env: Env, keys: KvListPage) -> PublishedPage:
-    page = PublishedPage(cursor=keys.cursor)
-    by_value = [slug for key in keys.keys if (slug := _sort_key(page, key)) is not None]
-    for chunk in kv_access.chunks(by_value, KV_BULK_GET_LIMIT):
+async def read_waiting(env: Env, page: PublishedPage) -> None:
+    """Read a page's waiting records into it, one operation for every hundred. Raises KvError."""
+    for chunk in kv_access.chunks(page.waiting, KV_BULK_GET_LIMIT):
         values = await kv_access.read_values(env, [skill_key(slug) for slug in chunk])
         for slug in chunk:
             _sort_record(page, slug, decode_skill_record(slug, values[skill_key(slug)]))
+    page.waiting = []
+
+
+def _sort_keys(keys: KvListPage) -> PublishedPage:
+    page = PublishedPage(cursor=keys.cursor)
+    for key in keys.keys:
+        _sort_key(page, key)
     return page
 
 
-def _sort_key(page: PublishedPage, key: KvKey) -> str | None:
-    """Enter what a key and its metadata tell; the slug when its value has to be read."""
+def _sort_key(page: PublishedPage, key: KvKey) -> None:
+    """Enter what a key and its metadata tell."""
     if key.name.startswith(ALIAS_PREFIX):
         alias = key.name.removeprefix(ALIAS_PREFIX)
         page.aliases.append(Alias(alias, _alias_target(alias, key.metadata)))
-        return None
+        return
     slug = key.name.removeprefix(SKILL_PREFIX)
     if not is_slug(slug):
         page.malformed.append(Malformed(key.name, "the key is not a slug"))
-        return None
+        return
     page.last_slug = slug
     match decode_metadata(slug, key.metadata):
         case PublishedSummary() as published:
@@ -363,8 +400,7 @@ def _sort_key(page: PublishedPage, key: KvKey) -> str | None:
         case Moved() as moved:
             page.moved.append(moved)
         case None:
-            return slug
-    return None
+            page.waiting.append(slug)
 
 
 def _sort_record(page: PublishedPage, slug: str, record: Record) -> None:
@@ -381,9 +417,19 @@ def _sort_record(page: PublishedPage, slug: str, record: Record) -> None:
             page.malformed.append(Malformed(skill_key(slug), "listed, but has no value"))
 
 
-def _warn(env: Env, malformed: Sequence[Malformed], lines: int) -> None:
-    for broken in malformed[:lines]:
-        env.log("kv-record-malformed", level="warning", key=broken.key, reason=broken.reason)
-    if len(malformed) > lines:
-        unnamed = len(malformed) - lines
-        env.log("kv-records-malformed", level="warning", not_named=unnamed)
+class Warnings:
+    """Logs malformed records: MAX_WARNINGS by name, the rest counted as they come."""
+
+    def __init__(self, env: Env) -> None:
+        self._env = env
+        self._left = MAX_WARNINGS
+
+    def add(self, malformed: Sequence[Malformed]) -> None:
+        """Log some more."""
+        log = self._env.log
+        for broken in malformed[: self._left]:
+            log("kv-record-malformed", level="warning", key=broken.key, reason=broken.reason)
+        if len(malformed) > self._left:
+            not_named = len(malformed) - self._left
+            log("kv-records-malformed", level="warning", not_named=not_named)
+        self._left = max(0, self._left - len(malformed))

@@ -27,7 +27,6 @@ from marketplace.storage import (
     Difference,
     DifferenceKind,
     KvRateLimited,
-    RecordKey,
     SkillDatabase,
 )
 from marketplace.submission_store import IndexWriter, OutboxEntry, PublishedPage
@@ -242,9 +241,6 @@ class Step:
         job.estimated_total = max(job.estimated_total or 0, job.processed)
         for broken in page.malformed:
             job.add_error(broken.key, broken.reason)
-        for key in page.record_keys():
-            if not _is_comparable(key):
-                job.add_error(f"skill:{key.name}", "its identity or revision is no text")
         known = {entry.summary.name for entry in page.summaries} | set(self._env.seed.names)
         aliases = {a.name: a.target or a.name for a in page.aliases if a.target not in known}
         if aliases:
@@ -300,11 +296,6 @@ def _unmarked(
     ]
 
 
-def _is_comparable(key: RecordKey) -> bool:
-    """Whether PostgreSQL can be asked about it: its text cannot hold NUL."""
-    return "\0" not in key.identity and "\0" not in key.revision
-
-
 async def _differences(
     page: PublishedPage, after: str, database: SkillDatabase
 ) -> AsyncIterator[tuple[Sequence[Difference], str | None]]:
@@ -315,7 +306,7 @@ async def _differences(
         until = None
     elif until is None:
         return  # no record, so the range stays open for the next page
-    keys = [key for key in page.record_keys() if _is_comparable(key)]
+    keys = page.record_keys()
     while True:
         differences = await database.compare_range(
             [key for key in keys if key.name > after],

@@ -9,6 +9,8 @@ The parts: ``kv_keys`` (names), ``kv_access`` (bounded calls), ``kv_records`` (p
 from marketplace.kv_access import MAX_RECORD_BYTES, list_all_keys
 from marketplace.kv_aliases import (
     MAX_ALIAS_HOPS,
+    Chain,
+    follow_aliases,
     mark_moved,
     resolve_alias,
     unresolved_aliases,
@@ -29,6 +31,8 @@ from marketplace.kv_operations import (
 from marketplace.kv_outbox import (
     OutboxEntry,
     clear_outbox,
+    find_identity_in_outbox,
+    find_in_outbox,
     list_outbox,
     list_outbox_summaries,
     write_outbox,
@@ -69,6 +73,7 @@ from marketplace.published_index import (
     IndexReading,
     IndexWriter,
     add_to_published_index,
+    find_in_index,
     index_header,
     read_index,
 )
@@ -82,6 +87,7 @@ __all__ = [
     "MAX_ALIAS_HOPS",
     "MAX_RECORD_BYTES",
     "Alias",
+    "Chain",
     "FallbackCache",
     "IndexHeader",
     "IndexProgress",
@@ -105,6 +111,10 @@ __all__ = [
     "encode_metadata",
     "enumerate_published_skills",
     "find_by_identity",
+    "find_identity_in_outbox",
+    "find_in_index",
+    "find_in_outbox",
+    "follow_aliases",
     "get_dead_letters",
     "get_publications",
     "get_published_skills_list",

@@ -104,6 +104,18 @@ def pick(blocks: Iterable[Block], names: Collection[str]) -> Iterator[PublishedS
                     yield decode_summary(line)
 
 
+def find(blocks: Iterable[Block], slugs: Collection[str]) -> PublishedSummary | None:
+    """The newest summary of one of these slugs. Raises InvalidRecord for damaged blocks."""
+    lines = (
+        line
+        for block in blocks
+        if any(block.first <= slug <= block.last for slug in slugs)
+        for slug, line in unpack(block)
+        if slug in slugs
+    )
+    return max(map(decode_summary, lines), key=lambda entry: entry.revision, default=None)
+
+
 class BlockBuilder:
     """Collects summaries in any order into blocks. At most one block is held uncompressed."""
 

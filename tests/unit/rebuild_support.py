@@ -10,7 +10,7 @@ from marketplace.kv_records import encode_skill, encode_summary
 from marketplace.models import PublishedSummary
 from marketplace.rebuild import get_rebuild, start_rebuild
 from tests.unit.kv_support import make_skill
-from tests.unit.operations_support import Delivered, Market, make_skills
+from tests.unit.operations_support import REFUSED, Delivered, Market, make_skills
 
 _NUMBERS = (
     "rebuilt",
@@ -87,10 +87,10 @@ async def damaged(market: Market) -> None:
 
 
 async def _refused(market: Market) -> None:
-    """Records that PostgreSQL does not take, one of them under the slug of somebody's row."""
-    await market.fill([make_skill("refused", cert_score=1000)], table=False)
+    """Records that PostgreSQL does not take, one under the slug of a row, and odd metadata."""
+    await market.fill([make_skill("refused", category=REFUSED)], table=False)
     await market.fill([make_skill("wanted", repo_url="https://github.com/first/x")], kv=False)
-    squatter = make_skill("wanted", repo_url="https://github.com/second/x", cert_score=1000)
+    squatter = make_skill("wanted", repo_url="https://github.com/second/x", category=REFUSED)
     await market.fill([squatter], table=False)
     odd = make_skill("odd")
     summary = PublishedSummary(odd.summary(), "a\0b")

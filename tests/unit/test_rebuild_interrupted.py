@@ -23,7 +23,7 @@ from tests.simulation.loop import Invocation, current_loop
 from tests.simulation.loop import finished as ended
 from tests.simulation.remote import Fault
 from tests.unit.kv_support import fault
-from tests.unit.operations_support import Delivered, Market, make_skills, run
+from tests.unit.operations_support import REFUSED, Delivered, Market, make_skills, run
 from tests.unit.rebuild_support import changes, damaged, deliver, finished, numbers, rebuild
 
 
@@ -139,7 +139,7 @@ def test_without_postgres_the_index_keeps_what_only_postgres_had() -> None:
 def test_one_that_postgres_refuses_is_found_without_asking_for_each() -> None:
     async def test(market: Market) -> None:
         await market.fill(make_skills(200), table=False)
-        await market.fill(make_skills(1, "refused", cert_score=1000), table=False)
+        await market.fill(make_skills(1, "refused", category=REFUSED), table=False)
         upserts = 0
 
         async def count(operation: str) -> None:

@@ -9,7 +9,7 @@ from marketplace.consumers import MAINTENANCE_QUEUE, consume
 from marketplace.health import check_health
 from marketplace.schedule import NIGHTLY_CRON, run_scheduled
 from marketplace.storage import DatabaseError, QueueError, SkillDatabase
-from tests.unit.operations_support import Delivered, Market, make_skills, run
+from tests.unit.operations_support import REFUSED, Delivered, Market, make_skills, run
 
 _CHECK = "*/5 * * * *"
 
@@ -124,7 +124,7 @@ async def _checks_that_rebuilt(market: Market, checks: int) -> list[int]:
 def test_drift_that_a_rebuild_does_not_mend_is_tried_less_and_less_often() -> None:
     async def test(market: Market) -> None:
         await market.fill(make_skills(10))
-        await market.fill(make_skills(2, "refused", cert_score=1000), table=False)
+        await market.fill(make_skills(2, "refused", category=REFUSED), table=False)
         assert await _checks_that_rebuilt(market, 40) == [0, 2, 6, 14, 30]
 
     run(test)
