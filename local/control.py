@@ -6,7 +6,7 @@ The host process (local/control_server.mjs) answers `POST` on a loopback port of
 | path | body | answer |
 |---|---|---|
 | /kv/get | binding, key | value: str or null, metadata |
-| /kv/put | binding, entries: [{key, value, metadata?}] | written |
+| /kv/put | binding, entries: [{key, value or base64, metadata?}] | written |
 | /kv/delete | binding, keys: [str] | deleted |
 | /kv/list | binding, prefix, cursor: str or null | keys: [{name, metadata?}], cursor: str or null |
 | /queue/send | binding, messages: [any JSON] | sent |
@@ -19,6 +19,8 @@ The host process (local/control_server.mjs) answers `POST` on a loopback port of
 
 from __future__ import annotations
 
+import base64
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 TIMEOUT_SECONDS = 120.0
 PUT_BATCH = 1_000
+_JSON_TYPE = {"content-type": "application/json"}
 
 KV_BINDING = "SUBMISSIONS_KV"
 PUBLISH_QUEUE = "PUBLISH_QUEUE"
@@ -39,11 +42,22 @@ MAINTENANCE_QUEUE = "MAINTENANCE_QUEUE"
 
 @dataclass(frozen=True)
 class KvEntry:
-    """A key with its text value and metadata (any JSON value, None for none)."""
+    """A key with its value and metadata (any JSON value, None for none).
+
+    The value is read as text; bytes are for writing what is none.
+    """
 
     key: str
-    value: str
+    value: str | bytes
     metadata: Any = None
+
+    def as_json(self) -> dict[str, Any]:
+        """The entry as /kv/put takes it."""
+        if isinstance(self.value, bytes):
+            value = {"base64": base64.b64encode(self.value).decode()}
+        else:
+            value = {"value": self.value}
+        return {"key": self.key, "metadata": self.metadata, **value}
 
 
 class ControlClient:
@@ -73,7 +87,7 @@ class ControlClient:
         written = 0
         batch: list[dict[str, Any]] = []
         for entry in entries:
-            batch.append({"key": entry.key, "value": entry.value, "metadata": entry.metadata})
+            batch.append(entry.as_json())
             if len(batch) == PUT_BATCH:
                 written += self._post("/kv/put", binding=binding, entries=batch)["written"]
                 batch = []
@@ -112,7 +126,8 @@ class ControlClient:
 
     def _post(self, path: str, **body: Any) -> dict[str, Any]:
         try:
-            response = self._http.post(path, json=body)
+            # httpx would write Unicode as it is, and fail on the half characters that tests store.
+            response = self._http.post(path, content=json.dumps(body), headers=_JSON_TYPE)
         except httpx.TransportError as error:
             raise LocalError(f"the local Worker host does not answer {path}: {error!r}") from error
         answer: dict[str, Any] = response.json()

@@ -19,18 +19,23 @@ _BODILESS: Final = {HTTPStatus.NO_CONTENT, HTTPStatus.RESET_CONTENT, HTTPStatus.
 class _Exchange:
     """One request and what the application answers to it."""
 
-    def __init__(self, body: bytes) -> None:
-        self._body: bytes | None = body
+    def __init__(self, body: Any) -> None:
+        """``body`` is JavaScript's stream of the request's body, or None."""
+        self._reader = body.getReader() if body else None
+        self._ended = False
         self.status = HTTPStatus.INTERNAL_SERVER_ERROR.value
         self.headers: list[tuple[str, str]] = []
         self.chunks: list[bytes] = []
 
     async def receive(self) -> Message:
-        """The whole body at once, then the end."""
-        if self._body is None:
+        """The body as it comes: who has seen enough of it need not take in the rest."""
+        if self._ended:
             return {"type": "http.disconnect"}
-        body, self._body = self._body, None
-        return {"type": "http.request", "body": body, "more_body": False}
+        chunk = None if self._reader is None else await self._reader.read()
+        if chunk is None or chunk.done:
+            self._ended = True
+            return {"type": "http.request", "body": b"", "more_body": False}
+        return {"type": "http.request", "body": chunk.value.to_bytes(), "more_body": True}
 
     async def send(self, message: Message) -> None:
         """Collect the answer; our answers are small and none is streamed."""
@@ -52,9 +57,6 @@ class _Exchange:
 
 async def serve(app: ASGIApp, request: Any, env: object) -> Any:
     """Let the application answer a request; ``env`` is what its scope carries as ``env``."""
-    body = b""
-    if request.body:
-        body = (await request.js_object.arrayBuffer()).to_bytes()
-    exchange = _Exchange(body)
+    exchange = _Exchange(request.js_object.body)
     await app(asgi.request_to_scope(request, env), exchange.receive, exchange.send)
     return exchange.response()

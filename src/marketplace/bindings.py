@@ -5,31 +5,33 @@ that is several times faster and leaves nothing for JavaScript's collector to wa
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
-import msgspec
 import pyodide_js
-from js import JSON, Object
+from js import JSON, Object, Response
 from pyodide.ffi import JsException, to_js
 
 import pgwire.hyperdrive
+from marketplace import json_text
 from marketplace.auth import split_secrets
 from marketplace.db import postgres_connector
 from marketplace.env import Env, Settings
-from marketplace.logs import log_to_stdout
+from marketplace.kv_answers import kv_error, read_list_page, read_values
+from marketplace.logs import Logger, log_to_stdout
 from marketplace.seed import load_seed
 from marketplace.storage import (
     KV_LIST_LIMIT,
     KV_VALUE_LIMIT,
     DatabaseConnector,
-    KvError,
-    KvKey,
     KvListPage,
-    KvRateLimited,
     KvValueTooLarge,
     QueueError,
     StorageError,
 )
+
+_MAX_BULK_BYTES: Final = 8 * 1024 * 1024
+"""Of JSON text that one bulk get may copy into Python's heap, where it is held twice while it is
+decoded. The platform allows 25 MiB of values; a hundred skills within their limits have 2 MiB."""
 
 
 class MissingBinding(StorageError):
@@ -93,42 +95,36 @@ def _database(hyperdrive: Any) -> DatabaseConnector:
     return postgres_connector(lambda: pgwire.hyperdrive.connect(hyperdrive))
 
 
-class _ListedKey(msgspec.Struct):
-    name: str
-    metadata: Any = None
-
-
-class _ListResult(msgspec.Struct):
-    keys: list[_ListedKey]
-    list_complete: bool
-    cursor: str | None = None
-
-
-_list_decoder = msgspec.json.Decoder(_ListResult)
-_values_decoder = msgspec.json.Decoder(dict[str, str | None])
-
-
 class WorkersKv:
-    """``storage.KvNamespace`` over a KV binding."""
+    """``storage.KvNamespace`` over a KV binding. ``log`` hears of what cannot be used in it."""
 
-    def __init__(self, namespace: Any) -> None:
+    def __init__(self, namespace: Any, *, log: Logger = log_to_stdout) -> None:
         self._namespace = namespace
+        self._log = log
 
     async def get(self, key: str, *, max_bytes: int = KV_VALUE_LIMIT) -> bytes | None:
         """See ``KvNamespace``."""
-        buffer = await _kv(self._namespace.get(key, "arrayBuffer"))
-        if not _is_value(buffer):
+        if max_bytes >= KV_VALUE_LIMIT:
+            buffer = await _kv(self._namespace.get(key, "arrayBuffer"))
+            return _bytes(buffer) if hasattr(buffer, "byteLength") else None
+        stream = await _kv(self._namespace.get(key, "stream"))
+        if not hasattr(stream, "getReader"):
             return None
-        if buffer.byteLength > max_bytes:
-            raise KvValueTooLarge(f"{key} has {buffer.byteLength} bytes, {max_bytes} allowed")
-        value: bytes = buffer.to_bytes()
+        value: bytes = await _kv(_read_at_most(stream.getReader(), max_bytes, key))
         return value
 
     async def get_many(self, keys: Sequence[str]) -> Mapping[str, bytes | None]:
         """See ``KvNamespace``."""
-        found = await _kv(self._namespace.get(to_js(list(keys)), "text"))
-        values = _values_decoder.decode(JSON.stringify(Object.fromEntries(found)))
-        return {key: _encoded(values.get(key)) for key in keys}
+        buffer = await _kv(self._values(keys))
+        if buffer.byteLength > _MAX_BULK_BYTES:
+            raise KvValueTooLarge(f"a bulk get brought {buffer.byteLength} bytes")
+        return read_values(_bytes(buffer), keys)
+
+    async def _values(self, keys: Sequence[str]) -> Any:
+        """An ArrayBuffer of JSON text: made outside of Python's heap, its size known before it
+        is copied there."""
+        found = await self._namespace.get(to_js(list(keys)), "text")
+        return await Response.json(Object.fromEntries(found)).arrayBuffer()
 
     async def put(
         self,
@@ -158,9 +154,7 @@ class WorkersKv:
         if cursor is not None:
             options["cursor"] = cursor
         result = await _kv(self._namespace.list(_js_object(options)))
-        page = _list_decoder.decode(JSON.stringify(result))
-        keys = [KvKey(key.name, key.metadata) for key in page.keys]
-        return KvListPage(keys, None if page.list_complete else page.cursor)
+        return read_list_page(JSON.stringify(result), self._log)
 
 
 class WorkersQueue:
@@ -204,34 +198,42 @@ def messages_of(batch: Any) -> Sequence[WorkersMessage]:
 
 
 def _decoded(body: Any) -> Any:
-    """A message body as Python data; a body that is no JSON becomes its text."""
-    text = JSON.stringify(body)
-    return msgspec.json.decode(text) if isinstance(text, str) else str(body)
+    """A message body as Python data; one that is no JSON becomes text, which names no submission.
+
+    Never raises: one broken message must not take the whole batch with it.
+    """
+    try:
+        text = JSON.stringify(body)
+        return json_text.decode(text) if isinstance(text, str) else str(body)
+    except (JsException, json_text.UnreadableJson) as error:
+        return f"unreadable: {str(error)[:100]}"
 
 
 def _js_object(value: Any) -> Any:
     return to_js(value, dict_converter=Object.fromEntries)
 
 
-def _is_value(value: Any) -> bool:
-    """JavaScript's null and undefined both mean that there is no value."""
-    return value is not None and hasattr(value, "byteLength")
+def _bytes(buffer: Any) -> bytes:
+    value: bytes = buffer.to_bytes()
+    return value
 
 
-def _encoded(text: str | None) -> bytes | None:
-    return None if text is None else text.encode()
+async def _read_at_most(reader: Any, max_bytes: int, key: str) -> bytes:
+    """What a stream brings. Raises KvValueTooLarge as soon as that is more, the rest unread."""
+    value = bytearray()
+    while not (chunk := await reader.read()).done:
+        value += _bytes(chunk.value)
+        if len(value) > max_bytes:
+            await reader.cancel()
+            raise KvValueTooLarge(f"{key} has more than the {max_bytes} bytes allowed")
+    return bytes(value)
 
 
 async def _kv(promise: Any) -> Any:
     try:
         return await promise
     except JsException as error:
-        message = str(error)
-        if "429" in message:
-            raise KvRateLimited(message) from error
-        if "413" in message:
-            raise KvValueTooLarge(message) from error
-        raise KvError(message) from error
+        raise kv_error(str(error)) from error
 
 
 async def _queued(promise: Any) -> None:

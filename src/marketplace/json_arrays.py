@@ -4,17 +4,13 @@ Memory: the value itself and one element. Nothing is decoded here; an element ma
 broken inside, which its own decoding tells.
 """
 
-import re
 from collections.abc import Iterator
 from typing import Final
 
-_TOKEN: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{}",]', re.DOTALL)
-MAX_DEPTH: Final = 64
-"""Of brackets within brackets: no record is nearly as deep, and damage may be bottomless."""
+from marketplace.json_text import CLOSING, MAX_DEPTH, OPENING, TOKEN
+
 MAX_ELEMENT_BYTES: Final = 256 * 1024
 """Of an element with brackets; a larger one is no record, and walking it would take seconds."""
-_OPENING: Final = (b"[", b"{")
-_CLOSING: Final = (b"]", b"}")
 
 
 class BrokenArray(ValueError):
@@ -28,15 +24,15 @@ def iterate_array(value: bytes, start: int = 0) -> Iterator[bytes]:
     """
     depth = 0
     begin = start + 1
-    for token in _TOKEN.finditer(value, start):
+    for token in TOKEN.finditer(value, start):
         text = token.group() if token.end() - token.start() == 1 else b""
-        if text in _OPENING:
+        if text in OPENING:
             depth += 1
             if depth > MAX_DEPTH:
                 raise BrokenArray(f"more than {MAX_DEPTH} levels at byte {token.start()}")
         elif text == b'"':
             raise BrokenArray(f"a string without end at byte {token.start()}")
-        elif text in _CLOSING:
+        elif text in CLOSING:
             depth -= 1
         elif depth > 1 and token.start() - begin > MAX_ELEMENT_BYTES:
             raise BrokenArray(f"an element of more than {MAX_ELEMENT_BYTES} bytes at byte {begin}")

@@ -1,6 +1,7 @@
 """Old slugs that keep working: ``skill:alias:{old}`` leads to the slug that the skill has now."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -36,23 +37,42 @@ async def mark_moved(env: Env, old_slug: str, new_slug: str) -> None:
     await kv_records.write_moved(env, old_slug, new_slug)
 
 
-async def resolve_alias(env: Env, slug: str) -> str | None:
-    """The slug under which KV has the skill that ``slug`` once named; ``slug`` itself if it does.
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """Where a slug leads to: itself first, then over aliases and forwarding notes.
 
-    Follows aliases and forwarding notes over at most MAX_ALIAS_HOPS renames. None when there is
-    nothing; a chain that ends nowhere, runs in a circle or is too long is logged. Raises KvError.
+    ``is_live``: there is a record under the last one, even if a damaged one.
+    """
+
+    slugs: tuple[str, ...]
+    is_live: bool
+
+
+async def follow_aliases(env: Env, slug: str) -> Chain:
+    """Follow aliases and forwarding notes over at most MAX_ALIAS_HOPS renames.
+
+    A chain that ends nowhere, runs in a circle or is too long is logged. Raises KvError.
     """
     seen = [slug]
     while len(seen) <= MAX_ALIAS_HOPS + 1:
         is_live, following = await _follow(env, seen[-1])
         if is_live:
-            return seen[-1]
+            return Chain(tuple(seen), is_live=True)
         if following is None or following in seen:
             break
         seen.append(following)
     if len(seen) > 1:
         env.log("alias-unresolved", level="warning", alias=slug, chain=seen[1:])
-    return None
+    return Chain(tuple(seen), is_live=False)
+
+
+async def resolve_alias(env: Env, slug: str) -> str | None:
+    """The slug under which KV has the skill that ``slug`` once named; ``slug`` itself if it does.
+
+    None when `follow_aliases` leads to no record. Raises KvError.
+    """
+    chain = await follow_aliases(env, slug)
+    return chain.slugs[-1] if chain.is_live else None
 
 
 async def unresolved_aliases(env: Env, aliases: Mapping[str, str]) -> dict[str, str]:

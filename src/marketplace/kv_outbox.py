@@ -3,7 +3,7 @@
 Each has a key of its own, made of identity and revision, so that no two ever overwrite each other.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,7 +11,7 @@ import msgspec
 
 from marketplace import kv_access, kv_records
 from marketplace.env import Env
-from marketplace.kv_keys import OUTBOX_PREFIX, outbox_key
+from marketplace.kv_keys import OUTBOX_PREFIX, outbox_key, outbox_prefix
 from marketplace.models import InvalidRecord, PublishedSummary, Skill, read_skill
 from marketplace.storage import KV_BULK_GET_LIMIT, KvKey
 
@@ -65,6 +65,35 @@ async def list_outbox_summaries(env: Env) -> list[PublishedSummary]:
             entries = await _read_entries(env, chunk)
             summaries += [entry.skill.published_summary() for entry in entries]
     return summaries
+
+
+async def find_in_outbox(env: Env, slugs: Collection[str]) -> Skill | None:
+    """The newest waiting skill that has one of these slugs, or None. Raises KvError."""
+    found: list[Skill] = []
+    async for page in kv_access.list_all_keys(env, OUTBOX_PREFIX, page_budget=MAX_OUTBOX_PAGES):
+        likely = [key.name for key in page.keys if _may_be_of(key, slugs)]
+        for chunk in kv_access.chunks(likely, KV_BULK_GET_LIMIT):
+            entries = await _read_entries(env, chunk)
+            found += [entry.skill for entry in entries if entry.skill.name in slugs]
+    return max(found, key=_revision, default=None)
+
+
+async def find_identity_in_outbox(env: Env, identity: str) -> Skill | None:
+    """The newest waiting state of an identity, or None. Raises KvError."""
+    page = await kv_access.list_page(env, outbox_prefix(identity))
+    keys = [key.name for key in page.keys][:KV_BULK_GET_LIMIT]
+    entries = await _read_entries(env, keys) if keys else []
+    found = [entry.skill for entry in entries if entry.skill.identity == identity]
+    return max(found, key=_revision, default=None)
+
+
+def _revision(skill: Skill) -> str:
+    return skill.revision
+
+
+def _may_be_of(key: KvKey, slugs: Collection[str]) -> bool:
+    summaries: list[PublishedSummary] = []
+    return not _take_summary(key, summaries) or summaries[0].summary.name in slugs
 
 
 async def clear_outbox(env: Env, keys: Iterable[str]) -> None:

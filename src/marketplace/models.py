@@ -4,6 +4,8 @@ JSON is camelCase, Python and SQL are snake_case. Timestamps are text, see ``tim
 """
 
 import hashlib
+import math
+import re
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, Final
@@ -12,7 +14,7 @@ import msgspec
 
 from marketplace.slugs import identity_of, repository_owner, slugify
 from marketplace.timestamps import EPOCH, normalize_timestamp
-from marketplace.versions import version_order
+from marketplace.versions import MAX_VERSION_LENGTH, version_order
 
 MAX_SKILL_NAME_LENGTH: Final = 64  # Agent Skills specification: `name`
 MAX_DISPLAY_NAME_LENGTH: Final = 100
@@ -23,7 +25,19 @@ MAX_LABELS: Final = 16
 MAX_LABEL_LENGTH: Final = 32
 MAX_EXTENSION_POINTS: Final = 32
 MAX_EXTENSION_POINT_LENGTH: Final = 64
+MAX_CATEGORY_LENGTH: Final = 40
+MAX_LICENSE_LENGTH: Final = 64
+MAX_SCORE: Final = 100
 SUMMARY_DESCRIPTION_BYTES: Final = 400  # of UTF-8; lets a summary fit in 1,024 bytes of KV metadata
+
+# Records from before validation may exceed the limits above. They are cut to what every store can
+# hold: PostgreSQL's index entries have at most 2,704 bytes, a record 256 KiB, a key 512 bytes.
+MAX_STORED_DESCRIPTION_BYTES: Final = 16 * 1024
+MAX_STORED_PATH_LENGTH: Final = 2048
+MAX_STORED_URL_LENGTH: Final = 2048
+MAX_STORED_SLUG_LENGTH: Final = 506
+MAX_AUTHOR_LENGTH: Final = 256
+MAX_IDENTITY_LENGTH: Final = 2048
 
 DEFAULT_CATEGORY: Final = "development"
 DEFAULT_VERSION: Final = "1.0.0"
@@ -106,6 +120,11 @@ class Skill(SkillSummary, frozen=True, kw_only=True, rename="camel"):
     def _content(self) -> list[object]:
         return [getattr(self, field) for field in _CONTENT_FIELDS]
 
+    @classmethod
+    def from_summary(cls, summary: SkillSummary) -> "Skill":
+        """What can be told of a skill whose listing entry is all that is left at the moment."""
+        return cls(**msgspec.structs.asdict(summary))
+
     def summary(self) -> SkillSummary:
         """The listing's view of this skill."""
         values = {field: getattr(self, field) for field in SkillSummary.__struct_fields__}
@@ -162,11 +181,12 @@ _ALIASES_OF_FIELDS: Mapping[str, tuple[str, ...]] = {
 
 
 def read_skill(record: object, *, slug: str | None = None) -> Skill:
-    """Read a decoded JSON record of any generation as a Skill.
+    """Read a decoded JSON record of any generation as a Skill that every store takes.
 
     ``slug`` is the slug that the record's key names; it wins over the record's own name, since
-    the key is what links point to. Missing optional fields get their defaults. Raises
-    InvalidRecord when the record has no usable slug or repository, or a field of a wrong type.
+    the key is what links point to. Missing optional fields and unreadable times get their
+    defaults, values beyond the limits are cut to them (see `storable`). Raises InvalidRecord when
+    the record has no usable slug or repository, or a field of a wrong type.
     """
     if not isinstance(record, Mapping):
         raise InvalidRecord(f"expected a JSON object, found {type(record).__name__}")
@@ -187,12 +207,78 @@ def read_skill(record: object, *, slug: str | None = None) -> Skill:
         _normalize_time(values, field)
     if "updatedAt" not in values and "publishedAt" in values:
         values["updatedAt"] = values["publishedAt"]
+    score = values.get("certScore")
+    if isinstance(score, float) and math.isfinite(score):
+        values["certScore"] = round(score)
     try:
-        skill = msgspec.convert(values, Skill, strict=False)
-        identity_of(skill.repo_url, skill.base_slug)
+        return storable(msgspec.convert(values, Skill, strict=False))
     except ValueError as error:  # msgspec.ValidationError is one
         raise InvalidRecord(str(error)) from error
-    return skill
+
+
+_MOMENT: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", re.ASCII)
+
+
+def storable(skill: Skill) -> Skill:
+    """The skill as PostgreSQL, KV and the index all can hold it, so that none of them ever lacks
+    a skill that another has. Idempotent.
+
+    Too long texts and lists are cut, NUL characters (which PostgreSQL has no room for) replaced,
+    scores brought into their range, trending scores that are no numbers set to 0. Raises
+    InvalidRecord for what cannot be mended: the slug, the repository, times, broken Unicode.
+    """
+    try:
+        _revision_encoder.encode(skill)  # refuses broken Unicode
+    except ValueError as error:
+        raise InvalidRecord(str(error)) from error
+    stored = msgspec.structs.replace(
+        skill,
+        display_name=_cut(skill.display_name, MAX_DISPLAY_NAME_LENGTH),
+        description=shorten(_without_nul(skill.description), MAX_STORED_DESCRIPTION_BYTES),
+        author=_cut(skill.author, MAX_AUTHOR_LENGTH),
+        skill_path=_cut(skill.skill_path, MAX_STORED_PATH_LENGTH),
+        license=None if skill.license is None else _cut(skill.license, MAX_LICENSE_LENGTH),
+        category=_cut(skill.category, MAX_CATEGORY_LENGTH) or DEFAULT_CATEGORY,
+        current_version=_cut(skill.current_version, MAX_VERSION_LENGTH),
+        cert_score=min(max(skill.cert_score, 0), MAX_SCORE),
+        labels=tuple(_cut(label, MAX_LABEL_LENGTH) for label in skill.labels[:MAX_LABELS]),
+        extension_points=tuple(
+            _cut(point, MAX_EXTENSION_POINT_LENGTH)
+            for point in skill.extension_points[:MAX_EXTENSION_POINTS]
+        ),
+        trending_score_7d=_finite(skill.trending_score_7d),
+        trending_score_30d=_finite(skill.trending_score_30d),
+    )
+    _check_storable(stored)
+    return stored
+
+
+def _check_storable(skill: Skill) -> None:
+    if slugify(skill.name) != skill.name or not 0 < len(skill.name) <= MAX_STORED_SLUG_LENGTH:
+        raise InvalidRecord(f"no usable slug: {skill.name!r:.80}")
+    moments = (skill.published_at, skill.updated_at, skill.certified_at or EPOCH)
+    if not all(_MOMENT.fullmatch(moment) for moment in moments):
+        raise InvalidRecord(f"not all times: {moments!r:.120}")
+    if len(skill.repo_url) > MAX_STORED_URL_LENGTH:
+        raise InvalidRecord(f"a repoUrl of {len(skill.repo_url)} characters")
+    try:
+        identity = skill.identity
+    except ValueError as error:
+        raise InvalidRecord(str(error)) from error
+    if len(identity) > MAX_IDENTITY_LENGTH:
+        raise InvalidRecord(f"an identity of {len(identity)} characters")
+
+
+def _cut(text: str, length: int) -> str:
+    return _without_nul(text)[:length]
+
+
+def _without_nul(text: str) -> str:
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
+def _finite(value: float) -> float:
+    return value if math.isfinite(value) else 0.0
 
 
 def _owner(repo_url: str) -> str:
@@ -214,12 +300,11 @@ def _known_fields(record: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def _normalize_time(values: dict[str, Any], field: str) -> None:
-    if field not in values:
-        return
+    """Bring a time into its one form; what is no time counts as missing."""
     try:
         values[field] = normalize_timestamp(values[field])
-    except (ValueError, TypeError, OverflowError) as error:
-        raise InvalidRecord(f"{field} is not an RFC 3339 time: {values[field]!r:.60}") from error
+    except (KeyError, ValueError, TypeError, OverflowError):
+        values.pop(field, None)  # no skill is hidden because nobody can say how old it is
 
 
 _FIELD_NAMES = tuple(field.encode_name for field in msgspec.structs.fields(Skill))
@@ -308,9 +393,10 @@ class SubmissionStatus(msgspec.Struct, frozen=True, kw_only=True, rename="camel"
 def skill_from_submission(submission: Submission, scan: Scan) -> Skill:
     """The skill that a passed submission publishes. Deterministic: repeats give the same revision.
 
-    The slug is the base slug for now; publishing decides the one it gets.
+    The slug is the base slug for now; publishing decides the one it gets. Raises ValueError when
+    the records, which may be damaged, make no skill.
     """
-    return Skill(
+    skill = Skill(
         name=submission.base_slug,
         base_slug=submission.base_slug,
         display_name=submission.display_name or submission.skill_name,
@@ -331,3 +417,4 @@ def skill_from_submission(submission: Submission, scan: Scan) -> Skill:
         published_at=scan.scanned_at,
         updated_at=scan.scanned_at,
     )
+    return storable(skill)

@@ -1,8 +1,9 @@
 """Making one page of a listing: the source's skills and the seed's, in one order."""
 
 import heapq
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import msgspec
 
@@ -10,10 +11,12 @@ from marketplace.listing import (
     ListingQuery,
     Rank,
     SortDirection,
+    SortKey,
     cursor_rank,
     encode_cursor,
     matches,
     rank,
+    sort_key,
 )
 from marketplace.models import SkillSummary
 from marketplace.storage import ListingRows
@@ -73,43 +76,57 @@ def matching(skills: Iterable[SkillSummary], query: ListingQuery) -> list[Entry]
     return sorted(entries, key=_by_rank)
 
 
-def page_of(
-    query: ListingQuery, skills: Iterable[SkillSummary], seed: Iterable[SkillSummary]
-) -> Page:
-    """The page out of a whole source that has no order of its own.
+class WholeSource(Protocol):
+    """A source that has no order of its own: its skills in slug order, none of the seed's."""
 
-    Both are gone through twice, first for positions, then for the page's entries, so that
-    no more than positions are ever held, however deep the page.
+    def __iter__(self) -> Iterator[SkillSummary]:
+        """Every skill, for filters and sort keys."""
+
+    def pick(self, names: Collection[str]) -> Iterable[SkillSummary]:
+        """The skills of some slugs, whole."""
+
+
+def page_of(query: ListingQuery, source: WholeSource | None, seed: Iterable[SkillSummary]) -> Page:
+    """The page out of a whole source, if there is one, and the seed.
+
+    The source is gone through for sort keys alone, so that no more than those up to the page's
+    end are ever held, however deep the page.
     """
     after = cursor_rank(query)
-    total = 0
+    seeded = matching(seed, query)
+    total = len(seeded)
+    descending = query.sort_dir is SortDirection.DESC
 
-    def positions() -> Iterator[Rank]:
+    def keys() -> Iterator[tuple[SortKey, str]]:
         nonlocal total
-        for skill in _chain(skills, seed):
+        for skill in source or ():
             if matches(skill, query):
                 total += 1
-                position = rank(skill, query)
-                if after is None or after < position:
-                    yield position
+                key = sort_key(skill, query)
+                if after is None or after < Rank(key, skill.name, descending):
+                    yield key, skill.name
 
     first = 0 if query.cursor is not None else query.offset
-    wanted = heapq.nsmallest(first + query.limit + 1, positions())[first:]
-    names = {position.name for position in wanted}
-    found: Mapping[str, bytes] = {
-        skill.name: encode_item(skill) for skill in _chain(skills, seed) if skill.name in names
-    }
-    return _cut(query, [(position, found[position.name]) for position in wanted], total)
+    # Both keep equal keys in the order they come in, which is by slug.
+    choose = heapq.nlargest if descending else heapq.nsmallest
+    chosen = choose(first + query.limit + 1, keys(), key=_sort_key)
+    positions = [Rank(key, name, descending) for key, name in chosen]
+    items = {p.name: item for p, item in seeded if after is None or after < p}
+    seeded_positions = [position for position, _ in seeded if position.name in items]
+    wanted = list(heapq.merge(seeded_positions, positions))[first : first + query.limit + 1]
+    if source is not None:
+        names = {position.name for position in wanted} - items.keys()
+        items |= {skill.name: encode_item(skill) for skill in source.pick(names)}
+    return _cut(query, [(position, items[position.name]) for position in wanted], total)
+
+
+def _sort_key(entry: tuple[SortKey, str]) -> Any:
+    return entry[0]  # of one type within a listing, so that they compare
 
 
 def encode_item(skill: SkillSummary) -> bytes:
     """A summary as the JSON object that listings carry."""
     return msgspec.json.encode(skill)
-
-
-def _chain(skills: Iterable[SkillSummary], seed: Iterable[SkillSummary]) -> Iterator[SkillSummary]:
-    yield from seed
-    yield from skills
 
 
 def _by_rank(entry: Entry) -> Rank:

@@ -14,7 +14,7 @@ import binascii
 import hashlib
 import re
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import islice
@@ -22,7 +22,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from marketplace import kv_access
+from marketplace import json_text, kv_access
 from marketplace.env import Env
 from marketplace.json_arrays import BrokenArray, iterate_array
 from marketplace.kv_keys import INDEX_KEY, index_page_key
@@ -34,6 +34,7 @@ from marketplace.summary_blocks import (
     Block,
     BlockBuilder,
     entry_of,
+    find,
     iterate,
     merge,
     pack,
@@ -151,8 +152,8 @@ def _read_manifest(value: bytes | None) -> _Manifest | str:
     if len(value) > MAX_MANIFEST_BYTES:
         return f"damaged: a manifest of {len(value)} bytes"
     try:
-        manifest = msgspec.json.decode(value, type=_Manifest)
-    except (ValueError, RecursionError) as error:
+        manifest = json_text.decode(value, _Manifest)
+    except json_text.UnreadableJson as error:
         return f"damaged: {_describe(value) or str(error)[:100]}"
     if manifest.count != sum(page.count for page in manifest.pages):
         return "damaged: the pages do not add up to the count"
@@ -161,8 +162,8 @@ def _read_manifest(value: bytes | None) -> _Manifest | str:
 
 def _describe(value: bytes) -> str | None:
     try:
-        found = msgspec.json.decode(value, type=_Described)
-    except (ValueError, RecursionError):
+        found = json_text.decode(value, _Described)
+    except json_text.UnreadableJson:
         return None
     if found.format == _FORMAT and found.version != _VERSION:
         return f"version {found.version!r:.20}, not {_VERSION}"
@@ -236,6 +237,28 @@ async def read_index(env: Env, into: IndexReading | None = None) -> IndexReading
         if value is not None and manifest == _ORIGINAL_SHAPE:
             await _read_original(reading, value)
     return reading
+
+
+async def find_in_index(env: Env, slugs: Collection[str]) -> PublishedSummary | None:
+    """The newest summary that the index has under one of these slugs, as far as it can be read.
+
+    Reads the manifest and the pages that may hold them. Raises KvError when KV fails.
+    """
+    reading = IndexReading()
+    value = await kv_access.get_value(env, INDEX_KEY, max_bytes=KV_VALUE_LIMIT)
+    manifest = _read_manifest(value)
+    if isinstance(manifest, _Manifest):
+        _read_recent(reading, manifest)
+        for page in manifest.pages:
+            if any(page.first <= slug <= page.last for slug in slugs):
+                await _read_page(env, reading, page)
+    elif value is not None and manifest == _ORIGINAL_SHAPE:
+        await _read_original(reading, value)
+    try:
+        return find([block for layer in reading.layers() for block in layer], slugs)
+    except InvalidRecord as error:
+        env.log("index-page-damaged", level="warning", reason=str(error))
+        return None
 
 
 def _read_recent(reading: IndexReading, manifest: _Manifest) -> None:
@@ -405,9 +428,15 @@ class IndexWriter:
 
 def add_to_digest(digest: str, summaries: Iterable[PublishedSummary]) -> str:
     """Add skills to the digest of a `Fingerprint`."""
+    versions = ((entry.summary.name, entry.revision) for entry in summaries)
+    return add_versions_to_digest(digest, versions)
+
+
+def add_versions_to_digest(digest: str, versions: Iterable[tuple[str, str]]) -> str:
+    """Add skills, given by slug and revision, to the digest of a `Fingerprint`."""
     total = int(digest, 16)
-    for entry in summaries:
-        text = f"{entry.summary.name} {entry.revision}"
+    for name, revision in versions:
+        text = f"{name} {revision}"
         total += int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
     return f"{total % 2**64:016x}"
 

@@ -1,17 +1,32 @@
 """The listing from KV alone: records, index and outbox merged, for when PostgreSQL is away."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from marketplace import kv_access
 from marketplace.env import READ_BUDGET_SECONDS, Env
 from marketplace.kv_outbox import list_outbox_summaries
-from marketplace.kv_records import enumerate_published_skills
-from marketplace.models import PublishedSummary
+from marketplace.kv_records import (
+    PublishedPage,
+    Warnings,
+    enumerate_published_skills,
+    read_waiting,
+)
+from marketplace.models import PublishedSummary, SkillSummary
 from marketplace.published_index import IndexReading, read_index, rewrite_index
-from marketplace.storage import KvError, Source
-from marketplace.summary_blocks import Block, BlockBuilder, count, entry_of, iterate, merge
+from marketplace.storage import KV_BULK_GET_LIMIT, KvError, Source
+from marketplace.summary_blocks import (
+    Block,
+    BlockBuilder,
+    count,
+    entry_of,
+    iterate,
+    iterate_for_matching,
+    merge,
+    pick,
+)
 from marketplace.timestamps import seconds_between
 
 CACHE_SECONDS: Final = 60.0
@@ -35,6 +50,14 @@ class PublishedSkills:
 
     def __iter__(self) -> Iterator[PublishedSummary]:
         return iterate(self.blocks)
+
+    def for_matching(self) -> Iterator[SkillSummary]:
+        """Every skill as `decode_for_matching` reads it: for filters, sort keys and counts."""
+        return iterate_for_matching(self.blocks)
+
+    def pick(self, names: Collection[str]) -> Iterator[PublishedSummary]:
+        """The skills of some slugs."""
+        return pick(self.blocks, names)
 
 
 @dataclass(slots=True)
@@ -113,6 +136,12 @@ class _Enumeration:
     malformed: int = 0
     complete: bool = False
 
+    def take(self, page: PublishedPage) -> None:
+        """Add what a page holds."""
+        self.blocks.add(map(entry_of, page.summaries))
+        self.moved.update(moved.name for moved in page.moved)
+        self.malformed += len(page.malformed)
+
 
 async def _make_list(env: Env, end: float, page_budget: int | None) -> PublishedSkills:
     enumeration, index, outbox = _Enumeration(), IndexReading(), BlockBuilder()
@@ -160,11 +189,22 @@ async def _attempt(
 
 
 async def _enumerate(env: Env, found: _Enumeration, page_budget: int) -> None:
-    async for page in enumerate_published_skills(env, page_budget=page_budget):
-        found.blocks.add(map(entry_of, page.summaries))
-        found.moved.update(moved.name for moved in page.moved)
-        found.malformed += len(page.malformed)
-        found.complete = page.cursor is None
+    """All list pages first, then the records without usable metadata: large values among them
+    may use up the time, and what is listed by its metadata must not wait for them."""
+    waiting: list[str] = []
+    listed = False
+    pages = enumerate_published_skills(env, page_budget=page_budget, leave_waiting=True)
+    async for page in pages:
+        found.take(page)
+        waiting += page.waiting
+        listed = page.cursor is None
+    warnings = Warnings(env)
+    for chunk in kv_access.chunks(waiting, KV_BULK_GET_LIMIT):
+        page = PublishedPage(waiting=chunk)
+        await read_waiting(env, page)
+        warnings.add(page.malformed)
+        found.take(page)
+    found.complete = listed
 
 
 async def _read_outbox(env: Env, into: BlockBuilder) -> None:

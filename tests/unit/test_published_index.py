@@ -304,6 +304,24 @@ def test_one_source_answers_for_the_other_and_says_so_in_time(kind: Fault) -> No
     run(test)
 
 
+@pytest.mark.parametrize("kind", [Fault.FAIL, Fault.HANG])
+def test_values_that_do_not_come_hide_nothing_that_metadata_tells(kind: Fault) -> None:
+    async def test(bench: Bench) -> None:
+        old = msgspec.json.encode(make_skill("a-0-old"))
+        bench.kv.damage("skill:a-0-old", old)  # without metadata, and before all others
+        bench.kv.damage("skill:z-old", old)
+        slugs = [f"s-{number:02}" for number in range(12)]
+        await write_records(bench, *slugs)
+        bench.kv.faults = fault(kind, "get_many", "get", key="skill:")
+        skills = await listing(bench, deadline=1.5)
+        assert names(skills) == slugs
+        assert skills.degraded
+        bench.kv.faults = None
+        assert names(await listing(bench)) == ["a-0-old", *slugs, "z-old"]
+
+    run(test, page_limit=5)
+
+
 def test_beyond_the_budget_the_index_answers_for_the_rest() -> None:
     async def test(bench: Bench) -> None:
         slugs = [f"s-{number:02}" for number in range(30)]

@@ -24,8 +24,8 @@ from marketplace.storage import KV_METADATA_LIMIT, KV_VALUE_LIMIT, DeadLetter, K
 from tests.simulation.remote import Fault
 from tests.unit.kv_support import Bench, fault, make_skill, run
 
-# Text that KV and JSON can hold: everything but lone surrogates
-text = st.text(st.characters(exclude_categories=["Cs"]), max_size=120)
+# Text that every store can hold: everything but lone surrogates and NUL
+text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=120)
 
 
 async def enumerate_all(bench: Bench, **options: Any) -> list[store.PublishedPage]:
@@ -43,7 +43,7 @@ async def listed(bench: Bench) -> list[str]:
     description=text,
     display_name=text,
     labels=st.lists(text, max_size=4).map(tuple),
-    score=st.integers(-(2**63), 2**63 - 1),
+    score=st.integers(0, 100),
     trend=st.floats(allow_nan=False, allow_infinity=False),
     base_slug=st.sampled_from(["pdf-tools", "tools"]),
 )
@@ -70,6 +70,25 @@ def test_metadata_fits_and_comes_back_the_same_or_is_left_out(
     else:
         assert len(json.dumps(metadata, ensure_ascii=False).encode()) <= KV_METADATA_LIMIT
         assert store.decode_metadata("pdf-tools", metadata) == skill.published_summary()
+
+
+def test_a_text_that_only_looks_like_nul_is_a_text() -> None:
+    skill = make_skill(description="Escapes \\u0000 and \\\\u0000.")
+    metadata = store.encode_metadata(skill)
+    assert store.decode_metadata("pdf-tools", metadata) == skill.published_summary()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("description", "nul \0"), ("labels", ("a", "\0"))),
+        *(("cert_score", 101), ("cert_score", -1), ("cert_score", 2**60)),
+        *(("updated_at", "yesterday"), ("published_at", ""), ("certified_at", "2026-01-01")),
+    ],
+)
+def test_metadata_that_no_skill_can_have_is_not_believed(field: str, value: Any) -> None:
+    metadata = store.encode_metadata(msgspec.structs.replace(make_skill(), **{field: value}))
+    assert store.decode_metadata("pdf-tools", metadata) is None
 
 
 def test_an_ordinary_skill_with_the_longest_description_fits() -> None:
@@ -209,6 +228,23 @@ def test_malformed_records_are_named_and_never_hide_the_others() -> None:
         assert len(named) == 20
         assert bench.log.lines[-1]["not_named"] == len(BROKEN) - 20
         assert bench.kv.operations["get_many"] + bench.kv.operations["get"] < 20
+
+    run(test)
+
+
+@pytest.mark.parametrize("whales", [1, 3])
+def test_a_value_of_25_mib_is_found_in_few_reads_of_it(whales: int) -> None:
+    async def test(bench: Bench) -> None:
+        for number in range(100):
+            skill = make_skill(f"skill-{number:02}")
+            bench.kv.damage(f"skill:{skill.name}", msgspec.json.encode(skill))
+        for number in range(whales):
+            bench.kv.damage(f"skill:skill-{31 * number:02}", b"x" * KV_VALUE_LIMIT)
+        (page,) = await enumerate_all(bench)
+        assert len(page.summaries) == 100 - whales
+        assert len(page.malformed) == whales
+        assert page.waiting == []
+        assert bench.kv.operations["get_many"] + bench.kv.operations["get"] <= 1 + 10 + 10 * whales
 
     run(test)
 
@@ -501,8 +537,37 @@ def test_dead_letters_are_listed_filtered_counted_and_removed() -> None:
         assert await ids(None, "m0", 2) == ["m1", "m2"]
         assert await ids("poison", None, 10) == ["m0", "m2"]
         assert await store.count_dead_letters(env) == {"poison": 2, "unknown-submission": 2}
-        await store.remove_dead_letter(env, "m0")
+        records = await store.list_letter_records(env, limit=10)
+        assert sorted(letter.id for letter in records.values()) == ["m0", "m1", "m2", "m3", "m4"]
+        await store.clear_letter_records(env, [key for key, x in records.items() if x.id == "m0"])
         assert await store.get_dead_letters(env, ["m0"]) == []
+
+    run(test)
+
+
+def test_the_last_event_of_a_letter_decides_whether_it_waits() -> None:
+    async def test(bench: Bench) -> None:
+        env = bench.env
+        times = [f"2026-01-0{day}T00:00:00.000Z" for day in range(1, 5)]
+        first = DeadLetter(
+            id="a", queue="q", body={}, reason="r", detail="", attempts=1, failed_at=times[1]
+        )
+        redriven = msgspec.structs.replace(first, redriven_at=times[2], redrives=1)
+        again = msgspec.structs.replace(first, failed_at=times[3], redrives=1)
+        before = msgspec.structs.replace(first, failed_at=times[0])
+        for states, latest in (
+            ([first, before], first),
+            ([before, first, redriven], redriven),
+            ([again, first, redriven], again),
+        ):
+            await store.clear_letter_records(env, await store.list_letter_records(env, limit=10))
+            for state in states:
+                await store.store_dead_letter(env, state)
+            assert await store.get_dead_letters(env, ["a"]) == [latest]
+            waits = latest.is_open
+            assert await store.count_dead_letters(env) == ({"r": 1} if waits else {})
+            listed = await store.list_dead_letters(env, reason="r", after=None, limit=5)
+            assert listed == ([latest] if waits else [])
 
     run(test)
 

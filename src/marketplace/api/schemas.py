@@ -9,14 +9,17 @@ from marketplace.models import (
     DEFAULT_CATEGORY,
     DEFAULT_LABELS,
     DEFAULT_VERSION,
+    MAX_CATEGORY_LENGTH,
     MAX_DESCRIPTION_LENGTH,
     MAX_DISPLAY_NAME_LENGTH,
     MAX_EXTENSION_POINT_LENGTH,
     MAX_EXTENSION_POINTS,
     MAX_LABEL_LENGTH,
     MAX_LABELS,
+    MAX_LICENSE_LENGTH,
     MAX_PATH_LENGTH,
     MAX_REPO_URL_LENGTH,
+    MAX_SCORE,
     MAX_SKILL_NAME_LENGTH,
     CertMethod,
     CertTier,
@@ -38,7 +41,6 @@ from marketplace.submissions import MAX_RESULTS_A_CALL
 from marketplace.timestamps import normalize_timestamp
 from marketplace.versions import MAX_VERSION_LENGTH, is_version
 
-MAX_CATEGORY_LENGTH: Final = 40
 MAX_REASON_LENGTH: Final = 500
 
 
@@ -129,7 +131,7 @@ class SubmissionRequest(_Document):
         str, Field(min_length=1, max_length=MAX_CATEGORY_LENGTH), AfterValidator(_category)
     ] = DEFAULT_CATEGORY
     version: _Version = DEFAULT_VERSION
-    license: Annotated[str | None, Field(max_length=64)] = None
+    license: Annotated[str | None, Field(max_length=MAX_LICENSE_LENGTH)] = None
     labels: Annotated[list[_Label], Field(max_length=MAX_LABELS)] = list(DEFAULT_LABELS)
     extensible: bool = False
     extension_points: Annotated[list[_ExtensionPoint], Field(max_length=MAX_EXTENSION_POINTS)] = []
@@ -159,7 +161,7 @@ class ScanResult(_Document):
 
     submission_id: Annotated[str, Field(min_length=1, max_length=64, pattern="^[0-9A-Za-z_-]+$")]
     verdict: Verdict
-    score: Annotated[int, Field(ge=0, le=100, strict=True)]
+    score: Annotated[int, Field(ge=0, le=MAX_SCORE, strict=True)]
     cert_tier: CertTier = CertTier.SCANNED
     cert_method: CertMethod = CertMethod.AUTOMATED_SCAN
     version: _Version | None = None

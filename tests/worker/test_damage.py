@@ -1,0 +1,163 @@
+"""Damaged and strange contents of KV in the running Worker: they hide nothing else."""
+
+import json
+from collections.abc import Iterator
+from typing import Any, Final
+
+import httpx
+import pytest
+
+from local.control import KvEntry
+from marketplace.kv_keys import INDEX_KEY
+from tests.worker.conftest import Marketplace
+from tests.worker.publishing import OPERATOR, listing, names
+
+AUTHOR: Final = "damage-author"
+MEBIBYTE: Final = 1024 * 1024
+HALF: Final = "\ud800"  # half of a surrogate pair: JSON can escape it, UTF-8 cannot hold it
+LONGEST: Final = "x" * (512 - len("skill:"))
+
+
+def record(slug: str, **fields: Any) -> str:
+    return json.dumps({"name": slug, "repoUrl": f"https://github.com/{AUTHOR}/{slug}", **fields})
+
+
+GOOD: Final = [
+    *(KvEntry(f"skill:damage-{number:03}", record(f"damage-{number:03}")) for number in range(150)),
+    KvEntry("skill:damage-half-metadata", record("damage-half-metadata"), {"name": HALF}),
+    KvEntry("skill:damage-half-text", record("damage-half-text"), HALF),
+    KvEntry("skill:damage-nested", record("damage-nested"), json.loads("[" * 400 + "]" * 400)),
+    KvEntry("skill:damage-old", record("damage-old"), {"name": "other", "score": 7}),
+    KvEntry("skill:damage-text", record("damage-text"), '["s1","no summary"]'),
+    KvEntry(f"skill:{LONGEST}", record(LONGEST)),
+]
+BAD: Final = [
+    KvEntry("skill:damage-big", "x" * (25 * MEBIBYTE)),
+    KvEntry("skill:damage-bytes", b'{"name": "\xff\xfe", "repoUrl": "\xc3"}'),
+    KvEntry("skill:damage-half-value", record("damage-half-value", description=HALF)),
+    KvEntry("skill:damage-large", "x" * (9 * MEBIBYTE)),
+    KvEntry("skill:damage-null", "null"),
+    KvEntry("skill:damage-empty", ""),
+    KvEntry("skill:damage-deep", "[" * 100_000),
+]
+STRANGE: Final = [
+    KvEntry(key, record("strange"))
+    for key in (
+        *("skill:", "skill: ", "skill:with space", "skill:a/b", "skill:a//../b", "skill:Upper"),
+        *(
+            "skill:ünïcode",
+            "skill:\U0001f98a",
+            "skill:-edge-",
+            "skill:a:b",
+            "skill:\n",
+            "skill:%2F",
+        ),
+        *("skill:alias:", "skill:alias:alias:", "skill:alias:a b", "skill:alias:alias:a"),
+        f"skill:{'é' * 253}",
+    )
+]
+ALIASES: Final = [
+    KvEntry("skill:alias:damage-circle-a", '{"slug": "damage-circle-b"}'),
+    KvEntry("skill:alias:damage-circle-b", '{"slug": "damage-circle-a"}'),
+    KvEntry("skill:alias:damage-self", '{"slug": "damage-self"}'),
+    KvEntry("skill:alias:damage-nowhere", '{"slug": "damage-gone"}'),
+    KvEntry("skill:alias:damage-former", '{"slug": "damage-000"}'),
+]
+
+
+@pytest.fixture(scope="module")
+def damaged(marketplace: Marketplace) -> Iterator[Marketplace]:
+    """The marketplace with all of it in KV, and PostgreSQL away."""
+    entries = [*GOOD, *BAD, *STRANGE, *ALIASES]
+    control = marketplace.worker.control
+    marketplace.postgres.kill()
+    try:
+        control.kv_put(entries)
+        yield marketplace
+    finally:
+        # The index goes too: a listing has written these skills into it.
+        control.kv_delete([INDEX_KEY, *(entry.key for entry in entries)])
+        marketplace.postgres.start()
+
+
+def test_every_readable_record_is_listed(damaged: Marketplace, client: httpx.Client) -> None:
+    found: set[str] = set()
+    while (
+        len(found) < (page := listing(client, author=AUTHOR, limit=100, offset=len(found)))["total"]
+    ):
+        assert page["source"] == "kv-enumeration"
+        assert page["degraded"] is True
+        found |= names(page)
+
+    assert found == {entry.key.removeprefix("skill:") for entry in GOOD}
+
+
+def test_what_cannot_be_used_is_in_the_log_by_its_key(
+    damaged: Marketplace, client: httpx.Client
+) -> None:
+    listing(client)
+
+    log = damaged.log_file.read_text(errors="replace")
+    for entry in BAD:
+        assert f'"key":"{entry.key}"' in log, entry.key
+    assert '"event":"kv-metadata-unusable","key":"skill:damage-half-text"' in log
+
+
+@pytest.mark.parametrize(
+    "slug", ["damage-circle-a", "damage-self", "damage-nowhere", "alias", "no"]
+)
+def test_aliases_that_lead_nowhere_are_not_found_nor_ruled_out(
+    damaged: Marketplace, client: httpx.Client, slug: str
+) -> None:
+    assert client.get(f"/api/v1/skills/{slug}").status_code == 503  # PostgreSQL may have it
+
+
+def test_an_alias_leads_to_its_skill(damaged: Marketplace, client: httpx.Client) -> None:
+    assert client.get("/api/v1/skills/damage-former").json()["name"] == "damage-000"
+
+
+@pytest.mark.parametrize(
+    "slug", ["with%20space", "a%2Fb", "%C3%BCn%C3%AFcode", "alias:", "alias:alias:", "%F0%9F%A6%8A"]
+)
+def test_a_strange_slug_is_not_found(damaged: Marketplace, client: httpx.Client, slug: str) -> None:
+    assert client.get(f"/api/v1/skills/{slug}").status_code == 404
+
+
+@pytest.mark.parametrize("opening", ["[", '{"a":'])
+def test_a_body_of_bottomless_depth_is_refused(client: httpx.Client, opening: str) -> None:
+    """It ended the isolate, and with it every other request, for anybody who sent it."""
+    response = client.post("/api/v1/submissions", content=opening * 40_000)
+    assert response.status_code == 400
+
+
+def test_a_body_without_declared_length_is_read_no_further_than_the_limit(
+    client: httpx.Client,
+) -> None:
+    sent = 0
+
+    def body() -> Iterator[bytes]:
+        nonlocal sent
+        for _ in range(64 * 1024):  # 1 GiB
+            sent += 16 * 1024
+            yield b" " * (16 * 1024)
+
+    try:
+        status = client.post("/api/v1/submissions", content=body()).status_code
+    except httpx.TransportError:  # the answer came and the connection was closed while sending
+        status = 413
+    assert status == 413
+    assert sent < 256 * MEBIBYTE
+    assert client.get("/api/v1/health").status_code == 200
+
+
+def test_a_body_in_chunks_is_read(client: httpx.Client) -> None:
+    response = client.post("/api/v1/submissions", content=iter([b'{"repo', b'Url": 1}']))
+    assert response.status_code == 422
+
+
+def test_the_heap_stays_small(damaged: Marketplace, client: httpx.Client) -> None:
+    for _ in range(3):
+        assert listing(client, author=AUTHOR)["total"] == len(GOOD)
+
+    health = client.get("/api/v1/admin/health/skills", headers=OPERATOR).json()
+    assert health["heap"]["bytes"] < 100 * MEBIBYTE
