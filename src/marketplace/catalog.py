@@ -226,10 +226,8 @@ def _newest(record: Skill | None, waiting: Skill | None) -> _Found | None:
 async def _summary_in_index(
     reading: Reading, slugs: Collection[str], identity: str | None
 ) -> _Found | None:
-    entry = await _attempt(reading, submission_store.find_in_index(reading.env, slugs))
-    if entry is None or identity not in (None, entry.summary.identity):
-        return None
-    return Skill.from_summary(entry.summary), Source.KV_INDEX
+    entry = await _attempt(reading, submission_store.find_in_index(reading.env, slugs, identity))
+    return None if entry is None else (Skill.from_summary(entry.summary), Source.KV_INDEX)
 
 
 class _Unseeded:

@@ -237,8 +237,11 @@ async def read_index(env: Env, into: IndexReading | None = None) -> IndexReading
     return reading
 
 
-async def find_in_index(env: Env, slugs: Collection[str]) -> PublishedSummary | None:
-    """The newest summary that the index has under one of these slugs, as far as it can be read.
+async def find_in_index(
+    env: Env, slugs: Collection[str], identity: str | None = None
+) -> PublishedSummary | None:
+    """The newest summary that the index has under one of these slugs (of this identity, if one is
+    given), as far as it can be read.
 
     Reads the manifest and the pages that may hold them. Raises KvError when KV fails.
     """
@@ -253,7 +256,7 @@ async def find_in_index(env: Env, slugs: Collection[str]) -> PublishedSummary | 
     elif value is not None and manifest == _ORIGINAL_SHAPE:
         await _read_original(reading, value)
     try:
-        return find([block for layer in reading.layers() for block in layer], slugs)
+        return find([block for layer in reading.layers() for block in layer], slugs, identity)
     except InvalidRecord as error:
         env.log("index-page-damaged", level="warning", reason=str(error))
         return None
