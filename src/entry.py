@@ -8,9 +8,11 @@ import asgi_bridge
 from marketplace.api.app import create_app
 from marketplace.bindings import env_from_bindings, messages_of
 from marketplace.consumers import consume
+from marketplace.fallback_cache import FallbackCache
 from marketplace.schedule import run_scheduled
 
 app = create_app()
+fallback_cache = FallbackCache()
 
 
 class Default(WorkerEntrypoint):
@@ -18,14 +20,14 @@ class Default(WorkerEntrypoint):
 
     async def fetch(self, request: Any) -> Any:
         """Answer an HTTP request."""
-        return await asgi_bridge.serve(app, request, env_from_bindings(self.env))
+        return await asgi_bridge.serve(app, request, env_from_bindings(self.env, fallback_cache))
 
     # The runtime hands these two their own `env` and `ctx` as None; the instance has the real ones.
 
     async def queue(self, batch: Any, _env: Any, _ctx: Any) -> None:
         """Consume a queue batch."""
-        await consume(env_from_bindings(self.env), batch.queue, messages_of(batch))
+        await consume(env_from_bindings(self.env, fallback_cache), batch.queue, messages_of(batch))
 
     async def scheduled(self, controller: Any, _env: Any, _ctx: Any) -> None:
         """Run what a cron trigger asks for."""
-        await run_scheduled(env_from_bindings(self.env), str(controller.cron))
+        await run_scheduled(env_from_bindings(self.env, fallback_cache), str(controller.cron))

@@ -16,6 +16,7 @@ from marketplace import json_text
 from marketplace.auth import split_secrets
 from marketplace.db import postgres_connector
 from marketplace.env import Env, Settings
+from marketplace.fallback_cache import FallbackCache
 from marketplace.kv_answers import kv_error, read_list_page, read_values
 from marketplace.logs import Logger, log_to_stdout
 from marketplace.seed import load_seed
@@ -41,7 +42,7 @@ class MissingBinding(StorageError):
         super().__init__(f"the binding {name} is missing from the configuration", reason="missing")
 
 
-def env_from_bindings(bindings: Any) -> Env:
+def env_from_bindings(bindings: Any, fallback_cache: FallbackCache) -> Env:
     """The Env of one invocation. Raises MissingBinding.
 
     ``bindings`` is the runtime's env object, wrapped by the SDK or not.
@@ -55,6 +56,7 @@ def env_from_bindings(bindings: Any) -> Env:
         settings=_settings(raw),
         seed=load_seed(),
         heap_bytes=_heap_bytes,
+        fallback_cache=fallback_cache,
     )
 
 

@@ -19,7 +19,7 @@ from typing import TypeVar
 from marketplace import submission_store
 from marketplace.env import Env
 from marketplace.listing import ListingQuery, matches
-from marketplace.models import Skill, SkillSummary
+from marketplace.models import PublishedSummary, Skill, SkillSummary
 from marketplace.pages import Page, matching, merge_page, page_of, window
 from marketplace.published_skills import PublishedSkills
 from marketplace.slugs import identity_of, slug_candidates, slugify
@@ -33,9 +33,10 @@ async def get_skills(env: Env, query: ListingQuery) -> Answer[Page]:
     """One page of the listing. Never raises."""
     return await read_from_first(
         env,
+        question=("page", query),
         database=lambda database: get_published_skills_from_db(env, database, query),
-        published=lambda skills: page_of(query, _Unseeded(env, skills), env.seed.summaries),
-        seed=lambda: page_of(query, (), env.seed.summaries),
+        published=lambda skills: page_of(query, env.seed.summaries, _Unseeded(env, skills)),
+        seed=lambda: page_of(query, env.seed.summaries),
     )
 
 
@@ -60,6 +61,7 @@ async def get_skill_count(env: Env, query: ListingQuery) -> Answer[int]:
 
     return await read_from_first(
         env,
+        question=("count", query),
         database=from_database,
         published=lambda skills: seeded + _count(_Unseeded(env, skills), query),
         seed=lambda: seeded,
@@ -75,6 +77,7 @@ async def get_skill_categories(env: Env) -> Answer[Mapping[str, int]]:
 
     return await read_from_first(
         env,
+        question="categories",
         database=from_database,
         published=lambda skills: _tally([*env.seed.summaries, *_Unseeded(env, skills)]),
         seed=lambda: _tally(env.seed.summaries),
@@ -238,7 +241,14 @@ class _Unseeded:
         self._published = published
 
     def __iter__(self) -> Iterator[SkillSummary]:
-        for entry in self._published:
+        return self._own(self._published)
+
+    def pick(self, names: Collection[str]) -> Iterator[SkillSummary]:
+        """Those of these slugs."""
+        return self._own(self._published.pick(names))
+
+    def _own(self, entries: Iterable[PublishedSummary]) -> Iterator[SkillSummary]:
+        for entry in entries:
             summary = entry.summary
             if summary.name not in self._seed.by_name:
                 yield summary

@@ -1,8 +1,10 @@
 """Making one page of a listing: the source's skills and the seed's, in one order."""
 
 import heapq
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from typing import Protocol
 
 import msgspec
 
@@ -73,20 +75,29 @@ def matching(skills: Iterable[SkillSummary], query: ListingQuery) -> list[Entry]
     return sorted(entries, key=_by_rank)
 
 
-def page_of(
-    query: ListingQuery, skills: Iterable[SkillSummary], seed: Iterable[SkillSummary]
-) -> Page:
-    """The page out of a whole source that has no order of its own.
+class SkillSet(Protocol):
+    """Many skills without an order of their own; can be gone through again."""
 
-    Both are gone through twice, first for positions, then for the page's entries, so that
-    no more than positions are ever held, however deep the page.
+    def __iter__(self) -> Iterator[SkillSummary]: ...
+
+    def pick(self, names: Collection[str]) -> Iterable[SkillSummary]:
+        """Those of these slugs, without going through all if that can be avoided."""
+
+
+def page_of(
+    query: ListingQuery, seed: Iterable[SkillSummary], skills: SkillSet | None = None
+) -> Page:
+    """The page out of the seed and a whole source.
+
+    All are gone through for positions, then the page's entries alone are picked, so that no more
+    than positions are ever held, however deep the page.
     """
     after = cursor_rank(query)
     total = 0
 
     def positions() -> Iterator[Rank]:
         nonlocal total
-        for skill in _chain(skills, seed):
+        for skill in chain(seed, () if skills is None else skills):
             if matches(skill, query):
                 total += 1
                 position = rank(skill, query)
@@ -96,20 +107,15 @@ def page_of(
     first = 0 if query.cursor is not None else query.offset
     wanted = heapq.nsmallest(first + query.limit + 1, positions())[first:]
     names = {position.name for position in wanted}
-    found: Mapping[str, bytes] = {
-        skill.name: encode_item(skill) for skill in _chain(skills, seed) if skill.name in names
-    }
+    of_seed = (skill for skill in seed if skill.name in names)
+    picked = chain(of_seed, () if skills is None else skills.pick(names))
+    found = {skill.name: encode_item(skill) for skill in picked}
     return _cut(query, [(position, found[position.name]) for position in wanted], total)
 
 
 def encode_item(skill: SkillSummary) -> bytes:
     """A summary as the JSON object that listings carry."""
     return msgspec.json.encode(skill)
-
-
-def _chain(skills: Iterable[SkillSummary], seed: Iterable[SkillSummary]) -> Iterator[SkillSummary]:
-    yield from seed
-    yield from skills
 
 
 def _by_rank(entry: Entry) -> Rank:

@@ -1,12 +1,13 @@
 """The listing from KV alone: records, index and outbox merged, for when PostgreSQL is away."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from marketplace import kv_access
 from marketplace.env import READ_BUDGET_SECONDS, Env
+from marketplace.fallback_cache import FallbackCache
 from marketplace.kv_outbox import list_outbox_summaries
 from marketplace.kv_records import (
     PublishedPage,
@@ -17,10 +18,16 @@ from marketplace.kv_records import (
 from marketplace.models import PublishedSummary
 from marketplace.published_index import IndexReading, read_index, rewrite_index
 from marketplace.storage import KV_BULK_GET_LIMIT, KvError, Source
-from marketplace.summary_blocks import Block, BlockBuilder, count, entry_of, iterate, merge
-from marketplace.timestamps import seconds_between
+from marketplace.summary_blocks import (
+    Block,
+    BlockBuilder,
+    count,
+    entry_of,
+    iterate,
+    merge,
+    pick,
+)
 
-CACHE_SECONDS: Final = 60.0
 _POLL_SECONDS: Final = 0.05
 
 
@@ -29,7 +36,8 @@ class PublishedSkills:
     """Every skill that KV knows, each once, in slug order: compact, immutable, plain data.
 
     ``source`` is the larger of the two that were merged. ``degraded`` says why the answer may
-    lack skills, empty when it does not; ``truncated``: the records were not all enumerated.
+    lack skills, empty when it does not; ``truncated``: the records were not all enumerated;
+    ``thinned``: a part of KV failed or was too slow, so that the next try may bring more.
     Iterating decodes a block at a time and may be repeated.
     """
 
@@ -38,46 +46,18 @@ class PublishedSkills:
     blocks: tuple[Block, ...]
     degraded: tuple[str, ...] = ()
     truncated: bool = False
+    thinned: bool = False
 
     def __iter__(self) -> Iterator[PublishedSummary]:
         return iterate(self.blocks)
 
-
-@dataclass(slots=True)
-class FallbackCache:
-    """The last answer of `get_published_skills_list`, for as long as the isolate lives.
-
-    Made by the entry point and handed in. Holds plain data only; a request that dies while it
-    makes an answer blocks others no longer than its own deadline.
-    """
-
-    skills: PublishedSkills | None = None
-    made_at: str | None = None
-    being_made_until: float = 0.0  # the loop's time
-
-    def fresh(self, env: Env) -> PublishedSkills | None:
-        """The answer, if it is younger than CACHE_SECONDS."""
-        if self.skills is None or self.made_at is None:
-            return None
-        age = seconds_between(self.made_at, env.now())
-        return self.skills if 0 <= age < CACHE_SECONDS else None
-
-    def is_being_made(self, now: float) -> bool:
-        """Whether a request that still has time is making an answer; ``now`` is the loop's."""
-        return now < self.being_made_until
-
-    def keep(self, env: Env, skills: PublishedSkills) -> None:
-        """Keep an answer that no failure has thinned."""
-        if not skills.degraded:
-            self.skills, self.made_at = skills, env.now()
+    def pick(self, slugs: Collection[str]) -> Iterator[PublishedSummary]:
+        """The entries of these slugs alone, which is cheaper than going through all."""
+        return pick(self.blocks, slugs)
 
 
 async def get_published_skills_list(
-    env: Env,
-    *,
-    deadline: float = READ_BUDGET_SECONDS,
-    page_budget: int | None = None,
-    cache: FallbackCache | None = None,
+    env: Env, *, deadline: float = READ_BUDGET_SECONDS, page_budget: int | None = None
 ) -> PublishedSkills:
     """All published skills by KV: the records enumerated, the index and the outbox, merged.
 
@@ -88,26 +68,42 @@ async def get_published_skills_list(
 
     Repairs the index, in the time that is left, when the enumeration was complete and found
     more. Only a full enumeration or a good index can say that there is nothing: raises KvError
-    when both failed. ``cache`` saves the work for CACHE_SECONDS and lets one request do it.
+    when both failed. With ``env.fallback_cache`` one request does the work for a few seconds and
+    for all; what failed is never kept, but an older answer stands in for it.
     """
-    loop = asyncio.get_running_loop()
-    end = loop.time() + deadline
+    end = asyncio.get_running_loop().time() + deadline
+    cache = env.fallback_cache
     if cache is None:
         return await _make_list(env, end, page_budget)
-    # While another request of this isolate is making it, look again and again: an event would be
-    # that request's promise, which this one must not await.
-    while cache.is_being_made(loop.time()) and loop.time() < end:  # noqa: ASYNC110
-        await asyncio.sleep(_POLL_SECONDS)
-    cached = cache.fresh(env)
-    if cached is not None:
-        return cached
-    cache.being_made_until = end
+    kept = await _wait_for_others(cache, end)
+    if kept is not None:
+        return kept
+    begun = cache.begin(end)
     try:
         skills = await _make_list(env, end, page_budget)
-        cache.keep(env, skills)
+    except KvError as error:
+        older = cache.older()
+        if older is None:
+            raise
+        return replace(older, degraded=(*older.degraded, f"kept from before: {error.reason}"))
     finally:
-        cache.being_made_until = 0.0
+        cache.end()
+    cache.keep(skills, begun)
+    older = cache.older()
+    if skills.thinned and older is not None and older.count > skills.count:
+        return replace(older, degraded=skills.degraded)
     return skills
+
+
+async def _wait_for_others(cache: FallbackCache, end: float) -> PublishedSkills | None:
+    """A kept answer, or the one that another request is making at the moment."""
+    loop = asyncio.get_running_loop()
+    made_before = cache.made
+    # Look again and again: an event would be another request's promise, which this one must not
+    # await.
+    while cache.is_being_made() and loop.time() < end:  # noqa: ASYNC110
+        await asyncio.sleep(_POLL_SECONDS)
+    return cache.usable(made_before)
 
 
 @dataclass(slots=True)
@@ -148,6 +144,7 @@ async def _make_list(env: Env, end: float, page_budget: int | None) -> Published
         blocks=tuple(blocks),
         degraded=_reasons(failures, enumeration, index),
         truncated=not enumeration.complete,
+        thinned=any(failures),
     )
     if enumeration.complete and index_failure is None:
         await _repair(env, end, published, index, count(indexed))

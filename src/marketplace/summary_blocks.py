@@ -87,15 +87,18 @@ def find(
 
     Raises InvalidRecord for damaged blocks.
     """
-    entries = (
-        decode_summary(line)
-        for block in blocks
-        if any(block.first <= slug <= block.last for slug in slugs)
-        for slug, line in unpack(block)
-        if slug in slugs
-    )
+    entries = pick(blocks, slugs)
     wanted = (entry for entry in entries if identity in (None, entry.summary.identity))
     return max(wanted, key=lambda entry: entry.revision, default=None)
+
+
+def pick(blocks: Iterable[Block], slugs: Collection[str]) -> Iterator[PublishedSummary]:
+    """The summaries of these slugs; nothing else is decoded. Raises InvalidRecord."""
+    for block in blocks:
+        if any(block.first <= slug <= block.last for slug in slugs):
+            for slug, line in unpack(block):
+                if slug in slugs:
+                    yield decode_summary(line)
 
 
 class BlockBuilder:

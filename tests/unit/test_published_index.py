@@ -339,40 +339,6 @@ def test_beyond_the_budget_the_index_answers_for_the_rest() -> None:
     run(test, page_limit=5)
 
 
-def test_the_cache_keeps_good_answers_for_a_minute_and_never_an_error() -> None:
-    async def test(bench: Bench) -> None:
-        cache = store.FallbackCache()
-        bench.kv.faults = fault(Fault.FAIL, "list", "get")
-        with pytest.raises(KvError):
-            await listing(bench, cache=cache)
-        bench.kv.faults = None
-        await write_records(bench, "a")
-        bench.kv.faults = fault(Fault.FAIL, "get")
-        assert names(await listing(bench, cache=cache)) == ["a"]
-        assert cache.skills is None  # degraded
-        bench.kv.faults = None
-        await listing(bench, cache=cache)
-        await write_records(bench, "b")
-        assert names(await listing(bench, cache=cache)) == ["a"]
-        await pass_time(60)
-        assert names(await listing(bench, cache=cache)) == ["a", "b"]
-
-    run(test)
-
-
-def test_one_request_makes_the_answer_for_those_that_wait() -> None:
-    async def test(bench: Bench) -> None:
-        cache = store.FallbackCache()
-        await write_records(bench, "a")
-        answers = await asyncio.gather(*(listing(bench, cache=cache) for _ in range(20)))
-        assert {answer.count for answer in answers} == {1}
-        assert bench.kv.operations["list"] == 2
-        cache.skills, cache.being_made_until = None, current_loop().time() + 1  # one that died
-        assert (await listing(bench, cache=cache)).count == 1
-
-    run(test)
-
-
 # --- damage
 
 
