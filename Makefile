@@ -6,7 +6,7 @@ LOCAL := .venv/bin/python -m local
 export PORT
 
 .DEFAULT_GOAL := help
-.PHONY: help run test demo check format bench simulate lock clean setup
+.PHONY: help run test demo check format bench scale simulate lock clean setup
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | \
@@ -39,7 +39,10 @@ format: setup ## Format the code and fix what ruff can fix
 bench: setup ## Measure the listing under load (bench/)
 	@PYTHONPATH=src:. exec .venv/bin/python -m bench $(ARGS)
 
-simulate: setup ## Run N=2000 random fault schedules of the reference marketplace (tests/simulation)
+scale: setup ## Measure rebuild, health and fallback at 110,000 skills, a quarter of an hour (bench/scale.py)
+	@PYTHONPATH=src:. exec .venv/bin/python -m bench.scale $(ARGS)
+
+simulate: setup ## Run N=2000 random fault schedules of the marketplace (tests/simulation)
 	@PYTHONPATH=src:. exec .venv/bin/python -m tests.simulation N=$(or $(N),2000) $(ARGS)
 
 lock: setup ## Compile the lock files anew from pyproject.toml and package.json

@@ -8,14 +8,11 @@ second round.
 
 import argparse
 import asyncio
-import contextlib
 import secrets
 import sys
-import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 from typing import Final
 
@@ -23,12 +20,8 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
-from local.migrations import apply_migrations
-from local.paths import StateFolder
-from local.postgres import PostgresServer
+from bench.stack import REQUEST_TIMEOUT, heap_bytes, running, session
 from local.worker_stack import WorkerStack
-from pgwire import ConnectOptions
-from pgwire.asyncio_stream import connect
 from tests.generated_skills import generate_skills
 
 CASES: Final = {
@@ -39,7 +32,6 @@ CASES: Final = {
     "one skill": "/api/v1/skills/skill-42",
 }
 ROUNDS: Final = 2
-REQUEST_TIMEOUT: Final = 30.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,57 +76,6 @@ async def load(url: str, *, clients: int, seconds: float) -> Load:
     return Load(time.perf_counter() - start, latencies, failures)
 
 
-@contextlib.contextmanager
-def running(key: str) -> Iterator[tuple[WorkerStack, PostgresServer]]:
-    """A marketplace of its own on free ports, gone afterwards."""
-    with tempfile.TemporaryDirectory(prefix="marketplace-bench-") as name:
-        folder = Path(name)
-        folder.chmod(0o711)  # as root, PostgreSQL runs as somebody else
-        state = StateFolder(folder)
-        postgres = PostgresServer(state.postgres)
-        with contextlib.ExitStack() as stack, (folder / "worker.log").open("ab") as log:
-            stack.callback(postgres.stop, "immediate")
-            postgres.start()
-            apply_migrations(postgres.dsn)
-            worker = WorkerStack(
-                dsn=postgres.dsn,
-                secrets={"INTERNAL_KEY": key, "JWT_SECRET": secrets.token_hex(32)},
-                persist_to=state.bindings,
-                output=log,
-            )
-            stack.callback(worker.stop)
-            worker.start()
-            worker.wait_healthy()
-            yield worker, postgres
-
-
-async def fill(dsn: str, rows: int) -> None:
-    """Generated skills, straight into the table."""
-    url = httpx.URL(dsn)
-    options = ConnectOptions(
-        host=url.host,
-        port=url.port or 5432,
-        user=url.username,
-        database=url.path.strip("/"),
-        statement_timeout_ms=0,
-        query_timeout=60,
-    )
-    with await connect(options) as connection:
-        await generate_skills(connection, rows)
-
-
-def heap_bytes(url: str, key: str) -> int:
-    """The Worker's Python heap, from the admin health answer."""
-    response = httpx.get(
-        f"{url}/api/v1/admin/health/skills",
-        headers={"X-Internal-Key": key},
-        timeout=REQUEST_TIMEOUT,
-        trust_env=False,
-    )
-    response.raise_for_status()
-    return int(response.json()["heap"]["bytes"])
-
-
 async def rounds(
     worker: WorkerStack, key: str, options: argparse.Namespace
 ) -> AsyncIterator[tuple[int, str, Load, int, int]]:
@@ -151,8 +92,9 @@ async def measure(options: argparse.Namespace) -> bool:
     key = secrets.token_hex(32)
     table = Table("round", "case", "requests/s", "ratio", "median ms", "failed", "heap MiB")
     good = True
-    with running(key) as (worker, postgres):
-        await fill(postgres.dsn, options.rows)
+    with running(key) as (worker, postgres, _):
+        with await session(postgres) as connection:
+            await generate_skills(connection, options.rows)
         base = 0.0
         async for number, case, result, before, after in rounds(worker, key, options):
             base = result.rate if case == next(iter(CASES)) else base

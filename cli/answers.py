@@ -62,6 +62,7 @@ class Health(msgspec.Struct, kw_only=True):
     recommendations: list[Recommendation] = []
     sources: dict[str, Source] = {}
     last_repair: dict[str, Any] | None = None
+    last_check: dict[str, Any] | None = None
     dead_letters: DeadLetterCounts | None = None
     oldest_pending: dict[str, Any] | None = None
     heap: dict[str, Any] | None = None

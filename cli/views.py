@@ -131,6 +131,7 @@ def _facts(report: Health) -> Table:
     for name, facts in (
         ("oldest pending submission", report.oldest_pending),
         ("last repair", report.last_repair),
+        ("last check by cron", report.last_check),
         ("heap", report.heap),
     ):
         table.add_row(name, _pairs(facts))

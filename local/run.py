@@ -48,6 +48,7 @@ def run_marketplace(progress: Progress, state: StateFolder, port: int) -> None:
                 stack.callback(server.stop)
                 server.start()
             dsn = server.dsn
+            progress.say(f"Database: {dsn}")  # of this machine alone; a given one has a password
         else:
             require_password(dsn)
         with progress.step("Applying migrations"):

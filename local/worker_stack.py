@@ -41,6 +41,7 @@ class WorkerStack:
 
     `secrets` are bound as the Worker's secrets. `persist_to` keeps KV and queues over restarts.
     `port` 0 takes a free one. `output` takes the Worker's log (this process's output if None).
+    `config` is the wrangler.toml; its paths are relative to its folder.
     """
 
     dsn: str
@@ -48,6 +49,7 @@ class WorkerStack:
     persist_to: Path
     port: int = 0
     output: IO[bytes] | None = None
+    config: Path = WRANGLER_CONFIG
     url: str = field(default="", init=False)
     """`http://127.0.0.1:{port}` once started."""
 
@@ -77,13 +79,14 @@ class WorkerStack:
         The first request still waits for Python to start (a second or two).
         """
         self.persist_to.mkdir(parents=True, exist_ok=True)
+        _show_to_wrangler(self.persist_to)
         wrapper = ensure_workerd_wrapper()
         token = secrets.token_urlsafe(32)
         with tempfile.TemporaryDirectory() as folder:
             ready_file = Path(folder) / "ready.json"
             # Read in local/miniflare.mjs.
             host_config = {
-                "wranglerConfig": str(WRANGLER_CONFIG),
+                "wranglerConfig": str(self.config),
                 "pythonModules": str(PYTHON_MODULES),
                 "persistTo": str(self.persist_to),
                 "port": self.port,
@@ -145,6 +148,13 @@ class WorkerStack:
         if self._process is not None:
             self._process.stop()
             self._process = None
+
+
+def _show_to_wrangler(persist_to: Path) -> None:
+    """`wrangler kv … --local --persist-to FOLDER` looks below FOLDER/v3: let it find the same."""
+    link = persist_to / "v3"
+    if not link.exists():
+        link.symlink_to(".", target_is_directory=True)
 
 
 def _read_ready(file: Path) -> dict[str, str]:

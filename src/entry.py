@@ -6,7 +6,8 @@ from workers import WorkerEntrypoint
 
 import asgi_bridge
 from marketplace.api.app import create_app
-from marketplace.bindings import env_from_bindings, messages_of
+from marketplace.api.problems import misconfigured
+from marketplace.bindings import MissingBinding, env_from_bindings, messages_of
 from marketplace.consumers import consume
 from marketplace.fallback_cache import FallbackCache
 from marketplace.schedule import run_scheduled
@@ -20,7 +21,11 @@ class Default(WorkerEntrypoint):
 
     async def fetch(self, request: Any) -> Any:
         """Answer an HTTP request."""
-        return await asgi_bridge.serve(app, request, env_from_bindings(self.env, fallback_cache))
+        try:
+            env = env_from_bindings(self.env, fallback_cache)
+        except MissingBinding:  # logged where it was raised
+            return await asgi_bridge.serve(misconfigured(), request, None)
+        return await asgi_bridge.serve(app, request, env)
 
     # The runtime hands these two their own `env` and `ctx` as None; the instance has the real ones.
 

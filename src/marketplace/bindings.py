@@ -43,7 +43,7 @@ class MissingBinding(StorageError):
 
 
 def env_from_bindings(bindings: Any, fallback_cache: FallbackCache) -> Env:
-    """The Env of one invocation. Raises MissingBinding.
+    """The Env of one invocation. Raises MissingBinding, logged: not every runtime tells of it.
 
     ``bindings`` is the runtime's env object, wrapped by the SDK or not.
     """
@@ -75,7 +75,9 @@ def _unwrapped(value: Any) -> Any:
 def _binding(raw: Any, name: str) -> Any:
     value = getattr(raw, name, None)
     if value is None:
-        raise MissingBinding(name)
+        missing = MissingBinding(name)
+        log_to_stdout(str(missing), level="error", binding=name)
+        raise missing
     return value
 
 

@@ -19,7 +19,7 @@ from typing import TypeVar
 from marketplace import submission_store
 from marketplace.env import Env
 from marketplace.listing import ListingQuery, matches
-from marketplace.models import PublishedSummary, Skill, SkillSummary
+from marketplace.models import Skill, SkillSummary
 from marketplace.pages import Page, matching, merge_page, page_of, window
 from marketplace.published_skills import PublishedSkills
 from marketplace.slugs import identity_of, slug_candidates, slugify
@@ -35,8 +35,8 @@ async def get_skills(env: Env, query: ListingQuery) -> Answer[Page]:
         env,
         question=("page", query),
         database=lambda database: get_published_skills_from_db(env, database, query),
-        published=lambda skills: page_of(query, env.seed.summaries, _Unseeded(env, skills)),
-        seed=lambda: page_of(query, env.seed.summaries),
+        published=lambda skills: page_of(query, _Unseeded(env, skills), env.seed.summaries),
+        seed=lambda: page_of(query, None, env.seed.summaries),
     )
 
 
@@ -234,24 +234,20 @@ async def _summary_in_index(
 
 
 class _Unseeded:
-    """The published skills without those that the seed stands for; can be gone through again."""
+    """The published skills without those that the seed stands for, as `pages.WholeSource`."""
 
     def __init__(self, env: Env, published: PublishedSkills) -> None:
         self._seed = env.seed
         self._published = published
 
     def __iter__(self) -> Iterator[SkillSummary]:
-        return self._own(self._published)
-
-    def pick(self, names: Collection[str]) -> Iterator[SkillSummary]:
-        """Those of these slugs."""
-        return self._own(self._published.pick(names))
-
-    def _own(self, entries: Iterable[PublishedSummary]) -> Iterator[SkillSummary]:
-        for entry in entries:
-            summary = entry.summary
+        for summary in self._published.for_matching():
             if summary.name not in self._seed.by_name:
                 yield summary
+
+    def pick(self, names: Collection[str]) -> Iterator[SkillSummary]:
+        for entry in self._published.pick(names):
+            yield entry.summary
 
 
 def _count(skills: Iterable[SkillSummary], query: ListingQuery) -> int:

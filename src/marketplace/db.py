@@ -167,15 +167,27 @@ class PostgresSkillDatabase:
 
         All or nothing: when PostgreSQL rejects one of them, none is written.
         """
-        newest: dict[str, Skill] = {}
-        for skill in skills:
-            rival = newest.setdefault(skill.identity, skill)
-            if skill.revision > rival.revision:
-                newest[skill.identity] = skill
+        newest = _newest_of_each(skills)
         if not newest:
             return []
-        rows = [_row(skill) for skill in newest.values()]
-        result = await self._write(queries.UPSERT_SKILLS, _json(rows))
+        result = await self._write(queries.UPSERT_SKILLS, _rows_json(newest))
+        return [newest[identity] for (identity,) in _filled(result)]
+
+    async def check_skills(self, skills: Sequence[Skill]) -> Sequence[Skill]:
+        """See ``SkillDatabase``. The same statement, rolled back: one round trip."""
+        newest = _newest_of_each(skills)
+        if not newest:
+            return []
+        try:
+            _, result, _ = await self._pipeline(
+                Statement("begin"),
+                Statement(queries.UPSERT_SKILLS, (_rows_json(newest),)),
+                Statement("rollback"),
+            )
+        except DatabaseError as error:
+            if error.reason in ("rejected", "conflict"):  # the session is still in the transaction
+                await self._query("rollback")
+            raise
         return [newest[identity] for (identity,) in _filled(result)]
 
     async def move_skill(self, identity: str, *, candidates: Sequence[str]) -> Skill | None:
@@ -327,6 +339,20 @@ class PostgresSkillDatabase:
             if result.rows or not needs_row:
                 return result
         return await self._query(sql, *parameters)
+
+
+def _newest_of_each(skills: Sequence[Skill]) -> dict[str, Skill]:
+    """The newest state of each identity, by identity."""
+    newest: dict[str, Skill] = {}
+    for skill in skills:
+        rival = newest.setdefault(skill.identity, skill)
+        if skill.revision > rival.revision:
+            newest[skill.identity] = skill
+    return newest
+
+
+def _rows_json(skills: Mapping[str, Skill]) -> str:
+    return _json([_row(skill) for skill in skills.values()])
 
 
 def _row(skill: Skill) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from marketplace.env import Env
 from marketplace.messages import QueueMessage
 from marketplace.storage import DatabaseError, DeadLetter
 
+MOVED_AT_ONCE: Final = 100
+
 
 class DeadLetterReason(StrEnum):
     """Why a message could not be processed."""
@@ -83,3 +85,17 @@ async def store_dead_letter(env: Env, letter: DeadLetter) -> None:
             "postgres unavailable: dead letter kept in kv", level="warning", reason=error.reason
         )
         await submission_store.store_dead_letter(env, letter)
+
+
+async def move_letters(env: Env) -> None:
+    """Give PostgreSQL a batch of the letters that KV kept while it was away.
+
+    Of each, whichever state is the later one stays. Raises KvError, DatabaseError.
+    """
+    letters = await submission_store.list_letter_records(env, limit=MOVED_AT_ONCE)
+    if not letters:
+        return
+    with await get_db(env) as database:
+        for letter in letters.values():
+            await database.store_dead_letter(letter)
+    await submission_store.clear_letter_records(env, letters)

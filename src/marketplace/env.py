@@ -23,8 +23,8 @@ class Settings:
     jwt_issuer: str | None = None
     jwt_audience: str | None = None
     database_read_timeout: float = 1.0  # to connect and answer one read
-    database_write_timeout: float = 5.0
     kv_timeout: float = 5.0
+    queue_timeout: float = 5.0
     enumeration_page_budget: int = 10  # list pages that one listing may read
     kv_operation_budget: int = 900  # of the platform's 1,000 an invocation
 

@@ -7,7 +7,7 @@ Every source is read within a time of its own, at the same time as the others. O
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Generic, Literal, TypeVar
 
 import msgspec
@@ -16,9 +16,10 @@ from marketplace import kv_access, submission_store
 from marketplace.db import get_db
 from marketplace.dead_letters import PASSING_REASONS
 from marketplace.env import Env
+from marketplace.kv_counting import CountingKv
 from marketplace.kv_keys import ALIAS_PREFIX, SKILL_PREFIX, is_slug
-from marketplace.models import PublishedSummary, Skill
-from marketplace.published_index import add_to_digest, index_header
+from marketplace.models import Skill
+from marketplace.published_index import add_versions_to_digest, index_header
 from marketplace.storage import (
     KV_BULK_GET_LIMIT,
     DatabaseError,
@@ -98,6 +99,7 @@ class Health(msgspec.Struct, kw_only=True):
     dead_letters: DeadLetterCounts = msgspec.field(default_factory=DeadLetterCounts)
     oldest_pending: dict[str, Any] | None = None
     heap: dict[str, Any] | None = None
+    kv_operations: dict[str, int] = {}
 
     @property
     def needs_rebuild(self) -> bool:
@@ -200,28 +202,28 @@ class _Tally:
     by_value: list[str] = field(default_factory=list)
     left_out: int = 0
 
-    def add(self, entries: Sequence[PublishedSummary]) -> None:
-        """Count skills."""
-        self.count += len(entries)
-        self.digest = add_to_digest(self.digest, entries)
+    def add(self, versions: Sequence[tuple[str, str]]) -> None:
+        """Count skills, given by slug and revision."""
+        self.count += len(versions)
+        self.digest = add_versions_to_digest(self.digest, versions)
 
     def sort(self, keys: Sequence[KvKey]) -> None:
         """Enter a list page, from its metadata."""
-        entries = []
+        versions = []
         for key in keys:
             slug = key.name.removeprefix(SKILL_PREFIX)
             if key.name.startswith(ALIAS_PREFIX) or not is_slug(slug):
                 continue
-            match submission_store.decode_metadata(slug, key.metadata):
-                case PublishedSummary() as entry:
-                    entries.append(entry)
+            match submission_store.decode_revision(slug, key.metadata):
+                case str() as revision:
+                    versions.append((slug, revision))
                 case Moved():
                     pass
                 case None if len(self.by_value) < MAX_VALUES_READ:
                     self.by_value.append(slug)
                 case None:
                     self.left_out += 1
-        self.add(entries)
+        self.add(versions)
 
 
 async def _count_records(env: Env) -> _Counted:
@@ -238,7 +240,7 @@ async def _count_records(env: Env) -> _Counted:
     for slugs in kv_access.chunks(tally.by_value, KV_BULK_GET_LIMIT):
         records = await submission_store.read_records(env, slugs)
         skills = [record for record in records.values() if isinstance(record, Skill)]
-        tally.add([skill.published_summary() for skill in skills])
+        tally.add([(skill.name, skill.revision) for skill in skills])
     if tally.left_out:
         return _Counted(tally.count + tally.left_out, None)
     return _Counted(tally.count, tally.digest)
@@ -249,6 +251,8 @@ async def _count_records(env: Env) -> _Counted:
 
 async def check_health(env: Env) -> Health:
     """Read all sources and compare them. Never raises because of a source."""
+    kv = CountingKv(env.submissions_kv)
+    env = replace(env, submissions_kv=kv)
     database, records, index, rest = await asyncio.gather(
         _timed(env, "postgres", DATABASE_SECONDS, _read_database),
         _timed(env, "kv", KV_SECONDS, _count_records),
@@ -275,6 +279,7 @@ async def check_health(env: Env) -> Health:
     _add_operations(env, health, database.value, rest.value)
     heap = env.heap_bytes()
     health.heap = None if heap is None else {"bytes": heap}
+    health.kv_operations = {"list": kv.lists, "all": kv.operations}
     _recommend(health)
     health.status = _status(health)
     return health
@@ -393,6 +398,9 @@ def _recommend(health: Health) -> None:
     elif index.reachable and index.error:
         reason = f"The index cannot be used: {index.error}"
         add(Recommendation(action="Rebuild.", reason=reason, call=REBUILD_CALL))
+    elif isinstance(health.last_repair, dict) and health.last_repair.get("ok") is False:
+        reason = "The last repair did not come to a good end; its report says why."
+        add(Recommendation(action="Rebuild again.", reason=reason, call=REBUILD_CALL))
     passing = sum(health.dead_letters.by_reason.get(reason, 0) for reason in PASSING_REASONS)
     if passing:
         reason = f"{passing} messages failed for a passing reason."
@@ -430,3 +438,15 @@ async def save_state(env: Env, name: str, document: bytes) -> None:
     except DatabaseError as error:
         env.log(f"postgres unavailable: {name} kept in kv", level="warning", reason=error.reason)
         await submission_store.save_state(env, name, document)
+
+
+async def load_states(env: Env, name: str) -> list[bytes]:
+    """What PostgreSQL and KV keep under a name. Raises KvError when neither store tells."""
+    documents = []
+    try:
+        with await get_db(env) as database:
+            documents.append(await database.load_state(name))
+    except DatabaseError as error:
+        env.log("postgres unavailable: state read from kv", level="warning", reason=error.reason)
+    documents.append(await submission_store.load_state(env, name))
+    return [document for document in documents if document]

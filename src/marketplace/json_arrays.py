@@ -5,8 +5,12 @@ broken inside, which its own decoding tells.
 """
 
 from collections.abc import Iterator
+from typing import Final
 
 from marketplace.json_text import CLOSING, MAX_DEPTH, OPENING, TOKEN
+
+MAX_ELEMENT_BYTES: Final = 256 * 1024
+"""Of an element with brackets; a larger one is no record, and walking it would take seconds."""
 
 
 class BrokenArray(ValueError):
@@ -30,6 +34,8 @@ def iterate_array(value: bytes, start: int = 0) -> Iterator[bytes]:
             raise BrokenArray(f"a string without end at byte {token.start()}")
         elif text in CLOSING:
             depth -= 1
+        elif depth > 1 and token.start() - begin > MAX_ELEMENT_BYTES:
+            raise BrokenArray(f"an element of more than {MAX_ELEMENT_BYTES} bytes at byte {begin}")
         if (depth == 1 and text == b",") or depth == 0:
             element = value[begin : token.start()].strip()
             if element:

@@ -6,11 +6,13 @@ from marketplace.storage import KV_LIST_LIMIT, KV_VALUE_LIMIT, KvListPage, KvNam
 
 
 class CountingKv:
-    """A ``KvNamespace`` on top of another. ``operations`` is what went through it."""
+    """A ``KvNamespace`` on top of another. ``operations`` is what went through it, ``lists``
+    the list calls among them."""
 
     def __init__(self, kv: KvNamespace) -> None:
         self._kv = kv
         self.operations = 0
+        self.lists = 0
 
     async def get(self, key: str, *, max_bytes: int = KV_VALUE_LIMIT) -> bytes | None:
         """See ``KvNamespace``."""
@@ -44,4 +46,5 @@ class CountingKv:
     ) -> KvListPage:
         """See ``KvNamespace``."""
         self.operations += 1
+        self.lists += 1
         return await self._kv.list(prefix=prefix, cursor=cursor, limit=limit)

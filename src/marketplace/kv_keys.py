@@ -78,9 +78,15 @@ def outbox_key(identity: str, revision: str) -> str:
     return f"{outbox_prefix(identity)}{_digest(revision)}"
 
 
-def dead_letter_key(letter_id: str) -> str:
-    """A message that could not be processed."""
-    return f"{DEAD_LETTER_PREFIX}{letter_id}"
+def dead_letter_key(letter_id: str, failed_at: str) -> str:
+    """One failure of a message; each has a key of its own, so that none is written over."""
+    return f"{DEAD_LETTER_PREFIX}{letter_id}:{failed_at}"
+
+
+def parse_dead_letter_key(key: str) -> tuple[str, str]:
+    """The letter's id and the time in a `dead_letter_key`."""
+    letter_id, _, failed_at = key.removeprefix(DEAD_LETTER_PREFIX).partition(":")
+    return letter_id, failed_at
 
 
 def state_key(name: str) -> str:

@@ -4,14 +4,21 @@ KV has no compare-and-set. Everything here is best effort where two write at onc
 methods of the same names are the exact ones.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Final
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, NamedTuple
 
 import msgspec
 
 from marketplace import kv_access
 from marketplace.env import Env
-from marketplace.kv_keys import DEAD_LETTER_PREFIX, dead_letter_key, lease_key, state_key
+from marketplace.kv_keys import (
+    DEAD_LETTER_PREFIX,
+    dead_letter_key,
+    lease_key,
+    parse_dead_letter_key,
+    state_key,
+)
 from marketplace.models import InvalidRecord
 from marketplace.storage import (
     KV_BULK_GET_LIMIT,
@@ -28,11 +35,11 @@ MAX_LETTER_PAGES: Final = 20
 _MIN_TTL_SECONDS: Final = 60  # KV's
 
 
-class _LetterMark(msgspec.Struct, frozen=True, array_like=True, tag="d1"):
-    """Metadata of a letter: enough to filter and count without its value."""
+class _LetterMark(msgspec.Struct, frozen=True, array_like=True, tag="d2"):
+    """Metadata of a failure: enough to filter and count without its value."""
 
     reason: str
-    redriven: bool
+    redriven_at: str | None
 
 
 class _Lease(msgspec.Struct, frozen=True, rename="camel"):
@@ -44,15 +51,16 @@ class _Lease(msgspec.Struct, frozen=True, rename="camel"):
 
 
 async def store_dead_letter(env: Env, letter: DeadLetter) -> None:
-    """Keep a letter under its id, over an earlier state of it. Raises KvError, InvalidRecord."""
+    """Keep one failure, or what became of it. Raises KvError, InvalidRecord."""
     value = msgspec.json.encode(letter)
     if len(value) > kv_access.MAX_RECORD_BYTES:
         raise InvalidRecord(f"a letter of {len(value)} bytes")
-    await kv_access.put_value(env, dead_letter_key(letter.id), value, metadata=_mark(letter))
+    key = dead_letter_key(letter.id, letter.failed_at)
+    await kv_access.put_value(env, key, value, metadata=_mark(letter))
 
 
 def _mark(letter: DeadLetter) -> str | None:
-    mark = _LetterMark(letter.reason, letter.redriven_at is not None)
+    mark = _LetterMark(letter.reason, letter.redriven_at)
     text = msgspec.json.encode(mark).decode()
     return text if len(msgspec.json.encode(text)) <= KV_METADATA_LIMIT else None
 
@@ -65,72 +73,98 @@ async def list_dead_letters(
     Reads from the start, as KV cannot begin a list at a key; at most MAX_LETTER_PAGES pages.
     """
     letters: list[DeadLetter] = []
-    pages = kv_access.list_all_keys(env, DEAD_LETTER_PREFIX, page_budget=MAX_LETTER_PAGES)
-    async for page in pages:
-        ids = [_letter_id(key) for key in page.keys if _may_match(key, reason, after)]
-        for chunk in kv_access.chunks(ids, min(limit, KV_BULK_GET_LIMIT)):
-            found = await get_dead_letters(env, chunk)
-            letters += [letter for letter in found if _matches(letter, reason)]
-            if len(letters) >= limit:
-                return letters[:limit]
+    waiting = {
+        letter_id: mark
+        for letter_id, mark in (await _latest_marks(env)).items()
+        if (after is None or letter_id > after) and _may_match(mark, reason)
+    }
+    for chunk in kv_access.chunks(list(waiting), min(limit, KV_BULK_GET_LIMIT)):
+        found = await _read_letters(env, [waiting[letter_id].key for letter_id in chunk])
+        letters += [x for x in found.values() if x.is_open and reason in (None, x.reason)]
+        if len(letters) >= limit:
+            return letters[:limit]
     return letters
-
-
-def _may_match(key: KvKey, reason: str | None, after: str | None) -> bool:
-    if after is not None and _letter_id(key) <= after:
-        return False
-    mark = _read_mark(key)
-    return mark is None or (not mark.redriven and reason in (None, mark.reason))
-
-
-def _matches(letter: DeadLetter, reason: str | None) -> bool:
-    return letter.redriven_at is None and reason in (None, letter.reason)
 
 
 async def get_dead_letters(env: Env, ids: Sequence[str]) -> list[DeadLetter]:
-    """The letters of these ids, redriven or not; unknown ids are left out. Raises KvError.
+    """The latest state of these letters, redriven or not; unknown ids are left out.
 
-    A letter that cannot be read is logged and left out.
+    A letter that cannot be read is logged and left out. Raises KvError.
     """
-    letters = []
-    values = await kv_access.read_all_values(env, [dead_letter_key(i) for i in ids])
-    for key, value in values.items():
-        letter = kv_access.decode_record(value, DeadLetter)
-        if isinstance(letter, InvalidRecord):
-            env.log("dead-letter-malformed", level="error", key=key, reason=str(letter))
-        elif letter is not None:
-            letters.append(letter)
-    return letters
+    latest = await _latest_marks(env)
+    keys = [latest[letter_id].key for letter_id in ids if letter_id in latest]
+    return list((await _read_letters(env, keys)).values())
 
 
 async def count_dead_letters(env: Env) -> Mapping[str, int]:
     """Letters not redriven, per reason, from list pages alone. Raises KvError."""
-    counts: dict[str, int] = {}
+    waiting = (mark for mark in (await _latest_marks(env)).values() if mark.redriven_at is None)
+    return Counter(mark.reason or "unknown" for mark in waiting)
+
+
+async def list_letter_records(env: Env, *, limit: int) -> Mapping[str, DeadLetter]:
+    """Up to ``limit`` failures as they are kept, by key. Raises KvError."""
+    page = await kv_access.list_page(env, DEAD_LETTER_PREFIX, limit=limit)
+    return await _read_letters(env, [key.name for key in page.keys])
+
+
+async def clear_letter_records(env: Env, keys: Iterable[str]) -> None:
+    """Forget failures that the database keeps, one operation each. Raises KvError; ValueError."""
+    for key in keys:
+        if not key.startswith(DEAD_LETTER_PREFIX):
+            raise ValueError(f"not a key of a dead letter: {key!r:.80}")
+        await kv_access.delete_key(env, key)
+
+
+class _LatestMark(NamedTuple):
+    """The last event of a letter, as keys and their metadata tell it."""
+
+    moment: str
+    is_open: bool
+    key: str
+    reason: str | None  # None where only the value tells
+    redriven_at: str | None
+
+
+def _may_match(mark: _LatestMark, reason: str | None) -> bool:
+    return mark.redriven_at is None and (mark.reason is None or reason in (None, mark.reason))
+
+
+async def _latest_marks(env: Env) -> dict[str, _LatestMark]:
+    """The last event of each letter, by id, in the order of ids. Raises KvError."""
+    latest: dict[str, _LatestMark] = {}
     pages = kv_access.list_all_keys(env, DEAD_LETTER_PREFIX, page_budget=MAX_LETTER_PAGES)
     async for page in pages:
         for key in page.keys:
-            mark = _read_mark(key) or _LetterMark("unknown", redriven=False)
-            if not mark.redriven:
-                counts[mark.reason] = counts.get(mark.reason, 0) + 1
-    return counts
+            letter_id, failed_at = parse_dead_letter_key(key.name)
+            mark = _read_mark(key, failed_at)
+            latest[letter_id] = max(latest.get(letter_id, mark), mark)
+    return latest
 
 
-async def remove_dead_letter(env: Env, letter_id: str) -> None:
-    """Forget a letter, once the database keeps it. Raises KvError."""
-    await kv_access.delete_key(env, dead_letter_key(letter_id))
+def _read_mark(key: KvKey, failed_at: str) -> _LatestMark:
+    if isinstance(key.metadata, str):
+        try:
+            mark = msgspec.json.decode(key.metadata, type=_LetterMark)
+        except (ValueError, RecursionError):
+            pass  # its value decides
+        else:
+            redriven = mark.redriven_at
+            moment = max(failed_at, redriven or "")
+            return _LatestMark(moment, redriven is None, key.name, mark.reason, redriven)
+    return _LatestMark(failed_at, True, key.name, None, None)
 
 
-def _letter_id(key: KvKey) -> str:
-    return key.name.removeprefix(DEAD_LETTER_PREFIX)
-
-
-def _read_mark(key: KvKey) -> _LetterMark | None:
-    if not isinstance(key.metadata, str):
-        return None
-    try:
-        return msgspec.json.decode(key.metadata, type=_LetterMark)
-    except (ValueError, RecursionError):
-        return None  # its value decides
+async def _read_letters(env: Env, keys: Sequence[str]) -> dict[str, DeadLetter]:
+    """The letters under these keys, by key. One that cannot be read is logged and left out."""
+    letters = {}
+    for key, value in (await kv_access.read_all_values(env, keys)).items():
+        letter = kv_access.decode_record(value, DeadLetter)
+        if isinstance(letter, InvalidRecord):
+            env.log("dead-letter-malformed", level="error", key=key, reason=str(letter))
+        elif letter is not None:
+            letters[key] = letter
+    return letters
 
 
 # --- state and leases -------------------------------------------------------------------------

@@ -4,7 +4,7 @@ Every step writes a key of its own (``sub:``, ``scan:``, ``published:``) and cha
 that a state derived from them can only move forward.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,7 +30,7 @@ from marketplace.models import (
     SubmissionStatus,
     Verdict,
 )
-from marketplace.storage import KvRateLimited
+from marketplace.storage import KvKey, KvRateLimited
 
 _MAX_EMPTY_PAGES: Final = 5
 
@@ -44,10 +44,14 @@ class _Latest(msgspec.Struct, frozen=True, rename="camel"):
 
 @dataclass(frozen=True, slots=True)
 class PendingSubmission:
-    """A submission that was neither published nor rejected."""
+    """A submission that was neither published nor rejected.
+
+    ``asked_at``: when its publication was last asked for once more, if ever.
+    """
 
     id: str
     created_at: str
+    asked_at: str = ""
 
 
 async def create_submission(env: Env, submission: Submission) -> None:
@@ -123,7 +127,18 @@ async def record_publication(env: Env, submission: Submission, publication: Publ
 
 async def _settle(env: Env, submission: Submission) -> None:
     """Take the pending mark away: the submission is decided."""
-    await kv_access.delete_key(env, pending_key(submission.created_at, submission.id))
+    await unmark_pending(env, submission.created_at, submission.id)
+
+
+async def unmark_pending(env: Env, created_at: str, submission_id: str) -> None:
+    """Note that a submission is decided. Raises KvError."""
+    await kv_access.delete_key(env, pending_key(created_at, submission_id))
+
+
+async def mark_asked(env: Env, pending: PendingSubmission) -> None:
+    """Note that a pending submission's publication was asked for once more. Raises KvError."""
+    key = pending_key(pending.created_at, pending.id)
+    await kv_access.put_value(env, key, b"{}", metadata=env.now())
 
 
 async def submission_status(env: Env, submission_id: str) -> SubmissionStatus | None:
@@ -198,9 +213,20 @@ async def oldest_pending(env: Env) -> PendingSubmission | None:
     for _ in range(_MAX_EMPTY_PAGES):
         page = await kv_access.list_page(env, PENDING_PREFIX, cursor=cursor, limit=1)
         if page.keys:
-            created_at, submission_id = parse_pending_key(page.keys[0].name)
-            return PendingSubmission(submission_id, created_at)
+            return _pending(page.keys[0])
         cursor = page.cursor
         if cursor is None:
             break
     return None
+
+
+async def list_pending(env: Env, *, page_budget: int) -> AsyncIterator[list[PendingSubmission]]:
+    """Pending submissions, the oldest first, a list page at a time. Raises KvError."""
+    async for page in kv_access.list_all_keys(env, PENDING_PREFIX, page_budget=page_budget):
+        yield [_pending(key) for key in page.keys]
+
+
+def _pending(key: KvKey) -> PendingSubmission:
+    created_at, submission_id = parse_pending_key(key.name)
+    asked_at = key.metadata if isinstance(key.metadata, str) else ""
+    return PendingSubmission(submission_id, created_at, asked_at)

@@ -1,7 +1,8 @@
 """The light repair: what is known to be undone, without enumerating everything.
 
-Outbox records, which KV alone took, go into PostgreSQL; rows that KV is not known to hold go into
-KV. Both lists are short unless a source was away.
+Outbox records and dead letters, which KV alone took, go into PostgreSQL; rows that KV is not known
+to hold go into KV. What passed its scan and was never published is asked for again. These lists are
+short unless a source was away.
 """
 
 from collections.abc import Sequence
@@ -11,20 +12,29 @@ import msgspec
 
 from marketplace import submission_store
 from marketplace.db import get_db
+from marketplace.dead_letters import move_letters
 from marketplace.env import Env
-from marketplace.models import Skill
-from marketplace.publishing import Published, publish_skills, settle_in_kv, write_rows
+from marketplace.publishing import (
+    Published,
+    free_in_kv,
+    publish_skills,
+    settle_in_kv,
+    write_rows,
+)
 from marketplace.storage import DatabaseError, KvError
+from marketplace.submission_store import OutboxEntry
+from marketplace.submissions import ask_again
 
 OUTBOX_BATCH: Final = 100
 _ROW_BATCH: Final = 200
 
 
 class LightRepairReport(msgspec.Struct, rename="camel"):
-    """What one light repair did, in skills."""
+    """What one light repair did, in skills; ``asked_again`` in submissions."""
 
     database_backfilled: int = 0
     kv_backfilled: int = 0
+    asked_again: int = 0
     errors: list[str] = msgspec.field(default_factory=list)
 
 
@@ -34,6 +44,8 @@ async def run_light_repair(env: Env) -> LightRepairReport:
     try:
         await drain_outbox(env, report)
         await _write_missing_records(env, report)
+        await move_letters(env)
+        report.asked_again = await ask_again(env)
     except (DatabaseError, KvError) as error:
         report.errors.append(f"{type(error).__name__}: {error.reason}")
         env.log("light repair cut short", level="error", reason=error.reason, detail=str(error))
@@ -43,6 +55,11 @@ async def run_light_repair(env: Env) -> LightRepairReport:
 async def drain_outbox(env: Env, report: LightRepairReport) -> None:
     """Give a batch of waiting skills their place in both stores. Raises KvError."""
     entries = await submission_store.list_outbox(env, limit=OUTBOX_BATCH)
+    report.database_backfilled += len(await place_outbox(env, entries))
+
+
+async def place_outbox(env: Env, entries: Sequence[OutboxEntry]) -> list[str]:
+    """Publish waiting skills and clear those that both stores took. Their keys. Raises KvError."""
     outcomes = await publish_skills(env, [entry.skill for entry in entries])
     done = []
     for entry in entries:
@@ -50,30 +67,17 @@ async def drain_outbox(env: Env, report: LightRepairReport) -> None:
         if isinstance(outcome, Published) and outcome.in_database and outcome.in_kv:
             done.append(entry.key)
     await submission_store.clear_outbox(env, done)
-    report.database_backfilled += len(done)
+    return done
 
 
 async def _write_missing_records(env: Env, report: LightRepairReport) -> None:
+    """Write the rows that KV lacks; where two skills have one slug, the full repair acts."""
     with await get_db(env) as database:
         rows = await database.skills_not_in_kv(limit=_ROW_BATCH)
-    written = await write_rows(env, await _not_held_by_others(env, rows))
+    if not rows:
+        return
+    records = await submission_store.read_records(env, [row.name for row in rows])
+    free = await free_in_kv(env, rows, records)
+    written = await write_rows(env, [row for row in rows if row.name in free])
     await settle_in_kv(env, written)
     report.kv_backfilled += len(written)
-
-
-async def _not_held_by_others(env: Env, rows: Sequence[Skill]) -> Sequence[Skill]:
-    """The rows whose slug no other skill has in KV; the full repair moves the others apart."""
-    records = await submission_store.read_records(env, [row.name for row in rows])
-    free = []
-    for row in rows:
-        record = records[row.name]
-        if isinstance(record, Skill) and record.identity != row.identity:
-            env.log(
-                f"{row.name} not written to kv: another skill has its slug there",
-                level="warning",
-                slug=row.name,
-                reason="conflict",
-            )
-        else:
-            free.append(row)
-    return free

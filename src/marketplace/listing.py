@@ -6,6 +6,7 @@ translation in ``db``, and the property tests hold the two together.
 
 import base64
 import binascii
+import functools
 import re
 import sys
 import unicodedata
@@ -94,7 +95,7 @@ class ListingQuery:
     @property
     def terms(self) -> tuple[str, ...]:
         """The search text as terms; a skill must have each of them as a prefix of a word."""
-        return search_terms(self.search or "")[:MAX_TERMS]
+        return _wanted_terms(self.search or "")
 
 
 def default_order(search: str | None) -> tuple[SortField, SortDirection]:
@@ -108,10 +109,19 @@ def default_direction(field: SortField) -> SortDirection:
     return SortDirection.ASC if field in _ASCENDING_BY_DEFAULT else SortDirection.DESC
 
 
+@functools.lru_cache(maxsize=16)
+def _wanted_terms(search: str) -> tuple[str, ...]:
+    """Asked for again with every skill that is matched."""
+    return search_terms(search)[:MAX_TERMS]
+
+
 def search_terms(text: str) -> tuple[str, ...]:
     """The distinct words of a text in order: NFKC, case-folded, runs of letters and digits."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return tuple(dict.fromkeys(term[:MAX_TERM_LENGTH] for term in _TERM.findall(folded)))
+    return tuple(dict.fromkeys(term[:MAX_TERM_LENGTH] for term in _TERM.findall(_folded(text))))
+
+
+def _folded(text: str) -> str:
+    return unicodedata.normalize("NFKC", text).casefold()
 
 
 def title_terms(skill: SkillSummary) -> tuple[str, ...]:
@@ -124,16 +134,18 @@ def document_terms(skill: SkillSummary) -> tuple[str, ...]:
 
     Made from the summary, so that sources which hold no more than summaries find the same.
     """
-    return search_terms(
-        " ".join(
-            (
-                skill.name,
-                skill.display_name,
-                skill.author,
-                skill.category,
-                *skill.labels,
-                skill.description,
-            )
+    return search_terms(_document(skill))
+
+
+def _document(skill: SkillSummary) -> str:
+    return " ".join(
+        (
+            skill.name,
+            skill.display_name,
+            skill.author,
+            skill.category,
+            *skill.labels,
+            skill.description,
         )
     )
 
@@ -155,7 +167,13 @@ def matches(skill: SkillSummary, query: ListingQuery) -> bool:
         return False
     if query.search:
         terms = query.terms
-        return bool(terms) and _has_all_prefixes(document_terms(skill), terms)
+        document = _folded(_document(skill))
+        # Most skills have not even the letters, and need not be cut into words.
+        return (
+            bool(terms)
+            and all(term in document for term in terms)
+            and _has_all_prefixes(document_terms(skill), terms)
+        )
     return True
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 SUBMISSION_ID = "submissionId"
+SCANNED_AT = "scannedAt"
 
 
 class QueueMessage(Protocol):
@@ -28,17 +29,24 @@ class QueueMessage(Protocol):
         """Deliver again after a delay; after the queue's last retry it is a dead letter."""
 
 
-def publish_message(submission_id: str) -> Mapping[str, Any]:
-    """The message that asks for a submission to be published."""
-    return {SUBMISSION_ID: submission_id}
+def publish_message(submission_id: str, scanned_at: str) -> Mapping[str, Any]:
+    """The message that asks for a submission to be published, by the verdict of a moment.
+
+    KV may show an older state for a minute; the moment tells the consumer that it has.
+    """
+    return {SUBMISSION_ID: submission_id, SCANNED_AT: scanned_at}
 
 
 def submission_id_of(body: object) -> str | None:
     """The submission that a message names, or None when it is no such message."""
-    if not isinstance(body, Mapping):
-        return None
-    value = body.get(SUBMISSION_ID)
+    value = body.get(SUBMISSION_ID) if isinstance(body, Mapping) else None
     return value if isinstance(value, str) and 0 < len(value) <= 64 else None
+
+
+def scanned_at_of(body: object) -> str:
+    """The moment of the verdict that a message is about; empty when it names none."""
+    value = body.get(SCANNED_AT) if isinstance(body, Mapping) else None
+    return value if isinstance(value, str) else ""
 
 
 FIRST_RETRY_SECONDS = 5

@@ -3,8 +3,7 @@
 import heapq
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -12,10 +11,12 @@ from marketplace.listing import (
     ListingQuery,
     Rank,
     SortDirection,
+    SortKey,
     cursor_rank,
     encode_cursor,
     matches,
     rank,
+    sort_key,
 )
 from marketplace.models import SkillSummary
 from marketplace.storage import ListingRows
@@ -75,42 +76,52 @@ def matching(skills: Iterable[SkillSummary], query: ListingQuery) -> list[Entry]
     return sorted(entries, key=_by_rank)
 
 
-class SkillSet(Protocol):
-    """Many skills without an order of their own; can be gone through again."""
+class WholeSource(Protocol):
+    """A source that has no order of its own: its skills in slug order, none of the seed's."""
 
-    def __iter__(self) -> Iterator[SkillSummary]: ...
+    def __iter__(self) -> Iterator[SkillSummary]:
+        """Every skill, for filters and sort keys."""
 
     def pick(self, names: Collection[str]) -> Iterable[SkillSummary]:
-        """Those of these slugs, without going through all if that can be avoided."""
+        """The skills of some slugs, whole."""
 
 
-def page_of(
-    query: ListingQuery, seed: Iterable[SkillSummary], skills: SkillSet | None = None
-) -> Page:
-    """The page out of the seed and a whole source.
+def page_of(query: ListingQuery, source: WholeSource | None, seed: Iterable[SkillSummary]) -> Page:
+    """The page out of a whole source, if there is one, and the seed.
 
-    All are gone through for positions, then the page's entries alone are picked, so that no more
-    than positions are ever held, however deep the page.
+    The source is gone through for sort keys alone, so that no more than those up to the page's
+    end are ever held, however deep the page.
     """
     after = cursor_rank(query)
-    total = 0
+    seeded = matching(seed, query)
+    total = len(seeded)
+    descending = query.sort_dir is SortDirection.DESC
 
-    def positions() -> Iterator[Rank]:
+    def keys() -> Iterator[tuple[SortKey, str]]:
         nonlocal total
-        for skill in chain(seed, () if skills is None else skills):
+        for skill in source or ():
             if matches(skill, query):
                 total += 1
-                position = rank(skill, query)
-                if after is None or after < position:
-                    yield position
+                key = sort_key(skill, query)
+                if after is None or after < Rank(key, skill.name, descending):
+                    yield key, skill.name
 
     first = 0 if query.cursor is not None else query.offset
-    wanted = heapq.nsmallest(first + query.limit + 1, positions())[first:]
-    names = {position.name for position in wanted}
-    of_seed = (skill for skill in seed if skill.name in names)
-    picked = chain(of_seed, () if skills is None else skills.pick(names))
-    found = {skill.name: encode_item(skill) for skill in picked}
-    return _cut(query, [(position, found[position.name]) for position in wanted], total)
+    # Both keep equal keys in the order they come in, which is by slug.
+    choose = heapq.nlargest if descending else heapq.nsmallest
+    chosen = choose(first + query.limit + 1, keys(), key=_sort_key)
+    positions = [Rank(key, name, descending) for key, name in chosen]
+    items = {p.name: item for p, item in seeded if after is None or after < p}
+    seeded_positions = [position for position, _ in seeded if position.name in items]
+    wanted = list(heapq.merge(seeded_positions, positions))[first : first + query.limit + 1]
+    if source is not None:
+        names = {position.name for position in wanted} - items.keys()
+        items |= {skill.name: encode_item(skill) for skill in source.pick(names)}
+    return _cut(query, [(position, items[position.name]) for position in wanted], total)
+
+
+def _sort_key(entry: tuple[SortKey, str]) -> Any:
+    return entry[0]  # of one type within a listing, so that they compare
 
 
 def encode_item(skill: SkillSummary) -> bytes:

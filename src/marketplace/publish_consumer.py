@@ -8,7 +8,12 @@ from marketplace import submission_store
 from marketplace.concurrency import map_bounded
 from marketplace.dead_letters import DeadLetterReason, bury
 from marketplace.env import Env
-from marketplace.messages import QueueMessage, retry_delay, submission_id_of
+from marketplace.messages import (
+    QueueMessage,
+    retry_delay,
+    scanned_at_of,
+    submission_id_of,
+)
 from marketplace.models import (
     InvalidRecord,
     Publication,
@@ -23,6 +28,8 @@ from marketplace.publishing import Published, PublishOutcome, publish_skills
 from marketplace.storage import KvError, StorageError
 
 PUBLISH_QUEUE: Final = "skill-publish"
+OUTDATED_READS: Final = 5
+"""How often a message waits for KV to catch up: 5 + 10 + … + 80 s, and KV takes about 60."""
 
 
 @dataclass(slots=True)
@@ -47,7 +54,12 @@ class _Unpublishable:
     detail: str
 
 
-_Reading = _Publishable | _Unpublishable
+@dataclass(frozen=True, slots=True)
+class _Outdated:
+    """KV does not show the verdict yet that the message is about."""
+
+
+_Reading = _Publishable | _Unpublishable | _Outdated
 
 
 async def handle_publish_batch(env: Env, messages: Sequence[QueueMessage]) -> BatchReport:
@@ -89,6 +101,8 @@ async def _publish(
         reading = readings[message.id]
         if isinstance(reading, _Publishable):
             _settle_published(message, outcomes[reading.skill.identity], report)
+        elif isinstance(reading, _Outdated):
+            _retry(message, report, "outdated-read")
         else:
             await _settle_unpublishable(env, message, reading, report)
     await _note_publications(env, publishable, outcomes)
@@ -101,11 +115,32 @@ async def _read_submissions(env: Env, messages: Sequence[QueueMessage]) -> Mappi
     submissions = await submission_store.get_submissions(env, known)
     scans = await submission_store.get_scans(env, known)
     return {
-        message_id: _invalid_message()
-        if submission_id is None
-        else _reading(submission_id, submissions[submission_id], scans[submission_id])
-        for message_id, submission_id in ids.items()
+        message.id: _read_message(message, submission_id, submissions, scans)
+        if (submission_id := ids[message.id]) is not None
+        else _invalid_message()
+        for message in messages
     }
+
+
+def _read_message(
+    message: QueueMessage,
+    submission_id: str,
+    submissions: Mapping[str, Submission | InvalidRecord | None],
+    scans: Mapping[str, Scan | InvalidRecord | None],
+) -> _Reading:
+    """What one message asks for; Outdated while KV may only be late to show it."""
+    submission, scan = submissions[submission_id], scans[submission_id]
+    told = scanned_at_of(message.body)
+    seen = scan.scanned_at if isinstance(scan, Scan) else ""
+    if isinstance(scan, InvalidRecord) or (seen >= told and (submission or not told)):
+        return _reading(submission_id, submission, scan)
+    if message.attempts <= OUTDATED_READS:
+        return _Outdated()
+    if submission is None:
+        return _reading(submission_id, None, scan)
+    return _Unpublishable(
+        DeadLetterReason.NOT_SCANNED, f"there is no verdict of {told} on {submission_id}"
+    )
 
 
 def _invalid_message() -> _Unpublishable:

@@ -49,6 +49,8 @@ CARRIED_SECONDS: Final = 120.0
 """A full write keeps recent entries this much older than its own beginning, since the
 enumeration it is made from may be 60 s behind."""
 MAX_PROBLEMS: Final = 20
+MAX_UNREADABLE: Final = 10_000
+"""Entries of the original shape that may be unreadable; with more it is no list of skills."""
 _ENTRIES_A_TURN: Final = 500
 
 _FORMAT: Final = "published-index"
@@ -300,21 +302,28 @@ def _digest(value: bytes) -> str:
 
 
 async def _read_original(reading: IndexReading, value: bytes) -> None:
-    entries = map(entry_of, _original_entries(reading, value))
+    entries = _original_entries(reading, value)
     while some := list(islice(entries, _ENTRIES_A_TURN)):
-        reading.pages.add(some)
+        reading.pages.add([entry_of(entry) for entry in some if entry is not None])
         await asyncio.sleep(0)  # long work without I/O: let a deadline pass
 
 
-def _original_entries(reading: IndexReading, value: bytes) -> Iterator[PublishedSummary]:
-    """The summaries or whole records in a plain list, one at a time."""
-    start = _array_start(value) or 0
+def _original_entries(reading: IndexReading, value: bytes) -> Iterator[PublishedSummary | None]:
+    """The summaries or whole records in a plain list, one at a time; None for an unreadable one,
+    so that a list of nothing but those is long work like any other."""
+    unreadable = 0
     try:
-        for number, element in enumerate(iterate_array(value, start)):
+        for number, element in enumerate(iterate_array(value, _array_start(value) or 0)):
             try:
-                yield _original_entry(element)
+                entry = _original_entry(element)
             except (ValueError, ArithmeticError, RecursionError) as error:
                 reading.note(f"entry {number}: {str(error)[:100]}")
+                unreadable += 1
+                entry = None
+            if unreadable > MAX_UNREADABLE:
+                reading.note(f"damaged: more than {MAX_UNREADABLE} unreadable entries")
+                return
+            yield entry
     except BrokenArray as error:
         reading.note(f"damaged: {error}")
 
@@ -422,9 +431,15 @@ class IndexWriter:
 
 def add_to_digest(digest: str, summaries: Iterable[PublishedSummary]) -> str:
     """Add skills to the digest of a `Fingerprint`."""
+    versions = ((entry.summary.name, entry.revision) for entry in summaries)
+    return add_versions_to_digest(digest, versions)
+
+
+def add_versions_to_digest(digest: str, versions: Iterable[tuple[str, str]]) -> str:
+    """Add skills, given by slug and revision, to the digest of a `Fingerprint`."""
     total = int(digest, 16)
-    for entry in summaries:
-        text = f"{entry.summary.name} {entry.revision}"
+    for name, revision in versions:
+        text = f"{name} {revision}"
         total += int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
     return f"{total % 2**64:016x}"
 

@@ -15,7 +15,7 @@ from marketplace.kv_records import (
     enumerate_published_skills,
     read_waiting,
 )
-from marketplace.models import PublishedSummary
+from marketplace.models import PublishedSummary, SkillSummary
 from marketplace.published_index import IndexReading, read_index, rewrite_index
 from marketplace.storage import KV_BULK_GET_LIMIT, KvError, Source
 from marketplace.summary_blocks import (
@@ -24,6 +24,7 @@ from marketplace.summary_blocks import (
     count,
     entry_of,
     iterate,
+    iterate_for_matching,
     merge,
     pick,
 )
@@ -51,9 +52,13 @@ class PublishedSkills:
     def __iter__(self) -> Iterator[PublishedSummary]:
         return iterate(self.blocks)
 
-    def pick(self, slugs: Collection[str]) -> Iterator[PublishedSummary]:
-        """The entries of these slugs alone, which is cheaper than going through all."""
-        return pick(self.blocks, slugs)
+    def for_matching(self) -> Iterator[SkillSummary]:
+        """Every skill as `decode_for_matching` reads it: for filters, sort keys and counts."""
+        return iterate_for_matching(self.blocks)
+
+    def pick(self, names: Collection[str]) -> Iterator[PublishedSummary]:
+        """The skills of some slugs."""
+        return pick(self.blocks, names)
 
 
 async def get_published_skills_list(

@@ -9,8 +9,9 @@ of its identity, which no other skill can be given, and its revision is kept in 
 of its own, which no other revision can overwrite. The repair brings both into PostgreSQL.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from marketplace import submission_store
@@ -19,7 +20,14 @@ from marketplace.db import get_db
 from marketplace.env import Env
 from marketplace.models import Skill
 from marketplace.slugs import assignable_candidates
-from marketplace.storage import DatabaseError, KvError, RecordKey, SkillDatabase
+from marketplace.storage import (
+    KV_WRITE_INTERVAL,
+    DatabaseError,
+    KvError,
+    KvRateLimited,
+    RecordKey,
+    SkillDatabase,
+)
 
 _KV_WRITE_ROUNDS: Final = 3  # how often a row may move on under our hands before repair takes over
 _DATABASE_SESSIONS: Final = 2  # a lost connection is replaced once; the queue retries beyond that
@@ -63,11 +71,13 @@ async def publish_skills(env: Env, skills: Sequence[Skill]) -> Mapping[str, Publ
         known = newest.get(skill.identity)
         if known is None or skill.revision > known.revision:
             newest[skill.identity] = skill
-    plans = await _plan(env, list(newest.values()))
+    records = await _read_wanted(env, newest.values())
+    plans = [_plan_one(env, skill, records) for skill in newest.values()]
     rows = await _store_in_database(env, plans)
+    free = await _free_for(env, rows.values(), records)
     outcomes: dict[str, PublishOutcome] = dict(
         await map_bounded(
-            plans, lambda plan: _store_in_kv(env, plan, rows.get(plan.skill.identity))
+            plans, lambda plan: _store_in_kv(env, plan, rows.get(plan.skill.identity), free)
         )
     )
     await settle_in_kv(
@@ -81,6 +91,10 @@ async def publish_skills(env: Env, skills: Sequence[Skill]) -> Mapping[str, Publ
     return outcomes
 
 
+Records = Mapping[str, submission_store.Record]
+"""What KV holds under slugs that were looked at; others are absent."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Plan:
     """A skill to publish, with what KV knows about the slugs that it may get."""
@@ -91,22 +105,14 @@ class _Plan:
     checked: bool  # whether KV could be asked; without that nothing may be written there
 
 
-async def _plan(env: Env, skills: Sequence[Skill]) -> Sequence[_Plan]:
-    """Leave out slugs that another identity holds in KV or in the seed.
-
-    PostgreSQL alone decides what is free. But a row that it lost, or never received while it was
-    away, still lives in KV under its slug and must not be overwritten there.
-    """
-    wanted = {skill.identity: _wanted_slugs(env, skill) for skill in skills}
-    slugs = sorted({slug for candidates in wanted.values() for slug in candidates})
+async def _read_wanted(env: Env, skills: Iterable[Skill]) -> Records:
+    """The records of all slugs that these skills may get; none of them where KV is away."""
+    slugs = sorted({slug for skill in skills for slug in _wanted_slugs(env, skill)})
     try:
-        records = await submission_store.read_records(env, slugs)
+        return await submission_store.read_records(env, slugs)
     except KvError as error:
         env.log("kv unavailable: slugs not checked", level="warning", reason=error.reason)
-        plans = [_plan_one(env, skill, wanted[skill.identity], {}) for skill in skills]
-        return [replace(plan, checked=False) for plan in plans]
-    holders = {slug: record for slug, record in records.items() if isinstance(record, Skill)}
-    return [_plan_one(env, skill, wanted[skill.identity], holders) for skill in skills]
+        return {}
 
 
 def _wanted_slugs(env: Env, skill: Skill) -> Sequence[str]:
@@ -116,22 +122,29 @@ def _wanted_slugs(env: Env, skill: Skill) -> Sequence[str]:
     return candidates if seeded is None else (seeded.name, candidates[-1])
 
 
-def _plan_one(env: Env, skill: Skill, wanted: Sequence[str], holders: Mapping[str, Skill]) -> _Plan:
-    identity = skill.identity
+def _plan_one(env: Env, skill: Skill, records: Records) -> _Plan:
+    """Leave out slugs that another identity holds in KV or in the seed.
+
+    PostgreSQL alone decides what is free. But a row that it lost, or never received while it was
+    away, still lives in KV under its slug.
+    """
+    identity, wanted = skill.identity, _wanted_slugs(env, skill)
+    holders = {slug: found for slug in wanted if isinstance(found := records.get(slug), Skill)}
 
     def is_free(slug: str) -> bool:
         claims = (env.seed.by_name.get(slug), holders.get(slug))
         return all(claim is None or claim.identity == identity for claim in claims)
 
     candidates = [slug for slug in wanted[:-1] if is_free(slug)] + [wanted[-1]]
-    records = [holders[slug] for slug in candidates if slug in holders]
-    own = max(records, key=lambda record: record.revision, default=None)
+    owned = [holders[slug] for slug in candidates if slug in holders]
+    own = max(owned, key=lambda record: record.revision, default=None)
+    checked = wanted[-1] in records
     if own is None:
-        return _Plan(skill, candidates, own=None, checked=True)
+        return _Plan(skill, candidates, None, checked)
     # A row that PostgreSQL lost comes back as KV has it: under its slug, and not older.
     candidates.sort(key=lambda slug: slug != own.name)
     newest = max(skill, own, key=lambda state: state.revision)
-    return _Plan(newest, candidates, own, checked=True)
+    return _Plan(newest, candidates, own, checked)
 
 
 async def _store_in_database(env: Env, plans: Sequence[_Plan]) -> Mapping[str, Skill]:
@@ -176,14 +189,66 @@ async def _upsert(env: Env, database: SkillDatabase, plan: _Plan, rows: dict[str
     rows[plan.skill.identity] = result.skill
 
 
-async def _store_in_kv(env: Env, plan: _Plan, row: Skill | None) -> tuple[str, PublishOutcome]:
-    """Write the KV record from the row or, without one, from the skill itself."""
+async def _free_for(env: Env, rows: Collection[Skill], records: Records) -> Collection[str]:
+    """As `free_in_kv`; what the plans did not look at, a slug by a move, is read now."""
+    unread = [row.name for row in rows if row.name not in records]
+    if unread and records:
+        try:
+            records = {**records, **await submission_store.read_records(env, unread)}
+        except KvError as error:
+            env.log("kv unavailable: slugs not checked", level="warning", reason=error.reason)
+    return await free_in_kv(env, rows, records)
+
+
+async def free_in_kv(env: Env, rows: Iterable[Skill], records: Records) -> Collection[str]:
+    """The slugs whose record may be written from these rows.
+
+    Not those that KV was not asked about, and not those of another skill's record, unless that
+    skill has got another slug: what PostgreSQL lost is there alone.
+    """
+    free: set[str] = set()
+    held: dict[str, Skill] = {}
+    for row in rows:
+        record = records.get(row.name)
+        if isinstance(record, Skill) and record.identity != row.identity:
+            held[row.name] = record
+        elif row.name in records:
+            free.add(row.name)
+    return free | await _left_by_holders(env, held) if held else free
+
+
+async def _left_by_holders(env: Env, held: Mapping[str, Skill]) -> set[str]:
+    """The slugs whose record is only what a skill left behind, and not newer than its row."""
+    left: set[str] = set()
+    try:
+        with await get_db(env) as database:
+            for slug, record in held.items():
+                row = await database.get_skill_by_identity(record.identity)
+                if row is not None and row.name != slug and row.revision >= record.revision:
+                    left.add(slug)
+    except DatabaseError as error:
+        env.log("postgres unavailable: slugs not checked", level="warning", reason=error.reason)
+    for slug in held.keys() - left:
+        env.log(
+            f"{slug} not written to kv: another skill has it there",
+            level="warning",
+            slug=slug,
+            reason="conflict",
+        )
+    return left
+
+
+async def _store_in_kv(
+    env: Env, plan: _Plan, row: Skill | None, free: Collection[str]
+) -> tuple[str, PublishOutcome]:
+    """Write the KV record from the row or, without one, from the skill itself.
+
+    A row whose slug is not free stays marked in the table, and the repair finds it.
+    """
     identity = plan.skill.identity
     if row is None:
         return identity, await _store_in_kv_alone(env, plan)
-    if not plan.checked:  # the row stays marked; the light repair checks and writes it
-        return identity, Published(row, in_database=True, in_kv=False)
-    in_kv = await _try_kv(env, row, submission_store.write_record)
+    in_kv = row.name in free and await _try_kv(env, row, write_row)
     return identity, Published(row, in_database=True, in_kv=in_kv)
 
 
@@ -222,20 +287,22 @@ async def settle_in_kv(env: Env, written: Sequence[Skill]) -> None:
     """Note in PostgreSQL what KV holds now; where the row has moved on meanwhile, write it again.
 
     Two writers of one record may finish in the wrong order. Both look here afterwards, so the last
-    of them sees the newer row and writes it. What is left undone stays marked in the table and is
-    found by the next light repair.
+    of them sees the newer row and writes it. A row that has another slug by now is left alone, as
+    that may be another's in KV. What is left undone stays marked in the table and is found by the
+    next light repair.
     """
+    names = {skill.name for skill in written}
     for _ in range(_KV_WRITE_ROUNDS):
         if not written:
             return
         try:
-            written = await _moved_on(env, written)
+            moved_on = await _moved_on(env, written)
         except DatabaseError as error:
             env.log(
                 "postgres unavailable: kv state not noted", level="warning", reason=error.reason
             )
             return
-        written = await write_rows(env, written)
+        written = await write_rows(env, [row for row in moved_on if row.name in names])
 
 
 async def _moved_on(env: Env, written: Sequence[Skill]) -> list[Skill]:
@@ -250,5 +317,17 @@ async def _moved_on(env: Env, written: Sequence[Skill]) -> list[Skill]:
 
 async def write_rows(env: Env, rows: Sequence[Skill]) -> list[Skill]:
     """Write the KV records of rows; those that were written. What fails is logged."""
-    written = await map_bounded(rows, lambda row: _try_kv(env, row, submission_store.write_record))
+    written = await map_bounded(rows, lambda row: _try_kv(env, row, write_row))
     return [row for row, is_written in zip(rows, written, strict=True) if is_written]
+
+
+async def write_row(env: Env, row: Skill) -> None:
+    """Write a row's record; where another writer was there within the second, once more after it.
+
+    If what that one wrote is newer, `settle_in_kv` finds the row moved on and writes it again.
+    """
+    try:
+        await submission_store.write_record(env, row)
+    except KvRateLimited:
+        await asyncio.sleep(1.1 * KV_WRITE_INTERVAL)
+        await submission_store.write_record(env, row)

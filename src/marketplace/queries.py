@@ -310,10 +310,10 @@ on conflict (id) do update set
     queue = excluded.queue, body = excluded.body, reason = excluded.reason,
     detail = excluded.detail, attempts = excluded.attempts, failed_at = excluded.failed_at,
     redrives = excluded.redrives, redriven_at = excluded.redriven_at
-where stored.redriven_at is null
-    or stored.redriven_at <= greatest(excluded.failed_at, excluded.redriven_at)
+where row(greatest(stored.failed_at, stored.redriven_at), stored.redriven_at is null)
+    <= row(greatest(excluded.failed_at, excluded.redriven_at), excluded.redriven_at is null)
 """
-"""The fields in order. A letter that was redriven after what the new one tells is left alone."""
+"""The fields in order. A letter whose last event is later than the new one's is left alone."""
 
 _DEAD_LETTER_JSON = _json_of(DeadLetter, "dead_letter")
 

@@ -1,22 +1,22 @@
 """The state of a rebuild between its steps: plain data, in the queue's message and in a store."""
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
 import msgspec
 
-from marketplace import submission_store
-from marketplace.db import get_db
 from marketplace.env import Env
-from marketplace.health import save_state
+from marketplace.health import load_states, save_state
 from marketplace.published_index import IndexProgress, new_generation
-from marketplace.storage import DatabaseError
 from marketplace.timestamps import seconds_between
 
 MAX_ERROR_DETAILS: Final = 100
 MAX_REASON: Final = 200  # characters
 REBUILD_JOB: Final = "rebuildJob"
+MAX_UNFINISHED: Final = 10
+
+_UNFINISHED: Final = "rebuilds-unfinished"
 
 
 class ErrorDetail(msgspec.Struct):
@@ -24,6 +24,21 @@ class ErrorDetail(msgspec.Struct):
 
     key: str
     reason: str
+
+
+class Change(msgspec.Struct, frozen=True, array_like=True):
+    """What is about to be done about one difference, and how it counts in the report.
+
+    ``kind`` is the difference's. Kept before it is done: a step that is cut off afterwards finds
+    the difference gone and counts it then.
+    """
+
+    name: str
+    kind: str
+    prisma: int = 0
+    kv: int = 0
+    conflicts: int = 0
+    metadata: int = 0
 
 
 class Position(msgspec.Struct, rename="camel"):
@@ -43,19 +58,25 @@ class RebuildJob(msgspec.Struct, kw_only=True, rename="camel"):
     stage: Literal["outbox", "reconcile", "index", "done"] = "outbox"
     position: Position = msgspec.field(default_factory=Position)
     sequence: int = 0  # grows with every saved state
+    saved_at: str | None = None
+    resumed: int = 0  # how often in a row it was found abandoned
+    intended: list[Change] = []  # what the present step is about to do
     steps: int = 0
+    max_kv_operations: int = 0  # of any one step
     processed: int = 0
     estimated_total: int | None = None
     database_away: bool = False
     failure: str | None = None
     finished_at: str | None = None
     placed: list[str] = []  # slugs written ahead of the walk
+    parted: int = 0  # skills that a dry run would give a slug besides the one they share
     rebuilt: int = 0
     errors: int = 0
     orphaned_aliases: int = 0
     prisma_backfilled: int = 0
     kv_backfilled: int = 0
     conflicts_resolved: int = 0
+    metadata_restored: int = 0
     error_details: list[ErrorDetail] = []
 
     @property
@@ -68,6 +89,13 @@ class RebuildJob(msgspec.Struct, kw_only=True, rename="camel"):
         self.errors += 1
         if len(self.error_details) < MAX_ERROR_DETAILS:
             self.error_details = [*self.error_details, ErrorDetail(key, reason[:MAX_REASON])]
+
+    def count(self, change: Change) -> None:
+        """Enter what was done."""
+        self.prisma_backfilled += change.prisma
+        self.kv_backfilled += change.kv
+        self.conflicts_resolved += change.conflicts
+        self.metadata_restored += change.metadata
 
     def move_to(self, stage: Literal["reconcile", "index", "done"]) -> None:
         """Begin a stage."""
@@ -84,6 +112,7 @@ class RebuildJob(msgspec.Struct, kw_only=True, rename="camel"):
             "prismaBackfilled": self.prisma_backfilled,
             "kvBackfilled": self.kv_backfilled,
             "conflictsResolved": self.conflicts_resolved,
+            "metadataRestored": self.metadata_restored,
             "errorDetails": self.error_details,
             "durationMs": 1000 * seconds_between(self.started_at, self.finished_at or now),
             "complete": self.complete,
@@ -93,6 +122,7 @@ class RebuildJob(msgspec.Struct, kw_only=True, rename="camel"):
                 "processed": self.processed,
                 "estimatedTotal": self.estimated_total,
                 "steps": self.steps,
+                "maxKvOperations": self.max_kv_operations,
             },
         }
 
@@ -104,9 +134,15 @@ def new_job(env: Env, *, dry_run: bool) -> RebuildJob:
     return RebuildJob(id=secrets.token_hex(8), started_at=now, dry_run=dry_run, index=progress)
 
 
+def copy_of(job: RebuildJob) -> RebuildJob:
+    """The same state, to work on."""
+    return msgspec.convert(msgspec.to_builtins(job), RebuildJob)
+
+
 def job_message(job: RebuildJob) -> Mapping[str, Any]:
-    """The message that asks for the next step."""
-    return {REBUILD_JOB: msgspec.to_builtins(job)}
+    """The message that asks for the next step. What was intended is only in the kept state, as it
+    may be too long for a message."""
+    return {REBUILD_JOB: msgspec.to_builtins(msgspec.structs.replace(job, intended=[]))}
 
 
 def job_of(body: object) -> RebuildJob | None:
@@ -124,25 +160,37 @@ def state_name(job_id: str) -> str:
     return f"rebuild:{job_id}"
 
 
-def encode_job(job: RebuildJob) -> bytes:
+def encode_job(env: Env, job: RebuildJob) -> bytes:
     """A new saved state of a job."""
     job.sequence += 1
+    job.saved_at = env.now()
     return msgspec.json.encode(job)
 
 
 async def save_job(env: Env, job: RebuildJob) -> None:
     """Keep the state in PostgreSQL or, with that away, in KV. Raises KvError."""
-    await save_state(env, state_name(job.id), encode_job(job))
+    await save_state(env, state_name(job.id), encode_job(env, job))
 
 
 async def load_job(env: Env, job_id: str) -> RebuildJob | None:
     """The furthest state kept of a job. Raises KvError when neither store tells."""
-    documents = []
-    try:
-        with await get_db(env) as database:
-            documents.append(await database.load_state(state_name(job_id)))
-    except DatabaseError as error:
-        env.log("postgres unavailable: job read from kv", level="warning", reason=error.reason)
-    documents.append(await submission_store.load_state(env, state_name(job_id)))
-    jobs = [msgspec.json.decode(found, type=RebuildJob) for found in documents if found]
+    found = await load_states(env, state_name(job_id))
+    jobs = []
+    for document in found:
+        try:
+            jobs.append(msgspec.json.decode(document, type=RebuildJob))
+        except msgspec.MsgspecError as error:  # of another version of this code, or damage
+            env.log("rebuild state not readable", level="error", job=job_id, reason=str(error))
     return max(jobs, key=lambda job: job.sequence, default=None)
+
+
+async def load_unfinished(env: Env) -> list[str]:
+    """The ids of rebuilds that may be unfinished, oldest first. Raises KvError."""
+    found = await load_states(env, _UNFINISHED)
+    ids = [job_id for document in found for job_id in msgspec.json.decode(document, type=list[str])]
+    return list(dict.fromkeys(ids))
+
+
+async def save_unfinished(env: Env, job_ids: Sequence[str]) -> None:
+    """Keep that list, the MAX_UNFINISHED newest of it. Raises KvError."""
+    await save_state(env, _UNFINISHED, msgspec.json.encode(job_ids[-MAX_UNFINISHED:]))

@@ -5,21 +5,30 @@ while. Each run leaves one log line, and its report where health reads it.
 """
 
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final
 
+import msgspec
+
 from marketplace import submission_store
 from marketplace.db import get_db
 from marketplace.env import Env
-from marketplace.health import LAST_CHECK, check_health, save_report
+from marketplace.health import (
+    LAST_CHECK,
+    Health,
+    check_health,
+    load_states,
+    save_report,
+    save_state,
+)
 from marketplace.kv_counting import CountingKv
 from marketplace.light_repair import run_light_repair
-from marketplace.rebuild import describe, start_rebuild
+from marketplace.rebuild import describe, resume_stalled, start_rebuild
 from marketplace.redrive import RedriveOutcome, redrive_passing
 from marketplace.storage import DatabaseError, KvError, StorageError
-from marketplace.timestamps import format_timestamp
+from marketplace.timestamps import EPOCH, format_timestamp, seconds_between
 
 NIGHTLY_CRON: Final = "17 3 * * *"
 LEASE_SECONDS: Final = 240.0  # below the five minutes between two checks
@@ -28,6 +37,10 @@ LEASE_SECONDS: Final = 240.0  # below the five minutes between two checks
 _HEALTH_OPERATIONS: Final = 250
 _REDRIVE_OPERATIONS: Final = 400
 
+FIRST_WAIT_SECONDS: Final = 600.0
+LONGEST_WAIT_SECONDS: Final = 6 * 3600.0
+
+_PACE: Final = "rebuilds-by-check"
 _CHECK_LEASE: Final = "scheduled-check"
 _NIGHTLY_LEASE: Final = "scheduled-rebuild"
 
@@ -46,11 +59,13 @@ async def run_scheduled(env: Env, cron: str) -> None:
         if not await _acquire(env, name, holder):
             env.log("scheduled run skipped: lease held", level="warning", cron=cron)
             return
-        await _run(env, cron, work)
+        try:
+            await _run(env, cron, work)
+        finally:
+            await _release(env, name, holder)
     except StorageError as error:
         env.log("scheduled run failed", level="error", cron=cron, reason=error.reason)
         raise
-    await _release(env, name, holder)
 
 
 async def _run(env: Env, cron: str, work: Callable[[Env], Awaitable[Report]]) -> None:
@@ -60,14 +75,16 @@ async def _run(env: Env, cron: str, work: Callable[[Env], Awaitable[Report]]) ->
 
 
 async def _check(env: Env) -> Report:
-    """What is known to be undone, then the counts, then what failed for a passing reason.
+    """Rebuilds that got stuck, what is known to be undone, the counts, and what failed for a
+    passing reason.
 
-    The rebuild itself goes through the queue: the operations of this invocation are not enough
+    A rebuild itself goes through the queue: the operations of this invocation are not enough
     for the counts and for it.
     """
     kv = CountingKv(env.submissions_kv)
     env = replace(env, submissions_kv=kv)
     budget = env.settings.kv_operation_budget
+    unfinished = await resume_stalled(env)
     repair = await run_light_repair(env)
     if budget - kv.operations < _HEALTH_OPERATIONS:
         return {"ok": not repair.errors, "repair": repair, "cutShort": "KV operations"}
@@ -78,12 +95,55 @@ async def _check(env: Env) -> Report:
         "drifts": [drift.message for drift in health.drifts],
         "repair": repair,
     }
-    if health.needs_rebuild:
-        job = await start_rebuild(env)
-        report["rebuildJob"] = job.id
+    report |= await _rebuild_on_drift(env, health, unfinished)
     if budget - kv.operations < _REDRIVE_OPERATIONS:
         return report | {"cutShort": "KV operations"}
     return report | await _redrive(env)
+
+
+class _Pace(msgspec.Struct, frozen=True, rename="camel"):
+    """How many rebuilds in a row the checks have begun, and when the last one."""
+
+    rebuilds: int = 0
+    begun_at: str = EPOCH
+
+    @property
+    def wait(self) -> float:
+        """Seconds from the last one to the next: twice as long each time."""
+        if self.rebuilds == 0:
+            return 0.0
+        return min(FIRST_WAIT_SECONDS * 2.0 ** min(self.rebuilds - 1, 20), LONGEST_WAIT_SECONDS)
+
+
+async def _rebuild_on_drift(env: Env, health: Health, unfinished: Sequence[str]) -> Report:
+    """Begin a rebuild where one would help, unless one is under way or has just not helped.
+
+    What a rebuild cannot mend (a record that PostgreSQL refuses, in a small marketplace) must not
+    make it run every five minutes for ever.
+    """
+    pace = await _load_pace(env)
+    since = seconds_between(pace.begun_at, env.now())
+    if not health.needs_rebuild:
+        if pace.rebuilds and since > 2 * pace.wait:
+            await _save_pace(env, _Pace(0, pace.begun_at))
+        return {}
+    if unfinished:
+        return {"rebuildUnderWay": unfinished}
+    if since < pace.wait:
+        return {"rebuildPutOffFor": round(pace.wait - since)}
+    await _save_pace(env, _Pace(pace.rebuilds + 1, env.now()))
+    job = await start_rebuild(env)
+    return {"rebuildJob": job.id}
+
+
+async def _load_pace(env: Env) -> _Pace:
+    found = await load_states(env, _PACE)
+    paces = [msgspec.json.decode(document, type=_Pace) for document in found]
+    return max(paces, key=lambda pace: pace.begun_at, default=_Pace())
+
+
+async def _save_pace(env: Env, pace: _Pace) -> None:
+    await save_state(env, _PACE, msgspec.json.encode(pace))
 
 
 async def _redrive(env: Env) -> Report:

@@ -19,6 +19,7 @@ KV_BULK_GET_LIMIT: Final = 100  # keys a bulk get, counted as one operation
 KV_LIST_LIMIT: Final = 1000  # keys a list page
 KV_METADATA_LIMIT: Final = 1024  # bytes of serialised JSON
 KV_VALUE_LIMIT: Final = 25 * 1024 * 1024  # bytes
+KV_WRITE_INTERVAL: Final = 1.0  # seconds between two writes to one key; KV refuses quicker ones
 
 
 class Source(StrEnum):
@@ -208,7 +209,21 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     attempts: int
     failed_at: str
     redrives: int = 0
-    redriven_at: str | None = None
+    redriven_at: str | None = None  # the moment before its message was sent again
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it still waits to be redriven."""
+        return self.redriven_at is None
+
+    @property
+    def last_event(self) -> tuple[str, bool]:
+        """Of two states of a letter the one whose last event is later counts.
+
+        Of a failure and a redrive at one moment it is the failure: the message went round within
+        that millisecond.
+        """
+        return max(self.failed_at, self.redriven_at or ""), self.is_open
 
 
 class SkillDatabase(Protocol):
@@ -256,6 +271,9 @@ class SkillDatabase(Protocol):
         (``DatabaseError.reason``), none is written.
         """
 
+    async def check_skills(self, skills: Sequence[Skill]) -> Sequence[Skill]:
+        """Answer and raise as ``upsert_skills`` would, and change nothing."""
+
     async def move_skill(self, identity: str, *, candidates: Sequence[str]) -> Skill | None:
         """Give the identity's row the first free candidate slug and leave its old one as alias.
 
@@ -300,7 +318,7 @@ class SkillDatabase(Protocol):
         """Count and digest over all rows."""
 
     async def store_dead_letter(self, letter: DeadLetter) -> None:
-        """Insert or, for the same id, replace unless already redriven later."""
+        """Insert or, for the same id, replace a state whose ``last_event`` is not later."""
 
     async def list_dead_letters(
         self, *, reason: str | None, after: str | None, limit: int

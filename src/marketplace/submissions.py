@@ -21,12 +21,18 @@ from marketplace.models import (
     SubmissionStatus,
     Verdict,
 )
+from marketplace.queue_access import send_messages
 from marketplace.slugs import slugify
 from marketplace.storage import KvError, QueueError
+from marketplace.submission_store import PendingSubmission
+from marketplace.timestamps import seconds_between
 from marketplace.versions import version_order
 
 _UNDER_WAY: Final = (SubmissionState.RECEIVED, SubmissionState.SCANNED)
 MAX_RESULTS_A_CALL: Final = 100  # keeps one call well inside 1,000 KV operations
+MAX_PENDING_PAGES: Final = 5  # of a thousand, that one look for stuck submissions reads
+STUCK_SECONDS: Final = 900.0  # longer than any ordinary retries take
+ASK_AGAIN_SECONDS: Final = 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,10 +121,10 @@ async def record_scan_results(env: Env, scans: Sequence[Scan]) -> ResultsReceipt
     receipt = ResultsReceipt()
     receipt.rejected += [result for result in kept if isinstance(result, RefusedResult)]
     standing = [result for result in kept if isinstance(result, Scan)]
-    passed = list(dict.fromkeys(s.submission_id for s in standing if s.verdict is Verdict.PASS))
-    unsent = await _enqueue(env, passed)
+    passed = {s.submission_id: s for s in standing if s.verdict is Verdict.PASS}
+    unsent = await enqueue(env, list(passed.values()))
     receipt.accepted += [s.submission_id for s in standing if s.submission_id not in unsent]
-    receipt.rejected += [RefusedResult(i, "queue-unavailable") for i in passed if i in unsent]
+    receipt.rejected += [RefusedResult(i, "queue-unavailable") for i in unsent]
     return receipt
 
 
@@ -145,16 +151,58 @@ async def _keep(
     return standing
 
 
-async def _enqueue(env: Env, submission_ids: Sequence[str]) -> frozenset[str]:
-    """Ask for publication; the ids for which the queue did not take the message."""
-    if not submission_ids:
-        return frozenset()
+async def enqueue(env: Env, scans: Sequence[Scan]) -> Sequence[str]:
+    """Ask for publication; the submissions for which the queue did not take the message."""
+    if not scans:
+        return ()
+    messages = [publish_message(scan.submission_id, scan.scanned_at) for scan in scans]
     try:
-        await env.publish_queue.send_batch([publish_message(i) for i in submission_ids])
+        await send_messages(env, env.publish_queue, messages)
     except QueueError as error:
         env.log("queue unavailable: nothing enqueued", level="error", reason=error.reason)
-        return frozenset(submission_ids)
-    return frozenset()
+        return [scan.submission_id for scan in scans]
+    return ()
+
+
+async def ask_again(env: Env) -> int:
+    """Ask once more for what passed a while ago and is not published; how many that were.
+
+    Its message was lost between keeping the verdict and the queue, or has failed at length. Looks
+    at MAX_PENDING_PAGES of the oldest; each is asked for once in ASK_AGAIN_SECONDS. Raises KvError.
+    """
+    asked = 0
+    async for pending in submission_store.list_pending(env, page_budget=MAX_PENDING_PAGES):
+        old = [p for p in pending if _is_older(env, p.created_at, STUCK_SECONDS)]
+        scans = await submission_store.get_scans(env, [p.id for p in old])
+        published = await submission_store.get_publications(env, [p.id for p in old])
+        stuck = []
+        for submission in old:
+            scan = scans[submission.id]
+            if published[submission.id] is not None:  # noted, but the mark stayed
+                await submission_store.unmark_pending(env, submission.created_at, submission.id)
+            elif isinstance(scan, Scan) and _is_stuck(env, submission, scan):
+                stuck.append((submission, scan))
+        stuck = stuck[: MAX_RESULTS_A_CALL - asked]
+        unsent = await enqueue(env, [scan for _, scan in stuck])
+        for submission, _ in stuck if not unsent else ():
+            await submission_store.mark_asked(env, submission)
+            asked += 1
+    return asked
+
+
+def _is_stuck(env: Env, pending: PendingSubmission, scan: Scan) -> bool:
+    return (
+        scan.verdict is Verdict.PASS
+        and _is_older(env, scan.scanned_at, STUCK_SECONDS)
+        and (not pending.asked_at or _is_older(env, pending.asked_at, ASK_AGAIN_SECONDS))
+    )
+
+
+def _is_older(env: Env, moment: str, seconds: float) -> bool:
+    try:
+        return seconds_between(moment, env.now()) >= seconds
+    except (ValueError, OverflowError):
+        return True  # a damaged key or mark
 
 
 async def _earlier_submission(env: Env, identity: str) -> SubmissionStatus | None:

@@ -14,8 +14,8 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from marketplace.kv_records import decode_summary, encode_summary
-from marketplace.models import InvalidRecord, PublishedSummary
+from marketplace.kv_records import decode_for_matching, decode_summary, encode_summary
+from marketplace.models import InvalidRecord, PublishedSummary, SkillSummary
 
 BLOCK_SIZE: Final = 5_000
 """Summaries a block: 2 to 5 MB of JSON, about 1 MB compressed, far below what a KV value holds."""
@@ -70,7 +70,11 @@ def unpack(block: Block) -> Iterator[Entry]:
         for line in zlib.decompress(block.data).split(b"\n"):
             yield _head_decoder.decode(line).name, line
     except (zlib.error, msgspec.MsgspecError, ValueError) as error:
-        raise InvalidRecord(f"damaged block: {str(error)[:100]}") from error
+        raise _damaged(error) from error
+
+
+def _damaged(error: Exception) -> InvalidRecord:
+    return InvalidRecord(f"damaged block: {str(error)[:100]}")
 
 
 def iterate(blocks: Iterable[Block]) -> Iterator[PublishedSummary]:
@@ -78,6 +82,26 @@ def iterate(blocks: Iterable[Block]) -> Iterator[PublishedSummary]:
     for block in blocks:
         for _, line in unpack(block):
             yield decode_summary(line)
+
+
+def iterate_for_matching(blocks: Iterable[Block]) -> Iterator[SkillSummary]:
+    """As `iterate`, by `decode_for_matching`. Raises InvalidRecord for damaged blocks."""
+    for block in blocks:
+        try:
+            for line in zlib.decompress(block.data).split(b"\n"):
+                yield decode_for_matching(line)
+        except (zlib.error, msgspec.MsgspecError, ValueError) as error:
+            raise _damaged(error) from error
+
+
+def pick(blocks: Iterable[Block], names: Collection[str]) -> Iterator[PublishedSummary]:
+    """The summaries of some slugs; opens only blocks that may hold one."""
+    for block in blocks:
+        wanted = {name for name in names if block.first <= name <= block.last}
+        if wanted:
+            for name, line in unpack(block):
+                if name in wanted:
+                    yield decode_summary(line)
 
 
 def find(
@@ -90,15 +114,6 @@ def find(
     entries = pick(blocks, slugs)
     wanted = (entry for entry in entries if identity in (None, entry.summary.identity))
     return max(wanted, key=lambda entry: entry.revision, default=None)
-
-
-def pick(blocks: Iterable[Block], slugs: Collection[str]) -> Iterator[PublishedSummary]:
-    """The summaries of these slugs; nothing else is decoded. Raises InvalidRecord."""
-    for block in blocks:
-        if any(block.first <= slug <= block.last for slug in slugs):
-            for slug, line in unpack(block):
-                if slug in slugs:
-                    yield decode_summary(line)
 
 
 class BlockBuilder:

@@ -85,6 +85,19 @@ async def test_a_failure_after_the_redrive_is_listed_again(connect: DatabaseConn
         assert await db.list_dead_letters(reason=None, after=None, limit=9) == [failed_again]
 
 
+@pytest.mark.parametrize("failed_at", [FEBRUARY, MARCH])
+async def test_a_redrive_noted_late_does_not_hide_what_failed_since(
+    connect: DatabaseConnector, failed_at: str
+) -> None:
+    failed_again = letter(failed_at=failed_at, redrives=0)
+    with await connect() as db:
+        await db.store_dead_letter(letter())
+        await db.store_dead_letter(failed_again)
+        await db.store_dead_letter(letter(redrives=1, redriven_at=FEBRUARY))
+
+        assert await db.get_dead_letters(["a"]) == [failed_again]
+
+
 async def test_the_redrive_can_be_noted_twice(connect: DatabaseConnector) -> None:
     first = letter(redrives=1, redriven_at=FEBRUARY)
     second = msgspec.structs.replace(first, redrives=2, redriven_at=MARCH)

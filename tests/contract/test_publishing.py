@@ -251,6 +251,24 @@ async def test_bulk_upserts_take_the_newest_of_several_states_in_any_order(
     assert stored.current_version == "1.3.0"
 
 
+async def test_a_check_answers_like_the_bulk_upsert_and_changes_nothing(
+    connect: DatabaseConnector,
+) -> None:
+    new, other = skill("new"), skill("pdf", repository="zed/x")
+    with await connect() as db:
+        await publish(db, skill("pdf"))
+        before = await db.fingerprint()
+        assert await db.check_skills([new, other]) == [other]
+        with pytest.raises(DatabaseError) as failure:
+            await db.check_skills([new, skill("bad", cert_score=101)])
+        assert failure.value.reason == "rejected"
+
+        assert await db.fingerprint() == before
+        assert await db.check_skills([]) == []
+        assert await db.upsert_skills([new, other]) == [other]
+        assert await db.get_skill("new") == new
+
+
 async def test_a_thousand_skills_are_one_bulk_upsert(connect: DatabaseConnector) -> None:
     records = [skill(f"skill-{number}") for number in range(1000)]
     with await connect() as db:

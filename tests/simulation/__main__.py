@@ -15,27 +15,21 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tests.simulation.actors import Marketplace
-from tests.simulation.reference import Flaw, ReferenceMarketplace
+from tests.simulation.mutations import mutated
 from tests.simulation.schedule import Failure, generate, run, shrink
 
 CHUNK: Final = 50  # schedules that one process runs between two reports
 
 
-def make_marketplace(flaws: tuple[str, ...]) -> Marketplace:
-    """What is simulated."""
-    return ReferenceMarketplace(*(Flaw(flaw) for flaw in flaws))
-
-
-def run_seeds(first: int, count: int, flaws: tuple[str, ...] = ()) -> Failure | None:
+def run_seeds(first: int, count: int, without: str | None = None) -> Failure | None:
     """The first failure among some seeds."""
-    marketplace = make_marketplace(flaws)
-    failures = (run(marketplace, generate(seed)) for seed in range(first, first + count))
-    return next((failure for failure in failures if failure is not None), None)
+    marketplace = Marketplace()
+    with mutated(without):
+        failures = (run(marketplace, generate(seed)) for seed in range(first, first + count))
+        return next((failure for failure in failures if failure is not None), None)
 
 
-def search(
-    first: int, count: int, progress: Progress, flaws: tuple[str, ...] = ()
-) -> Failure | None:
+def search(first: int, count: int, progress: Progress, without: str | None) -> Failure | None:
     """Run schedules in parallel until one fails."""
     bar = progress.add_task("schedules", total=count)
     processes = os.cpu_count() or 1
@@ -45,7 +39,7 @@ def search(
 
         def refill() -> None:
             while len(running) < 2 * processes and (chunk := next(chunks, None)) is not None:
-                running[pool.submit(run_seeds, *chunk, flaws)] = chunk[1]
+                running[pool.submit(run_seeds, *chunk, without)] = chunk[1]
 
         refill()
         while running:
@@ -68,24 +62,24 @@ def main(
     n: Annotated[str, typer.Argument(metavar="N=NUMBER", help="How many schedules.")] = "N=2000",
     seed: Annotated[int | None, typer.Option(help="Run this one alone.")] = None,
     first: Annotated[int, typer.Option(help="The first seed.")] = 0,
-    flaw: Annotated[list[str] | None, typer.Option(help="Leave out a protection.")] = None,
+    without: Annotated[str | None, typer.Option(help="A mutation, to see it found.")] = None,
     report: Annotated[Path | None, typer.Option(help="Also write the report there.")] = None,
 ) -> None:
     """Look for a schedule that breaks an invariant of the design."""
-    flaws = tuple(flaw or ())
     console = Console(highlight=False)
     if seed is not None:
-        failure = run_seeds(seed, 1, flaws)
+        failure = run_seeds(seed, 1, without)
         count = 1
     else:
         count = int(n.removeprefix("N="))
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
-            failure = search(first, count, progress, flaws)
+            failure = search(first, count, progress, without)
     if failure is None:
         console.print(f"{count} schedules, no violation")
         return
-    text = shrink(make_marketplace(flaws), failure).report()
+    with mutated(without):
+        text = shrink(Marketplace(), failure).report()
     if report is not None:
         report.write_text(text)
     console.print(text, markup=False, soft_wrap=True)

@@ -1,28 +1,63 @@
-"""The one place that knows how the marketplace is called: adapt this when its functions change.
+"""The marketplace itself, unmodified, as the simulation calls it and looks into its stores.
 
-``Marketplace`` is what the simulation needs; only the reference implements it so far.
-Looking (``rows``, ``records``, …) is done on the stores themselves, without faults.
+The one place that knows how it is called. Looking (``rows``, ``records``, …) is done on the stores
+themselves, without faults.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, cast
 
+import msgspec
+
+from marketplace import published_index, submissions
+from marketplace.catalog import get_skill_by_name, get_skills
+from marketplace.consumers import DEAD_LETTER_QUEUE, MAINTENANCE_QUEUE, consume
 from marketplace.env import Env
+from marketplace.kv_keys import (
+    DEAD_LETTER_PREFIX,
+    INDEX_KEY,
+    OUTBOX_PREFIX,
+    SKILL_PREFIX,
+    is_slug,
+    skill_key,
+)
+from marketplace.kv_records import decode_skill_record
 from marketplace.listing import ListingQuery
-from marketplace.models import Skill, SkillSummary
-from marketplace.storage import SkillDatabase
+from marketplace.messages import QueueMessage
+from marketplace.models import (
+    InvalidRecord,
+    Scan,
+    Skill,
+    SkillSummary,
+    Submission,
+    SubmissionState,
+    read_skill,
+)
+from marketplace.publish_consumer import PUBLISH_QUEUE
+from marketplace.rebuild import start_rebuild
+from marketplace.redrive import redrive_all
+from marketplace.schedule import run_scheduled
+from marketplace.storage import DeadLetter, SkillDatabase, StorageError
 from marketplace.versions import version_order
+from tests.simulation.database_double import DatabaseDouble
 from tests.simulation.kv import SimulatedKv
-from tests.simulation.queue import QueueMessage
+
+LIGHT_CRON: Final = "*/5 * * * *"
+REBUILD_SECONDS: Final = 20.0
+
+Damage = Callable[[bytes | None, SimulatedKv], bytes | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """An answer to a reader: the whole listing, all pages."""
+    """An answer to a reader: the whole listing, all pages.
+
+    ``complete`` False: it says itself that the source could not be read to the end.
+    """
 
     source: str
-    degraded: bool
+    complete: bool
     skills: Sequence[SkillSummary]
 
 
@@ -31,8 +66,7 @@ class Repair:
     """What a run of the repair reports. ``finished`` False: call again, it goes on."""
 
     finished: bool
-    changes: int
-    errors: int
+    errors: Sequence[str]
 
 
 def stamp(skill: SkillSummary) -> str:
@@ -40,53 +74,188 @@ def stamp(skill: SkillSummary) -> str:
     return f"{version_order(skill.current_version)}|{skill.updated_at}"
 
 
-class Marketplace(Protocol):
+class Marketplace:
     """What is simulated."""
 
-    def new_database(self) -> Any:
-        """An empty in-memory database."""
+    # What runs
 
-    async def connect(self, database: Any) -> SkillDatabase:
-        """A session with it, without faults. Must not really wait."""
+    async def submit(self, env: Env, submission: Submission) -> str | None:
+        """An author asks; the id to follow, which is an earlier one for a duplicate."""
+        return (await submissions.submit(env, submission)).id
+
+    async def report(self, env: Env, scan: Scan) -> bool:
+        """A scanner reports; whether its verdict was accepted."""
+        receipt = await submissions.record_scan_results(env, [scan])
+        return scan.submission_id in receipt.accepted
 
     async def publish(self, env: Env, batch: Sequence[QueueMessage]) -> None:
         """The consumer of the publish queue."""
+        await consume(env, PUBLISH_QUEUE, batch)
 
     async def bury(self, env: Env, batch: Sequence[QueueMessage]) -> None:
         """The consumer of the dead-letter queue."""
+        await consume(env, DEAD_LETTER_QUEUE, batch)
+
+    async def maintain(self, env: Env, batch: Sequence[QueueMessage]) -> None:
+        """The consumer of the maintenance queue."""
+        await consume(env, MAINTENANCE_QUEUE, batch)
 
     async def read(self, env: Env, query: ListingQuery) -> Listing:
         """Every page of a listing."""
+        answer = await get_skills(env, query)
+        skills = [msgspec.json.decode(item, type=SkillSummary) for item in answer.value.items]
+        torn = [
+            reason
+            for reason in answer.reasons
+            if "enumeration: " in reason and "malformed" not in reason
+        ]
+        return Listing(str(answer.source), not torn, skills)
+
+    async def find(self, env: Env, slug: str) -> Skill | None:
+        """The skill of a slug or of an alias. Raises StorageError when that cannot be told."""
+        answer = await get_skill_by_name(env, slug)
+        return None if answer is None else answer.value
+
+    async def is_published(self, env: Env, submission_id: str) -> bool:
+        """Whether a submission's state is PUBLISHED."""
+        status = await submissions.get_submission_status(env, submission_id)
+        return status is not None and status.state is SubmissionState.PUBLISHED
 
     async def light_repair(self, env: Env) -> Repair:
         """What cron does every few minutes."""
+        try:
+            await run_scheduled(env, LIGHT_CRON)
+        except StorageError as error:  # the platform counts it as failed, and the next run comes
+            return Repair(finished=False, errors=[str(error)])
+        return Repair(finished=True, errors=[])
 
     async def full_repair(self, env: Env) -> Repair:
         """Reconcile everything, both ways, and rewrite the index."""
+        try:
+            job = await start_rebuild(env, wait_seconds=REBUILD_SECONDS)
+        except StorageError as error:
+            return Repair(finished=False, errors=[str(error)])
+        return Repair(
+            finished=job.complete and job.failure is None and not job.database_away,
+            errors=[f"{detail.key}: {detail.reason}" for detail in job.error_details],
+        )
 
     async def redrive(self, env: Env) -> None:
         """Send every dead letter again."""
+        try:
+            await redrive_all(env, reason=None)
+        except StorageError as error:  # the operator is told, and asks again
+            env.log("redrive failed", level="error", reason=error.reason)
+
+    # What is looked at
+
+    def new_database(self) -> Any:
+        """An empty in-memory database."""
+        return DatabaseDouble()
+
+    async def connect(self, database: Any) -> SkillDatabase:
+        """A session with it, without faults. Must not really wait."""
+        return cast("SkillDatabase", await database.connect())
 
     def rows(self, database: Any) -> Mapping[str, Skill]:
         """The table, by identity."""
+        return {identity: row.skill for identity, row in database.rows.items()}
 
     def remove_row(self, database: Any, identity: str) -> None:
         """Damage the table."""
+        row = database.rows.pop(identity)
+        del database.identities[row.skill.name]
 
     def record_key(self, slug: str) -> str:
         """The KV key of a published skill."""
+        return skill_key(slug)
 
     def read_record(self, key: str, value: bytes) -> Skill | None:
         """The skill in a KV record; None for aliases, ``movedTo`` markers and anything else."""
+        slug = key.removeprefix(SKILL_PREFIX)
+        record = decode_skill_record(slug, value) if is_slug(slug) else None
+        return record if isinstance(record, Skill) else None
 
     def outbox(self, kv: SimulatedKv) -> Sequence[Skill]:
         """Skills that wait in the outbox."""
+        values = [kv.peek(key) for key in kv.keys(OUTBOX_PREFIX)]
+        return [read_skill(msgspec.json.decode(value)) for value in values if value is not None]
 
     def buried(self, database: Any, kv: SimulatedKv) -> Sequence[Any]:
         """Bodies of the dead letters that were not redriven, wherever they are kept."""
+        letters: dict[str, DeadLetter] = dict(database.dead_letters)
+        for key in kv.keys(DEAD_LETTER_PREFIX):
+            letter = msgspec.json.decode(kv.peek(key) or b"", type=DeadLetter)
+            known = letters.get(letter.id)
+            if known is None or letter.last_event > known.last_event:
+                letters[letter.id] = letter
+        return [letter.body for letter in letters.values() if letter.is_open]
 
     def index(self, kv: SimulatedKv) -> Mapping[str, str] | None:
         """What the published index holds: slug → stamp. None when it is unreadable."""
+        manifest = published_index._read_manifest(kv.peek(INDEX_KEY))
+        if isinstance(manifest, str):
+            return None
+        reading = published_index.IndexReading()
+        published_index._read_recent(reading, manifest)
+        try:
+            for page in manifest.pages:
+                block = published_index._decode_page(page, kv.peek(page.key))
+                reading.pages.add_block(block)
+        except InvalidRecord:
+            return None
+        return {entry.summary.name: stamp(entry.summary) for entry in reading.summaries()}
 
     def damage_index(self, kv: SimulatedKv, how: int) -> None:
         """Damage the published index in one of several ways."""
+        damage = _DAMAGES[how % len(_DAMAGES)]
+        kv.damage(INDEX_KEY, damage(kv.peek(INDEX_KEY), kv))
+
+
+def _lose(_value: bytes | None, _kv: SimulatedKv) -> bytes | None:
+    return None
+
+
+def _empty(_value: bytes | None, _kv: SimulatedKv) -> bytes | None:
+    return b""
+
+
+def _empty_list(_value: bytes | None, _kv: SimulatedKv) -> bytes | None:
+    return b"[]"
+
+
+def _garbage(_value: bytes | None, _kv: SimulatedKv) -> bytes | None:
+    return b'{"a":'
+
+
+def _cut_short(value: bytes | None, _kv: SimulatedKv) -> bytes | None:
+    return value[: 2 * len(value) // 3] if value else b"{"
+
+
+def _other_version(_value: bytes | None, _kv: SimulatedKv) -> bytes | None:
+    return b'{"format":"published-index","version":7,"skills":{}}'
+
+
+def _lose_pages(value: bytes | None, kv: SimulatedKv) -> bytes | None:
+    for key in kv.keys(f"{INDEX_KEY}:"):
+        kv.damage(key, None)
+    return value
+
+
+def _original_shape(_value: bytes | None, kv: SimulatedKv) -> bytes | None:
+    """A plain list with the few skills that the last of several writers knew."""
+    records = [kv.peek(key) for key in kv.keys(SKILL_PREFIX)]
+    skills = [msgspec.json.decode(value) for value in records if value is not None]
+    return msgspec.json.encode([skill for skill in skills if "repoUrl" in skill][:3])
+
+
+_DAMAGES: Final[Sequence[Damage]] = (
+    _lose,
+    _empty,
+    _empty_list,
+    _garbage,
+    _cut_short,
+    _other_version,
+    _lose_pages,
+    _original_shape,
+)

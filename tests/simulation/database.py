@@ -1,15 +1,21 @@
 """A database session over a network that fails: wraps the in-memory double, statement by statement.
 
 The double's methods are atomic and never wait by themselves; here they get their latency, their
-faults, and their being carried out although nobody listens any more.
+faults, the client's time limits, and their being carried out although nobody listens any more.
 """
 
-from collections.abc import Callable, Coroutine
-from typing import Any, cast
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final, TypeVar, cast
 
 from marketplace.storage import DatabaseError, SkillDatabase
+from pgwire.options import ConnectOptions
 from tests.simulation.chance import Chance
 from tests.simulation.remote import Fault, Network, call
+
+T = TypeVar("T")
+
+_LIMITS: Final = ConnectOptions(host="", user="", database="")  # the client's defaults
 
 DatabaseFaults = Callable[[str], Fault | None]
 """Decides about each statement by the method's name; ``connect`` is the opening of a session."""
@@ -23,6 +29,15 @@ def run_at_once(coroutine: Coroutine[Any, Any, Any]) -> Any:
         return end.value
     coroutine.close()
     raise RuntimeError("the database double waits by itself; it must not, in the simulation")
+
+
+async def in_time(seconds: float, reason: str, ask: Callable[[], Awaitable[T]]) -> T:
+    """Give up on an answer as the client does."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await ask()
+    except TimeoutError as error:
+        raise DatabaseError(f"no answer within {seconds} s", reason=reason) from error
 
 
 class FaultySession:
@@ -58,13 +73,16 @@ class FaultySession:
                 self._after(name)
                 return result
 
-            return await call(
-                act,
-                fault=fault,
-                error=lambda: DatabaseError(f"{name} failed", reason="connection-lost"),
-                network=self._network,
-                chance=self._chance,
-            )
+            def ask() -> Awaitable[Any]:
+                return call(
+                    act,
+                    fault=fault,
+                    error=lambda: DatabaseError(f"{name} failed", reason="unavailable"),
+                    network=self._network,
+                    chance=self._chance,
+                )
+
+            return await in_time(_LIMITS.query_timeout, "timeout", ask)
 
         return statement
 
@@ -89,12 +107,16 @@ async def open_session(
     after: Callable[[str], None] = lambda _: None,
 ) -> SkillDatabase:
     """Open a faulty session on the double, or fail to."""
-    inner = await call(
-        lambda: run_at_once(connect()),
-        fault=faults("connect"),
-        error=lambda: DatabaseError("connection refused", reason="connection-refused"),
-        network=network,
-        chance=chance,
-    )
+
+    def ask() -> Awaitable[SkillDatabase]:
+        return call(
+            lambda: cast("SkillDatabase", run_at_once(connect())),
+            fault=faults("connect"),
+            error=lambda: DatabaseError("connection refused", reason="unavailable"),
+            network=network,
+            chance=chance,
+        )
+
+    inner = await in_time(_LIMITS.connect_timeout, "unavailable", ask)
     session = FaultySession(inner, faults=faults, network=network, chance=chance, after=after)
     return cast("SkillDatabase", session)

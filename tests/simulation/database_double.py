@@ -74,6 +74,7 @@ class DatabaseDouble:
 
     before: Hook = no_hook
     after: Hook = no_hook
+    refuses: Callable[[Skill], bool] = lambda _: False  # as a constraint that nobody reckoned with
     rows: dict[str, _Row] = field(default_factory=dict)  # by identity
     identities: dict[str, str] = field(default_factory=dict)  # by slug
     aliases: dict[str, str] = field(default_factory=dict)  # identities, by old slug
@@ -87,6 +88,11 @@ class DatabaseDouble:
         session = DoubleSession(self)
         await self.after("connect")
         return session
+
+    def check(self, skill: Skill) -> None:
+        """Raise DatabaseError for what the table's constraints refuse."""
+        if _breaks_a_constraint(skill) or self.refuses(skill):
+            raise DatabaseError(f"a constraint refuses {skill.name}", reason="rejected")
 
     def first_free(self, candidates: Iterable[str], identity: str) -> str | None:
         """The first slug that neither a row nor an alias of another identity has."""
@@ -194,7 +200,7 @@ class DoubleSession:
 
     @_operation
     def upsert_skill(self, skill: Skill, *, candidates: Sequence[str]) -> UpsertResult:
-        _check(skill)
+        self.tables.check(skill)
         tables, identity = self.tables, skill.identity
         present = tables.rows.get(identity)
         if present is not None:
@@ -208,8 +214,20 @@ class DoubleSession:
 
     @_operation
     def upsert_skills(self, skills: Sequence[Skill]) -> Sequence[Skill]:
+        return self._upsert_all(skills)
+
+    @_operation
+    def check_skills(self, skills: Sequence[Skill]) -> Sequence[Skill]:
+        tables = self.tables
+        rows, identities = dict(tables.rows), dict(tables.identities)
+        try:
+            return self._upsert_all(skills)
+        finally:
+            tables.rows, tables.identities = rows, identities
+
+    def _upsert_all(self, skills: Sequence[Skill]) -> Sequence[Skill]:
         for skill in skills:
-            _check(skill)
+            self.tables.check(skill)
         newest: dict[str, Skill] = {}
         for skill in skills:
             rival = newest.setdefault(skill.identity, skill)
@@ -305,11 +323,8 @@ class DoubleSession:
             detail=letter.detail.replace("\0", "\N{REPLACEMENT CHARACTER}"),
         )
         stored = self.tables.dead_letters.get(letter.id)
-        if stored is not None and stored.redriven_at is not None:
-            told = max(letter.failed_at, letter.redriven_at or "")
-            if stored.redriven_at > told:
-                return
-        self.tables.dead_letters[letter.id] = letter
+        if stored is None or stored.last_event <= letter.last_event:
+            self.tables.dead_letters[letter.id] = letter
 
     @_operation
     def list_dead_letters(
@@ -376,7 +391,7 @@ class DoubleSession:
 
     def _open_letters(self) -> list[DeadLetter]:
         letters = self.tables.dead_letters
-        return [letters[id_] for id_ in sorted(letters) if letters[id_].redriven_at is None]
+        return [letters[id_] for id_ in sorted(letters) if letters[id_].is_open]
 
     def _difference(self, record: RecordKey) -> Difference | None:
         mine = self.tables.rows.get(record.identity)
@@ -397,18 +412,15 @@ def _digest(text: str) -> int:
     return int.from_bytes(sha256(text.encode()).digest()[:8], "big")
 
 
-def _check(skill: Skill) -> None:
-    """What the table's constraints refuse."""
+def _breaks_a_constraint(skill: Skill) -> bool:
     scores = (skill.trending_score_7d, skill.trending_score_30d)
     moments = (skill.published_at, skill.updated_at, skill.certified_at)
-    refused = (
+    return (
         not 0 <= skill.cert_score <= 100
         or not all(math.isfinite(score) for score in scores)
         or not all(_TIMESTAMP.fullmatch(moment) for moment in moments if moment is not None)
         or any("\0" in text for text in _texts(msgspec.structs.astuple(skill)))
     )
-    if refused:
-        raise DatabaseError(f"a constraint refuses {skill.name}", reason="rejected")
 
 
 def _texts(value: object) -> Iterator[str]:

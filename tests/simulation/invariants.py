@@ -8,14 +8,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from marketplace.models import Skill
+from marketplace.messages import scanned_at_of
+from marketplace.models import Scan, Skill
+from marketplace.storage import StorageError
 from tests.simulation.actors import Listing, stamp
-from tests.simulation.kv import KV_STALENESS
 from tests.simulation.queue import Delivery
 from tests.simulation.world import Outcome, World
 
-LISTING_LIMIT: Final = 4.5
-"""Seconds: 2 for each of PostgreSQL and KV when both hang, and the time to answer from the seed."""
+LISTING_LIMIT: Final = 2.2
+"""Seconds: what a read may take with every source hanging, and the time to say so."""
 
 SKILL_PREFIX: Final = "skill:"
 
@@ -29,19 +30,14 @@ class Sent:
     """One submission, as the marketplace was told of it, and what became of it."""
 
     id: str
-    states: list[tuple[float, Skill]]  # when its verdict was written, and the skill it makes
+    states: dict[str, Skill] = field(default_factory=dict)  # what each verdict makes, by its moment
     kept: str = ""  # the revision owed that was seen in a store: from then on it must stay there
     acknowledged_at: float | None = None
 
     @property
     def identity(self) -> str:
         """Of its skill."""
-        return self.states[0][1].identity
-
-    def owed(self, moment: float) -> str:
-        """The least revision that a consumer may have read which began at a moment."""
-        seen = [skill for when, skill in self.states if when <= moment - KV_STALENESS]
-        return (seen[-1] if seen else self.states[0][1]).revision
+        return next(iter(self.states.values())).identity
 
 
 @dataclass(slots=True)
@@ -79,6 +75,8 @@ class Truth:
         self.world = world
         self.sent: dict[str, Sent] = {}
         self.poison: set[str] = set()  # ids of messages that name no submission
+        self.promises: dict[str, set[str]] = {}  # submission id → moments of accepted verdicts
+        self.slugs: dict[str, set[str]] = {}  # every slug ever given → the skills that had it
         self._revisions: dict[str, str] = {}  # of each row, when last looked at
         self._removed: set[str] = set()  # identities whose row the harness took away
         self._open: list[Expected] = []
@@ -110,6 +108,15 @@ class Truth:
 
     # What happens
 
+    def promised(self, scan: Scan) -> None:
+        """The marketplace has accepted a verdict."""
+        self.promises.setdefault(scan.submission_id, set()).add(scan.scanned_at)
+
+    def owed_in_the_end(self) -> list[Sent]:
+        """What must be published: what was accepted, and what KV knows to have passed."""
+        kv = self.world.kv
+        return [s for s in self.sent.values() if s.id in self.promises or kv.peek(f"scan:{s.id}")]
+
     def remove_row(self, identity: str) -> None:
         """The harness damages the table."""
         self._removed.add(identity)
@@ -125,14 +132,16 @@ class Truth:
         for expected in self._open:
             expected.excused.add(identity)
 
-    def acknowledged(self, delivery: Delivery, began: float) -> None:
-        """A consumer that began at a moment acknowledges a message."""
+    def acknowledged(self, delivery: Delivery) -> None:
+        """A consumer acknowledges a message: it owes the state that the message is about."""
         sent = self.sent.get(_submission_id(delivery.body))
         if sent is None:
             return
         if sent.acknowledged_at is None:
             sent.acknowledged_at = self.world.loop.time()
-        self._owed[sent.id] = max(self._owed.get(sent.id, ""), sent.owed(began))
+        self._owed[sent.id] = max(
+            self._owed.get(sent.id, ""), sent.states[scanned_at_of(delivery.body)].revision
+        )
         self.check_durable()
 
     # The invariants
@@ -177,6 +186,7 @@ class Truth:
         """4 and 5 for the table, after every statement."""
         slugs: dict[str, str] = {}
         for identity, row in self.world.marketplace.rows(self.world.database).items():
+            self.slugs.setdefault(row.name, set()).add(identity)
             if slugs.setdefault(row.name, identity) != identity:
                 self._violated(
                     f"4 no clobbering: {identity} and {slugs[row.name]} share {row.name}"
@@ -194,9 +204,11 @@ class Truth:
 
         Another skill may have it once the earlier one was given another slug.
         """
-        if not key.startswith(SKILL_PREFIX) or before is None:
+        if not key.startswith(SKILL_PREFIX):
             return
         old, new = self.read_record(key, before), self.read_record(key, after)
+        if new is not None:
+            self.slugs.setdefault(new.name, set()).add(new.identity)
         if old is None or (new is not None and new.identity == old.identity):
             return
         row = self.world.marketplace.rows(self.world.database).get(old.identity)
@@ -247,10 +259,31 @@ class Truth:
                     )
         elif not any("reason" in line.fields for line in outcome.log):
             self._violated(f"6 nothing silent: {outcome.name} fell back without saying why")
-        if listing.source == "kv-enumeration":
+        if listing.source == "kv-enumeration" and listing.complete:
             missing = expected.records - shown.keys() - expected.excused
             if missing:
                 self._violated(f"2 visible: {outcome.name} (KV) misses {sorted(missing)}")
+
+    def is_there(self, slug: str) -> bool:
+        """Whether every read of KV now shows a record of this slug, and the table a row."""
+        world = self.world
+        key = world.marketplace.record_key(slug)
+        records = [self.read_record(key, value) for value in world.kv.visible(key)]
+        rows = world.marketplace.rows(world.database).values()
+        return all(records) and any(row.name == slug for row in rows)
+
+    def check_found(self, slug: str, outcome: Outcome[Skill | None], *, is_there: bool) -> None:
+        """2 for one skill: a slug leads to a skill that had it, and to nothing only if it did."""
+        if isinstance(outcome.error, StorageError):
+            return
+        if outcome.error is not None:
+            self._violated(f"2 visible: {outcome.name} raised {outcome.error!r}")
+        if not outcome.returned:
+            return
+        if outcome.value is None and is_there:
+            self._violated(f"2 visible: {outcome.name} does not find {slug}")
+        if outcome.value is not None and outcome.value.identity not in self.slugs[slug]:
+            self._violated(f"4 no clobbering: {slug} leads to {outcome.value.identity}")
 
     def check_settled(self) -> None:
         """All of them, after the faults ended, everything was delivered and one repair was made."""
@@ -277,25 +310,24 @@ class Truth:
             self._violated(f"3 convergent: the index and the table differ in {differing}")
 
     def _check_final(self, rows: Mapping[str, Skill]) -> None:
-        """3 and 5: each skill ever sent is in the table, in its newest state and as it was sent.
-
-        Only of a submission that was scanned again, an earlier verdict will do if the message
-        came before KV had to show the later one.
-        """
+        """3 and 5: each skill ever sent is in the table, in its newest state and as it was sent."""
         least: dict[str, str] = {}
         known: dict[str, set[str]] = {}
         for sent in self.sent.values():
-            owed = self._owed.get(sent.id, sent.states[0][1].revision)
-            least[sent.identity] = max(least.get(sent.identity, ""), owed)
-            states = known.setdefault(sent.identity, set())
-            states.update(skill.revision for _, skill in sent.states)
-        if rows.keys() != least.keys():
-            strange = sorted(rows.keys() ^ least.keys())
-            self._violated(f"3 convergent: sent but not in the table, or not sent: {strange}")
+            revisions = {skill.revision for skill in sent.states.values()}
+            known.setdefault(sent.identity, set()).update(revisions)
+        for sent in self.owed_in_the_end():
+            moments = self.promises.get(sent.id, ())
+            owed = (sent.states[moment].revision for moment in moments)
+            least[sent.identity] = max(least.get(sent.identity, ""), *owed, "")
+        if not least.keys() <= rows.keys() <= known.keys():
+            missing, strange = sorted(least.keys() - rows), sorted(rows.keys() - known)
+            self._violated(f"3 convergent: not in the table: {missing}; never sent: {strange}")
         for identity, row in rows.items():
-            if row.revision < least[identity] or row.revision not in known[identity]:
+            if row.revision < least.get(identity, "") or row.revision not in known[identity]:
                 self._violated(
-                    f"3 convergent: {identity} ended as {row.revision}, owed was {least[identity]}"
+                    f"3 convergent: {identity} ended as {row.revision}, owed was "
+                    f"{least.get(identity)}"
                 )
 
     def content(self) -> tuple[object, ...]:

@@ -14,8 +14,10 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from marketplace.env import Env
+from marketplace.kv_keys import pending_key
 from marketplace.listing import ListingQuery
-from marketplace.models import Scan, Submission, Verdict, skill_from_submission
+from marketplace.messages import publish_message
+from marketplace.models import Scan, Skill, Submission, Verdict, skill_from_submission
 from marketplace.timestamps import format_timestamp
 from tests.simulation.actors import Marketplace
 from tests.simulation.chance import Chance
@@ -33,19 +35,24 @@ REPOSITORIES: Final = ("ada/tools", "ada/kit", "bob/tools", "cyd/ada-tools")
 BASE_SLUGS: Final = ("pdf", "ada-pdf", "ada-tools-pdf")
 CATEGORY: Final = "simulated"
 SETTLING: Final = 61.0  # seconds: longer than any staleness
+STUCK: Final = 1000.0  # seconds: longer than a lost message goes unnoticed
+SCANNER_TRIES: Final = 3
 MAX_DRAINS: Final = 400
 
 
 class StepKind(StrEnum):
     """What may happen."""
 
-    SUBMIT = "submit"
+    APPLY = "apply"  # through submission and webhook, as authors and scanners do
+    SUBMIT = "submit"  # as if that had been done long ago
     RESCAN = "rescan"
     REPEAT = "repeat"
     POISON = "poison"
     CONSUME = "consume"
     BURY = "bury"
+    MAINTAIN = "maintain"
     READ = "read"
+    FIND = "find"
     LIGHT_REPAIR = "light-repair"
     FULL_REPAIR = "full-repair"
     REDRIVE = "redrive"
@@ -59,13 +66,16 @@ class StepKind(StrEnum):
 
 
 _WEIGHTS: Final = {
-    StepKind.SUBMIT: 12,
+    StepKind.APPLY: 4,
+    StepKind.SUBMIT: 10,
     StepKind.RESCAN: 1,
     StepKind.REPEAT: 3,
     StepKind.POISON: 1,
     StepKind.CONSUME: 16,
     StepKind.BURY: 2,
+    StepKind.MAINTAIN: 2,
     StepKind.READ: 8,
+    StepKind.FIND: 3,
     StepKind.LIGHT_REPAIR: 2,
     StepKind.FULL_REPAIR: 2,
     StepKind.REDRIVE: 1,
@@ -78,6 +88,7 @@ _WEIGHTS: Final = {
     StepKind.LOSE_ROW: 1,
 }
 _LOTTERY: Final = tuple(kind for kind, weight in _WEIGHTS.items() for _ in range(weight))
+_FLAKY: Final = ((0.05, 0.05, 0.05), (0.3, 0.0, 0.0), (0.0, 0.3, 0.0), (0.0, 0.0, 0.5))
 _PAUSES: Final = (0.0, 0.0, 0.0, 0.01, 0.05, 0.5, 1.5, 20.0, 61.0, 200.0)
 
 
@@ -157,15 +168,19 @@ class Run:
         self.world = World(marketplace, schedule.seed)
         self.truth = Truth(self.world)
         self.settled_since: dict[str, float] = {}
+        self._submissions = 0
         self._last_scan = EPOCH_OF_SIMULATION
         self._actions: dict[StepKind, Callable[[Step], Awaitable[None]]] = {
+            StepKind.APPLY: self._apply,
             StepKind.SUBMIT: self._submit,
             StepKind.RESCAN: self._rescan,
             StepKind.REPEAT: self._repeat,
             StepKind.POISON: self._poison,
             StepKind.CONSUME: self._consume,
             StepKind.BURY: self._bury,
+            StepKind.MAINTAIN: self._maintain,
             StepKind.READ: self._read,
+            StepKind.FIND: self._find,
             StepKind.LIGHT_REPAIR: self._light_repair,
             StepKind.FULL_REPAIR: self._full_repair,
             StepKind.REDRIVE: self._redrive,
@@ -201,62 +216,88 @@ class Run:
 
     # Submitters and scanners
 
+    async def _apply(self, step: Step) -> None:
+        submission = self._submission(step)
+        outcome = await self._invoke(
+            "submit", lambda e: self.marketplace.submit(e, submission), step
+        )
+        if outcome.value != submission.id:
+            return  # refused, a duplicate, listed already; or the author was not told
+        await asyncio.sleep(step.choice % 100)
+        scan = self._verdict(submission, Sent(submission.id))
+        for _ in range(SCANNER_TRIES):
+            told = await self._invoke("report", lambda e: self.marketplace.report(e, scan), None)
+            if told.value:
+                self.truth.promised(scan)
+                return
+            await asyncio.sleep(30)
+
     async def _submit(self, step: Step) -> None:
+        submission = self._submission(step)
+        self.world.kv.damage(f"sub:{submission.id}", msgspec.json.encode(submission))
+        self.world.kv.damage(pending_key(submission.created_at, submission.id), b"{}")
+        self._scan(submission, Sent(submission.id))
+
+    def _submission(self, step: Step) -> Submission:
         repository = REPOSITORIES[step.choice % len(REPOSITORIES)]
         base_slug = BASE_SLUGS[step.choice // 8 % len(BASE_SLUGS)]
-        number = len(self.truth.sent) + 1
-        submission = Submission(
-            id=f"s{number}",
+        self._submissions += 1
+        return Submission(
+            id=f"s{self._submissions}",
             repo_url=f"https://github.com/{repository}",
             skill_name=base_slug,
             base_slug=base_slug,
             created_at=format_timestamp(self.world.loop.clock()),
             category=CATEGORY,
-            description=f"submission {number}",
+            description=f"submission {self._submissions}",
             version=f"{1 + step.choice // 64 % 3}.0.0",
         )
-        self.world.kv.damage(f"sub:{submission.id}", msgspec.json.encode(submission))
-        self._scan(submission, Sent(submission.id, []))
-        self._send(submission.id)
 
-    def _scan(self, submission: Submission, sent: Sent) -> None:
-        """A verdict, as the scanner's webhook keeps it."""
+    def _verdict(self, submission: Submission, sent: Sent) -> Scan:
+        """A verdict that a scanner has come to."""
         scan = Scan(
             submission_id=submission.id,
             verdict=Verdict.PASS,
             score=80 + len(sent.states),
             scanned_at=self._next_moment(),
         )
-        self.world.kv.damage(f"scan:{submission.id}", msgspec.json.encode(scan))
         skill = skill_from_submission(submission, scan)
-        sent.states.append((self.world.loop.time(), skill))
+        sent.states[scan.scanned_at] = skill
         self.truth.sent[sent.id] = sent
         self.world.note(f"        {sent.id} is {sent.identity} {skill.revision}")
+        return scan
+
+    def _scan(self, submission: Submission, sent: Sent) -> None:
+        """A verdict that the webhook has kept and enqueued."""
+        scan = self._verdict(submission, sent)
+        self.world.kv.damage(f"scan:{submission.id}", msgspec.json.encode(scan))
+        self.truth.promised(scan)
+        self._send(sent.id, scan.scanned_at)
 
     def _next_moment(self) -> str:
         """Now, but never the same millisecond twice: version and time tell two states apart."""
         self._last_scan = max(self.world.loop.clock(), self._last_scan + timedelta(milliseconds=1))
         return format_timestamp(self._last_scan)
 
-    def _send(self, submission_id: str) -> None:
-        self.world.publish_queue.add({"submissionId": submission_id})
+    def _send(self, submission_id: str, scanned_at: str) -> None:
+        self.world.publish_queue.add(publish_message(submission_id, scanned_at))
 
     async def _rescan(self, step: Step) -> None:
-        if self.truth.sent:
-            sent = self._one_of(list(self.truth.sent.values()), step)
+        if promised := self.truth.promises:
+            sent = self.truth.sent[self._one_of(list(promised), step)]
             stored = self.world.kv.peek(f"sub:{sent.id}")
             assert stored is not None
             self._scan(msgspec.json.decode(stored, type=Submission), sent)
-            self._send(sent.id)
 
     async def _repeat(self, step: Step) -> None:
-        if self.truth.sent:
-            self._send(self._one_of(list(self.truth.sent), step))
+        if promised := self.truth.promises:
+            sent = self.truth.sent[self._one_of(list(promised), step)]
+            self._send(sent.id, self._one_of(list(sent.states), step))
 
     async def _poison(self, step: Step) -> None:
         submission_id = f"unknown-{step.choice}"
         self.truth.poison.add(submission_id)
-        self._send(submission_id)
+        self.world.publish_queue.add({"submissionId": submission_id})
 
     @staticmethod
     def _one_of(options: Sequence[T], step: Step) -> T:
@@ -272,6 +313,11 @@ class Run:
     async def _bury(self, step: Step) -> None:
         await self._deliver(self.world.dead_letters, self.marketplace.bury, "bury", 10, step)
 
+    async def _maintain(self, step: Step) -> None:
+        await self._deliver(
+            self.world.maintenance_queue, self.marketplace.maintain, "maintain", 1, step
+        )
+
     async def _deliver(
         self,
         queue: SimulatedQueue,
@@ -280,8 +326,7 @@ class Run:
         limit: int,
         step: Step | None = None,
     ) -> int:
-        began = self.world.loop.time()
-        batch = queue.take(limit, lambda delivery: self.truth.acknowledged(delivery, began))
+        batch = queue.take(limit, self.truth.acknowledged)
         if batch:
             outcome = await self._invoke(name, lambda env: handler(env, batch), step)
             queue.settle(batch, returned=outcome.returned)
@@ -307,6 +352,15 @@ class Run:
         outcome = await self._invoke("read", lambda e: self.marketplace.read(e, query), step)
         self.truth.check_listing(expected, outcome)
 
+    async def _find(self, step: Step) -> None:
+        slugs = sorted(self.truth.slugs)
+        if not slugs:
+            return
+        slug = self._one_of(slugs, step)
+        is_there = self.truth.is_there(slug)
+        outcome = await self._invoke("find", lambda e: self.marketplace.find(e, slug), step)
+        self.truth.check_found(slug, outcome, is_there=is_there)
+
     async def _light_repair(self, step: Step) -> None:
         self._no_error(await self._invoke("light-repair", self.marketplace.light_repair, step))
 
@@ -320,8 +374,8 @@ class Run:
 
     async def _flaky(self, step: Step) -> None:
         weather = self.world.weather
-        weather.kv_faults, weather.database_faults = ((0.05, 0.05), (0.3, 0.0), (0.0, 0.3))[
-            step.choice % 3
+        weather.kv_faults, weather.database_faults, weather.queue_faults = _FLAKY[
+            step.choice % len(_FLAKY)
         ]
 
     async def _kv_outage(self, step: Step) -> None:
@@ -383,9 +437,13 @@ class Run:
         await self._drain()
         await world.invoke("redrive", marketplace.redrive)
         await self._drain()
+        await asyncio.sleep(STUCK)
+        self._no_error(await world.invoke("light-repair", marketplace.light_repair))
+        await self._drain()
         await self._repair()
         await asyncio.sleep(SETTLING)
         self.truth.check_settled()
+        await self._check_answers()
         before = self.truth.content()
         await self._repair()
         await asyncio.sleep(SETTLING)
@@ -393,10 +451,28 @@ class Run:
             raise Violation("3 convergent: a second repair changed something")
         self._raise_found()
 
+    async def _check_answers(self) -> None:
+        """What authors and visitors are told at the end."""
+        for slug in sorted(self.truth.slugs):
+            self.truth.check_found(slug, await self._look_up(slug), is_there=True)
+        for sent in self.truth.owed_in_the_end():
+            if not await self._is_published(sent):
+                raise Violation(f"6 nothing silent: {sent.id} is published, its state is not")
+
+    async def _look_up(self, slug: str) -> Outcome[Skill | None]:
+        return await self.world.invoke("find", lambda e: self.marketplace.find(e, slug))
+
+    async def _is_published(self, sent: Sent) -> bool:
+        told = await self.world.invoke(
+            "status", lambda e: self.marketplace.is_published(e, sent.id)
+        )
+        return bool(told.value)
+
     async def _drain(self) -> None:
         queues = (
             (self.world.publish_queue, self.marketplace.publish, "publish"),
             (self.world.dead_letters, self.marketplace.bury, "bury"),
+            (self.world.maintenance_queue, self.marketplace.maintain, "maintain"),
         )
         for _ in range(MAX_DRAINS):
             due = [queue.next_due() for queue, _, _ in queues]
@@ -414,7 +490,10 @@ class Run:
             outcome = await self.world.invoke("full-repair", self.marketplace.full_repair)
             self._no_error(outcome)
             if outcome.value is not None and outcome.value.finished:
+                if outcome.value.errors:
+                    raise Violation(f"3 convergent: a repair on a good day: {outcome.value.errors}")
                 return
+            await self._drain()
         raise Violation("3 convergent: the repair does not come to an end")
 
 

@@ -15,6 +15,8 @@ from tests.unit.kv_support import Log, make_skill
 
 T = TypeVar("T")
 
+REFUSED = "refused"  # the category of skills that the table does not take
+
 
 @dataclass(slots=True)
 class ListQueue:
@@ -105,7 +107,8 @@ def run(
     """Run a test in virtual time; options are `SimulatedKv`'s."""
 
     async def main() -> T:
-        kv, tables, log = SimulatedKv(**options), DatabaseDouble(), Log()
+        kv, log = SimulatedKv(**options), Log()
+        tables = DatabaseDouble(refuses=lambda skill: skill.category == REFUSED)
         publish, maintenance = ListQueue(), ListQueue()
         env = Env(
             submissions_kv=kv,

@@ -50,6 +50,21 @@ def test_no_admin_route_opens_without_a_key() -> None:
     _run(test)
 
 
+def test_a_door_that_is_locked_for_want_of_a_secret_says_so_in_the_log() -> None:
+    async def main(market: Market) -> None:
+        async with _client(market) as client:
+            answer = await client.get("/api/v1/admin/dead-letters", headers={"X-Internal-Key": ""})
+        assert answer.status_code == 401
+        assert "secret" not in answer.text
+        assert market.log.events() == [
+            "INTERNAL_KEY: secret 1 of 1 is shorter than 32 bytes and counts as unset",
+            "INTERNAL_KEY: no usable secret, every such credential is refused",
+            "JWT_SECRET: no usable secret, every such credential is refused",
+        ]
+
+    run(main, settings=Settings(internal_keys=("short",)))
+
+
 def test_the_answers_are_what_the_command_line_reads() -> None:
     async def test(market: Market, client: httpx.AsyncClient) -> None:
         await market.fill(make_skills(5), table=False)

@@ -1,10 +1,15 @@
 """Dead letters: listed from both stores, redriven once, counted against trying for ever."""
 
+import asyncio
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import msgspec
 
+from marketplace import submission_store
 from marketplace.dead_letters import DeadLetterReason, bury
+from marketplace.light_repair import run_light_repair
 from marketplace.redrive import (
     RedriveOutcome,
     count_letters,
@@ -14,7 +19,7 @@ from marketplace.redrive import (
     redrive_passing,
 )
 from marketplace.storage import DatabaseError, SkillDatabase
-from tests.unit.operations_support import Delivered, Market, run
+from tests.unit.operations_support import Delivered, ListQueue, Market, run
 
 
 async def _away() -> SkillDatabase:
@@ -36,6 +41,7 @@ def test_letters_of_both_stores_are_one_list_and_redriven_once() -> None:
     async def test(market: Market) -> None:
         await _bury(market, 1)
         await _bury(market, 2, in_kv=True)
+        await asyncio.sleep(1)
         letters = await list_letters(market.env, reason=None, after=None, limit=10)
         assert len(letters) == 2
         assert await list_letters(market.env, reason="other", after=None, limit=10) == []
@@ -77,6 +83,37 @@ def test_passing_reasons_are_redriven_later_and_five_times_at_most() -> None:
             market.tables.dead_letters.update(old)
             results = await redrive_passing(market.env)
             assert len(results) == (1 if attempt < 5 else 0)
+            await asyncio.sleep(1)
             await _bury(market, 1)
+
+    run(test)
+
+
+def test_what_fails_again_before_its_redrive_is_noted_waits_again() -> None:
+    async def test(market: Market) -> None:
+        await _bury(market, 1)
+        await asyncio.sleep(1)
+
+        class Impatient(ListQueue):
+            async def send_batch(self, bodies: Sequence[Mapping[str, Any]]) -> None:
+                await asyncio.sleep(1)
+                await _bury(market, 1)
+
+        env = replace(market.env, publish_queue=Impatient())
+        (result,) = await redrive_all(env, reason=None)
+        assert result.outcome is RedriveOutcome.REDRIVEN
+        assert await count_letters(market.env, None) == 1
+
+    run(test)
+
+
+def test_the_light_repair_gives_postgres_the_letters_that_kv_kept() -> None:
+    async def test(market: Market) -> None:
+        await _bury(market, 1, in_kv=True)
+        assert market.tables.dead_letters == {}
+        await run_light_repair(market.env)
+        assert len(market.tables.dead_letters) == 1
+        assert await submission_store.count_dead_letters(market.env) == {}
+        assert await count_letters(market.env, None) == 1
 
     run(test)

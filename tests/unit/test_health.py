@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from cli.answers import Health as CliHealth
-from marketplace.health import REBUILD_CALL, Health, check_health
+from marketplace.health import LAST_REPAIR, REBUILD_CALL, Health, check_health, save_report
 from marketplace.models import Skill
 from marketplace.storage import DatabaseError, SkillDatabase
 from tests.simulation.remote import Fault
@@ -99,14 +99,21 @@ def test_a_table_short_by_more_than_five_percent_is_a_drift(lost: int, is_drift:
     run(test)
 
 
-@pytest.mark.parametrize(("lost", "is_drift"), [(10, False), (11, True)])
-def test_more_than_ten_skills_of_many_are_a_drift(lost: int, is_drift: bool) -> None:
+def test_eleven_skills_of_ten_thousand_are_a_drift_and_ten_are_not() -> None:
     async def test(market: Market) -> None:
-        skills = await _healthy(market, 1500)
-        market.lose_rows(skills[:lost])
+        skills = await _healthy(market, 10_000)
+        market.lose_rows(skills[:10])
         health = await check_health(market.env)
-        assert _counts(health) == (1500 - lost, 1500, 1500)
-        assert health.drift_detected is is_drift
+        assert _counts(health) == (9_990, 10_000, 10_000)
+        assert not health.drift_detected
+        market.lose_rows(skills[10:11])
+        health = await check_health(market.env)
+        assert _counts(health) == (9_989, 10_000, 10_000)
+        assert [(d.kind, d.sources, d.counts, d.difference) for d in health.drifts] == [
+            ("count", ("postgres", "kv"), (9_989, 10_000), 11),
+            ("count", ("postgres", "kv_index"), (9_989, 10_000), 11),
+        ]
+        assert health.recommendations[0].call == REBUILD_CALL
 
     run(test)
 
@@ -164,6 +171,49 @@ def test_a_failing_kv_list_is_null_and_a_finding() -> None:
         assert _counts(health) == (100, None, 100)
         assert health.status == "failing"
         assert "SUBMISSIONS_KV" in health.recommendations[0].action
+
+    run(test)
+
+
+def test_an_index_that_cannot_be_read_is_null_and_a_missing_one_is_nothing() -> None:
+    async def test(market: Market) -> None:
+        await _healthy(market)
+        market.kv.faults = fault(Fault.FAIL, "get", key="skills:published-index")
+        health = await check_health(market.env)
+        assert _counts(health) == (100, 100, None)
+        assert health.status == "failing"
+        assert not health.sources["kv_index"].reachable
+        assert (health.sources["kv_index"].error or "").startswith("unavailable")
+        market.kv.faults = None
+        market.kv.damage("skills:published-index", None)
+        health = await check_health(market.env)
+        assert _counts(health) == (100, 100, 0)
+        assert health.status == "drift"
+        assert health.sources["kv_index"].reachable
+        assert health.sources["kv_index"].error == "missing"
+
+    run(test)
+
+
+def test_the_answer_tells_its_kv_operations() -> None:
+    async def test(market: Market) -> None:
+        await _healthy(market)
+        before = market.kv.operations.copy()
+        health = await check_health(market.env)
+        used = market.kv.operations - before
+        assert health.kv_operations == {"list": used["list"], "all": used.total()}
+        assert used["list"] == 100 // 20 + 2  # besides: dead letters, submissions that wait
+
+    run(test, page_limit=20)
+
+
+def test_a_repair_that_failed_is_a_finding() -> None:
+    async def test(market: Market) -> None:
+        await _healthy(market)
+        await save_report(market.env, LAST_REPAIR, {"ok": False})
+        assert (await check_health(market.env)).needs_rebuild
+        await save_report(market.env, LAST_REPAIR, {"ok": True})
+        assert not (await check_health(market.env)).recommendations
 
     run(test)
 

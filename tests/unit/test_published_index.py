@@ -4,7 +4,8 @@ import asyncio
 import hashlib
 import json
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
@@ -16,6 +17,7 @@ from marketplace import published_index, summary_blocks
 from marketplace import submission_store as store
 from marketplace.json_arrays import BrokenArray, iterate_array
 from marketplace.kv_keys import INDEX_KEY
+from marketplace.models import PublishedSummary
 from marketplace.storage import KV_VALUE_LIMIT, Fingerprint, KvError, Source
 from tests.simulation.loop import current_loop
 from tests.simulation.remote import Fault
@@ -510,6 +512,55 @@ def test_the_original_shape_at_its_largest_is_read_in_bounded_memory() -> None:
         assert peak < 20_000_000
 
     run(test)
+
+
+def test_reading_a_list_of_garbage_ends_early() -> None:
+    async def test(bench: Bench) -> None:
+        bench.kv.damage(INDEX_KEY, b"[" + b"7," * 2_000_000 + b"7]")
+        with read_entries() as entries:
+            reading = await store.read_index(bench.env)
+        assert len(entries) == published_index.MAX_UNREADABLE + 1
+        assert not reading.complete
+
+    run(test)
+
+
+def test_a_list_of_garbage_lets_a_deadline_pass() -> None:
+    async def test(bench: Bench) -> None:
+        bench.kv.damage(INDEX_KEY, b"[" + b"7," * 9_000 + b"7]")
+        with read_entries() as entries:
+            reading = asyncio.ensure_future(store.read_index(bench.env))
+            while not entries:  # noqa: ASYNC110 - until it is in the middle of it
+                await asyncio.sleep(0)
+            reading.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await reading
+        assert len(entries) < 9_000
+
+    run(test)
+
+
+def test_an_element_without_end_is_not_walked_to_its_end() -> None:
+    nested = b'[{"name": "good"}, {"a": [' + b"1," * 2_000_000 + b"1]}]"
+    elements = iterate_array(nested)
+    assert next(elements) == b'{"name": "good"}'
+    with pytest.raises(BrokenArray, match="more than"):
+        next(elements)
+
+
+@contextmanager
+def read_entries() -> Iterator[list[bytes]]:
+    """The elements of the original shape that are looked at meanwhile."""
+    seen: list[bytes] = []
+    original = published_index._original_entry
+
+    def observed(element: bytes) -> PublishedSummary:
+        seen.append(element)
+        return original(element)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(published_index, "_original_entry", observed)
+        yield seen
 
 
 json_values = st.recursive(

@@ -3,107 +3,55 @@
 from dataclasses import replace
 from typing import Any
 
-import msgspec
 import pytest
 
-from cli.answers import Rebuild as CliRebuild
 from marketplace import submission_store
 from marketplace.consumers import MAINTENANCE_QUEUE, consume
 from marketplace.env import Settings
 from marketplace.health import check_health
+from marketplace.models import Skill
 from marketplace.publishing import publish_skills
-from marketplace.rebuild import get_rebuild, start_rebuild
+from marketplace.rebuild import MAX_ATTEMPTS, get_rebuild, start_rebuild
 from marketplace.slugs import assignable_candidates
 from marketplace.storage import DatabaseError, SkillDatabase
 from tests.simulation.remote import Fault
 from tests.unit.kv_support import fault, make_skill
 from tests.unit.operations_support import Delivered, Market, make_skills, run
-
-_NUMBERS = (
-    "rebuilt",
-    "errors",
-    "orphanedAliases",
-    "prismaBackfilled",
-    "kvBackfilled",
-    "conflictsResolved",
-)
-
-
-def _numbers(report: dict[str, Any]) -> dict[str, int]:
-    return {name: report[name] for name in _NUMBERS}
-
-
-def _changes(report: dict[str, Any]) -> list[int]:
-    return [report[name] for name in ("prismaBackfilled", "kvBackfilled", "conflictsResolved")]
-
-
-async def _rebuild(market: Market, *, dry_run: bool = False) -> dict[str, Any]:
-    """Run a rebuild to its end, one queue message after the other."""
-    job = await start_rebuild(market.env, dry_run=dry_run, wait_seconds=5)
-    while market.maintenance.bodies:
-        message = Delivered(
-            msgspec.json.decode(msgspec.json.encode(market.maintenance.bodies.pop(0)))
-        )
-        await consume(market.env, MAINTENANCE_QUEUE, [message])
-        assert message.acknowledged
-    kept = await get_rebuild(market.env, job.id)
-    assert kept is not None
-    assert kept.complete
-    report: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(kept.report(market.env.now())))
-    msgspec.convert(report, CliRebuild)
-    return report
-
-
-async def _damaged(market: Market) -> None:
-    """A marketplace with a damage of every kind."""
-    skills = make_skills(40)
-    await market.fill(skills)
-    market.lose_rows(skills[:7])
-    market.lose_records(skills[10:15])
-    newer = [replace_version(skill, "2.0.0") for skill in skills[20:23]]
-    await market.fill(newer, table=False)
-    await market.fill([replace_version(skill, "3.0.0") for skill in skills[23:25]], kv=False)
-    market.kv.damage("skill:broken", b"no json")
-    market.kv.damage("skill:alias:old-one", b'{"slug": "skill-00001"}')
-    market.kv.damage("skill:alias:lost-one", b'{"slug": "nowhere"}')
-    taken = make_skill("taken", repo_url="https://github.com/first/taken")
-    await market.fill([taken], kv=False)
-    await market.fill(
-        [make_skill("taken", repo_url="https://github.com/second/taken")], table=False
-    )
-    moved = make_skill("new-name", base_slug="moved")
-    await market.fill([moved], kv=False)
-    await market.fill([moved.renamed("moved")], table=False)
-
-
-def replace_version(skill: Any, version: str) -> Any:
-    """A newer state of a skill."""
-    return msgspec.structs.replace(skill, current_version=version)
+from tests.unit.rebuild_support import changes, damaged, numbers, rebuild
 
 
 @pytest.mark.parametrize("page_limit", [3, 1000])
 def test_every_damage_is_repaired_as_the_dry_run_said(page_limit: int) -> None:
     async def test(market: Market) -> None:
-        await _damaged(market)
+        await damaged(market)
         rows, keys = dict(market.tables.rows), market.kv.keys("skill")
-        dry = await _rebuild(market, dry_run=True)
+        dry = await rebuild(market, dry_run=True)
         assert (market.tables.rows, market.kv.keys("skill")) == (rows, keys)
-        real = await _rebuild(market)
-        assert _numbers(dry) == _numbers(real)
+        real = await rebuild(market)
+        assert numbers(dry) == numbers(real)
         assert real["ok"]
-        assert real["rebuilt"] == 43
-        assert real["prismaBackfilled"] == 7 + 3 + 1
-        assert real["kvBackfilled"] == 5 + 2 + 1 + 1
-        assert real["conflictsResolved"] == 2
+        assert real["rebuilt"] == 43 + 3 + 3
+        assert real["prismaBackfilled"] == 7 + 3 + 1 + 1 + 1
+        assert real["kvBackfilled"] == 5 + 2 + 1 + 1 + 2
+        assert real["conflictsResolved"] == 2 + 2
+        assert real["metadataRestored"] == 3
         assert real["orphanedAliases"] == 1
-        assert [error["key"] for error in real["errorDetails"]] == ["skill:broken"]
+        errors = sorted(error["key"] for error in real["errorDetails"])
+        assert errors == ["skill:broken", "skill:refused", "skill:wanted"]
+        assert errors == sorted(error["key"] for error in dry["errorDetails"])
 
         health = await check_health(market.env)
-        assert not health.drifts
-        assert (health.prisma_count, health.kv_index_count) == (43, 43)
-        again = await _rebuild(market)
-        assert _changes(again) == [0, 0, 0]
-        assert again["rebuilt"] == 43
+        # What cannot be mended: a refused record keeps its slug in KV, the row's skill is listed.
+        assert [(drift.kind, drift.sources) for drift in health.drifts] == [
+            ("members", ("kv", "kv_index"))
+        ]
+        assert (health.prisma_count, health.kv_index_count) == (48, 49)
+        occupant = await submission_store.read_record(market.env, "occupied")
+        assert isinstance(occupant, Skill)
+        assert occupant.identity == make_skill("occupied").identity
+        again = await rebuild(market)
+        assert not any(changes(again))
+        assert again["rebuilt"] == 49
 
     run(test, page_limit=page_limit)
 
@@ -112,7 +60,7 @@ def test_an_empty_table_is_filled_in_steps_within_the_limits() -> None:
     async def test(market: Market) -> None:
         skills = make_skills(300)
         await market.fill(skills, table=False)
-        report = await _rebuild(market)
+        report = await rebuild(market)
         assert (report["prismaBackfilled"], report["rebuilt"]) == (300, 300)
         assert report["progress"]["steps"] > 2
         assert (await check_health(replace(market.env, settings=Settings()))).status == "ok"
@@ -123,10 +71,10 @@ def test_an_empty_table_is_filled_in_steps_within_the_limits() -> None:
 def test_empty_kv_is_filled_in_steps_within_the_limits() -> None:
     async def test(market: Market) -> None:
         await market.fill(make_skills(300), kv=False)
-        dry = await _rebuild(market, dry_run=True)
-        report = await _rebuild(market)
+        dry = await rebuild(market, dry_run=True)
+        report = await rebuild(market)
         assert (report["kvBackfilled"], report["rebuilt"]) == (300, 300)
-        assert _numbers(dry) == _numbers(report)
+        assert numbers(dry) == numbers(report)
         assert report["progress"]["steps"] > 5
 
     run(test, settings=Settings(kv_operation_budget=100))
@@ -159,7 +107,7 @@ def test_cut_off_five_times_it_still_completes() -> None:
         assert kept.complete
         assert kept.rebuilt == 200
         assert (await check_health(replace(market.env, settings=Settings()))).status == "ok"
-        assert _changes(await _rebuild(market)) == [0, 0, 0]
+        assert not any(changes(await rebuild(market)))
 
     run(test, settings=Settings(kv_operation_budget=120))
 
@@ -171,15 +119,15 @@ def test_what_only_the_outbox_has_keeps_its_slug() -> None:
 
         skills = make_skills(3)
         await publish_skills(replace(market.env, connect_database=away), skills)
-        dry = await _rebuild(market, dry_run=True)
-        real = await _rebuild(market)
-        assert _numbers(dry) == _numbers(real)
+        dry = await rebuild(market, dry_run=True)
+        real = await rebuild(market)
+        assert numbers(dry) == numbers(real)
         assert real["prismaBackfilled"] == 3
         assert sorted(market.tables.identities) == sorted(
             assignable_candidates(skill.repo_url, skill.base_slug)[-1] for skill in skills
         )
         assert not market.kv.keys("outbox:")
-        assert _changes(await _rebuild(market)) == [0, 0, 0]
+        assert not any(changes(await rebuild(market)))
 
     run(test)
 
@@ -209,8 +157,15 @@ def test_without_kv_it_fails_and_says_so() -> None:
         await market.fill(make_skills(20))
         market.kv.faults = fault(Fault.FAIL, "list")
         job = await start_rebuild(market.env, wait_seconds=5)
-        assert job.complete
-        assert not job.report(market.env.now())["ok"]
+        (body,) = market.maintenance.bodies
+        deliveries = [Delivered(body, attempts=number + 1) for number in range(MAX_ATTEMPTS)]
+        for delivery in deliveries:
+            await consume(market.env, MAINTENANCE_QUEUE, [delivery])
+        assert [delivery.retried for delivery in deliveries] == [True] * 4 + [False]
+        kept = await get_rebuild(market.env, job.id)
+        assert kept is not None
+        assert kept.complete
+        assert not kept.report(market.env.now())["ok"]
         market.kv.faults = None
         assert (await check_health(market.env)).last_repair["ok"] is False
 
@@ -233,6 +188,6 @@ def test_two_rebuilds_at_once_do_no_harm_and_keep_the_limit() -> None:
             assert market.kv.operations.total() - before <= 120
         env = replace(market.env, settings=Settings())
         assert (await check_health(env)).status == "ok"
-        assert _changes(await _rebuild(market)) == [0, 0, 0]
+        assert not any(changes(await rebuild(market)))
 
     run(test, settings=Settings(kv_operation_budget=120), page_limit=50)

@@ -1,5 +1,6 @@
 """The cron triggers: what they repair, what they leave behind, and that they do not overlap."""
 
+import asyncio
 from dataclasses import replace
 
 import pytest
@@ -8,7 +9,7 @@ from marketplace.consumers import MAINTENANCE_QUEUE, consume
 from marketplace.health import check_health
 from marketplace.schedule import NIGHTLY_CRON, run_scheduled
 from marketplace.storage import DatabaseError, QueueError, SkillDatabase
-from tests.unit.operations_support import Delivered, Market, make_skills, run
+from tests.unit.operations_support import REFUSED, Delivered, Market, make_skills, run
 
 _CHECK = "*/5 * * * *"
 
@@ -91,5 +92,82 @@ def test_a_run_that_fails_is_logged_and_fails() -> None:
         with pytest.raises(QueueError):
             await run_scheduled(market.env, NIGHTLY_CRON)
         assert "scheduled run failed" in market.log.events()
+
+    run(test)
+
+
+def test_a_run_that_fails_gives_its_lease_back() -> None:
+    async def test(market: Market) -> None:
+        market.maintenance.failing = True
+        with pytest.raises(QueueError):
+            await run_scheduled(market.env, NIGHTLY_CRON)
+        assert not market.tables.leases
+        market.maintenance.failing = False
+        await run_scheduled(market.env, NIGHTLY_CRON)
+        assert "scheduled run finished" in market.log.events()
+
+    run(test)
+
+
+async def _checks_that_rebuilt(market: Market, checks: int) -> list[int]:
+    """Which of so many checks, five minutes apart, began a rebuild; each comes to its end."""
+    begun = []
+    for number in range(checks):
+        await run_scheduled(market.env, _CHECK)
+        if market.maintenance.bodies:
+            begun.append(number)
+        await _deliver(market)
+        await asyncio.sleep(300)
+    return begun
+
+
+def test_drift_that_a_rebuild_does_not_mend_is_tried_less_and_less_often() -> None:
+    async def test(market: Market) -> None:
+        await market.fill(make_skills(10))
+        await market.fill(make_skills(2, "refused", category=REFUSED), table=False)
+        assert await _checks_that_rebuilt(market, 40) == [0, 2, 6, 14, 30]
+
+    run(test)
+
+
+def test_after_a_time_without_drift_a_new_one_is_mended_at_once() -> None:
+    async def test(market: Market) -> None:
+        skills = make_skills(50)
+        await market.fill(skills)
+        market.lose_rows(skills[:10])
+        assert await _checks_that_rebuilt(market, 6) == [0]
+        market.lose_rows(skills[:10])
+        assert await _checks_that_rebuilt(market, 1) == [0]
+
+    run(test)
+
+
+def test_no_second_rebuild_is_begun_while_one_is_unfinished() -> None:
+    async def test(market: Market) -> None:
+        skills = make_skills(50)
+        await market.fill(skills)
+        market.lose_rows(skills[:10])
+        await run_scheduled(market.env, _CHECK)
+        assert len(market.maintenance.bodies) == 1
+        await asyncio.sleep(100)
+        await run_scheduled(market.env, _CHECK)
+        assert len(market.maintenance.bodies) == 1
+
+    run(test)
+
+
+def test_a_check_resumes_a_rebuild_that_stands_still() -> None:
+    async def test(market: Market) -> None:
+        skills = make_skills(50)
+        await market.fill(skills)
+        market.lose_rows(skills[:10])
+        await run_scheduled(market.env, _CHECK)
+        market.maintenance.bodies.clear()
+        await asyncio.sleep(300)
+        await run_scheduled(market.env, _CHECK)
+        await _deliver(market)
+        health = await check_health(market.env)
+        assert health.status == "ok"
+        assert health.last_repair["prismaBackfilled"] == 10
 
     run(test)

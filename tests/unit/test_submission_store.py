@@ -537,8 +537,37 @@ def test_dead_letters_are_listed_filtered_counted_and_removed() -> None:
         assert await ids(None, "m0", 2) == ["m1", "m2"]
         assert await ids("poison", None, 10) == ["m0", "m2"]
         assert await store.count_dead_letters(env) == {"poison": 2, "unknown-submission": 2}
-        await store.remove_dead_letter(env, "m0")
+        records = await store.list_letter_records(env, limit=10)
+        assert sorted(letter.id for letter in records.values()) == ["m0", "m1", "m2", "m3", "m4"]
+        await store.clear_letter_records(env, [key for key, x in records.items() if x.id == "m0"])
         assert await store.get_dead_letters(env, ["m0"]) == []
+
+    run(test)
+
+
+def test_the_last_event_of_a_letter_decides_whether_it_waits() -> None:
+    async def test(bench: Bench) -> None:
+        env = bench.env
+        times = [f"2026-01-0{day}T00:00:00.000Z" for day in range(1, 5)]
+        first = DeadLetter(
+            id="a", queue="q", body={}, reason="r", detail="", attempts=1, failed_at=times[1]
+        )
+        redriven = msgspec.structs.replace(first, redriven_at=times[2], redrives=1)
+        again = msgspec.structs.replace(first, failed_at=times[3], redrives=1)
+        before = msgspec.structs.replace(first, failed_at=times[0])
+        for states, latest in (
+            ([first, before], first),
+            ([before, first, redriven], redriven),
+            ([again, first, redriven], again),
+        ):
+            await store.clear_letter_records(env, await store.list_letter_records(env, limit=10))
+            for state in states:
+                await store.store_dead_letter(env, state)
+            assert await store.get_dead_letters(env, ["a"]) == [latest]
+            waits = latest.is_open
+            assert await store.count_dead_letters(env) == ({"r": 1} if waits else {})
+            listed = await store.list_dead_letters(env, reason="r", after=None, limit=5)
+            assert listed == ([latest] if waits else [])
 
     run(test)
 

@@ -1,7 +1,8 @@
 """What the tests of the running Worker do over and over: submit, report verdicts, wait."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
 import httpx
@@ -11,6 +12,8 @@ from tests.worker.conftest import INTERNAL_KEY
 OPERATOR: Final = {"X-Internal-Key": INTERNAL_KEY}
 DEADLINE: Final = 30.0  # seconds
 POLL_PAUSE: Final = 0.1
+SUBMITTERS: Final = 8  # at once
+RESULTS_A_REPORT: Final = 100
 
 T = TypeVar("T")
 
@@ -54,9 +57,7 @@ def publish(client: httpx.Client, owner: str, name: str, **fields: Any) -> dict[
     """Submit, pass, and wait until it is published; the final status."""
     submission_id = submit(client, owner, name, **fields)["id"]
     assert report(client, submission_id)["accepted"] == [submission_id]
-    return eventually(
-        lambda: status(client, submission_id), lambda answer: answer["state"] == "PUBLISHED"
-    )
+    return wait_published(client, submission_id)
 
 
 def listing(client: httpx.Client, **parameters: Any) -> dict[str, Any]:
@@ -70,3 +71,27 @@ def listing(client: httpx.Client, **parameters: Any) -> dict[str, Any]:
 def names(answer: dict[str, Any]) -> set[str]:
     """The slugs of a listing."""
     return {skill["name"] for skill in answer["skills"]}
+
+
+def submit_many(client: httpx.Client, owner: str, skill_names: Sequence[str]) -> list[str]:
+    """Submit skills of one owner, several at once; their submission ids, in order."""
+    with ThreadPoolExecutor(SUBMITTERS) as pool:
+        receipts = pool.map(lambda name: submit(client, owner, name), skill_names)
+        return [receipt["id"] for receipt in receipts]
+
+
+def publish_many(client: httpx.Client, owner: str, skill_names: Sequence[str]) -> list[str]:
+    """Submit skills of one owner, pass them all, wait until all are published; their ids."""
+    ids = submit_many(client, owner, skill_names)
+    for start in range(0, len(ids), RESULTS_A_REPORT):
+        report(client, *ids[start : start + RESULTS_A_REPORT])
+    for submission_id in ids:
+        wait_published(client, submission_id)
+    return ids
+
+
+def wait_published(client: httpx.Client, submission_id: str) -> dict[str, Any]:
+    """Wait until a submission is published; its final status."""
+    return eventually(
+        lambda: status(client, submission_id), lambda answer: answer["state"] == "PUBLISHED"
+    )

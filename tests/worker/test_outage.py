@@ -6,7 +6,7 @@ import pytest
 from local.control import KvEntry
 from tests.worker.conftest import Marketplace
 from tests.worker.publishing import OPERATOR, eventually, listing, names, publish
-from tests.worker.test_publish_path import query
+from tests.worker.storage import query
 
 INDEX_KEY = "skills:published-index"
 LIGHT_CHECK = "*/5 * * * *"

@@ -1,28 +1,12 @@
 """From submission to listing, through the real queue, PostgreSQL and KV."""
 
-import asyncio
 import json
 
 import httpx
 
-from pgwire import ConnectOptions
-from pgwire.asyncio_stream import connect
 from tests.worker.conftest import Marketplace
 from tests.worker.publishing import eventually, listing, names, publish, report, status, submit
-
-
-def query(marketplace: Marketplace, sql: str, *parameters: str) -> list[tuple[str | None, ...]]:
-    """Rows out of the marketplace's own database."""
-    url = httpx.URL(marketplace.postgres.dsn)
-    options = ConnectOptions(
-        host=url.host, port=url.port or 0, user=url.username, database=url.path.strip("/")
-    )
-
-    async def ask() -> list[tuple[str | None, ...]]:
-        with await connect(options) as connection:
-            return list((await connection.query(sql, *parameters)).rows)
-
-    return asyncio.run(ask())
+from tests.worker.storage import query
 
 
 def test_a_passed_submission_is_listed_stored_and_in_kv(

@@ -1,11 +1,16 @@
 """The Worker serves, with every binding within the tests' reach."""
 
+import subprocess
+
 import httpx
 
 from local.control import KvEntry
 from local.cron import cron_expressions
-from local.paths import WRANGLER_CONFIG
+from local.packages import node_environment
+from local.paths import NODE, NODE_MODULES, REPOSITORY, WRANGLER_CONFIG
 from tests.worker.conftest import Marketplace
+
+WRANGLER = NODE_MODULES / "wrangler" / "bin" / "wrangler.js"
 
 
 def test_health_answers(client: httpx.Client) -> None:
@@ -51,3 +56,38 @@ def test_postgres_comes_back_after_a_kill_on_the_same_address(marketplace: Marke
     marketplace.postgres.start()
     assert marketplace.postgres.running
     assert marketplace.postgres.dsn == dsn
+
+
+def test_wrangler_reads_and_writes_the_local_kv_while_the_worker_runs(
+    marketplace: Marketplace,
+) -> None:
+    control = marketplace.worker.control
+    control.kv_put([KvEntry("serving:seen", "by the Worker")])
+
+    def wrangler(command: str, *arguments: str) -> str:
+        where = ("--binding", "SUBMISSIONS_KV", "--local", "--persist-to")
+        return subprocess.run(
+            [
+                NODE,
+                WRANGLER,
+                "kv",
+                "key",
+                command,
+                *arguments,
+                *where,
+                marketplace.worker.persist_to,
+            ],
+            cwd=REPOSITORY,
+            env=node_environment() | {"WRANGLER_SEND_METRICS": "false", "CI": "true"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        ).stdout
+
+    assert "by the Worker" in wrangler("get", "serving:seen", "--text")
+    wrangler("put", "serving:seen", "by wrangler")
+    entry = control.kv_get("serving:seen")
+    control.kv_delete(["serving:seen"])
+    assert entry is not None
+    assert entry.value == "by wrangler"

@@ -4,7 +4,12 @@ from typing import Annotated
 
 from fastapi import Depends, Header, Request
 
-from marketplace.auth import Principal, authenticate
+from marketplace.auth import (
+    Principal,
+    Unauthenticated,
+    authenticate,
+    describe_unusable_secrets,
+)
 from marketplace.env import Env
 
 
@@ -28,10 +33,18 @@ async def require_operator(
     x_internal_key: Annotated[str | None, Header()] = None,
     authorization: Annotated[str | None, Header()] = None,
 ) -> Principal:
-    """Let operators and scanners in. Raises Unauthenticated or Forbidden."""
-    return authenticate(
-        env.settings, internal_key=x_internal_key, authorization=authorization, now=env.clock()
-    )
+    """Let operators and scanners in. Raises Unauthenticated or Forbidden.
+
+    Logs secrets that count as unset where that may be why nobody gets in.
+    """
+    try:
+        return authenticate(
+            env.settings, internal_key=x_internal_key, authorization=authorization, now=env.clock()
+        )
+    except Unauthenticated:
+        for sentence in describe_unusable_secrets(env.settings):
+            env.log(sentence, level="error")
+        raise
 
 
 Operator = Annotated[Principal, Depends(require_operator)]

@@ -56,6 +56,13 @@ def problem(
     )
 
 
+def misconfigured() -> Response:
+    """The answer of a Worker that lacks a binding, whatever was asked."""
+    return problem(
+        HTTPStatus.INTERNAL_SERVER_ERROR, "The marketplace is not configured. It has been logged."
+    )
+
+
 class NotFound(Exception):
     """There is no such thing; the message says what was looked for."""
 

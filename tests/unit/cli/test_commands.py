@@ -35,10 +35,11 @@ def health(**changes: Any) -> dict[str, Any]:
             "kv_index": {"reachable": True, "age_seconds": 300, "damaged": False, "error": None},
         },
         "last_repair": {"ok": True, "finishedAt": "2026-11-24T03:18:00.000Z", "steps": [1, 2]},
+        "last_check": {"ok": True, "cron": "*/5 * * * *", "status": "ok"},
         "dead_letters": {"total": 3, "by_reason": {"not-passed": 2, "invalid-record": 1}},
         "oldest_pending": {
             "id": "sub-1",
-            "received_at": "2026-11-24T08:00:00.000Z",
+            "created_at": "2026-11-24T08:00:00.000Z",
             "age_seconds": 9,
         },
         "heap": {"bytes": 38_000_000},
@@ -68,6 +69,7 @@ def test_health_shows_everything_and_exits_with_0(marketplace: FakeMarketplace) 
         "3 (invalid-record: 1, not-passed: 2)",
         "sub-1",
         "finishedAt 2026-11-24T03:18:00.000Z",
+        "cron */5 * * * *, status ok",
         "bytes 38,000,000",
     ):
         assert expected in result.stdout

@@ -1,0 +1,88 @@
+"""A marketplace of its own for measuring: a throw-away PostgreSQL and the real Worker."""
+
+import contextlib
+import secrets
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import httpx
+
+from local.migrations import apply_migrations
+from local.paths import StateFolder
+from local.postgres import PostgresServer
+from local.progress import Progress
+from local.run import prepare
+from local.worker_stack import WorkerStack
+from pgwire import Connection, ConnectOptions
+from pgwire.asyncio_stream import connect
+
+REQUEST_TIMEOUT: Final = 30.0  # seconds
+QUERY_TIMEOUT: Final = 120.0  # seconds
+
+
+class Stack(NamedTuple):
+    """What runs, and where the Worker's log lines go."""
+
+    worker: WorkerStack
+    postgres: PostgresServer
+    log_file: Path
+
+
+@contextlib.contextmanager
+def running(key: str) -> Iterator[Stack]:
+    """A marketplace of its own on free ports, gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="marketplace-bench-") as name:
+        folder = Path(name)
+        folder.chmod(0o711)  # as root, PostgreSQL runs as somebody else
+        state = StateFolder(folder)
+        prepare(Progress())
+        postgres = PostgresServer(state.postgres)
+        log_file = folder / "worker.log"
+        with contextlib.ExitStack() as stack, log_file.open("ab") as log:
+            stack.callback(postgres.stop, "immediate")
+            postgres.start()
+            apply_migrations(postgres.dsn)
+            worker = WorkerStack(
+                dsn=postgres.dsn,
+                secrets={"INTERNAL_KEY": key, "JWT_SECRET": secrets.token_hex(32)},
+                persist_to=state.bindings,
+                output=log,
+            )
+            stack.callback(worker.stop)
+            worker.start()
+            worker.wait_healthy()
+            yield Stack(worker, postgres, log_file)
+
+
+async def session(postgres: PostgresServer) -> Connection:
+    """A session with the marketplace's database, without a limit for its statements."""
+    url = httpx.URL(postgres.dsn)
+    options = ConnectOptions(
+        host=url.host,
+        port=url.port or 5432,
+        user=url.username,
+        database=url.path.strip("/"),
+        statement_timeout_ms=0,
+        query_timeout=QUERY_TIMEOUT,
+    )
+    return await connect(options)
+
+
+def health(url: str, key: str) -> dict[str, Any]:
+    """The admin health answer."""
+    response = httpx.get(
+        f"{url}/api/v1/admin/health/skills",
+        headers={"X-Internal-Key": key},
+        timeout=REQUEST_TIMEOUT,
+        trust_env=False,
+    )
+    response.raise_for_status()
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+def heap_bytes(url: str, key: str) -> int:
+    """The Worker's Python heap, from the admin health answer."""
+    return int(health(url, key)["heap"]["bytes"])

@@ -1,0 +1,252 @@
+"""A rebuild that is cut off, abandoned or refused: it goes on, and its report stays right."""
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from marketplace import submission_store
+from marketplace.consumers import MAINTENANCE_QUEUE, consume
+from marketplace.env import Settings
+from marketplace.health import check_health
+from marketplace.publishing import publish_skills
+from marketplace.rebuild import (
+    MAX_RESUMED,
+    STALLED_SECONDS,
+    get_rebuild,
+    resume_stalled,
+    start_rebuild,
+)
+from marketplace.storage import DatabaseError, SkillDatabase
+from tests.simulation.loop import Invocation, current_loop
+from tests.simulation.loop import finished as ended
+from tests.simulation.remote import Fault
+from tests.unit.kv_support import fault
+from tests.unit.operations_support import REFUSED, Delivered, Market, make_skills, run
+from tests.unit.rebuild_support import changes, damaged, deliver, finished, numbers, rebuild
+
+
+async def _turn(_operation: str) -> None:
+    """Give each of the database's operations an await at which it can be cut off."""
+    await asyncio.sleep(0)
+
+
+async def _killed(market: Market, body: Any, *, cut_at: int) -> bool:
+    """Deliver a message to an invocation that dies at one of its awaits; whether it did."""
+    loop = current_loop()
+    invocation = Invocation("step", cut_at=cut_at)
+    loop.start(invocation, consume(market.env, MAINTENANCE_QUEUE, [Delivered(body)]))
+    await ended(invocation)
+    return invocation.was_cut
+
+
+async def _reported(market: Market, *, cut_at: int | None) -> tuple[dict[str, int], bool]:
+    """The report of a rebuild whose first step was killed and then delivered again."""
+    await damaged(market)
+    market.tables.before = market.tables.after = _turn
+    job = await start_rebuild(market.env)
+    body = market.maintenance.bodies[0]
+    was_cut = cut_at is not None and await _killed(market, body, cut_at=cut_at)
+    if not was_cut:
+        await deliver(market)
+    else:
+        await consume(market.env, MAINTENANCE_QUEUE, [Delivered(body)])
+    await deliver(market)
+    report = numbers(await finished(market, job.id))
+    market.tables.before = market.tables.after = _nothing
+    assert not any(changes(await rebuild(market)))
+    return report, was_cut
+
+
+async def _nothing(_operation: str) -> None:
+    pass
+
+
+@pytest.mark.parametrize("first", range(1, 9))
+def test_killed_at_any_await_the_report_is_that_of_an_undisturbed_run(first: int) -> None:
+    undisturbed, _ = run(lambda market: _reported(market, cut_at=None))
+    cut_at, was_cut = first, True
+    while was_cut:
+
+        async def test(market: Market) -> tuple[dict[str, int], bool]:
+            return await _reported(market, cut_at=cut_at)  # noqa: B023
+
+        report, was_cut = run(test)
+        assert report == undisturbed, f"cut off at {cut_at}"
+        cut_at += 8
+    assert cut_at > 100
+
+
+def test_a_failed_first_step_goes_on_through_the_queue() -> None:
+    async def test(market: Market) -> None:
+        await market.fill(make_skills(30), table=False)
+        market.kv.faults = fault(Fault.FAIL, "list")
+        job = await start_rebuild(market.env, wait_seconds=5)
+        assert not job.complete
+        market.kv.faults = None
+        await deliver(market)
+        report = await finished(market, job.id)
+        assert (report["ok"], report["prismaBackfilled"], report["rebuilt"]) == (True, 30, 30)
+
+    run(test)
+
+
+def test_a_restart_of_postgres_costs_a_retry_and_not_the_rest_of_the_rebuild() -> None:
+    async def test(market: Market) -> None:
+        await market.fill(make_skills(30), table=False)
+
+        async def restarting(operation: str) -> None:
+            if operation == "upsert_skills":
+                raise DatabaseError("the server is shutting down")
+
+        market.tables.before = restarting
+        job = await start_rebuild(market.env)
+        (body,) = market.maintenance.bodies
+        first = Delivered(body)
+        await consume(market.env, MAINTENANCE_QUEUE, [first])
+        assert first.retried
+        market.tables.before = _nothing
+        await deliver(market)
+        report = await finished(market, job.id)
+        assert (report["ok"], report["prismaBackfilled"], report["rebuilt"]) == (True, 30, 30)
+
+    run(test)
+
+
+def test_without_postgres_the_index_keeps_what_only_postgres_had() -> None:
+    async def test(market: Market) -> None:
+        skills = make_skills(30)
+        await market.fill(skills)
+        await market.index(skills)
+        market.lose_records(skills[:10])
+        await market.fill(make_skills(3, "new"), table=False)
+
+        async def away() -> SkillDatabase:
+            raise DatabaseError("away")
+
+        env = replace(market.env, connect_database=away)
+        job = await start_rebuild(env, wait_seconds=5)
+        assert job.complete
+        index = await submission_store.read_index(env)
+        names = [entry.summary.name for entry in index.summaries()]
+        assert names == sorted(skill.name for skill in [*skills, *make_skills(3, "new")])
+        assert job.rebuilt == 33
+
+    run(test, page_limit=7)
+
+
+def test_one_that_postgres_refuses_is_found_without_asking_for_each() -> None:
+    async def test(market: Market) -> None:
+        await market.fill(make_skills(200), table=False)
+        await market.fill(make_skills(1, "refused", category=REFUSED), table=False)
+        upserts = 0
+
+        async def count(operation: str) -> None:
+            nonlocal upserts
+            upserts += operation == "upsert_skills"
+
+        market.tables.before = count
+        report = await rebuild(market)
+        assert report["prismaBackfilled"] == 200
+        assert [error["key"] for error in report["errorDetails"]] == ["skill:refused-00000"]
+        assert upserts <= 20
+
+    run(test)
+
+
+def test_records_written_without_metadata_get_it_in_steps_within_the_limits() -> None:
+    async def test(market: Market) -> None:
+        skills = make_skills(150)
+        await market.fill(skills)
+        for skill in skills:
+            key = f"skill:{skill.name}"
+            market.kv.damage(key, market.kv.peek(key))
+        dry = await rebuild(market, dry_run=True)
+        report = await rebuild(market)
+        assert numbers(dry) == numbers(report)
+        assert report["metadataRestored"] == 150
+        assert report["progress"]["steps"] > 2
+        assert report["progress"]["maxKvOperations"] <= 100
+        assert not any(changes(await rebuild(market)))
+        before = market.kv.operations["get_many"]
+        async for page in submission_store.enumerate_published_skills(market.env):
+            assert page.without_metadata == []
+        assert market.kv.operations["get_many"] == before
+
+    run(test, settings=Settings(kv_operation_budget=100), page_limit=40)
+
+
+# --- what got lost ----------------------------------------------------------------------------
+
+
+async def _wait(seconds: float) -> None:
+    await asyncio.sleep(seconds)  # of virtual time
+
+
+def test_a_rebuild_whose_message_was_lost_is_resumed() -> None:
+    async def test(market: Market) -> None:
+        await market.fill(make_skills(30), table=False)
+        job = await start_rebuild(market.env)
+        market.maintenance.bodies.clear()
+        assert await resume_stalled(market.env) == [job.id]
+        assert market.maintenance.bodies == []  # it may still be on its way
+        await _wait(STALLED_SECONDS + 1)
+        assert await resume_stalled(market.env) == [job.id]
+        await deliver(market)
+        assert (await finished(market, job.id))["prismaBackfilled"] == 30
+        assert await resume_stalled(market.env) == []
+
+    run(test)
+
+
+def test_a_first_step_that_died_with_its_request_is_resumed() -> None:
+    async def test(market: Market) -> None:
+        await market.fill(make_skills(30), table=False)
+        market.tables.before = market.tables.after = _turn
+        invocation = Invocation("request", cut_at=40)
+        current_loop().start(invocation, start_rebuild(market.env, wait_seconds=5))
+        await ended(invocation)
+        assert invocation.was_cut
+        await _wait(STALLED_SECONDS + 1)
+        (job_id,) = await resume_stalled(market.env)
+        await deliver(market)
+        assert (await finished(market, job_id))["prismaBackfilled"] == 30
+
+    run(test)
+
+
+def test_a_rebuild_that_never_moves_is_ended_with_a_report() -> None:
+    async def test(market: Market) -> None:
+        await market.fill(make_skills(30), table=False)
+        job = await start_rebuild(market.env)
+        for _ in range(MAX_RESUMED):
+            market.maintenance.bodies.clear()
+            await _wait(STALLED_SECONDS + 1)
+            assert await resume_stalled(market.env) == [job.id]
+        await _wait(STALLED_SECONDS + 1)
+        assert await resume_stalled(market.env) == []
+        kept = await get_rebuild(market.env, job.id)
+        assert kept is not None
+        assert kept.failure == "stalled"
+        health = await check_health(market.env)
+        assert health.last_repair["ok"] is False
+        assert health.last_repair["errorDetails"][0]["reason"].startswith("stalled")
+
+    run(test)
+
+
+@pytest.mark.parametrize("cut_at", range(10, 82, 6))
+def test_what_the_outbox_gave_is_counted_though_the_step_was_killed(cut_at: int) -> None:
+    async def test(market: Market) -> None:
+        async def away() -> SkillDatabase:
+            raise DatabaseError("away")
+
+        await publish_skills(replace(market.env, connect_database=away), make_skills(5))
+        market.tables.before = market.tables.after = _turn
+        job = await start_rebuild(market.env)
+        assert await _killed(market, market.maintenance.bodies[0], cut_at=cut_at)
+        await deliver(market)
+        assert (await finished(market, job.id))["prismaBackfilled"] == 5
+
+    run(test)

@@ -1,0 +1,326 @@
+"""``python -m cli`` as an operator runs it, against the running Worker."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import pytest
+
+from local.control import KvEntry
+from local.paths import REPOSITORY
+from local.ports import free_port
+from tests.worker.conftest import INTERNAL_KEY, JWT_SECRET, Marketplace
+from tests.worker.credentials import token
+from tests.worker.publishing import eventually, listing, names, publish_many, submit
+from tests.worker.storage import (
+    empty,
+    everything_listed,
+    keys,
+    query,
+    rebuild,
+    records,
+    rows,
+    without_postgres,
+)
+
+NAMES: Final = [f"Console {number:02}" for number in range(20)]
+SLUGS: Final = {f"console-{number:02}" for number in range(20)}
+SECONDS: Final = 60
+
+
+def run(
+    url: str, *arguments: str, key: str | None = INTERNAL_KEY, stdin: str | None = None,
+    **variables: str,
+) -> subprocess.CompletedProcess[str]:  # fmt: skip
+    """Run the tool with the key in its environment; nothing it prints may hold a secret."""
+    environment = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
+    environment |= {"MARKETPLACE_URL": url, "COLUMNS": "300"} | variables
+    if key is not None:
+        environment["MARKETPLACE_KEY"] = key
+    result = subprocess.run(
+        [sys.executable, "-m", "cli", *arguments],
+        cwd=REPOSITORY,
+        env=environment,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    output = result.stdout + result.stderr
+    for secret in (INTERNAL_KEY, JWT_SECRET, key or INTERNAL_KEY, "eyJ"):
+        assert secret not in output
+    assert "Traceback" not in output
+    return result
+
+
+def answer(result: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    """What ``--json`` printed."""
+    document: dict[str, Any] = json.loads(result.stdout)
+    return document
+
+
+@pytest.fixture(scope="module")
+def published(marketplace: Marketplace) -> Marketplace:
+    empty(marketplace)
+    with httpx.Client(base_url=marketplace.url, timeout=30, trust_env=False) as client:
+        publish_many(client, "console", NAMES)
+    return marketplace
+
+
+@pytest.fixture
+def whole(published: Marketplace, client: httpx.Client) -> Marketplace:
+    """A marketplace without drift and without dead letters."""
+    query(published, "truncate dead_letter")
+    rebuild(client)
+    return published
+
+
+class TestHealth:
+    def test_it_shows_the_counts_and_exits_with_0(self, whole: Marketplace) -> None:
+        result = run(whole.url, "health")
+
+        assert result.returncode == 0, result.stdout
+        assert "Marketplace: ok" in result.stdout
+        for source in ("prisma_count", "kv_enumerated_count", "kv_index_count"):
+            assert re.search(rf"{source}\W+20\b", result.stdout)
+        assert re.search(r"seed_count\W+118\b", result.stdout)
+        assert re.search(r"dead letters\W+0\b", result.stdout)
+        assert re.search(r"last repair\W+ok yes", result.stdout)
+
+    def test_it_names_drift_and_its_repair_and_exits_with_1(self, whole: Marketplace) -> None:
+        query(whole, "delete from skill where name < 'console-05'")
+
+        result = run(whole.url, "health")
+
+        assert result.returncode == 1
+        assert "Marketplace: drift" in result.stdout
+        assert "postgres has 15 skills, kv has 20: 5 differ." in result.stdout
+        assert "POST /api/v1/admin/rebuild-index" in result.stdout
+        assert answer(run(whole.url, "health", "--json"))["drift_detected"] is True
+
+    def test_it_shows_a_source_that_is_away_and_exits_with_1(self, whole: Marketplace) -> None:
+        with without_postgres(whole):
+            result = run(whole.url, "health")
+
+        assert result.returncode == 1
+        assert "Marketplace: failing" in result.stdout
+        assert re.search(r"postgres\W+unreachable", result.stdout)
+        assert re.search(r"prisma_count\)\W+unreadable", result.stdout)
+        assert "Hyperdrive" in result.stdout
+
+    def test_it_shows_since_when_a_submission_waits(
+        self, whole: Marketplace, client: httpx.Client
+    ) -> None:
+        submission_id = submit(client, "console-waiting", "Waiting here")["id"]
+
+        result = run(whole.url, "health")
+
+        whole.worker.control.kv_delete(keys(whole, "pending:"))
+        assert result.returncode == 0, result.stdout
+        created_at = rf"id {submission_id}, created_at \d{{4}}-\d\d-\d\dT"
+        assert re.search(rf"oldest pending submission\W+{created_at}", result.stdout)
+
+
+class TestRebuild:
+    def test_a_dry_run_tells_and_changes_nothing(self, whole: Marketplace) -> None:
+        query(whole, "delete from skill where name < 'console-03'")
+
+        result = run(whole.url, "rebuild", "--dry-run")
+
+        assert result.returncode == 0, result.stderr
+        assert "dry run: nothing was changed" in result.stdout
+        assert re.search(r"written to PostgreSQL\W+3\b", result.stdout)
+        assert len(rows(whole)) == 17
+
+    def test_it_repairs_both_ways(self, whole: Marketplace, client: httpx.Client) -> None:
+        query(whole, "delete from skill where name < 'console-03'")
+        whole.worker.control.kv_delete(["skill:console-10", "skill:console-11"])
+
+        result = run(whole.url, "rebuild", "--wait")
+
+        assert result.returncode == 0, result.stderr
+        assert "Rebuild complete" in result.stdout
+        assert re.search(r"written to PostgreSQL\W+3\b", result.stdout)
+        assert re.search(r"written to KV\W+2\b", result.stdout)
+        assert rows(whole) == records(whole) == SLUGS
+        assert names(everything_listed(client)) >= SLUGS
+
+    def test_it_can_be_left_and_followed_later(self, whole: Marketplace) -> None:
+        begun = run(whole.url, "rebuild", "--no-wait", "--json")
+        assert begun.returncode == 0, begun.stderr
+        job = answer(begun)["jobId"]
+        assert f"rebuild --job {job}" in begun.stderr
+
+        followed = run(whole.url, "rebuild", "--job", job, "--json")
+
+        assert followed.returncode == 0, followed.stderr
+        assert (answer(followed)["jobId"], answer(followed)["complete"]) == (job, True)
+
+    def test_a_broken_record_is_named_and_exits_with_1(self, whole: Marketplace) -> None:
+        whole.worker.control.kv_put([KvEntry("skill:console-broken", "{")])
+
+        result = run(whole.url, "rebuild")
+
+        whole.worker.control.kv_delete(["skill:console-broken"])
+        assert result.returncode == 1
+        assert "Rebuild complete, with errors" in result.stdout
+        assert "skill:console-broken" in result.stdout
+
+    def test_without_postgres_it_says_so_and_exits_with_1(self, whole: Marketplace) -> None:
+        with without_postgres(whole):
+            result = run(whole.url, "rebuild")
+
+        assert result.returncode == 1
+        assert "with errors" in result.stdout
+        assert "unavailable" in result.stdout
+
+    def test_an_unknown_job_is_a_sentence(self, whole: Marketplace) -> None:
+        result = run(whole.url, "rebuild", "--job", "no-such-job")
+
+        assert result.returncode == 1
+        assert "There is no rebuild 'no-such-job'." in result.stderr
+
+
+class TestDeadLetters:
+    @pytest.fixture
+    def letters(self, whole: Marketplace) -> dict[str, str]:
+        """Three letters; their ids by the submission that they name."""
+        whole.worker.control.send(
+            *({"submissionId": name} for name in ("gone-1", "gone-2", "gone-3"))
+        )
+        sql = "select body->>'submissionId', id from dead_letter"
+        found = eventually(lambda: query(whole, sql), lambda letters: len(letters) == 3)
+        return {str(name): str(id_) for name, id_ in found}
+
+    def test_none(self, whole: Marketplace) -> None:
+        result = run(whole.url, "dead-letters")
+
+        assert (result.returncode, result.stdout) == (0, "No dead letters.\n")
+
+    def test_they_are_listed_with_reason_and_detail(
+        self, whole: Marketplace, letters: dict[str, str]
+    ) -> None:
+        result = run(whole.url, "dead-letters")
+
+        assert result.returncode == 0
+        for name, id_ in letters.items():
+            assert re.search(rf"{id_}\W+{name}\W+unknown-submission\W+there is no", result.stdout)
+        filtered = run(whole.url, "dead-letters", "--reason", "not-scanned")
+        assert filtered.stdout == "No dead letters.\n"
+        page = run(whole.url, "dead-letters", "--limit", "2", "--json")
+        assert len(answer(page)["deadLetters"]) == 2
+        assert f"--cursor {answer(page)['nextCursor']}" in page.stderr
+        rest = run(whole.url, "dead-letters", "--cursor", answer(page)["nextCursor"], "--json")
+        assert len(answer(rest)["deadLetters"]) == 1
+
+    def test_one_some_and_all_are_redriven(
+        self, whole: Marketplace, letters: dict[str, str]
+    ) -> None:
+        first, second, _ = letters.values()
+
+        one = run(whole.url, "redrive", first)
+        assert one.returncode == 0, one.stdout
+        assert re.search(rf"{first}\W+redriven", one.stdout)
+        some = run(whole.url, "redrive", second, "nobody", "--json")
+        assert some.returncode == 1
+        outcomes = {each["id"]: each["outcome"] for each in answer(some)["results"]}
+        assert outcomes == {second: "redriven", "nobody": "unknown"}
+        everything = run(whole.url, "redrive", "--all")
+        assert "Remaining: " in everything.stdout
+        none_of_this = run(whole.url, "redrive", "--all", "--reason", "not-scanned")
+        assert (none_of_this.returncode, "Remaining: 0" in none_of_this.stdout) == (0, True)
+
+    def test_what_to_redrive_must_be_said(self, whole: Marketplace) -> None:
+        assert run(whole.url, "redrive").returncode == 2
+
+
+class TestPublish:
+    def test_skills_of_a_file_are_submitted_and_with_scan_pass_listed(
+        self, whole: Marketplace, client: httpx.Client, tmp_path: Path
+    ) -> None:
+        file = tmp_path / "skills.json"
+        submissions = [
+            {"repoUrl": "https://github.com/console-file/tools", "skillName": f"From file {n}"}
+            for n in range(3)
+        ]
+        file.write_text(json.dumps(submissions))
+
+        first = run(whole.url, "publish", str(file), key=None)
+        assert first.returncode == 0, first.stderr
+        assert first.stdout.count("submitted") == 3
+        second = run(whole.url, "publish", str(file), "--scan-pass", "--score", "77")
+        assert second.returncode == 0, second.stderr
+        assert second.stdout.count("passed") == 3
+
+        found = eventually(
+            lambda: listing(client, author="console-file"), lambda page: page["total"] == 3
+        )
+        assert {skill["certScore"] for skill in found["skills"]} == {77}
+        again = run(whole.url, "publish", str(file), "--scan-pass")
+        assert again.returncode == 0
+        assert again.stdout.count("already-verified") == 3
+
+    def test_a_bad_line_is_named_and_the_others_are_taken(self, whole: Marketplace) -> None:
+        lines = (
+            '{"repoUrl": "https://github.com/console-lines/tools", "skillName": "Good"}\n'
+            '{"repoUrl": "https://github.com/console-lines/tools"}\n'
+            "no json\n"
+        )
+
+        result = run(whole.url, "publish", "-", stdin=lines)
+
+        assert result.returncode == 1
+        assert re.search(r"1\W+Good\W+submitted", result.stdout)
+        assert "skillName" in result.stdout
+        assert "not JSON" in result.stdout
+
+
+class TestGettingAnAnswerAtAll:
+    def test_an_address_where_nobody_listens(self) -> None:
+        port = free_port()
+
+        result = run(f"http://127.0.0.1:{port}", "health")
+
+        assert (result.returncode, result.stdout) == (2, "")
+        assert f"http://127.0.0.1:{port} cannot be reached" in result.stderr
+
+    def test_an_address_of_something_else(self, marketplace: Marketplace) -> None:
+        result = run(f"{marketplace.url}/elsewhere", "health")
+
+        assert result.returncode == 2
+        assert "is this a marketplace?" in result.stderr
+
+    @pytest.mark.parametrize("arguments", [["health"], ["rebuild"], ["redrive", "--all"]])
+    def test_a_wrong_key(self, marketplace: Marketplace, arguments: list[str]) -> None:
+        result = run(marketplace.url, *arguments, key="a-wrong-key-that-nobody-may-see-either")
+
+        assert result.returncode == 2
+        assert "Unauthorized (401)" in result.stderr
+
+    def test_no_key(self, marketplace: Marketplace) -> None:
+        result = run(marketplace.url, "health", key=None)
+
+        assert result.returncode == 2
+        assert "MARKETPLACE_KEY" in result.stderr
+
+    def test_a_key_as_option_is_not_printed(self, marketplace: Marketplace) -> None:
+        assert run(marketplace.url, "--key", INTERNAL_KEY, "health", key=None).returncode in (0, 1)
+        broken = run(f"{marketplace.url}/x", "--key", INTERNAL_KEY, "health", "--no-such", key=None)
+        assert broken.returncode == 2
+
+    def test_tokens(self, marketplace: Marketplace) -> None:
+        right = token().removeprefix("Bearer ")
+        lesser = token(role="VIEWER").removeprefix("Bearer ")
+
+        accepted = run(marketplace.url, "dead-letters", key=None, MARKETPLACE_TOKEN=right)
+        refused = run(marketplace.url, "dead-letters", key=None, MARKETPLACE_TOKEN=lesser)
+
+        assert accepted.returncode == 0, accepted.stderr
+        assert refused.returncode == 2
+        assert "SUPER_ADMIN" in refused.stderr

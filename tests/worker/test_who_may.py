@@ -1,0 +1,137 @@
+"""Every route for operators and scanners refuses every wrong credential, all in the same way."""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+import httpx
+import pytest
+
+from marketplace.api.app import create_app
+from tests.worker.conftest import INTERNAL_KEY, JWT_SECRET, Marketplace
+from tests.worker.credentials import Headers, lesser, right, wrong
+from tests.worker.storage import keys
+
+PUBLIC: Final = {
+    "/api/v1/health",
+    "/api/v1/skills",
+    "/api/v1/skills/categories",
+    "/api/v1/skills/count",
+    "/api/v1/skills/search",
+    "/api/v1/skills/{slug}",
+    "/api/v1/skills/{owner}/{repo}/{skill}",
+    "/api/v1/submissions",
+    "/api/v1/submissions/{submission_id}",
+}
+"""Whatever else the application has is for operators; a new route is, until it stands here."""
+GUARDED: Final = sorted(
+    (method.upper(), path)
+    for path, operations in create_app().openapi()["paths"].items()
+    if path not in PUBLIC
+    for method in operations
+)
+BODIES: Final[Mapping[str, Any]] = {
+    "/api/v1/admin/dead-letters/redrive": {"ids": ["nobody"]},
+    "/api/v1/webhooks/scan-results": {
+        "results": [{"submissionId": "nobody", "verdict": "PASS", "score": 1}]
+    },
+}
+CHANGING_HEADERS: Final = {"date"}
+TOO_LARGE: Final = 64 * 1024  # of a header: the HTTP server may refuse it before the Worker
+
+Route = tuple[str, str]
+for_every_route = pytest.mark.parametrize("route", GUARDED, ids=" ".join)
+
+
+def ask(client: httpx.Client, route: Route, headers: Headers, **changes: Any) -> httpx.Response:
+    method, path = route
+    request: dict[str, Any] = {"json": BODIES.get(path)} | changes
+    encoded = [(name.encode(), value.encode()) for name, value in headers]
+    return client.request(method, re.sub(r"\{\w+\}", "some", path), headers=encoded, **request)
+
+
+def seen(response: httpx.Response) -> tuple[int, bytes, list[tuple[str, str]]]:
+    """All that a client can tell two answers apart by, except the time."""
+    headers = [
+        (name, value) for name, value in response.headers.multi_items()
+        if name not in CHANGING_HEADERS
+    ]  # fmt: skip
+    return response.status_code, response.content, sorted(headers)
+
+
+def size(headers: Headers) -> int:
+    return sum(len(value) for _, value in headers)
+
+
+def test_there_are_guarded_routes_and_wrong_credentials() -> None:
+    assert {path for _, path in GUARDED} >= {
+        "/api/v1/admin/health/skills",
+        "/api/v1/admin/rebuild-index",
+        "/api/v1/admin/rebuild-index/{job_id}",
+        "/api/v1/admin/dead-letters",
+        "/api/v1/admin/dead-letters/redrive",
+        "/api/v1/webhooks/scan-results",
+    }
+    assert len(wrong()) >= 20
+
+
+@for_every_route
+def test_every_wrong_credential_is_refused_in_the_same_way(
+    client: httpx.Client, route: Route
+) -> None:
+    refusal = ask(client, route, [])
+    assert refusal.status_code == 401
+    assert refusal.headers["www-authenticate"].startswith("Bearer ")
+    assert refusal.headers["cache-control"] == "no-store"
+    assert refusal.headers["content-type"] == "application/problem+json"
+
+    for name, credential in wrong().items():
+        answer = ask(client, route, credential)
+        if size(credential) > TOO_LARGE and answer.status_code == 431:
+            continue
+        assert seen(answer) == seen(refusal), name
+
+
+@for_every_route
+def test_a_right_token_of_a_lesser_role_is_forbidden(client: httpx.Client, route: Route) -> None:
+    answers = {name: ask(client, route, credential) for name, credential in lesser().items()}
+
+    assert {name: answer.status_code for name, answer in answers.items()} == dict.fromkeys(
+        answers, 403
+    )
+    assert len({repr(seen(answer)) for answer in answers.values()}) == 1
+    assert {answer.headers["cache-control"] for answer in answers.values()} == {"no-store"}
+
+
+@for_every_route
+def test_every_right_credential_is_let_in_and_the_answer_is_never_stored(
+    client: httpx.Client, route: Route
+) -> None:
+    for name, credential in right().items():
+        answer = ask(client, route, credential)
+        assert answer.status_code in {200, 202, 404}, name
+        assert answer.headers["cache-control"] == "no-store", name
+
+
+@for_every_route
+def test_who_may_is_decided_before_what_is_asked(client: httpx.Client, route: Route) -> None:
+    for changes in ({"json": {"no": "such"}}, {"params": {"wait": "x", "limit": "x"}}):
+        assert seen(ask(client, route, [], **changes)) == seen(ask(client, route, []))
+
+
+def test_a_refused_rebuild_starts_nothing(marketplace: Marketplace, client: httpx.Client) -> None:
+    before = keys(marketplace, "state:")
+
+    assert ask(client, ("POST", "/api/v1/admin/rebuild-index"), []).status_code == 401
+
+    assert keys(marketplace, "state:") == before
+
+
+def test_no_log_line_holds_a_credential(marketplace: Marketplace, client: httpx.Client) -> None:
+    for credential in (*wrong().values(), *right().values()):
+        ask(client, ("GET", "/api/v1/admin/dead-letters"), credential)
+
+    log = marketplace.log_file.read_text(errors="replace")
+    assert INTERNAL_KEY not in log
+    assert JWT_SECRET not in log
+    assert "eyJ" not in log  # how every token begins
