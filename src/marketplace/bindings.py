@@ -34,6 +34,9 @@ _MAX_BULK_BYTES: Final = 8 * 1024 * 1024
 """Of JSON text that one bulk get may copy into Python's heap, where it is held twice while it is
 decoded. The platform allows 25 MiB of values; a hundred skills within their limits have 2 MiB."""
 
+_MAX_MESSAGE_DEPTH: Final = json_text.MAX_DEPTH - 10
+"""Of brackets: a message that cannot be published is kept within a record of its own."""
+
 
 class MissingBinding(StorageError):
     """The configuration lacks a binding that this Worker cannot do without."""
@@ -206,7 +209,11 @@ def _decoded(body: Any) -> Any:
     """
     try:
         text = JSON.stringify(body)
-        return json_text.decode(text) if isinstance(text, str) else str(body)
+        if not isinstance(text, str):
+            return str(body)
+        if json_text.is_too_deep(text, _MAX_MESSAGE_DEPTH):
+            return "unreadable: nested too deeply"
+        return json_text.decode(text)
     except (JsException, json_text.UnreadableJson) as error:
         return f"unreadable: {str(error)[:100]}"
 

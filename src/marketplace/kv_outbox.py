@@ -36,7 +36,6 @@ async def write_outbox(env: Env, skill: Skill) -> str:
     value = kv_records.encode_skill(skill)
     key = outbox_key(skill.identity, skill.revision)
     await kv_access.put_value(env, key, value, metadata=kv_records.encode_metadata(skill))
-    kv_records.note_write(env)
     return key
 
 

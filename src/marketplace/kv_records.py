@@ -285,13 +285,6 @@ async def write_record(env: Env, skill: Skill) -> None:
     which state is the newer one. Raises KvError, InvalidRecord."""
     value = encode_skill(skill)
     await kv_access.put_value(env, skill_key(skill.name), value, metadata=encode_metadata(skill))
-    note_write(env)
-
-
-def note_write(env: Env) -> None:
-    """Let the next fallback listing of this isolate be made anew."""
-    if env.fallback_cache is not None:
-        env.fallback_cache.note_write()
 
 
 async def write_moved(env: Env, old_slug: str, new_slug: str) -> None:
@@ -299,7 +292,6 @@ async def write_moved(env: Env, old_slug: str, new_slug: str) -> None:
     value = _encoder.encode({"movedTo": new_slug})
     metadata = _fitting(_encoder.encode(_CompactMoved(old_slug, new_slug)))
     await kv_access.put_value(env, skill_key(old_slug), value, metadata=metadata)
-    note_write(env)
 
 
 # --- all records ------------------------------------------------------------------------------

@@ -73,16 +73,16 @@ async def get_published_skills_list(
 
     Repairs the index, in the time that is left, when the enumeration was complete and found
     more. Only a full enumeration or a good index can say that there is nothing: raises KvError
-    when both failed. With ``env.fallback_cache`` one request does the work for a few seconds and
-    for all; what failed is never kept, but an older answer stands in for it.
+    when both failed. With ``env.fallback_cache`` one request does the work for all that come
+    meanwhile; what failed is never kept, but an older answer stands in for it.
     """
     end = asyncio.get_running_loop().time() + deadline
     cache = env.fallback_cache
     if cache is None:
         return await _make_list(env, end, page_budget)
-    kept = await _wait_for_others(cache, end)
-    if kept is not None:
-        return kept
+    shared = await _wait_for_others(cache, end)
+    if shared is not None:
+        return shared
     begun = cache.begin(end)
     try:
         skills = await _make_list(env, end, page_budget)
@@ -101,14 +101,14 @@ async def get_published_skills_list(
 
 
 async def _wait_for_others(cache: FallbackCache, end: float) -> PublishedSkills | None:
-    """A kept answer, or the one that another request is making at the moment."""
+    """The answer that another request was making when this one came."""
     loop = asyncio.get_running_loop()
     made_before = cache.made
     # Look again and again: an event would be another request's promise, which this one must not
     # await.
     while cache.is_being_made() and loop.time() < end:  # noqa: ASYNC110
         await asyncio.sleep(_POLL_SECONDS)
-    return cache.usable(made_before)
+    return cache.made_since(made_before)
 
 
 @dataclass(slots=True)

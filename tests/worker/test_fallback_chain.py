@@ -179,7 +179,7 @@ class TestWithPostgresAway:
             308,
             "/skills/chain-link-07",
         )
-        assert client.get("/skills/no-such-skill").status_code == 404
+        assert client.get("/skills/no-such-skill").status_code == 503  # PostgreSQL may have it
 
 
 def test_every_read_gives_the_same_answer_without_postgres(
