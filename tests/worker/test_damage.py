@@ -11,9 +11,9 @@ import httpx
 import pytest
 
 from local.control import KvEntry
-from marketplace.kv_keys import INDEX_KEY
 from tests.worker.conftest import Marketplace
 from tests.worker.publishing import OPERATOR, eventually, listing, names
+from tests.worker.storage import empty, rebuild, without_postgres
 
 AUTHOR: Final = "damage-author"
 MEBIBYTE: Final = 1024 * 1024
@@ -72,16 +72,13 @@ ALIASES: Final = [
 @pytest.fixture(scope="module")
 def damaged(marketplace: Marketplace) -> Iterator[Marketplace]:
     """The marketplace with all of it in KV, and PostgreSQL away."""
-    entries = [*GOOD, *BAD, *STRANGE, *ALIASES]
-    control = marketplace.worker.control
-    marketplace.postgres.kill()
+    empty(marketplace)
     try:
-        control.kv_put(entries)
-        yield marketplace
+        with without_postgres(marketplace):
+            marketplace.worker.control.kv_put([*GOOD, *BAD, *STRANGE, *ALIASES])
+            yield marketplace
     finally:
-        # The index goes too: a listing has written these skills into it.
-        control.kv_delete([INDEX_KEY, *(entry.key for entry in entries)])
-        marketplace.postgres.start()
+        empty(marketplace)
 
 
 def test_every_readable_record_is_listed(damaged: Marketplace, client: httpx.Client) -> None:
@@ -189,3 +186,24 @@ def test_visitors_who_come_at_once_share_a_listing_and_none_waits_for_one_who_le
 
     assert {total for total, _ in answers} == {len(GOOD)}
     assert max(seconds for _, seconds in answers) < ANSWER_SECONDS
+
+
+def test_a_rebuild_names_what_is_broken_and_repairs_the_rest(
+    damaged: Marketplace, client: httpx.Client
+) -> None:
+    damaged.worker.control.kv_put([entry for entry in BAD if "big" in entry.key])
+    damaged.postgres.start()
+    try:
+        eventually(lambda: listing(client), lambda answer: answer["source"] == "postgres")
+        first, second = (rebuild(client) for _ in range(2))
+        listed = listing(client, author=AUTHOR)
+    finally:
+        damaged.postgres.kill()  # as the other tests found it
+
+    assert first["prismaBackfilled"] == len(GOOD)
+    assert (listed["source"], listed["total"]) == ("postgres", len(GOOD))
+    assert {"skill:damage-big", "skill:damage-bytes", "skill:damage-deep", "skill:Upper"} <= {
+        error["key"] for error in first["errorDetails"]
+    }
+    changes = ("prismaBackfilled", "kvBackfilled", "conflictsResolved", "metadataRestored")
+    assert [second[change] for change in changes] == [0, 0, 0, 0]
