@@ -76,13 +76,17 @@ class Reconciler:
     counted: set[str] = field(default_factory=set)
     undone: dict[tuple[str, str], Change] = field(default_factory=dict)
 
-    def credit(
-        self, differences: Sequence[Difference], unmarked: Iterable[str], until: str | None
+    async def credit(
+        self,
+        records: Iterable[RecordKey],
+        differences: Sequence[Difference],
+        unmarked: Iterable[str],
+        until: str | None,
     ) -> None:
         """Count what an earlier attempt intended and did: whose difference is gone by now.
 
         ``differences`` and ``unmarked`` (slugs without metadata) are all there are up to the slug
-        ``until``; None: to the end.
+        ``until``; None: to the end. The attempt may not have come to noting what KV holds.
         """
         left = {(found.name, str(found.kind)) for found in differences}
         left |= {(name, WITHOUT_METADATA) for name in unmarked}
@@ -94,6 +98,9 @@ class Reconciler:
                 self.job.count(change)
                 self.counted.add(change.name)
         self.job.intended = [c for c in self.job.intended if c not in covered]
+        if self.counted and not self.job.dry_run:
+            done = [record for record in records if record.name in self.counted]
+            await self.database.mark_in_kv(done)
 
     async def settle(self, differences: Sequence[Difference], unmarked: Sequence[str]) -> None:
         """Settle differences of whole slugs, and give records the metadata that they lack.
