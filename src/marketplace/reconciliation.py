@@ -45,6 +45,7 @@ OVERWRITTEN: Final = {
 _INTO_DATABASE: Final = {DifferenceKind.MISSING_IN_DATABASE, DifferenceKind.NEWER_IN_KV}
 _INTO_KV: Final = {DifferenceKind.NEWER_IN_DATABASE, DifferenceKind.MISSING_IN_KV}
 _PLACED_AT_ONCE: Final = 50
+_DESCRIPTIONS_AT_ONCE: Final = 2_000_000  # characters in one bulk upsert
 _FAILURES_OF_SINGLE_KEYS: Final = 3  # of a batch; more of them are KV's
 _OF_ONE_SKILL: Final = ("rejected", "conflict")  # reasons that concern one skill, not the database
 
@@ -193,7 +194,7 @@ class Reconciler:
         if self.job.dry_run:
             return
         kept = plan.before
-        kept.intended = list(plan.changes.values())
+        kept.intended = [*self.job.intended, *plan.changes.values()]
         state = encode_job(self.env, kept)
         self.job.sequence = kept.sequence
         await self.database.save_state(state_name(self.job.id), state)
@@ -350,7 +351,7 @@ async def _in_bulk(skills: Sequence[Skill], upsert: _BulkUpsert) -> _Outcome:
     One that PostgreSQL refuses is found by halving, in some twenty statements for a thousand.
     """
     outcome = _Outcome()
-    waiting = [list(skills)] if skills else []
+    waiting = _by_size(skills)
     while waiting:
         some = waiting.pop()
         try:
@@ -368,6 +369,19 @@ async def _in_bulk(skills: Sequence[Skill], upsert: _BulkUpsert) -> _Outcome:
         outcome.stored += [skill for skill in some if skill.identity not in identities]
         outcome.unplaced += unplaced
     return outcome
+
+
+def _by_size(skills: Sequence[Skill]) -> list[list[Skill]]:
+    """Cut where a statement would become too large for the Worker's memory: long descriptions."""
+    batches: list[list[Skill]] = []
+    left = 0
+    for skill in skills:
+        left -= len(skill.description)
+        if left < 0 or not batches:
+            batches.append([])
+            left = _DESCRIPTIONS_AT_ONCE - len(skill.description)
+        batches[-1].append(skill)
+    return batches
 
 
 async def _check_only(_env: Env, skill: Skill) -> None:

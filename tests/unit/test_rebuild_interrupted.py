@@ -158,6 +158,22 @@ def test_one_that_postgres_refuses_is_found_without_asking_for_each() -> None:
     run(test)
 
 
+def test_long_descriptions_make_smaller_statements() -> None:
+    async def test(market: Market) -> None:
+        await market.fill(make_skills(300, description="x" * 19_000), table=False)
+        upserts = 0
+
+        async def count(operation: str) -> None:
+            nonlocal upserts
+            upserts += operation == "upsert_skills"
+
+        market.tables.before = count
+        assert (await rebuild(market))["prismaBackfilled"] == 300
+        assert upserts == 3
+
+    run(test)
+
+
 def test_records_written_without_metadata_get_it_in_steps_within_the_limits() -> None:
     async def test(market: Market) -> None:
         skills = make_skills(150)
