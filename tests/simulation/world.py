@@ -21,6 +21,8 @@ T = TypeVar("T")
 LOCATIONS: Final = ("ams", "sin", "gru")
 INVOCATION_LIMIT: Final = 900.0  # seconds: what the platform gives to a queue or cron invocation
 NETWORK: Final = Network(latency=(0.001, 0.030))
+SLOW_NETWORK: Final = Network(latency=(0.010, 0.900))
+SLOW_INVOCATIONS: Final = 0.15  # share; their long pauses let others in between any two steps
 _READ_FAULTS: Final = (Fault.FAIL, Fault.FAIL, Fault.HANG)
 _WRITE_FAULTS: Final = (
     Fault.FAIL,
@@ -148,12 +150,13 @@ class World:
 
     def env(self, invocation: str, location: str, log: list[LogLine]) -> Env:
         """The bindings of one invocation."""
+        network = SLOW_NETWORK if self._chance.happens(SLOW_INVOCATIONS) else NETWORK
 
         async def connect() -> SkillDatabase:
             return await open_session(
                 lambda: self.marketplace.connect(self.database),
                 faults=self._database_fault,
-                network=NETWORK,
+                network=network,
                 chance=self._network,
                 after=lambda _: self.after_statement(),
             )
@@ -161,20 +164,20 @@ class World:
         def write_log(event: str, *, level: str = "info", **fields: Any) -> None:
             log.append(LogLine(self.loop.time(), invocation, event, level, fields))
 
-        conduct = KvConduct(stale_reads=self.weather.stale_reads, blind_to_own=0.1, network=NETWORK)
+        conduct = KvConduct(stale_reads=self.weather.stale_reads, blind_to_own=0.1, network=network)
         return Env(
             submissions_kv=self.kv.at(location, self._kv_fault, conduct=conduct),
             connect_database=connect,
-            publish_queue=self._producer(self.publish_queue),
-            maintenance_queue=self._producer(self.maintenance_queue),
+            publish_queue=self._producer(self.publish_queue, network),
+            maintenance_queue=self._producer(self.maintenance_queue, network),
             settings=self.settings,
             clock=self.loop.clock,
             log=write_log,
         )
 
-    def _producer(self, queue: SimulatedQueue) -> SimulatedProducer:
+    def _producer(self, queue: SimulatedQueue, network: Network) -> SimulatedProducer:
         return SimulatedProducer(
-            queue, faults=self._queue_fault, network=NETWORK, chance=self._network
+            queue, faults=self._queue_fault, network=network, chance=self._network
         )
 
     async def invoke(
