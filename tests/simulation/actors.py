@@ -74,6 +74,13 @@ def stamp(skill: SkillSummary) -> str:
     return f"{version_order(skill.current_version)}|{skill.updated_at}"
 
 
+def _says_torn(reason: str) -> bool:
+    """Whether a reason for degradation says that records were left out."""
+    if "malformed" in reason:
+        return False
+    return "enumeration: " in reason or reason.startswith("kept from before")
+
+
 class Marketplace:
     """What is simulated."""
 
@@ -104,11 +111,7 @@ class Marketplace:
         """Every page of a listing."""
         answer = await get_skills(env, query)
         skills = [msgspec.json.decode(item, type=SkillSummary) for item in answer.value.items]
-        torn = [
-            reason
-            for reason in answer.reasons
-            if "enumeration: " in reason and "malformed" not in reason
-        ]
+        torn = any(_says_torn(reason) for reason in answer.reasons)
         return Listing(str(answer.source), not torn, skills)
 
     async def find(self, env: Env, slug: str) -> Skill | None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from marketplace.env import READ_BUDGET_SECONDS
 from marketplace.messages import scanned_at_of
 from marketplace.models import Scan, Skill
 from marketplace.storage import StorageError
@@ -227,7 +228,8 @@ class Truth:
         world = self.world
         records: set[str] = set()
         for key in world.kv.keys(SKILL_PREFIX):
-            visible = [self.read_record(key, value) for value in world.kv.visible(key)]
+            values = world.kv.visible(key, margin=READ_BUDGET_SECONDS)  # a listing may be shared
+            visible = [self.read_record(key, value) for value in values]
             identities = {skill.identity if skill else None for skill in visible}
             # One identity alone: whichever state of the key a read gets to see shows this skill.
             if len(identities) == 1 and (identity := identities.pop()) is not None:

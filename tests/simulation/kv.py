@@ -170,10 +170,11 @@ class SimulatedKv(KvNamespace):
         """Overwrite a key behind everybody's back, or remove it (None)."""
         self._store(key, _Version(self.now(), value, metadata, location="damage"))
 
-    def visible(self, key: str) -> list[bytes | None]:
-        """Every value that some read may see now: those current within the staleness window."""
+    def visible(self, key: str, *, margin: float = 0.0) -> list[bytes | None]:
+        """Every value that some read may see now, or saw ``margin`` seconds ago: those current
+        within the staleness window."""
         now = self.now()
-        oldest = now - self.staleness
+        oldest = now - self.staleness - margin
         versions = self._versions.get(key, [])
         moments = [oldest, *(version.since for version in versions if version.since > oldest), now]
         return [self._at_moment(key, moment).value for moment in moments]

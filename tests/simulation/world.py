@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
 
 from marketplace.env import Env, Settings
+from marketplace.fallback_cache import FallbackCache
 from marketplace.storage import SkillDatabase
 from tests.simulation.actors import Marketplace
 from tests.simulation.chance import Chance
@@ -94,6 +95,7 @@ class World:
         self.database = marketplace.new_database()
         self.after_statement: Callable[[], None] = lambda: None
         self.kv_has_failed = False
+        self._fallback_caches = {location: FallbackCache() for location in LOCATIONS}
         self.trace: list[str] = []
         self.violations: list[SimulationError] = []  # of the platform's limits
         self.found: list[AssertionError] = []  # violations of the invariants
@@ -173,6 +175,7 @@ class World:
             settings=self.settings,
             clock=self.loop.clock,
             log=write_log,
+            fallback_cache=self._fallback_caches[location],
         )
 
     def _producer(self, queue: SimulatedQueue, network: Network) -> SimulatedProducer:
