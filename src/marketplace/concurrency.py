@@ -26,6 +26,9 @@ async def map_bounded(
         async with gate:
             return await work(item)
 
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(run(item)) for item in items]
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(run(item)) for item in items]
+    except BaseExceptionGroup as several:
+        raise several.exceptions[0] from None
     return [task.result() for task in tasks]

@@ -70,14 +70,7 @@ async def handle_publish_batch(env: Env, messages: Sequence[QueueMessage]) -> Ba
     storage was away; the delay grows with the attempts, and the queue's dead-letter queue follows.
     """
     report = BatchReport()
-    try:
-        readings = await _read_submissions(env, messages)
-    except KvError as error:
-        env.log("kv unavailable: batch retried", level="warning", reason=error.reason)
-        for message in messages:
-            _retry(message, report, error.reason)
-    else:
-        await _publish(env, messages, readings, report)
+    await _handle(env, messages, report)
     env.log(
         f"publish batch of {len(messages)}: {report.published} published",
         messages=len(messages),
@@ -87,6 +80,25 @@ async def handle_publish_batch(env: Env, messages: Sequence[QueueMessage]) -> Ba
         reasons=report.reasons,
     )
     return report
+
+
+async def _handle(env: Env, messages: Sequence[QueueMessage], report: BatchReport) -> None:
+    """Settle messages together; if one of them meets a bug, each for itself."""
+    try:
+        readings = await _read_submissions(env, messages)
+        await _publish(env, messages, readings, report)
+    except KvError as error:
+        env.log("kv unavailable: batch retried", level="warning", reason=error.reason)
+        for message in messages:
+            _retry(message, report, error.reason)
+    except Exception as error:  # noqa: BLE001 - a bug that one message meets is not its neighbours'
+        if len(messages) == 1:
+            env.log("message not processed", level="error", id=messages[0].id, reason=repr(error))
+            _retry(messages[0], report, "unexpected-error")
+            return
+        env.log("batch taken apart", level="error", messages=len(messages), reason=repr(error))
+        for message in messages:
+            await _handle(env, [message], report)
 
 
 async def _publish(

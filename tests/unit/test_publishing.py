@@ -14,9 +14,10 @@ from marketplace.consumers import DEAD_LETTER_QUEUE, consume
 from marketplace.env import Env
 from marketplace.light_repair import run_light_repair
 from marketplace.listing import ListingQuery
+from marketplace.messages import publish_message
 from marketplace.models import Scan, Skill, Submission, Verdict
 from marketplace.publish_consumer import PUBLISH_QUEUE
-from marketplace.publishing import Published, publish_skill
+from marketplace.publishing import Published, publish_skill, publish_skills
 from marketplace.slugs import slug_candidates
 from marketplace.storage import DatabaseError, Source
 from tests.simulation.database_double import DatabaseDouble
@@ -291,6 +292,49 @@ def test_one_bad_message_does_not_affect_its_neighbours(world: World) -> None:
     assert all(message.settled == ["ack"] for message in [*good, *bad])
     assert len(world.database.rows) == 2
     assert reasons(world) == ["invalid-message", "not-passed", "not-scanned", "unknown-submission"]
+
+
+def test_a_bug_that_one_message_meets_does_not_affect_its_neighbours(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = [submit(world, "one"), submit(world, "two")]
+    bad = submit(world, "three")
+
+    async def explode(env: Env, skills: Sequence[Skill]) -> Any:
+        if any("three" in skill.repo_url for skill in skills):
+            raise ZeroDivisionError
+        return await publish_skills(env, skills)
+
+    monkeypatch.setattr("marketplace.publish_consumer.publish_skills", explode)
+    deliver(world, good[0], bad, good[1])
+
+    assert [message.settled for message in good] == [["ack"], ["ack"]]
+    assert bad.settled == ["retry in 5"]
+    assert len(world.database.rows) == 2
+
+
+def test_a_message_waits_for_kv_to_show_its_verdict(world: World) -> None:
+    submit(world, "one")
+    body = publish_message("one", "2999-01-01T00:00:00.000Z")
+    early, late = Message(body), Message(body, attempts=6)
+
+    deliver(world, early)
+    deliver(world, late)
+
+    assert (early.settled, late.settled) == (["retry in 5"], ["ack"])
+    assert reasons(world) == ["not-scanned"]
+    assert not world.database.rows
+
+
+def test_an_unknown_submission_is_no_dead_letter_while_kv_may_be_late(world: World) -> None:
+    body = publish_message("nobody", EARLIER)
+    early, late = Message(body), Message(body, attempts=6)
+
+    deliver(world, early)
+    deliver(world, late)
+
+    assert (early.settled, late.settled) == (["retry in 5"], ["ack"])
+    assert reasons(world) == ["unknown-submission"]
 
 
 def test_a_repeated_poison_message_stays_one_dead_letter(world: World) -> None:
