@@ -9,9 +9,11 @@ from marketplace.api.app import create_app
 from marketplace.api.problems import misconfigured
 from marketplace.bindings import MissingBinding, env_from_bindings, messages_of
 from marketplace.consumers import consume
+from marketplace.fallback_cache import FallbackCache
 from marketplace.schedule import run_scheduled
 
 app = create_app()
+fallback_cache = FallbackCache()
 
 
 class Default(WorkerEntrypoint):
@@ -20,7 +22,7 @@ class Default(WorkerEntrypoint):
     async def fetch(self, request: Any) -> Any:
         """Answer an HTTP request."""
         try:
-            env = env_from_bindings(self.env)
+            env = env_from_bindings(self.env, fallback_cache)
         except MissingBinding:  # logged where it was raised
             return await asgi_bridge.serve(misconfigured(), request, None)
         return await asgi_bridge.serve(app, request, env)
@@ -29,8 +31,8 @@ class Default(WorkerEntrypoint):
 
     async def queue(self, batch: Any, _env: Any, _ctx: Any) -> None:
         """Consume a queue batch."""
-        await consume(env_from_bindings(self.env), batch.queue, messages_of(batch))
+        await consume(env_from_bindings(self.env, fallback_cache), batch.queue, messages_of(batch))
 
     async def scheduled(self, controller: Any, _env: Any, _ctx: Any) -> None:
         """Run what a cron trigger asks for."""
-        await run_scheduled(env_from_bindings(self.env), str(controller.cron))
+        await run_scheduled(env_from_bindings(self.env, fallback_cache), str(controller.cron))

@@ -82,8 +82,8 @@ def split_secrets(text: str) -> tuple[str, ...]:
 def describe_unusable_secrets(settings: Settings) -> list[str]:
     """A sentence for every configured secret that counts as unset, and for a door without any key.
 
-    For a log line when the settings are read: a locked door should not be a riddle. Never holds
-    (a part of) a secret.
+    For the log line of a refusal: a locked door should not be a riddle. Never holds (a part of) a
+    secret.
     """
     sentences = []
     for name, secrets in (

@@ -16,6 +16,7 @@ from marketplace import json_text
 from marketplace.auth import split_secrets
 from marketplace.db import postgres_connector
 from marketplace.env import Env, Settings
+from marketplace.fallback_cache import FallbackCache
 from marketplace.kv_answers import kv_error, read_list_page, read_values
 from marketplace.logs import Logger, log_to_stdout
 from marketplace.seed import load_seed
@@ -33,6 +34,9 @@ _MAX_BULK_BYTES: Final = 8 * 1024 * 1024
 """Of JSON text that one bulk get may copy into Python's heap, where it is held twice while it is
 decoded. The platform allows 25 MiB of values; a hundred skills within their limits have 2 MiB."""
 
+_MAX_MESSAGE_DEPTH: Final = json_text.MAX_DEPTH - 10
+"""Of brackets: a message that cannot be published is kept within a record of its own."""
+
 
 class MissingBinding(StorageError):
     """The configuration lacks a binding that this Worker cannot do without."""
@@ -41,7 +45,7 @@ class MissingBinding(StorageError):
         super().__init__(f"the binding {name} is missing from the configuration", reason="missing")
 
 
-def env_from_bindings(bindings: Any) -> Env:
+def env_from_bindings(bindings: Any, fallback_cache: FallbackCache) -> Env:
     """The Env of one invocation. Raises MissingBinding, logged: not every runtime tells of it.
 
     ``bindings`` is the runtime's env object, wrapped by the SDK or not.
@@ -55,6 +59,7 @@ def env_from_bindings(bindings: Any) -> Env:
         settings=_settings(raw),
         seed=load_seed(),
         heap_bytes=_heap_bytes,
+        fallback_cache=fallback_cache,
     )
 
 
@@ -204,7 +209,11 @@ def _decoded(body: Any) -> Any:
     """
     try:
         text = JSON.stringify(body)
-        return json_text.decode(text) if isinstance(text, str) else str(body)
+        if not isinstance(text, str):
+            return str(body)
+        if json_text.is_too_deep(text, _MAX_MESSAGE_DEPTH):
+            return "unreadable: nested too deeply"
+        return json_text.decode(text)
     except (JsException, json_text.UnreadableJson) as error:
         return f"unreadable: {str(error)[:100]}"
 

@@ -33,6 +33,7 @@ async def get_skills(env: Env, query: ListingQuery) -> Answer[Page]:
     """One page of the listing. Never raises."""
     return await read_from_first(
         env,
+        question=("page", query),
         database=lambda database: get_published_skills_from_db(env, database, query),
         published=lambda skills: page_of(query, _Unseeded(env, skills), env.seed.summaries),
         seed=lambda: page_of(query, None, env.seed.summaries),
@@ -60,6 +61,7 @@ async def get_skill_count(env: Env, query: ListingQuery) -> Answer[int]:
 
     return await read_from_first(
         env,
+        question=("count", query),
         database=from_database,
         published=lambda skills: seeded + _count(_Unseeded(env, skills), query),
         seed=lambda: seeded,
@@ -75,6 +77,7 @@ async def get_skill_categories(env: Env) -> Answer[Mapping[str, int]]:
 
     return await read_from_first(
         env,
+        question="categories",
         database=from_database,
         published=lambda skills: _tally([*env.seed.summaries, *_Unseeded(env, skills)]),
         seed=lambda: _tally(env.seed.summaries),
@@ -226,10 +229,8 @@ def _newest(record: Skill | None, waiting: Skill | None) -> _Found | None:
 async def _summary_in_index(
     reading: Reading, slugs: Collection[str], identity: str | None
 ) -> _Found | None:
-    entry = await _attempt(reading, submission_store.find_in_index(reading.env, slugs))
-    if entry is None or identity not in (None, entry.summary.identity):
-        return None
-    return Skill.from_summary(entry.summary), Source.KV_INDEX
+    entry = await _attempt(reading, submission_store.find_in_index(reading.env, slugs, identity))
+    return None if entry is None else (Skill.from_summary(entry.summary), Source.KV_INDEX)
 
 
 class _Unseeded:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
 
+from marketplace.fallback_cache import FallbackCache
 from marketplace.logs import Logger, log_to_stdout
 from marketplace.seed import EMPTY_SEED, Seed
 from marketplace.storage import DatabaseConnector, KvNamespace, MessageQueue
@@ -41,6 +42,7 @@ class Env:
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     log: Logger = log_to_stdout
     heap_bytes: Callable[[], int | None] = lambda: None  # of the runtime, where it tells
+    fallback_cache: FallbackCache | None = None  # the isolate's: plain data, outlives the Env
 
     def now(self) -> str:
         """The present moment as a timestamp."""

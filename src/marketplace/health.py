@@ -24,6 +24,7 @@ from marketplace.storage import (
     KV_BULK_GET_LIMIT,
     DatabaseError,
     Fingerprint,
+    KvError,
     KvKey,
     StorageError,
 )
@@ -441,12 +442,19 @@ async def save_state(env: Env, name: str, document: bytes) -> None:
 
 
 async def load_states(env: Env, name: str) -> list[bytes]:
-    """What PostgreSQL and KV keep under a name. Raises KvError when neither store tells."""
+    """What PostgreSQL and KV keep under a name. Raises KvError when neither can be asked."""
     documents = []
+    away: DatabaseError | None = None
     try:
         with await get_db(env) as database:
             documents.append(await database.load_state(name))
     except DatabaseError as error:
-        env.log("postgres unavailable: state read from kv", level="warning", reason=error.reason)
-    documents.append(await submission_store.load_state(env, name))
+        away = error
+        env.log(f"postgres unavailable: {name} read from kv", level="warning", reason=error.reason)
+    try:
+        documents.append(await submission_store.load_state(env, name))
+    except KvError as error:
+        if away is not None:
+            raise
+        env.log(f"kv unavailable: {name} read from postgres", level="warning", reason=error.reason)
     return [document for document in documents if document]

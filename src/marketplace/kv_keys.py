@@ -9,6 +9,7 @@ from marketplace.timestamps import EPOCH
 SKILL_PREFIX: Final = "skill:"
 ALIAS_PREFIX: Final = "skill:alias:"
 INDEX_KEY: Final = "skills:published-index"
+INDEX_PAGE_PREFIX: Final = f"{INDEX_KEY}:"
 OUTBOX_PREFIX: Final = "outbox:"
 PENDING_PREFIX: Final = "pending:"
 DEAD_LETTER_PREFIX: Final = "dead-letter:"
@@ -33,7 +34,7 @@ def alias_key(old_slug: str) -> str:
 
 def index_page_key(generation: str, number: int) -> str:
     """One page of the index; not under ``skill:``, so that enumerations never meet it."""
-    return f"{INDEX_KEY}:{generation}:{number}"
+    return f"{INDEX_PAGE_PREFIX}{generation}:{number}"
 
 
 def submission_key(submission_id: str) -> str:

@@ -25,7 +25,7 @@ import msgspec
 from marketplace import json_text, kv_access
 from marketplace.env import Env
 from marketplace.json_arrays import BrokenArray, iterate_array
-from marketplace.kv_keys import INDEX_KEY, index_page_key
+from marketplace.kv_keys import INDEX_KEY, INDEX_PAGE_PREFIX, index_page_key
 from marketplace.kv_records import decode_summary, encode_summary
 from marketplace.models import InvalidRecord, PublishedSummary, Skill, read_skill
 from marketplace.storage import KV_VALUE_LIMIT, Fingerprint, KvError, KvRateLimited
@@ -39,7 +39,7 @@ from marketplace.summary_blocks import (
     merge,
     pack,
 )
-from marketplace.timestamps import format_timestamp, parse_timestamp, seconds_between
+from marketplace.timestamps import EPOCH, format_timestamp, parse_timestamp, seconds_between
 
 RECENT_LIMIT: Final = 500
 """Summaries in the manifest itself; beyond it the oldest are left to the next full write."""
@@ -48,6 +48,10 @@ MIN_WRITE_INTERVAL: Final = 1.0  # seconds: KV refuses more writes to one key
 CARRIED_SECONDS: Final = 120.0
 """A full write keeps recent entries this much older than its own beginning, since the
 enumeration it is made from may be 60 s behind."""
+ABANDONED_SECONDS: Final = 24 * 3600.0
+"""Older pages of no known generation are removed. A rebuild takes minutes, but one that stalled is
+resumed, perhaps hours later, and must find the pages it has written."""
+MAX_SWEPT: Final = 50  # pages removed after one write, an operation each
 MAX_PROBLEMS: Final = 20
 MAX_UNREADABLE: Final = 10_000
 """Entries of the original shape that may be unreadable; with more it is no list of skills."""
@@ -239,8 +243,11 @@ async def read_index(env: Env, into: IndexReading | None = None) -> IndexReading
     return reading
 
 
-async def find_in_index(env: Env, slugs: Collection[str]) -> PublishedSummary | None:
-    """The newest summary that the index has under one of these slugs, as far as it can be read.
+async def find_in_index(
+    env: Env, slugs: Collection[str], identity: str | None = None
+) -> PublishedSummary | None:
+    """The newest summary that the index has under one of these slugs (of this identity, if one is
+    given), as far as it can be read.
 
     Reads the manifest and the pages that may hold them. Raises KvError when KV fails.
     """
@@ -255,7 +262,7 @@ async def find_in_index(env: Env, slugs: Collection[str]) -> PublishedSummary | 
     elif value is not None and manifest == _ORIGINAL_SHAPE:
         await _read_original(reading, value)
     try:
-        return find([block for layer in reading.layers() for block in layer], slugs)
+        return find([block for layer in reading.layers() for block in layer], slugs, identity)
     except InvalidRecord as error:
         env.log("index-page-damaged", level="warning", reason=str(error))
         return None
@@ -384,9 +391,10 @@ class IndexWriter:
         progress.digest = add_to_digest(progress.digest, self._open)
         self._open = []
 
-    async def finish(self) -> IndexHeader:
+    async def finish(self, *, sweep: bool = True) -> IndexHeader:
         """Show the generation to readers, and remove the one before the previous.
 
+        With ``sweep`` also what earlier writes left behind that were cut off for good.
         Raises KvRateLimited when the manifest was written within the last second: finish again.
         """
         await self.flush()
@@ -415,6 +423,8 @@ class IndexWriter:
         )
         await kv_access.put_value(env, INDEX_KEY, msgspec.json.encode(manifest))
         await _remove_pages(env, outdated)
+        if sweep:
+            await _sweep(env, {page.key for page in manifest.pages} | set(previous))
         return IndexHeader(
             generation=manifest.generation,
             count=manifest.count,
@@ -459,13 +469,41 @@ def _readable(entries: Iterable[_Recent]) -> Iterator[_Recent]:
 async def _remove_pages(env: Env, keys: Sequence[str]) -> None:
     """Best effort: a page that stays costs a little space and is never read again."""
     for key in keys:
-        if not key.startswith(f"{INDEX_KEY}:"):
+        if not key.startswith(INDEX_PAGE_PREFIX):
             continue  # damage: never delete anything but pages
         try:
             await kv_access.delete_key(env, key)
         except KvError as error:
             env.log("index-page-not-removed", level="warning", key=key, reason=error.reason)
             return
+
+
+async def _sweep(env: Env, referenced: Collection[str]) -> None:
+    """Remove pages that a write left behind which was cut off for good. Best effort, bounded: one
+    list call and MAX_SWEPT deletes; what is beyond them waits for the next write."""
+    try:
+        listed = await kv_access.list_page(env, INDEX_PAGE_PREFIX)
+    except KvError as error:
+        env.log("index-not-swept", level="warning", reason=error.reason)
+        return
+    left = [
+        key.name
+        for key in listed.keys
+        if key.name not in referenced and _is_abandoned(env, key.name)
+    ]
+    if left:
+        env.log("index-pages-left-behind", pages=len(left))
+        await _remove_pages(env, left[:MAX_SWEPT])
+
+
+def _is_abandoned(env: Env, page_key: str) -> bool:
+    """Whether a page's generation was begun too long ago to be still under way.
+
+    The name of a generation begins with its time; any other name is left alone.
+    """
+    begun_at = page_key.removeprefix(INDEX_PAGE_PREFIX)[: len(EPOCH)]
+    age = _age(env, begun_at)
+    return age is not None and age > ABANDONED_SECONDS
 
 
 async def add_to_published_index(env: Env, skills: Sequence[Skill]) -> bool:
@@ -551,7 +589,7 @@ async def rewrite_index(
     writer = IndexWriter.begin(env, new_generation(env))
     try:
         await writer.add(summaries)
-        await writer.finish()
+        await writer.finish(sweep=False)  # a visitor is waiting
     except KvRateLimited as error:
         env.log("index-not-rewritten", level="warning", reason=error.reason)
         return False

@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from marketplace import kv_access
 from marketplace.env import READ_BUDGET_SECONDS, Env
+from marketplace.fallback_cache import FallbackCache
 from marketplace.kv_outbox import list_outbox_summaries
 from marketplace.kv_records import (
     PublishedPage,
@@ -27,9 +28,7 @@ from marketplace.summary_blocks import (
     merge,
     pick,
 )
-from marketplace.timestamps import seconds_between
 
-CACHE_SECONDS: Final = 60.0
 _POLL_SECONDS: Final = 0.05
 
 
@@ -38,7 +37,8 @@ class PublishedSkills:
     """Every skill that KV knows, each once, in slug order: compact, immutable, plain data.
 
     ``source`` is the larger of the two that were merged. ``degraded`` says why the answer may
-    lack skills, empty when it does not; ``truncated``: the records were not all enumerated.
+    lack skills, empty when it does not; ``truncated``: the records were not all enumerated;
+    ``thinned``: a part of KV failed or was too slow, so that the next try may bring more.
     Iterating decodes a block at a time and may be repeated.
     """
 
@@ -47,6 +47,7 @@ class PublishedSkills:
     blocks: tuple[Block, ...]
     degraded: tuple[str, ...] = ()
     truncated: bool = False
+    thinned: bool = False
 
     def __iter__(self) -> Iterator[PublishedSummary]:
         return iterate(self.blocks)
@@ -60,41 +61,8 @@ class PublishedSkills:
         return pick(self.blocks, names)
 
 
-@dataclass(slots=True)
-class FallbackCache:
-    """The last answer of `get_published_skills_list`, for as long as the isolate lives.
-
-    Made by the entry point and handed in. Holds plain data only; a request that dies while it
-    makes an answer blocks others no longer than its own deadline.
-    """
-
-    skills: PublishedSkills | None = None
-    made_at: str | None = None
-    being_made_until: float = 0.0  # the loop's time
-
-    def fresh(self, env: Env) -> PublishedSkills | None:
-        """The answer, if it is younger than CACHE_SECONDS."""
-        if self.skills is None or self.made_at is None:
-            return None
-        age = seconds_between(self.made_at, env.now())
-        return self.skills if 0 <= age < CACHE_SECONDS else None
-
-    def is_being_made(self, now: float) -> bool:
-        """Whether a request that still has time is making an answer; ``now`` is the loop's."""
-        return now < self.being_made_until
-
-    def keep(self, env: Env, skills: PublishedSkills) -> None:
-        """Keep an answer that no failure has thinned."""
-        if not skills.degraded:
-            self.skills, self.made_at = skills, env.now()
-
-
 async def get_published_skills_list(
-    env: Env,
-    *,
-    deadline: float = READ_BUDGET_SECONDS,
-    page_budget: int | None = None,
-    cache: FallbackCache | None = None,
+    env: Env, *, deadline: float = READ_BUDGET_SECONDS, page_budget: int | None = None
 ) -> PublishedSkills:
     """All published skills by KV: the records enumerated, the index and the outbox, merged.
 
@@ -105,26 +73,42 @@ async def get_published_skills_list(
 
     Repairs the index, in the time that is left, when the enumeration was complete and found
     more. Only a full enumeration or a good index can say that there is nothing: raises KvError
-    when both failed. ``cache`` saves the work for CACHE_SECONDS and lets one request do it.
+    when both failed. With ``env.fallback_cache`` one request does the work for all that come
+    meanwhile; what failed is never kept, but an older answer stands in for it.
     """
-    loop = asyncio.get_running_loop()
-    end = loop.time() + deadline
+    end = asyncio.get_running_loop().time() + deadline
+    cache = env.fallback_cache
     if cache is None:
         return await _make_list(env, end, page_budget)
-    # While another request of this isolate is making it, look again and again: an event would be
-    # that request's promise, which this one must not await.
-    while cache.is_being_made(loop.time()) and loop.time() < end:  # noqa: ASYNC110
-        await asyncio.sleep(_POLL_SECONDS)
-    cached = cache.fresh(env)
-    if cached is not None:
-        return cached
-    cache.being_made_until = end
+    shared = await _wait_for_others(cache, end)
+    if shared is not None:
+        return shared
+    begun = cache.begin(end)
     try:
         skills = await _make_list(env, end, page_budget)
-        cache.keep(env, skills)
+    except KvError as error:
+        older = cache.older()
+        if older is None:
+            raise
+        return replace(older, degraded=(*older.degraded, f"kept from before: {error.reason}"))
     finally:
-        cache.being_made_until = 0.0
+        cache.end()
+    cache.keep(skills, begun)
+    older = cache.older()
+    if skills.thinned and older is not None and older.count > skills.count:
+        return replace(older, degraded=skills.degraded)
     return skills
+
+
+async def _wait_for_others(cache: FallbackCache, end: float) -> PublishedSkills | None:
+    """The answer that another request was making when this one came."""
+    loop = asyncio.get_running_loop()
+    made_before = cache.made
+    # Look again and again: an event would be another request's promise, which this one must not
+    # await.
+    while cache.is_being_made() and loop.time() < end:  # noqa: ASYNC110
+        await asyncio.sleep(_POLL_SECONDS)
+    return cache.made_since(made_before)
 
 
 @dataclass(slots=True)
@@ -165,6 +149,7 @@ async def _make_list(env: Env, end: float, page_budget: int | None) -> Published
         blocks=tuple(blocks),
         degraded=_reasons(failures, enumeration, index),
         truncated=not enumeration.complete,
+        thinned=any(failures),
     )
     if enumeration.complete and index_failure is None:
         await _repair(env, end, published, index, count(indexed))

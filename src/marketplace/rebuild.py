@@ -161,16 +161,15 @@ async def resume_stalled(env: Env) -> list[str]:
 
     A message is lost when its retries are used up by invocations that die, or with its queue.
     """
-    listed = await load_unfinished(env)
-    unfinished = []
-    for job_id in listed:
+    ended = set()
+    for job_id in await load_unfinished(env):
         job = await load_job(env, job_id)
-        if job is None or job.complete:
-            continue
-        if _is_stalled(env, job):
+        if job is not None and not job.complete and _is_stalled(env, job):
             await _resume(env, job)
-        if not job.complete:
-            unfinished.append(job_id)
+        if job is None or job.complete:
+            ended.add(job_id)
+    listed = await load_unfinished(env)  # again: one may have begun meanwhile
+    unfinished = [job_id for job_id in listed if job_id not in ended]
     if unfinished != listed:
         await save_unfinished(env, unfinished)
     return unfinished

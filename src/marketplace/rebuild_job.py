@@ -1,5 +1,6 @@
 """The state of a rebuild between its steps: plain data, in the queue's message and in a store."""
 
+import asyncio
 import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
@@ -8,7 +9,8 @@ import msgspec
 
 from marketplace.env import Env
 from marketplace.health import load_states, save_state
-from marketplace.published_index import IndexProgress, new_generation
+from marketplace.published_index import MIN_WRITE_INTERVAL, IndexProgress, new_generation
+from marketplace.storage import KvRateLimited
 from marketplace.timestamps import seconds_between
 
 MAX_ERROR_DETAILS: Final = 100
@@ -169,7 +171,12 @@ def encode_job(env: Env, job: RebuildJob) -> bytes:
 
 async def save_job(env: Env, job: RebuildJob) -> None:
     """Keep the state in PostgreSQL or, with that away, in KV. Raises KvError."""
-    await save_state(env, state_name(job.id), encode_job(env, job))
+    document = encode_job(env, job)
+    try:
+        await save_state(env, state_name(job.id), document)
+    except KvRateLimited:  # the state before it was kept this very second
+        await asyncio.sleep(2 * MIN_WRITE_INTERVAL)
+        await save_state(env, state_name(job.id), document)
 
 
 async def load_job(env: Env, job_id: str) -> RebuildJob | None:

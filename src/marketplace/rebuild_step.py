@@ -207,7 +207,7 @@ class Step:
         reconciler = Reconciler(self._env, self._job, database)
         async for differences, until in _differences(page, position.after, database):
             unmarked = _unmarked(page, differences, position.after, until)
-            reconciler.credit(differences, unmarked, until)
+            await reconciler.credit(page.record_keys(), differences, unmarked, until)
             cut = self._affordable_until(differences, unmarked)
             await reconciler.settle(
                 [found for found in differences if cut is None or found.name <= cut],

@@ -45,6 +45,7 @@ OVERWRITTEN: Final = {
 _INTO_DATABASE: Final = {DifferenceKind.MISSING_IN_DATABASE, DifferenceKind.NEWER_IN_KV}
 _INTO_KV: Final = {DifferenceKind.NEWER_IN_DATABASE, DifferenceKind.MISSING_IN_KV}
 _PLACED_AT_ONCE: Final = 50
+_DESCRIPTIONS_AT_ONCE: Final = 2_000_000  # characters in one bulk upsert
 _FAILURES_OF_SINGLE_KEYS: Final = 3  # of a batch; more of them are KV's
 _OF_ONE_SKILL: Final = ("rejected", "conflict")  # reasons that concern one skill, not the database
 
@@ -76,13 +77,17 @@ class Reconciler:
     counted: set[str] = field(default_factory=set)
     undone: dict[tuple[str, str], Change] = field(default_factory=dict)
 
-    def credit(
-        self, differences: Sequence[Difference], unmarked: Iterable[str], until: str | None
+    async def credit(
+        self,
+        records: Iterable[RecordKey],
+        differences: Sequence[Difference],
+        unmarked: Iterable[str],
+        until: str | None,
     ) -> None:
         """Count what an earlier attempt intended and did: whose difference is gone by now.
 
         ``differences`` and ``unmarked`` (slugs without metadata) are all there are up to the slug
-        ``until``; None: to the end.
+        ``until``; None: to the end. The attempt may not have come to noting what KV holds.
         """
         left = {(found.name, str(found.kind)) for found in differences}
         left |= {(name, WITHOUT_METADATA) for name in unmarked}
@@ -94,6 +99,9 @@ class Reconciler:
                 self.job.count(change)
                 self.counted.add(change.name)
         self.job.intended = [c for c in self.job.intended if c not in covered]
+        if self.counted and not self.job.dry_run:
+            done = [record for record in records if record.name in self.counted]
+            await self.database.mark_in_kv(done)
 
     async def settle(self, differences: Sequence[Difference], unmarked: Sequence[str]) -> None:
         """Settle differences of whole slugs, and give records the metadata that they lack.
@@ -186,7 +194,7 @@ class Reconciler:
         if self.job.dry_run:
             return
         kept = plan.before
-        kept.intended = list(plan.changes.values())
+        kept.intended = [*self.job.intended, *plan.changes.values()]
         state = encode_job(self.env, kept)
         self.job.sequence = kept.sequence
         await self.database.save_state(state_name(self.job.id), state)
@@ -353,7 +361,7 @@ async def _in_bulk(skills: Sequence[Skill], upsert: _BulkUpsert) -> _Outcome:
     One that PostgreSQL refuses is found by halving, in some twenty statements for a thousand.
     """
     outcome = _Outcome()
-    waiting = [list(skills)] if skills else []
+    waiting = _by_size(skills)
     while waiting:
         some = waiting.pop()
         try:
@@ -371,6 +379,19 @@ async def _in_bulk(skills: Sequence[Skill], upsert: _BulkUpsert) -> _Outcome:
         outcome.stored += [skill for skill in some if skill.identity not in identities]
         outcome.unplaced += unplaced
     return outcome
+
+
+def _by_size(skills: Sequence[Skill]) -> list[list[Skill]]:
+    """Cut where a statement would become too large for the Worker's memory: long descriptions."""
+    batches: list[list[Skill]] = []
+    left = 0
+    for skill in skills:
+        left -= len(skill.description)
+        if left < 0 or not batches:
+            batches.append([])
+            left = _DESCRIPTIONS_AT_ONCE - len(skill.description)
+        batches[-1].append(skill)
+    return batches
 
 
 async def _check_only(_env: Env, skill: Skill) -> None:

@@ -5,7 +5,7 @@ source gets a share of the time that one read may take, so a source that hangs i
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
@@ -98,11 +98,15 @@ class Reading:
 async def read_from_first(
     env: Env,
     *,
+    question: Hashable,
     database: Callable[[SkillDatabase], Awaitable[T]],
     published: Callable[[PublishedSkills], T],
     seed: Callable[[], T],
 ) -> Answer[T]:
-    """The answer of the first source that gives one. Never raises: the seed is always there."""
+    """The answer of the first source that gives one. Never raises: the seed is always there.
+
+    ``question`` tells what ``published`` makes of a listing from what other questions would.
+    """
     reading = Reading(env)
     try:
         return reading.answer(await reading.from_database(database), Source.POSTGRES)
@@ -117,7 +121,13 @@ async def read_from_first(
     reading.reasons.extend(skills.degraded)
     if skills.truncated:
         reading.reasons.append(f"{Source.KV_ENUMERATION}: truncated")
-    return reading.answer(published(skills), skills.source)
+    cache = env.fallback_cache
+    value = (
+        published(skills)
+        if cache is None
+        else cache.answer(skills, question, lambda: published(skills))
+    )
+    return reading.answer(value, skills.source)
 
 
 def _clock() -> float:

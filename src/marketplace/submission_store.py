@@ -77,18 +77,13 @@ from marketplace.published_index import (
     index_header,
     read_index,
 )
-from marketplace.published_skills import (
-    FallbackCache,
-    PublishedSkills,
-    get_published_skills_list,
-)
+from marketplace.published_skills import PublishedSkills, get_published_skills_list
 
 __all__ = [
     "MAX_ALIAS_HOPS",
     "MAX_RECORD_BYTES",
     "Alias",
     "Chain",
-    "FallbackCache",
     "IndexHeader",
     "IndexProgress",
     "IndexReading",

@@ -104,16 +104,16 @@ def pick(blocks: Iterable[Block], names: Collection[str]) -> Iterator[PublishedS
                     yield decode_summary(line)
 
 
-def find(blocks: Iterable[Block], slugs: Collection[str]) -> PublishedSummary | None:
-    """The newest summary of one of these slugs. Raises InvalidRecord for damaged blocks."""
-    lines = (
-        line
-        for block in blocks
-        if any(block.first <= slug <= block.last for slug in slugs)
-        for slug, line in unpack(block)
-        if slug in slugs
-    )
-    return max(map(decode_summary, lines), key=lambda entry: entry.revision, default=None)
+def find(
+    blocks: Iterable[Block], slugs: Collection[str], identity: str | None = None
+) -> PublishedSummary | None:
+    """The newest summary of one of these slugs and, if given, of this identity.
+
+    Raises InvalidRecord for damaged blocks.
+    """
+    entries = pick(blocks, slugs)
+    wanted = (entry for entry in entries if identity in (None, entry.summary.identity))
+    return max(wanted, key=lambda entry: entry.revision, default=None)
 
 
 class BlockBuilder:

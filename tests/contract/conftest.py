@@ -15,7 +15,7 @@ from tests.simulation.database_double import DatabaseDouble
 
 _DEADLINE_SECONDS: Final = 60.0
 _TEMPLATE: Final = "migrated"
-_TABLES: Final = "skill, skill_alias, dead_letter, lease, state"
+TABLES: Final = "skill, skill_alias, dead_letter, lease, state"
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -47,7 +47,7 @@ def postgres(postgres_server: PostgresServer, database: str) -> DatabaseConnecto
 
     async def empty() -> None:
         with await postgres_server.connect(database) as connection:
-            await connection.query(f"truncate {_TABLES}")
+            await connection.query(f"truncate {TABLES}")
 
     asyncio.run(empty())
     return postgres_connector(lambda: postgres_server.connect(database))

@@ -29,7 +29,7 @@ from tests.contract.examples import publish, random_skills, skill
 SKILLS = 240
 QUERIES_A_SEED = 40
 
-_SEARCHES = (
+SEARCHES = (
     *(
         "pdf",
         "PDF tool",
@@ -46,8 +46,8 @@ _SEARCHES = (
     *("file", "strasse", "STRASSE", "İ", "i", "istanbul", "back\\slash", "it's", "a&b | !c", "x:*"),
     *("acme", "ünal", "development", "pdf-tools-1", "z", "zz-nothing", "--", "'", "\\", "σας"),
 )
-_AUTHORS = ("acme", "ACME", "ÜNAL", "ünal", "Zed", "nobody", "nul\0")
-_CATEGORIES = ("development", "data", "Data", "nothing", "nul\0")
+AUTHORS = ("acme", "ACME", "ÜNAL", "ünal", "Zed", "nobody", "nul\0")
+CATEGORIES = ("development", "data", "Data", "nothing", "nul\0")
 
 
 _T = TypeVar("_T")
@@ -58,11 +58,11 @@ def _random_query(chance: random.Random) -> ListingQuery:
         return chance.choice(values) if chance.random() < likelihood else None
 
     return ListingQuery(
-        category=maybe(0.3, _CATEGORIES),
+        category=maybe(0.3, CATEGORIES),
         cert_tier=maybe(0.3, list(CertTier)),
-        author=maybe(0.3, _AUTHORS),
+        author=maybe(0.3, AUTHORS),
         extensible=maybe(0.2, (True, False)),
-        search=maybe(0.5, _SEARCHES),
+        search=maybe(0.5, SEARCHES),
         sort_by=chance.choice(list(SortField)),
         sort_dir=chance.choice(list(SortDirection)),
     )

@@ -5,6 +5,7 @@ from typing import Any
 
 import httpx
 import msgspec
+import pytest
 from starlette.types import Receive, Scope, Send
 
 from cli import answers
@@ -63,6 +64,32 @@ def test_a_door_that_is_locked_for_want_of_a_secret_says_so_in_the_log() -> None
         ]
 
     run(main, settings=Settings(internal_keys=("short",)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        (Settings(), ["INTERNAL_KEY: no usable", "JWT_SECRET: no usable"]),
+        (Settings(internal_keys=("short",), jwt_secrets=("s" * 32,)), ["INTERNAL_KEY: secret 1"]),
+        (Settings(internal_keys=(_KEY,), jwt_secrets=("s" * 32,)), []),
+    ],
+)
+def test_a_refusal_logs_which_secrets_count_as_unset_and_answers_nothing_of_it(
+    settings: Settings, named: list[str]
+) -> None:
+    async def test(market: Market) -> None:
+        async with _client(market) as client:
+            answer = await client.get(
+                "/api/v1/admin/health/skills", headers={"X-Internal-Key": "wrong" * 10}
+            )
+        assert answer.status_code == 401
+        assert "unset" not in answer.text
+        sentences = market.log.events()
+        assert all(any(start in sentence for sentence in sentences) for start in named)
+        assert bool(sentences) == bool(named)
+        assert "short" not in str(sentences).replace("shorter", "")
+
+    run(test, settings=settings)
 
 
 def test_the_answers_are_what_the_command_line_reads() -> None:

@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 from marketplace import published_index, summary_blocks
 from marketplace import submission_store as store
 from marketplace.json_arrays import BrokenArray, iterate_array
-from marketplace.kv_keys import INDEX_KEY
+from marketplace.kv_keys import INDEX_KEY, INDEX_PAGE_PREFIX, index_page_key
 from marketplace.models import PublishedSummary
+from marketplace.published_index import ABANDONED_SECONDS, MAX_SWEPT, new_generation
 from marketplace.storage import KV_VALUE_LIMIT, Fingerprint, KvError, Source
+from marketplace.timestamps import EPOCH
 from tests.simulation.loop import current_loop
 from tests.simulation.remote import Fault
 from tests.unit.kv_support import Bench, fault, make_skill, names, run
@@ -130,12 +132,68 @@ def test_old_generations_go_at_the_next_write_but_one() -> None:
         ]
         await write_index(bench, "g4", "a")  # the same step again
         assert await read_names(bench) == ["a"]
-        assert bench.kv.operations["list"] == 0
+        assert bench.kv.operations["list"] == 5  # one sweep a write
 
     run(test)
 
 
 # --- adding
+
+
+async def write_cut_off(bench: Bench, *slugs: str) -> list[str]:
+    """Begin a generation that is never finished; the keys of its pages."""
+    writer = store.IndexWriter.begin(bench.env, new_generation(bench.env))
+    await writer.add([make_skill(slug).published_summary() for slug in slugs])
+    await writer.flush()
+    return [page.key for page in writer.progress.pages]
+
+
+def test_pages_of_a_write_that_was_cut_off_for_good_go_with_a_later_write() -> None:
+    async def test(bench: Bench) -> None:
+        left = await write_cut_off(bench, "a")
+        await pass_time(ABANDONED_SECONDS / 2)
+        under_way = await write_cut_off(bench, "a")
+        await pass_time(ABANDONED_SECONDS / 2 + 10)
+        await write_records(bench, "a")
+        bench.kv.damage(f"{INDEX_PAGE_PREFIX}something-else", b"x")
+        generation = new_generation(bench.env)
+        await write_index(bench, generation, "a")
+        assert bench.kv.keys(INDEX_PAGE_PREFIX) == [
+            *under_way,
+            f"{INDEX_PAGE_PREFIX}{generation}:0",
+            f"{INDEX_PAGE_PREFIX}something-else",
+        ]
+        assert bench.kv.peek(left[0]) is None
+        assert bench.kv.keys("skill:") == ["skill:a"]
+
+    run(test)
+
+
+def test_generations_in_use_stay_however_old_they_are() -> None:
+    async def test(bench: Bench) -> None:
+        for _ in range(3):
+            await write_index(bench, new_generation(bench.env), "a")
+            await pass_time(3 * ABANDONED_SECONDS)
+        assert len(bench.kv.keys(INDEX_PAGE_PREFIX)) == 2  # present and previous
+        assert await read_names(bench) == ["a"]
+
+    run(test)
+
+
+def test_the_sweep_is_bounded_and_its_failure_fails_no_write() -> None:
+    async def test(bench: Bench) -> None:
+        for number in range(MAX_SWEPT + 5):
+            bench.kv.damage(index_page_key(f"{EPOCH}-{number:03}", 0), b"x")
+        await pass_time(2 * ABANDONED_SECONDS)
+        await write_index(bench, new_generation(bench.env), "a")
+        assert bench.kv.operations["delete"] == MAX_SWEPT
+        assert len(bench.kv.keys(INDEX_PAGE_PREFIX)) == 5 + 1
+        await pass_time(2)
+        bench.kv.faults = fault(Fault.FAIL, "list", "delete")
+        await write_index(bench, new_generation(bench.env), "a", "b")
+        assert await read_names(bench) == ["a", "b"]
+
+    run(test)
 
 
 def test_adding_takes_one_read_and_one_write_for_a_batch() -> None:
@@ -331,7 +389,7 @@ def test_beyond_the_budget_the_index_answers_for_the_rest() -> None:
         assert names(skills) == slugs
         assert skills.truncated
         assert skills.source is Source.KV_INDEX
-        assert bench.kv.operations["list"] == 3  # with the outbox
+        assert bench.kv.operations["list"] == 2 + 1 + 1  # the outbox, and the sweep of the write
         bench.kv.damage(INDEX_KEY, None)
         partial = await listing(bench, page_budget=2)
         assert names(partial) == slugs[:10]
@@ -339,40 +397,6 @@ def test_beyond_the_budget_the_index_answers_for_the_rest() -> None:
         assert bench.kv.peek(INDEX_KEY) is None  # a part is no index
 
     run(test, page_limit=5)
-
-
-def test_the_cache_keeps_good_answers_for_a_minute_and_never_an_error() -> None:
-    async def test(bench: Bench) -> None:
-        cache = store.FallbackCache()
-        bench.kv.faults = fault(Fault.FAIL, "list", "get")
-        with pytest.raises(KvError):
-            await listing(bench, cache=cache)
-        bench.kv.faults = None
-        await write_records(bench, "a")
-        bench.kv.faults = fault(Fault.FAIL, "get")
-        assert names(await listing(bench, cache=cache)) == ["a"]
-        assert cache.skills is None  # degraded
-        bench.kv.faults = None
-        await listing(bench, cache=cache)
-        await write_records(bench, "b")
-        assert names(await listing(bench, cache=cache)) == ["a"]
-        await pass_time(60)
-        assert names(await listing(bench, cache=cache)) == ["a", "b"]
-
-    run(test)
-
-
-def test_one_request_makes_the_answer_for_those_that_wait() -> None:
-    async def test(bench: Bench) -> None:
-        cache = store.FallbackCache()
-        await write_records(bench, "a")
-        answers = await asyncio.gather(*(listing(bench, cache=cache) for _ in range(20)))
-        assert {answer.count for answer in answers} == {1}
-        assert bench.kv.operations["list"] == 2
-        cache.skills, cache.being_made_until = None, current_loop().time() + 1  # one that died
-        assert (await listing(bench, cache=cache)).count == 1
-
-    run(test)
 
 
 # --- damage

@@ -148,6 +148,9 @@ def test_without_postgres_the_index_is_repaired_and_the_report_says_so() -> None
         assert report["rebuilt"] == 20
         assert report["errorDetails"][0].key == "postgres"
         assert len((await submission_store.read_index(env)).pages.blocks()) == 1
+        kept = await get_rebuild(env, job.id)
+        assert kept is not None
+        assert kept.complete
 
     run(test)
 

@@ -41,8 +41,9 @@ async def _killed(market: Market, body: Any, *, cut_at: int) -> bool:
     return invocation.was_cut
 
 
-async def _reported(market: Market, *, cut_at: int | None) -> tuple[dict[str, int], bool]:
-    """The report of a rebuild whose first step was killed and then delivered again."""
+async def _reported(market: Market, *, cut_at: int | None) -> tuple[Any, bool]:
+    """The report of a rebuild whose first step was killed and then delivered again, and which
+    rows are not known to be in KV afterwards."""
     await damaged(market)
     market.tables.before = market.tables.after = _turn
     job = await start_rebuild(market.env)
@@ -55,8 +56,10 @@ async def _reported(market: Market, *, cut_at: int | None) -> tuple[dict[str, in
     await deliver(market)
     report = numbers(await finished(market, job.id))
     market.tables.before = market.tables.after = _nothing
+    with await market.database() as database:
+        unknown = [skill.name for skill in await database.skills_not_in_kv(limit=100)]
     assert not any(changes(await rebuild(market)))
-    return report, was_cut
+    return (report, unknown), was_cut
 
 
 async def _nothing(_operation: str) -> None:
@@ -69,7 +72,7 @@ def test_killed_at_any_await_the_report_is_that_of_an_undisturbed_run(first: int
     cut_at, was_cut = first, True
     while was_cut:
 
-        async def test(market: Market) -> tuple[dict[str, int], bool]:
+        async def test(market: Market) -> tuple[Any, bool]:
             return await _reported(market, cut_at=cut_at)  # noqa: B023
 
         report, was_cut = run(test)
@@ -151,6 +154,22 @@ def test_one_that_postgres_refuses_is_found_without_asking_for_each() -> None:
         assert report["prismaBackfilled"] == 200
         assert [error["key"] for error in report["errorDetails"]] == ["skill:refused-00000"]
         assert upserts <= 20
+
+    run(test)
+
+
+def test_long_descriptions_make_smaller_statements() -> None:
+    async def test(market: Market) -> None:
+        await market.fill(make_skills(300, description="x" * 19_000), table=False)
+        upserts = 0
+
+        async def count(operation: str) -> None:
+            nonlocal upserts
+            upserts += operation == "upsert_skills"
+
+        market.tables.before = count
+        assert (await rebuild(market))["prismaBackfilled"] == 300
+        assert upserts == 3
 
     run(test)
 

@@ -9,6 +9,8 @@ from marketplace.consumers import MAINTENANCE_QUEUE, consume
 from marketplace.health import check_health
 from marketplace.schedule import NIGHTLY_CRON, run_scheduled
 from marketplace.storage import DatabaseError, QueueError, SkillDatabase
+from tests.simulation.remote import Fault
+from tests.unit.kv_support import fault
 from tests.unit.operations_support import REFUSED, Delivered, Market, make_skills, run
 
 _CHECK = "*/5 * * * *"
@@ -81,6 +83,17 @@ def test_with_postgres_away_the_lease_and_the_report_are_in_kv() -> None:
         await run_scheduled(env, _CHECK)
         assert (await check_health(env)).last_check["status"] == "failing"
         assert market.kv.keys("lease:") == []
+
+    run(test)
+
+
+def test_with_kv_away_a_check_still_comes_to_its_end() -> None:
+    async def test(market: Market) -> None:
+        await market.fill(make_skills(5))
+        market.kv.faults = fault(Fault.FAIL, "get", "get_many", "list", "put")
+        await run_scheduled(market.env, _CHECK)
+        market.kv.faults = None
+        assert (await check_health(market.env)).last_check["status"] == "failing"
 
     run(test)
 

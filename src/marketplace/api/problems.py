@@ -20,7 +20,7 @@ from marketplace.models import InvalidRecord
 from marketplace.storage import StorageError
 
 PROBLEM_JSON: Final = "application/problem+json"
-_RETRY_AFTER_SECONDS: Final = "10"
+RETRY_AFTER_SECONDS: Final = "10"
 _NO_STORE: Final = {"Cache-Control": "no-store"}
 
 
@@ -128,7 +128,8 @@ async def _forbidden(_request: Request, error: Exception) -> Response:
     return problem(HTTPStatus.FORBIDDEN, str(error))
 
 
-async def _storage_failed(request: Request, error: Exception) -> Response:
+def log_storage_failure(request: Request, error: Exception) -> None:
+    """The one line about a request that storage could not answer."""
     env_of(request).log(
         "request failed: storage unavailable",
         level="error",
@@ -136,10 +137,14 @@ async def _storage_failed(request: Request, error: Exception) -> Response:
         reason=getattr(error, "reason", "unavailable"),
         detail=str(error),
     )
+
+
+async def _storage_failed(request: Request, error: Exception) -> Response:
+    log_storage_failure(request, error)
     return problem(
         HTTPStatus.SERVICE_UNAVAILABLE,
         "Storage is unavailable at the moment; nothing was changed. Try again.",
-        headers={"Retry-After": _RETRY_AFTER_SECONDS},
+        headers={"Retry-After": RETRY_AFTER_SECONDS},
     )
 
 

@@ -12,7 +12,9 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from marketplace import catalog
 from marketplace.api.answers import NO_STORE, SKILLS_TAG, cacheable
 from marketplace.api.context import CurrentEnv
+from marketplace.api.problems import RETRY_AFTER_SECONDS, log_storage_failure
 from marketplace.models import Skill
+from marketplace.storage import StorageError
 
 router = APIRouter(include_in_schema=False)
 
@@ -52,9 +54,16 @@ _SKILL: Final = Template("""<h1>$title</h1>
 @router.get("/skills/{slug}")
 async def skill_page(request: Request, env: CurrentEnv, slug: str) -> Response:
     """The page of a skill; an old slug leads on to the present one for good."""
-    answer = await catalog.get_skill_by_name(env, slug)
+    try:
+        answer = await catalog.get_skill_by_name(env, slug)
+    except StorageError as error:
+        log_storage_failure(request, error)
+        page = _message("Not available", f"{_code(slug)} cannot be looked up now. Try again soon.")
+        headers = NO_STORE | {"Retry-After": RETRY_AFTER_SECONDS}
+        return HTMLResponse(page, HTTPStatus.SERVICE_UNAVAILABLE, headers=headers)
     if answer is None:
-        return HTMLResponse(_not_found(slug), HTTPStatus.NOT_FOUND, headers=NO_STORE)
+        page = _message("No such skill", f"Nothing is listed as {_code(slug)}.")
+        return HTMLResponse(page, HTTPStatus.NOT_FOUND, headers=NO_STORE)
     skill = answer.value
     if skill.name != slug:
         return RedirectResponse(f"/skills/{quote(skill.name)}", HTTPStatus.PERMANENT_REDIRECT)
@@ -100,9 +109,10 @@ def _web_address(repo_url: str) -> str:
     return repo_url if urlsplit(repo_url).scheme in ("https", "http") else ""
 
 
-def _not_found(slug: str) -> str:
-    content = (
-        f"<h1>No such skill</h1><p>Nothing is listed as <code>{escape(slug[:200])}</code>.</p>"
-        '<p><a href="/">Browse all skills</a></p>'
-    )
-    return _PAGE.substitute(title="No such skill", summary="", content=content)
+def _code(slug: str) -> str:
+    return f"<code>{escape(slug[:200])}</code>"
+
+
+def _message(title: str, text: str) -> str:
+    content = f'<h1>{title}</h1><p>{text}</p><p><a href="/">Browse all skills</a></p>'
+    return _PAGE.substitute(title=title, summary="", content=content)
