@@ -33,6 +33,7 @@ from marketplace.summary_blocks import (
     BLOCK_SIZE,
     Block,
     BlockBuilder,
+    check,
     entry_of,
     find,
     iterate,
@@ -293,7 +294,7 @@ def _decode_page(page: PageRef, value: bytes | None) -> Block:
         data = base64.b64decode(value, validate=True)
     except binascii.Error as error:
         raise InvalidRecord("damaged") from error
-    return Block(page.first, page.last, page.count, data)
+    return check(Block(page.first, page.last, page.count, data))
 
 
 def _encode_page(block: Block) -> bytes:

@@ -1,11 +1,14 @@
 """The index: generations, damage of every kind, the race it loses by design, and the recovery."""
 
 import asyncio
+import base64
 import hashlib
 import json
 import tracemalloc
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -13,13 +16,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from marketplace import published_index, summary_blocks
+from marketplace import catalog, published_index, summary_blocks
 from marketplace import submission_store as store
 from marketplace.json_arrays import BrokenArray, iterate_array
 from marketplace.kv_keys import INDEX_KEY, INDEX_PAGE_PREFIX, index_page_key
+from marketplace.listing import ListingQuery
 from marketplace.models import PublishedSummary
 from marketplace.published_index import ABANDONED_SECONDS, MAX_SWEPT, new_generation
-from marketplace.storage import KV_VALUE_LIMIT, Fingerprint, KvError, Source
+from marketplace.storage import (
+    KV_VALUE_LIMIT,
+    DatabaseError,
+    Fingerprint,
+    KvError,
+    SkillDatabase,
+    Source,
+)
 from marketplace.timestamps import EPOCH
 from tests.simulation.loop import current_loop
 from tests.simulation.remote import Fault
@@ -525,6 +536,71 @@ def test_a_damaged_page_costs_its_own_part_only(
 
 
 # --- the original shape
+
+
+def signed_page(bench: Bench, content: bytes, size: int, first: str, last: str) -> None:
+    """An index of one page that is what its manifest says, whatever that is."""
+    value = base64.b64encode(content)
+    page = {
+        "key": f"{INDEX_PAGE_PREFIX}g:0",
+        "count": size,
+        "first": first,
+        "last": last,
+        "digest": hashlib.sha256(value).hexdigest()[:16],
+    }
+    manifest = {
+        "format": "published-index",
+        "version": 1,
+        "generation": "g",
+        "writtenAt": EPOCH,
+        "rebuiltAt": EPOCH,
+        "count": size,
+        "fingerprint": {"count": size, "digest": "0" * 16},
+        "pages": [page],
+    }
+    bench.kv.damage(INDEX_KEY, json.dumps(manifest).encode())
+    bench.kv.damage(f"{INDEX_PAGE_PREFIX}g:0", value)
+
+
+LINES = b'["s1","r","b"]\n["s1","r","c"]'
+
+
+@pytest.mark.parametrize(
+    ("content", "size", "first", "last"),
+    [
+        (b"no zlib", 2, "b", "c"),
+        (zlib.compress(LINES)[:-6], 2, "b", "c"),
+        (zlib.compress(LINES), 3, "b", "c"),
+        (zlib.compress(LINES), 2, "a", "c"),
+        (zlib.compress(LINES), 2, "b", "z"),
+        (zlib.compress(b"["), 1, "b", "b"),
+        (zlib.compress(b"x" * (64 * 1024 * 1024)), 1, "b", "b"),
+    ],
+)
+def test_a_page_that_is_not_what_its_manifest_says_hides_nothing(
+    content: bytes, size: int, first: str, last: str
+) -> None:
+    async def test(bench: Bench) -> None:
+        await write_records(bench, "a", "b", "z")
+        signed_page(bench, content, size, first, last)
+        assert names(await listing(bench)) == ["a", "b", "z"]
+        assert await read_names(bench) == ["a", "b", "z"]  # repaired
+
+    run(test)
+
+
+def test_lines_that_are_no_summaries_leave_the_seed_and_raise_nothing() -> None:
+    async def test(bench: Bench) -> None:
+        signed_page(bench, zlib.compress(LINES), 2, "b", "c")
+        env = replace(bench.env, connect_database=no_database)
+        answer = await catalog.get_skills(env, ListingQuery())
+        assert (answer.source, answer.degraded) == (Source.SEED, True)
+
+    run(test)
+
+
+async def no_database() -> SkillDatabase:
+    raise DatabaseError("away")
 
 
 @pytest.mark.parametrize("wrap", ["%s", "\ufeff %s", '{"total": 3, "skills": %s}', '{"items":%s}'])
