@@ -66,6 +66,7 @@ class Health(msgspec.Struct, kw_only=True):
     dead_letters: DeadLetterCounts | None = None
     oldest_pending: dict[str, Any] | None = None
     heap: dict[str, Any] | None = None
+    kv_operations: dict[str, Any] | None = None
 
     @property
     def is_healthy(self) -> bool:
@@ -110,6 +111,7 @@ class Rebuild(msgspec.Struct, kw_only=True, rename="camel"):
     prisma_backfilled: int = 0
     kv_backfilled: int = 0
     conflicts_resolved: int = 0
+    metadata_restored: int = 0
     error_details: list[ErrorDetail] = []
     duration_ms: float | None = None
     progress: RebuildProgress = msgspec.field(default_factory=RebuildProgress)

@@ -133,6 +133,7 @@ def _facts(report: Health) -> Table:
         ("last repair", report.last_repair),
         ("last check by cron", report.last_check),
         ("heap", report.heap),
+        ("KV operations of this answer", report.kv_operations),
     ):
         table.add_row(name, _pairs(facts))
     return table
@@ -164,6 +165,7 @@ def rebuild(report: Rebuild) -> RenderableType:
         ("written to PostgreSQL", report.prisma_backfilled),
         ("written to KV", report.kv_backfilled),
         ("conflicts resolved", report.conflicts_resolved),
+        ("metadata in KV restored", report.metadata_restored),
         ("aliases that lead nowhere (kept)", report.orphaned_aliases),
         ("records in error", report.errors),
     ):

@@ -38,6 +38,8 @@ _JSON_TYPE = {"content-type": "application/json"}
 KV_BINDING = "SUBMISSIONS_KV"
 PUBLISH_QUEUE = "PUBLISH_QUEUE"
 MAINTENANCE_QUEUE = "MAINTENANCE_QUEUE"
+DEAD_LETTERS = "DEAD_LETTERS"
+"""The publish queue's dead-letter queue, which the Worker itself does not send to."""
 
 
 @dataclass(frozen=True)

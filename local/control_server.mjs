@@ -6,6 +6,9 @@ import { timingSafeEqual } from "node:crypto";
 // The name of the Worker in kv_loader.mjs.
 export const KV_LOADER = "kv-loader";
 
+// Its producer of the queue that only the queues themselves send to: what the Worker gave up.
+export const DEAD_LETTERS = "DEAD_LETTERS";
+
 const MAX_PARALLEL = 64;
 
 async function inParallel(items, work) {
@@ -39,7 +42,8 @@ function operations({ miniflare, reload, stop }) {
       return { keys: page.keys, cursor: page.list_complete ? null : page.cursor };
     },
     "/queue/send": async (body) => {
-      const producer = await miniflare.getQueueProducer(body.binding);
+      const sender = body.binding === DEAD_LETTERS ? KV_LOADER : undefined;
+      const producer = await miniflare.getQueueProducer(body.binding, sender);
       for (const message of body.messages) await producer.send(message);
       return { sent: body.messages.length };
     },

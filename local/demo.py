@@ -30,8 +30,9 @@ def publish_demo_skills(url: str, count: int) -> None:
     LocalError when the marketplace does not answer, refuses one, or lists them too late. Each call
     publishes new skills: their repository owners carry a random mark.
     """
-    key = read_dev_vars(DEV_VARS).get("INTERNAL_KEY") if DEV_VARS.exists() else None
-    if key is None:
+    keys = read_dev_vars(DEV_VARS).get("INTERNAL_KEY", "") if DEV_VARS.exists() else ""
+    key = keys.split(",")[0].strip()  # while keys are being rotated there are two
+    if not key:
         raise LocalError("there is no INTERNAL_KEY in .dev.vars; start `make run` first")
     mark = f"{random.SystemRandom().getrandbits(24):06x}"
     try:

@@ -9,8 +9,9 @@ import { dirname, extname, join, relative } from "node:path";
 import process from "node:process";
 import { convertV4MiniflareOptions, Log, LogLevel, Miniflare } from "miniflare";
 import { unstable_getMiniflareWorkerOptions } from "wrangler";
-import { createControlServer, KV_LOADER } from "./control_server.mjs";
+import { createControlServer, DEAD_LETTERS, KV_LOADER } from "./control_server.mjs";
 
+const DEAD_LETTER_QUEUE = "skill-publish-dead-letter";
 const KV_LOADER_SCRIPT = new URL("./kv_loader.mjs", import.meta.url);
 
 const { LOCAL_WORKER_HOST, ...inherited } = process.env;
@@ -90,6 +91,7 @@ async function miniflareOptions() {
         modules: [{ type: "ESModule", path: "kv_loader.mjs", contents: await readFile(KV_LOADER_SCRIPT) }],
         compatibilityDate: worker.compatibilityDate,
         kvNamespaces: worker.kvNamespaces,
+        queueProducers: { [DEAD_LETTERS]: DEAD_LETTER_QUEUE },
       },
     ],
   });

@@ -79,6 +79,7 @@ class Truth:
         self.slugs: dict[str, set[str]] = {}  # every slug ever given → the skills that had it
         self._revisions: dict[str, str] = {}  # of each row, when last looked at
         self._removed: set[str] = set()  # identities whose row the harness took away
+        self._kept_slugs: dict[str, str] = {}  # of those whose row was taken, and record was not
         self._open: list[Expected] = []
         self._owed: dict[str, str] = {}  # submission id → revision, from acknowledgement on
         self._parsed: dict[tuple[str, bytes], Skill | None] = {}
@@ -120,11 +121,14 @@ class Truth:
     def remove_row(self, identity: str) -> None:
         """The harness damages the table."""
         self._removed.add(identity)
+        row = self.world.marketplace.rows(self.world.database)[identity]
+        self._kept_slugs.setdefault(identity, row.name)
         self._excuse(identity)
         self.world.marketplace.remove_row(self.world.database, identity)
 
     def remove_record(self, skill: Skill) -> None:
         """The harness damages KV."""
+        self._kept_slugs.pop(skill.identity, None)
         self._excuse(skill.identity)
         self.world.kv.damage(self.world.marketplace.record_key(skill.name), None)
 
@@ -285,6 +289,30 @@ class Truth:
         if outcome.value is not None and outcome.value.identity not in self.slugs[slug]:
             self._violated(f"4 no clobbering: {slug} leads to {outcome.value.identity}")
 
+    def check_calm(self) -> None:
+        """3 without any fault: what was published is in both stores, alike, before any repair.
+
+        But for a record that KV refused to write twice: who waited once leaves it to the repair.
+        """
+        snapshot = self.snapshot()
+        for row in snapshot.rows.values():
+            record = snapshot.records.get(row.name)
+            key = self.world.marketplace.record_key(row.name)
+            if self.world.kv.refusals[key] > 1:
+                continue
+            if record is None or record.revision != row.revision:
+                self._violated(
+                    f"3 convergent: without a fault, {row.name} is {row.revision} in the table and "
+                    f"{record and record.revision} in KV"
+                )
+
+    def _check_slugs(self, rows: Mapping[str, Skill]) -> None:
+        """4: a skill whose row was lost has its slug again, unless KV could not be asked."""
+        for identity, slug in self._kept_slugs.items():
+            name = rows[identity].name
+            if name != slug and not self.world.kv_has_failed:
+                self._violated(f"4 no clobbering: {identity} lost its slug {slug} to another")
+
     def check_settled(self) -> None:
         """All of them, after the faults ended, everything was delivered and one repair was made."""
         self.check_durable()
@@ -296,6 +324,7 @@ class Truth:
         if forgotten := self.poison - {_submission_id(body) for body in buried}:
             self._violated(f"6 nothing silent: no dead letter for {sorted(forgotten)}")
         self._check_final(snapshot.rows)
+        self._check_slugs(snapshot.rows)
         by_slug = {row.name: row.revision for row in snapshot.rows.values()}
         records = {slug: record.revision for slug, record in snapshot.records.items()}
         if by_slug != records:

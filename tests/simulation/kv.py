@@ -115,6 +115,7 @@ class SimulatedKv(KvNamespace):
         self.staleness = staleness
         self.faults: KvFaults | None = None  # for the calls made on this object itself
         self.operations: Counter[str] = Counter()
+        self.refusals: Counter[str] = Counter()  # of a second write within a second, by key
         self.violations: list[SimulationError] = []
         self.on_write: Callable[[str, bytes | None, bytes | None], None] | None = None
         self._chance = chance or Chance(0)
@@ -237,6 +238,7 @@ class SimulatedKv(KvNamespace):
         now = version.since = self.now()
         if self.rate_limited:
             if now - self._last_write.get(key, -KV_WRITE_INTERVAL) < KV_WRITE_INTERVAL:
+                self.refusals[key] += 1
                 raise KvRateLimited(f"429: a second write to {key!r} within a second")
             self._last_write[key] = now
         if version.expires_at is not None:

@@ -1,8 +1,43 @@
-"""The marketplace with one protection taken out: what the simulation has to find."""
+"""The marketplace with one protection taken out: what the simulation has to find.
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from typing import Final
+Each mutation replaces a function or a method for as long as its context lasts.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import Any, Final
+from unittest.mock import patch
+
+import msgspec
+
+from marketplace import (
+    consumers,
+    kv_access,
+    light_repair,
+    publish_consumer,
+    publishing,
+    rebuild,
+    rebuild_step,
+    reconciliation,
+    redrive,
+    sources,
+    submission_store,
+    submissions,
+)
+from marketplace.dead_letters import store_dead_letter
+from marketplace.env import Env
+from marketplace.models import Skill
+from marketplace.storage import (
+    DatabaseError,
+    DeadLetter,
+    KvError,
+    KvListPage,
+    Source,
+    StorageError,
+    Upserted,
+)
+from marketplace.submission_store import IndexWriter, OutboxEntry
+from tests.simulation.database_double import DatabaseDouble, _Row
 
 Mutation = Callable[[], AbstractContextManager[object]]
 MUTATIONS: Final[dict[str, Mutation]] = {}
@@ -11,3 +46,318 @@ MUTATIONS: Final[dict[str, Mutation]] = {}
 def mutated(name: str | None) -> AbstractContextManager[object]:
     """The marketplace without that protection, as long as the context lasts; None: unchanged."""
     return nullcontext() if name is None else MUTATIONS[name]()
+
+
+def _mutation(make: Mutation) -> Mutation:
+    MUTATIONS[make.__name__.replace("_", "-")] = make
+    return make
+
+
+def _replaced(owner: Any, name: str, replacement: Any) -> AbstractContextManager[object]:
+    return patch.object(owner, name, replacement)
+
+
+@contextmanager
+def _everywhere(name: str, replacement: Any, *owners: Any) -> Iterator[None]:
+    """Replace what several modules have imported."""
+    with ExitStack() as stack:
+        for owner in owners:
+            stack.enter_context(_replaced(owner, name, replacement))
+        yield
+
+
+async def _nothing(*_: object, **__: object) -> None:
+    """Do nothing, with an air of success."""
+
+
+# --- acknowledging ----------------------------------------------------------------------------
+
+
+@_mutation
+def acknowledges_first() -> AbstractContextManager[object]:
+    """Acknowledges a batch before anything of it is stored."""
+    handle = publish_consumer.handle_publish_batch
+
+    async def early(env: Env, messages: Sequence[Any]) -> Any:
+        for message in messages:
+            message.ack()
+        return await handle(env, messages)
+
+    return _replaced(consumers, "handle_publish_batch", early)
+
+
+@_mutation
+def acknowledges_failures() -> AbstractContextManager[object]:
+    """Acknowledges a message whose skill no store took."""
+
+    def settle(message: Any, _outcome: object, _report: object) -> None:
+        message.ack()
+
+    return _replaced(publish_consumer, "_settle_published", settle)
+
+
+@_mutation
+def forgets_poison() -> AbstractContextManager[object]:
+    """Acknowledges what it cannot publish, without a dead letter."""
+    return _replaced(publish_consumer, "bury", _nothing)
+
+
+@_mutation
+def forgets_what_the_queue_gave_up() -> AbstractContextManager[object]:
+    """Consumes the dead-letter queue and keeps nothing of it."""
+    return _replaced(consumers, "bury", _nothing)
+
+
+@_mutation
+def takes_any_verdict_for_the_one_asked_for() -> AbstractContextManager[object]:
+    """Publishes the verdict that a stale read shows."""
+    return _replaced(publish_consumer, "scanned_at_of", lambda _body: "")
+
+
+# --- slugs and revisions ----------------------------------------------------------------------
+
+
+@_mutation
+def last_writer_wins() -> AbstractContextManager[object]:
+    """The table takes whatever comes last for the newest."""
+
+    def update(tables: DatabaseDouble, present: _Row, skill: Skill) -> Upserted:
+        tables.put(_Row.of(skill.renamed(present.skill.name), present.revision_in_kv))
+        return Upserted.UPDATED
+
+    return _replaced(DatabaseDouble, "update", update)
+
+
+@_mutation
+def slugs_are_not_unique() -> AbstractContextManager[object]:
+    """The table gives the first candidate to everybody."""
+
+    def first(_tables: DatabaseDouble, candidates: Sequence[str], _identity: str) -> str:
+        return candidates[0]
+
+    return _replaced(DatabaseDouble, "first_free", first)
+
+
+@_mutation
+def ignores_records_of_others() -> AbstractContextManager[object]:
+    """Offers the table slugs that another skill holds in KV."""
+    plan = publishing._plan_one
+
+    def blind(env: Env, skill: Skill, records: Mapping[str, Any]) -> Any:
+        own = {
+            slug: record
+            for slug, record in records.items()
+            if not isinstance(record, Skill) or record.identity == skill.identity
+        }
+        return plan(env, skill, own)
+
+    return _replaced(publishing, "_plan_one", blind)
+
+
+@_mutation
+def writes_over_records_of_others() -> AbstractContextManager[object]:
+    """Writes a row to KV without looking whose record is there."""
+
+    async def free(_env: Env, rows: Any, _records: object) -> set[str]:
+        return {row.name for row in rows}
+
+    return _everywhere("free_in_kv", free, publishing, light_repair)
+
+
+@_mutation
+def trusts_the_message_over_its_own_record() -> AbstractContextManager[object]:
+    """Brings a lost row back in whatever state a message has, under whatever slug is free."""
+    plan = publishing._plan_one
+
+    def trusting(env: Env, skill: Skill, records: Mapping[str, Any]) -> Any:
+        others = {
+            slug: None
+            if isinstance(record, Skill) and record.identity == skill.identity
+            else record
+            for slug, record in records.items()
+        }
+        return plan(env, skill, others)
+
+    return _replaced(publishing, "_plan_one", trusting)
+
+
+@_mutation
+def takes_the_base_slug_without_postgres() -> AbstractContextManager[object]:
+    """With PostgreSQL away, takes a slug that two skills may take at once."""
+    store = publishing._store_in_kv_alone
+
+    async def greedy(env: Env, plan: Any) -> Any:
+        first = plan.candidates[0]
+        mutated = publishing._Plan(plan.skill, (first,), plan.own, plan.checked)
+        return await store(env, mutated)
+
+    return _replaced(publishing, "_store_in_kv_alone", greedy)
+
+
+@_mutation
+def leaves_notes_anywhere() -> AbstractContextManager[object]:
+    """Marks a moved skill's old record without asking whose slug that is now."""
+
+    async def leave(self: reconciliation.Reconciler, skill: Skill, new_name: str) -> None:
+        try:
+            await submission_store.mark_moved(self.env, skill.name, new_name)
+        except KvError as error:
+            self.env.log("note not left", level="error", reason=error.reason)
+
+    return _replaced(reconciliation.Reconciler, "_leave_note", leave)
+
+
+@_mutation
+def leaves_no_aliases() -> AbstractContextManager[object]:
+    """Moves skills without a trace."""
+    return _replaced(reconciliation.Reconciler, "_leave_note", _nothing)
+
+
+# --- two stores -------------------------------------------------------------------------------
+
+
+@_mutation
+def keeps_no_outbox() -> AbstractContextManager[object]:
+    """With PostgreSQL away, two revisions of one skill share one key."""
+    return _replaced(submission_store, "write_outbox", _nothing)
+
+
+@_mutation
+def clears_the_outbox_unseen() -> AbstractContextManager[object]:
+    """Takes entries out of the outbox whether or not they found a place."""
+
+    async def clear(env: Env, entries: Sequence[OutboxEntry]) -> list[str]:
+        keys = [entry.key for entry in entries]
+        await submission_store.clear_outbox(env, keys)
+        return keys
+
+    return _everywhere("place_outbox", clear, light_repair, rebuild_step)
+
+
+@_mutation
+def never_looks_again() -> AbstractContextManager[object]:
+    """Writes KV from a row and does not ask whether the row has moved on."""
+    return _everywhere("settle_in_kv", _nothing, publishing, light_repair, reconciliation)
+
+
+@_mutation
+def gives_up_on_a_quick_second_write() -> AbstractContextManager[object]:
+    """Does not wait until KV takes another write to a key."""
+    return _everywhere("write_row", submission_store.write_record, publishing, reconciliation)
+
+
+@_mutation
+def repairs_kv_only() -> AbstractContextManager[object]:
+    """The rebuild writes KV from the table, and nothing back."""
+    return _replaced(reconciliation.Reconciler, "_into_database", _nothing)
+
+
+@_mutation
+def repairs_the_table_only() -> AbstractContextManager[object]:
+    """The rebuild writes the table from KV, and nothing back."""
+
+    async def write(_self: object, _skills: Sequence[Skill]) -> list[Skill]:
+        return []
+
+    return _replaced(reconciliation.Reconciler, "_write", write)
+
+
+@_mutation
+def leaves_the_index_as_it_is() -> AbstractContextManager[object]:
+    """The rebuild writes pages, and no manifest."""
+    return _replaced(IndexWriter, "finish", _nothing)
+
+
+@_mutation
+def takes_an_error_for_success() -> AbstractContextManager[object]:
+    """Believes that PostgreSQL stored what it was given."""
+
+    async def rows(_env: Env, plans: Sequence[Any]) -> Mapping[str, Skill]:
+        return {plan.skill.identity: plan.skill for plan in plans}
+
+    return _replaced(publishing, "_store_in_database", rows)
+
+
+@_mutation
+def enumerates_one_page() -> AbstractContextManager[object]:
+    """Takes the first page of a list for all of it."""
+    list_all = kv_access.list_all_keys
+
+    async def first_page(env: Env, prefix: str, **options: Any) -> AsyncIterator[KvListPage]:
+        async for page in list_all(env, prefix, **options):
+            yield KvListPage(page.keys, None)
+            return
+
+    return _replaced(kv_access, "list_all_keys", first_page)
+
+
+# --- dead letters and lost messages -----------------------------------------------------------
+
+
+@_mutation
+def closes_letters_that_failed_again() -> AbstractContextManager[object]:
+    """Notes a redrive with the moment after it, over whatever failed in between."""
+
+    async def note(env: Env, letter: DeadLetter) -> None:
+        if letter.redriven_at is not None:
+            letter = msgspec.structs.replace(letter, redriven_at=env.now())
+        await store_dead_letter(env, letter)
+
+    return _replaced(redrive, "store_dead_letter", note)
+
+
+@_mutation
+def never_asks_again() -> AbstractContextManager[object]:
+    """Leaves what passed, and whose message was lost, to itself."""
+
+    async def nothing(_env: Env) -> int:
+        return 0
+
+    return _replaced(light_repair, "ask_again", nothing)
+
+
+# --- bounds and words -------------------------------------------------------------------------
+
+
+@_mutation
+def waits_for_kv_for_ever() -> AbstractContextManager[object]:
+    """Has no time limit for KV."""
+
+    async def patient(_env: Env, _operation: str, call: Awaitable[Any]) -> Any:
+        return await call
+
+    return _replaced(kv_access, "in_time", patient)
+
+
+@_mutation
+def waits_for_queues_for_ever() -> AbstractContextManager[object]:
+    """Has no time limit for queues."""
+
+    async def patient(_env: Env, queue: Any, bodies: Sequence[Any]) -> None:
+        await queue.send_batch(bodies)
+
+    return _everywhere("send_messages", patient, redrive, submissions, rebuild)
+
+
+@_mutation
+def falls_back_in_silence() -> AbstractContextManager[object]:
+    """Does not say why another source answered."""
+
+    def note(self: sources.Reading, source: Source, error: StorageError) -> None:
+        self.reasons.append(f"{source}: {error.reason}")
+
+    return _replaced(sources.Reading, "note", note)
+
+
+@_mutation
+def takes_an_error_for_nothing() -> AbstractContextManager[object]:
+    """Answers from an empty table where PostgreSQL fails."""
+    read = sources.Reading.from_database
+
+    async def from_database(self: sources.Reading, question: Any) -> Any:
+        try:
+            return await read(self, question)
+        except DatabaseError:
+            return await question(await DatabaseDouble().connect())
+
+    return _replaced(sources.Reading, "from_database", from_database)

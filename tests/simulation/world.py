@@ -91,6 +91,7 @@ class World:
         self.kv = SimulatedKv(chance=chance.fork("kv"), page_limit=page_limit, rate_limited=True)
         self.database = marketplace.new_database()
         self.after_statement: Callable[[], None] = lambda: None
+        self.kv_has_failed = False
         self.trace: list[str] = []
         self.violations: list[SimulationError] = []  # of the platform's limits
         self.found: list[AssertionError] = []  # violations of the invariants
@@ -116,6 +117,11 @@ class World:
     # Faults
 
     def _kv_fault(self, operation: KvOperation) -> Fault | None:
+        fault = self._choose_kv_fault(operation)
+        self.kv_has_failed |= fault is not None
+        return fault
+
+    def _choose_kv_fault(self, operation: KvOperation) -> Fault | None:
         weather = self.weather
         if weather.kv_outage is not None:
             return weather.kv_outage

@@ -85,9 +85,14 @@ def publish_many(client: httpx.Client, owner: str, skill_names: Sequence[str]) -
     ids = submit_many(client, owner, skill_names)
     for start in range(0, len(ids), RESULTS_A_REPORT):
         report(client, *ids[start : start + RESULTS_A_REPORT])
-    for submission_id in ids:
-        wait_published(client, submission_id)
+    wait_all_published(client, ids)
     return ids
+
+
+def wait_all_published(client: httpx.Client, ids: Sequence[str]) -> list[dict[str, Any]]:
+    """Wait until all these submissions are published; their final statuses, in order."""
+    with ThreadPoolExecutor(SUBMITTERS) as pool:
+        return list(pool.map(lambda submission_id: wait_published(client, submission_id), ids))
 
 
 def wait_published(client: httpx.Client, submission_id: str) -> dict[str, Any]:

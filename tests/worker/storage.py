@@ -58,8 +58,9 @@ def empty(marketplace: Marketplace) -> None:
     query(marketplace, "truncate skill, skill_alias, dead_letter, lease, state")
 
 
-def everything_listed(client: httpx.Client) -> dict[str, Any]:
-    """The whole listing, page by page: its first page with the skills of all."""
+def everything_listed(client: httpx.Client, *, but: str | None = None) -> dict[str, Any]:
+    """The whole listing, page by page: its first page with the skills of all (``but`` one
+    author's)."""
     answer = listing(client, limit=100, sortBy="name")
     cursor = answer["nextCursor"]
     while cursor is not None:
@@ -68,6 +69,7 @@ def everything_listed(client: httpx.Client) -> dict[str, Any]:
         answer["skills"] += page["skills"]
         cursor = page["nextCursor"]
     assert len(names(answer)) == len(answer["skills"]) == answer["total"]
+    answer["skills"] = [skill for skill in answer["skills"] if skill["author"] != but]
     return answer
 
 

@@ -172,6 +172,20 @@ class TestRebuild:
         assert "Rebuild complete, with errors" in result.stdout
         assert "skill:console-broken" in result.stdout
 
+    def test_a_record_put_back_by_hand_gets_its_metadata_again(self, whole: Marketplace) -> None:
+        control = whole.worker.control
+        entry = control.kv_get("skill:console-07")
+        assert entry is not None
+        control.kv_put([KvEntry(entry.key, entry.value)])
+
+        result = run(whole.url, "rebuild")
+
+        assert result.returncode == 0, result.stdout
+        assert re.search(r"metadata in KV restored\W+1\b", result.stdout)
+        restored = control.kv_get("skill:console-07")
+        assert restored is not None
+        assert restored.metadata == entry.metadata
+
     def test_without_postgres_it_says_so_and_exits_with_1(self, whole: Marketplace) -> None:
         with without_postgres(whole):
             result = run(whole.url, "rebuild")

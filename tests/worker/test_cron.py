@@ -39,7 +39,9 @@ def published(marketplace: Marketplace) -> Marketplace:
 
 @pytest.fixture
 def whole(published: Marketplace, client: httpx.Client) -> Marketplace:
-    """A marketplace without drift."""
+    """A marketplace without drift, and without anything that earlier runs have left."""
+    query(published, "delete from state")
+    published.worker.control.kv_delete(keys(published, "state:"))
     rebuild(client)
     assert health(client)["status"] == "ok"
     return published

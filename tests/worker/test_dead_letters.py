@@ -1,12 +1,13 @@
 """Messages that cannot be published: kept with their reason, hindering no neighbour, redriven."""
 
 import json
+from contextlib import nullcontext
 from typing import Any, Final
 
 import httpx
 import pytest
 
-from local.control import KvEntry
+from local.control import DEAD_LETTERS, KvEntry
 from tests.worker.conftest import Marketplace
 from tests.worker.publishing import OPERATOR, eventually, status, submit, wait_published
 from tests.worker.storage import empty, health, keys, query, without_postgres
@@ -26,7 +27,7 @@ NO_MESSAGE: Final[dict[str, Any]] = {
     "an id that is a number": {"submissionId": 5},
     "an id that is an object": {"submissionId": {"$ne": 1}},
     "an id of 60,000 characters": {"submissionId": "x" * 60_000},
-    "nested deeply": {"nested": json.loads("[" * 200 + "]" * 200)},
+    "nested deeply": {"nested": json.loads("[" * 30 + "]" * 30)},
     "NUL": {"submissionId": None, "text": "nul \x00 and \x1b[31m"},
 }
 
@@ -260,6 +261,27 @@ def test_letters_are_redriven_in_an_outage(marketplace: Marketplace, client: htt
 
         wait_published(client, submission_id)
         assert letters(client)["deadLetters"] == []
+    assert letters(client)["deadLetters"] == []
+
+
+@pytest.mark.parametrize("in_outage", [False, True])
+def test_what_the_queue_gave_up_becomes_a_letter_that_can_be_redriven(
+    marketplace: Marketplace, client: httpx.Client, in_outage: bool
+) -> None:
+    submission_id = submitted(client, "Given up")
+    give_verdict(marketplace, submission_id)
+    with without_postgres(marketplace) if in_outage else nullcontext():
+        marketplace.worker.control.send({"submissionId": submission_id}, binding=DEAD_LETTERS)
+        (letter,) = wait_for_letters(client, 1)
+    assert (letter["queue"], letter["reason"]) == ("skill-publish", "retries-exhausted")
+    assert letter["body"] == {"submissionId": submission_id}
+    assert letter["detail"]
+
+    assert outcomes(redrive(client, all=True, reason="retries-exhausted")) == {
+        letter["id"]: "redriven"
+    }
+
+    wait_published(client, submission_id)
     assert letters(client)["deadLetters"] == []
 
 

@@ -13,7 +13,7 @@ from tests.worker.publishing import (
     names,
     report,
     submit_many,
-    wait_published,
+    wait_all_published,
 )
 from tests.worker.storage import (
     SEED_COUNT,
@@ -48,7 +48,7 @@ def crowd(marketplace: Marketplace) -> dict[str, Any]:
         outcomes = pool.map(lambda part: report(client, *part), parts)
         marketplace.worker.control.send(*({"submissionId": id_} for id_ in ids))
         assert sum(len(outcome["accepted"]) for outcome in outcomes) == COUNT
-        statuses = [wait_published(client, id_) for id_ in ids]
+        statuses = wait_all_published(client, ids)
     batches = marketplace.log_file.read_text(errors="replace").count(BATCH_LINE) - before
     assert batches > COUNT // RESULTS_A_REPORT
     return {"statuses": statuses, "slugs": {status["slug"] for status in statuses}}

@@ -1,14 +1,11 @@
 """Sources taken away from the running Worker: what was accepted stays listed, and comes back."""
 
 import httpx
-import pytest
 
-from local.control import KvEntry
 from tests.worker.conftest import Marketplace
 from tests.worker.publishing import OPERATOR, eventually, listing, names, publish
 from tests.worker.storage import query
 
-INDEX_KEY = "skills:published-index"
 LIGHT_CHECK = "*/5 * * * *"
 ANSWER_SECONDS = 5.0  # the promise is 2; the rest is for a busy machine
 
@@ -55,30 +52,6 @@ def test_a_skill_published_without_postgres_keeps_its_slug_after_the_repair(
     )
     assert rows == [(slug,)]
     assert names(listing(client, author="outage-two")) == {slug}
-
-
-@pytest.mark.parametrize("index", [None, "", "{", "null", '[{"name": 1}]', '{"format": "unknown"}'])
-def test_a_damaged_index_hides_nothing(
-    marketplace: Marketplace, client: httpx.Client, index: str | None
-) -> None:
-    publish(client, "outage-index", "Beside the index")
-    before = listing(client)
-    assert before["source"] == "postgres"
-    control = marketplace.worker.control
-    marketplace.postgres.kill()
-    try:
-        if index is None:
-            control.kv_delete([INDEX_KEY])
-        else:
-            control.kv_put([KvEntry(INDEX_KEY, index)])
-        answer = listing(client)
-        own = listing(client, author="outage-index")
-    finally:
-        marketplace.postgres.start()
-
-    assert answer["source"] == "kv-enumeration"
-    assert answer["total"] == before["total"]
-    assert names(own) == {"beside-the-index"}
 
 
 def test_requests_leave_no_sessions_behind(marketplace: Marketplace, client: httpx.Client) -> None:

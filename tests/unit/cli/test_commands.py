@@ -43,6 +43,7 @@ def health(**changes: Any) -> dict[str, Any]:
             "age_seconds": 9,
         },
         "heap": {"bytes": 38_000_000},
+        "kv_operations": {"list": 112, "all": 118},
     } | changes
 
 
@@ -71,6 +72,7 @@ def test_health_shows_everything_and_exits_with_0(marketplace: FakeMarketplace) 
         "finishedAt 2026-11-24T03:18:00.000Z",
         "cron */5 * * * *, status ok",
         "bytes 38,000,000",
+        "list 112, all 118",
     ):
         assert expected in result.stdout
     assert "Drifts" not in result.stdout
@@ -165,6 +167,7 @@ def report(**changes: Any) -> dict[str, Any]:
         "prismaBackfilled": 5_000,
         "kvBackfilled": 4_999,
         "conflictsResolved": 7,
+        "metadataRestored": 3_210,
         "errorDetails": [],
         "durationMs": 93_000.0,
         "complete": True,
@@ -185,7 +188,7 @@ def test_a_rebuild_that_fits_in_one_step(marketplace: FakeMarketplace) -> None:
     assert result.exit_code == 0
     (request,) = marketplace.requests
     assert dict(request.url.params) == {"dryRun": "false", "wait": "5"}
-    for expected in ("Rebuild complete after 93 s", "110,118", "5,000", "4,999", "7", "4"):
+    for expected in ("Rebuild complete after 93 s", "110,118", "5,000", "4,999", "3,210", "7", "4"):
         assert expected in result.stdout
     assert "dry run" not in result.stdout
 

@@ -1,0 +1,36 @@
+"""The marketplace keeps its promises in every schedule, and only with all of its protections."""
+
+import pytest
+
+from tests.simulation.actors import Marketplace
+from tests.simulation.mutations import MUTATIONS, mutated
+from tests.simulation.schedule import generate, run, shrink
+
+SCHEDULES = 3000
+AT_ONCE = 250  # schedules of one test, so that the tests share the processors
+MAX_SCHEDULES = 10_000  # within which every missing protection must show
+
+
+@pytest.mark.parametrize("first", range(0, SCHEDULES, AT_ONCE))
+def test_no_schedule_breaks_a_promise(first: int) -> None:
+    marketplace = Marketplace()
+    for seed in range(first, first + AT_ONCE):
+        failure = run(marketplace, generate(seed))
+        if failure is not None:
+            pytest.fail(shrink(marketplace, failure).report(), pytrace=False)
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_every_missing_protection_is_found(name: str) -> None:
+    with mutated(name):
+        assert any(run(Marketplace(), generate(seed)) for seed in range(MAX_SCHEDULES))
+
+
+def test_a_failure_shrinks_to_what_is_needed_for_it() -> None:
+    marketplace = Marketplace()
+    with mutated("falls-back-in-silence"):
+        failure = next(f for seed in range(100) if (f := run(marketplace, generate(seed))))
+        small = shrink(marketplace, failure)
+        assert len(small.schedule.steps) <= 8
+        assert run(marketplace, small.schedule) is not None
+    assert f"--seed {failure.schedule.seed}" in small.report()
