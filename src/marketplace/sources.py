@@ -11,6 +11,7 @@ from typing import Final, Generic, TypeVar
 
 from marketplace.db import get_db
 from marketplace.env import READ_BUDGET_SECONDS, Env
+from marketplace.models import InvalidRecord
 from marketplace.published_skills import PublishedSkills, get_published_skills_list
 from marketplace.storage import DatabaseError, KvError, SkillDatabase, Source, StorageError
 
@@ -116,18 +117,22 @@ async def read_from_first(
         skills = await reading.from_kv(
             lambda: get_published_skills_list(env, deadline=reading.seconds_left)
         )
+        value = _shared(env, skills, question, lambda: published(skills))
     except KvError:  # noted by the reading
+        return reading.answer(seed(), Source.SEED)
+    except InvalidRecord as error:  # an index that is damaged and was signed as if it were not
+        reading.note(Source.KV_INDEX, KvError(str(error), reason="damaged"))
         return reading.answer(seed(), Source.SEED)
     reading.reasons.extend(skills.degraded)
     if skills.truncated:
         reading.reasons.append(f"{Source.KV_ENUMERATION}: truncated")
-    cache = env.fallback_cache
-    value = (
-        published(skills)
-        if cache is None
-        else cache.answer(skills, question, lambda: published(skills))
-    )
     return reading.answer(value, skills.source)
+
+
+def _shared(env: Env, skills: PublishedSkills, question: Hashable, make: Callable[[], T]) -> T:
+    """The answer that those who share a listing also share."""
+    cache = env.fallback_cache
+    return make() if cache is None else cache.answer(skills, question, make)
 
 
 def _clock() -> float:

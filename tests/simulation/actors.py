@@ -10,7 +10,7 @@ from typing import Any, Final, cast
 
 import msgspec
 
-from marketplace import published_index, submissions
+from marketplace import index_manifest, index_reading, submissions
 from marketplace.catalog import get_skill_by_name, get_skills
 from marketplace.consumers import DEAD_LETTER_QUEUE, MAINTENANCE_QUEUE, consume
 from marketplace.env import Env
@@ -196,14 +196,14 @@ class Marketplace:
 
     def index(self, kv: SimulatedKv) -> Mapping[str, str] | None:
         """What the published index holds: slug → stamp. None when it is unreadable."""
-        manifest = published_index._read_manifest(kv.peek(INDEX_KEY))
+        manifest = index_manifest.read_manifest(kv.peek(INDEX_KEY))
         if isinstance(manifest, str):
             return None
-        reading = published_index.IndexReading()
-        published_index._read_recent(reading, manifest)
+        reading = index_reading.IndexReading()
+        index_reading.read_recent(reading, manifest)
         try:
             for page in manifest.pages:
-                block = published_index._decode_page(page, kv.peek(page.key))
+                block = index_manifest.decode_page(page, kv.peek(page.key))
                 reading.pages.add_block(block)
         except InvalidRecord:
             return None

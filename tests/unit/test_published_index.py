@@ -1,11 +1,14 @@
 """The index: generations, damage of every kind, the race it loses by design, and the recovery."""
 
 import asyncio
+import base64
 import hashlib
 import json
 import tracemalloc
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -13,13 +16,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from marketplace import published_index, summary_blocks
+from marketplace import catalog, index_reading, index_writing, published_index, summary_blocks
 from marketplace import submission_store as store
+from marketplace.index_writing import ABANDONED_SECONDS, MAX_SWEPT, new_generation
 from marketplace.json_arrays import BrokenArray, iterate_array
 from marketplace.kv_keys import INDEX_KEY, INDEX_PAGE_PREFIX, index_page_key
+from marketplace.listing import ListingQuery
 from marketplace.models import PublishedSummary
-from marketplace.published_index import ABANDONED_SECONDS, MAX_SWEPT, new_generation
-from marketplace.storage import KV_VALUE_LIMIT, Fingerprint, KvError, Source
+from marketplace.storage import (
+    KV_VALUE_LIMIT,
+    DatabaseError,
+    Fingerprint,
+    KvError,
+    SkillDatabase,
+    Source,
+)
 from marketplace.timestamps import EPOCH
 from tests.simulation.loop import current_loop
 from tests.simulation.remote import Fault
@@ -78,7 +89,7 @@ def test_the_fingerprint_is_the_documented_one() -> None:
 def test_a_write_goes_on_in_another_invocation_from_plain_data(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(published_index, "BLOCK_SIZE", 4)
+    monkeypatch.setattr(index_writing, "BLOCK_SIZE", 4)
 
     async def test(bench: Bench) -> None:
         entries = [make_skill(f"s-{number:02}").published_summary() for number in range(22)]
@@ -233,7 +244,7 @@ def test_adding_is_at_most_once_a_second_and_never_raises() -> None:
 def test_recent_entries_are_bounded_and_the_oldest_go_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(published_index, "RECENT_LIMIT", 3)
+    monkeypatch.setattr(index_writing, "RECENT_LIMIT", 3)
 
     async def test(bench: Bench) -> None:
         for slug in "abcde":
@@ -248,7 +259,7 @@ def test_recent_entries_are_bounded_and_the_oldest_go_first(
 def test_a_full_write_keeps_what_came_while_it_ran_and_drops_what_it_contains() -> None:
     async def test(bench: Bench) -> None:
         await store.add_to_published_index(bench.env, [make_skill("old")])
-        await pass_time(published_index.CARRIED_SECONDS + 10)
+        await pass_time(index_writing.CARRIED_SECONDS + 10)
         writer = store.IndexWriter.begin(bench.env, "g1")
         await writer.add([make_skill("old").published_summary()])
         await store.add_to_published_index(bench.env, [make_skill("new")])
@@ -507,7 +518,7 @@ def garble(value: bytes) -> bytes:
 def test_a_damaged_page_costs_its_own_part_only(
     harm: Callable[[bytes], bytes | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(published_index, "BLOCK_SIZE", 2)
+    monkeypatch.setattr(index_writing, "BLOCK_SIZE", 2)
 
     async def test(bench: Bench) -> None:
         await write_index(bench, "g1", "a", "b", "c", "d", "e")
@@ -525,6 +536,71 @@ def test_a_damaged_page_costs_its_own_part_only(
 
 
 # --- the original shape
+
+
+def signed_page(bench: Bench, content: bytes, size: int, first: str, last: str) -> None:
+    """An index of one page that is what its manifest says, whatever that is."""
+    value = base64.b64encode(content)
+    page = {
+        "key": f"{INDEX_PAGE_PREFIX}g:0",
+        "count": size,
+        "first": first,
+        "last": last,
+        "digest": hashlib.sha256(value).hexdigest()[:16],
+    }
+    manifest = {
+        "format": "published-index",
+        "version": 1,
+        "generation": "g",
+        "writtenAt": EPOCH,
+        "rebuiltAt": EPOCH,
+        "count": size,
+        "fingerprint": {"count": size, "digest": "0" * 16},
+        "pages": [page],
+    }
+    bench.kv.damage(INDEX_KEY, json.dumps(manifest).encode())
+    bench.kv.damage(f"{INDEX_PAGE_PREFIX}g:0", value)
+
+
+LINES = b'["s1","r","b"]\n["s1","r","c"]'
+
+
+@pytest.mark.parametrize(
+    ("content", "size", "first", "last"),
+    [
+        (b"no zlib", 2, "b", "c"),
+        (zlib.compress(LINES)[:-6], 2, "b", "c"),
+        (zlib.compress(LINES), 3, "b", "c"),
+        (zlib.compress(LINES), 2, "a", "c"),
+        (zlib.compress(LINES), 2, "b", "z"),
+        (zlib.compress(b"["), 1, "b", "b"),
+        (zlib.compress(b"x" * (64 * 1024 * 1024)), 1, "b", "b"),
+    ],
+)
+def test_a_page_that_is_not_what_its_manifest_says_hides_nothing(
+    content: bytes, size: int, first: str, last: str
+) -> None:
+    async def test(bench: Bench) -> None:
+        await write_records(bench, "a", "b", "z")
+        signed_page(bench, content, size, first, last)
+        assert names(await listing(bench)) == ["a", "b", "z"]
+        assert await read_names(bench) == ["a", "b", "z"]  # repaired
+
+    run(test)
+
+
+def test_lines_that_are_no_summaries_leave_the_seed_and_raise_nothing() -> None:
+    async def test(bench: Bench) -> None:
+        signed_page(bench, zlib.compress(LINES), 2, "b", "c")
+        env = replace(bench.env, connect_database=no_database)
+        answer = await catalog.get_skills(env, ListingQuery())
+        assert (answer.source, answer.degraded) == (Source.SEED, True)
+
+    run(test)
+
+
+async def no_database() -> SkillDatabase:
+    raise DatabaseError("away")
 
 
 @pytest.mark.parametrize("wrap", ["%s", "\ufeff %s", '{"total": 3, "skills": %s}', '{"items":%s}'])
@@ -577,7 +653,7 @@ def test_reading_a_list_of_garbage_ends_early() -> None:
         bench.kv.damage(INDEX_KEY, b"[" + b"7," * 2_000_000 + b"7]")
         with read_entries() as entries:
             reading = await store.read_index(bench.env)
-        assert len(entries) == published_index.MAX_UNREADABLE + 1
+        assert len(entries) == index_reading.MAX_UNREADABLE + 1
         assert not reading.complete
 
     run(test)
@@ -610,14 +686,14 @@ def test_an_element_without_end_is_not_walked_to_its_end() -> None:
 def read_entries() -> Iterator[list[bytes]]:
     """The elements of the original shape that are looked at meanwhile."""
     seen: list[bytes] = []
-    original = published_index._original_entry
+    original = index_reading._original_entry
 
     def observed(element: bytes) -> PublishedSummary:
         seen.append(element)
         return original(element)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(published_index, "_original_entry", observed)
+        patch.setattr(index_reading, "_original_entry", observed)
         yield seen
 
 

@@ -1,0 +1,156 @@
+"""Reading the index, of any shape and in any condition."""
+
+import asyncio
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Final
+
+from marketplace import kv_access
+from marketplace.env import Env
+from marketplace.index_manifest import (
+    ORIGINAL_SHAPE,
+    Manifest,
+    PageRef,
+    array_start,
+    decode_page,
+    read_manifest,
+)
+from marketplace.json_arrays import BrokenArray, iterate_array
+from marketplace.kv_keys import INDEX_KEY
+from marketplace.kv_records import decode_summary
+from marketplace.models import InvalidRecord, PublishedSummary, read_skill
+from marketplace.storage import KV_VALUE_LIMIT
+from marketplace.summary_blocks import Block, BlockBuilder, entry_of, find, iterate, merge
+
+MAX_PROBLEMS: Final = 20
+MAX_UNREADABLE: Final = 10_000
+"""Entries of the original shape that may be unreadable; with more it is no list of skills."""
+_ENTRIES_A_TURN: Final = 500
+
+
+@dataclass(slots=True)
+class IndexReading:
+    """What could be read of the index so far; it fills while `read_index` runs.
+
+    ``problems`` says what could not (at most MAX_PROBLEMS); ``complete`` whether there was
+    nothing wrong and all was read; ``problem`` why it is no index of ours at all.
+    """
+
+    problem: str | None = None
+    written_at: str | None = None
+    rebuilt_at: str | None = None
+    problems: list[str] = field(default_factory=list)
+    complete: bool = False
+    pages: BlockBuilder = field(default_factory=BlockBuilder)
+    recent: BlockBuilder = field(default_factory=BlockBuilder)
+
+    def layers(self) -> list[list[Block]]:
+        """The summaries read, for `summary_blocks.merge`; recent ones may repeat others."""
+        return [self.pages.blocks(), self.recent.blocks()]
+
+    def summaries(self) -> Iterator[PublishedSummary]:
+        """Every skill once, in slug order."""
+        return iterate(merge(self.layers()))
+
+    def note(self, problem: str) -> None:
+        """Remember something that is wrong."""
+        if len(self.problems) < MAX_PROBLEMS:
+            self.problems.append(problem)
+
+
+async def read_index(env: Env, into: IndexReading | None = None) -> IndexReading:
+    """Read the index, of any shape and in any condition. Raises KvError when KV fails.
+
+    ``into`` is filled on the way, for callers that want what was read before a timeout.
+    Memory: all summaries, compressed, and one page or the value of the original shape.
+    """
+    reading = into if into is not None else IndexReading()
+    value = await kv_access.get_value(env, INDEX_KEY, max_bytes=KV_VALUE_LIMIT)
+    manifest = read_manifest(value)
+    if isinstance(manifest, Manifest):
+        reading.written_at, reading.rebuilt_at = manifest.written_at, manifest.rebuilt_at
+        read_recent(reading, manifest)
+        for page in manifest.pages:
+            await _read_page(env, reading, page)
+        reading.complete = not reading.problems
+    else:
+        reading.problem = manifest
+        reading.note(manifest)
+        if value is not None and manifest == ORIGINAL_SHAPE:
+            await _read_original(reading, value)
+    return reading
+
+
+async def find_in_index(
+    env: Env, slugs: Collection[str], identity: str | None = None
+) -> PublishedSummary | None:
+    """The newest summary that the index has under one of these slugs (of this identity, if one is
+    given), as far as it can be read.
+
+    Reads the manifest and the pages that may hold them. Raises KvError when KV fails.
+    """
+    reading = IndexReading()
+    value = await kv_access.get_value(env, INDEX_KEY, max_bytes=KV_VALUE_LIMIT)
+    manifest = read_manifest(value)
+    if isinstance(manifest, Manifest):
+        read_recent(reading, manifest)
+        for page in manifest.pages:
+            if any(page.first <= slug <= page.last for slug in slugs):
+                await _read_page(env, reading, page)
+    elif value is not None and manifest == ORIGINAL_SHAPE:
+        await _read_original(reading, value)
+    try:
+        return find([block for layer in reading.layers() for block in layer], slugs, identity)
+    except InvalidRecord as error:
+        env.log("index-page-damaged", level="warning", reason=str(error))
+        return None
+
+
+def read_recent(reading: IndexReading, manifest: Manifest) -> None:
+    for recent in manifest.recent:
+        try:
+            reading.recent.add([entry_of(decode_summary(bytes(recent.entry)))])
+        except InvalidRecord as error:
+            reading.note(f"recent entry: {error}")
+
+
+async def _read_page(env: Env, reading: IndexReading, page: PageRef) -> None:
+    try:
+        value = await kv_access.get_value(env, page.key, max_bytes=KV_VALUE_LIMIT)
+        reading.pages.add_block(decode_page(page, value))
+    except InvalidRecord as error:
+        reading.note(f"page {page.key}: {error}")
+
+
+async def _read_original(reading: IndexReading, value: bytes) -> None:
+    entries = _original_entries(reading, value)
+    while some := list(islice(entries, _ENTRIES_A_TURN)):
+        reading.pages.add([entry_of(entry) for entry in some if entry is not None])
+        await asyncio.sleep(0)  # long work without I/O: let a deadline pass
+
+
+def _original_entries(reading: IndexReading, value: bytes) -> Iterator[PublishedSummary | None]:
+    """The summaries or whole records in a plain list, one at a time; None for an unreadable one,
+    so that a list of nothing but those is long work like any other."""
+    unreadable = 0
+    try:
+        for number, element in enumerate(iterate_array(value, array_start(value) or 0)):
+            try:
+                entry = _original_entry(element)
+            except (ValueError, ArithmeticError, RecursionError) as error:
+                reading.note(f"entry {number}: {str(error)[:100]}")
+                unreadable += 1
+                entry = None
+            if unreadable > MAX_UNREADABLE:
+                reading.note(f"damaged: more than {MAX_UNREADABLE} unreadable entries")
+                return
+            yield entry
+    except BrokenArray as error:
+        reading.note(f"damaged: {error}")
+
+
+def _original_entry(element: bytes) -> PublishedSummary:
+    """An entry without its own revision: older than any record of the same version and time."""
+    published = read_skill(kv_access.decode_json(element)).published_summary()
+    return PublishedSummary(published.summary, published.revision.rpartition("|")[0] + "|")
