@@ -17,6 +17,7 @@ from marketplace.env import Env
 from marketplace.publishing import (
     Published,
     free_in_kv,
+    newer_record,
     publish_skills,
     settle_in_kv,
     write_rows,
@@ -81,3 +82,8 @@ async def _write_missing_records(env: Env, report: LightRepairReport) -> None:
     written = await write_rows(env, [row for row in rows if row.name in free])
     await settle_in_kv(env, written)
     report.kv_backfilled += len(written)
+    newer = [found for row in rows if (found := newer_record(records[row.name], row))]
+    outcomes = await publish_skills(env, newer)
+    report.database_backfilled += sum(
+        isinstance(outcome, Published) and outcome.in_database for outcome in outcomes.values()
+    )

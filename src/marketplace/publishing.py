@@ -203,8 +203,8 @@ async def _free_for(env: Env, rows: Collection[Skill], records: Records) -> Coll
 async def free_in_kv(env: Env, rows: Iterable[Skill], records: Records) -> Collection[str]:
     """The slugs whose record may be written from these rows.
 
-    Not those that KV was not asked about, and not those of another skill's record, unless that
-    skill has got another slug: what PostgreSQL lost is there alone.
+    Not those that KV was not asked about, not those of a newer record, and not those of another
+    skill's, unless that skill has got another slug: what PostgreSQL lost is there alone.
     """
     free: set[str] = set()
     held: dict[str, Skill] = {}
@@ -212,9 +212,17 @@ async def free_in_kv(env: Env, rows: Iterable[Skill], records: Records) -> Colle
         record = records.get(row.name)
         if isinstance(record, Skill) and record.identity != row.identity:
             held[row.name] = record
-        elif row.name in records:
+        elif row.name in records and newer_record(record, row) is None:
             free.add(row.name)
     return free | await _left_by_holders(env, held) if held else free
+
+
+def newer_record(record: submission_store.Record, row: Skill) -> Skill | None:
+    """The record, where it is a newer state of the row's skill: PostgreSQL lost the row, and got
+    an older state back."""
+    if not isinstance(record, Skill) or record.identity != row.identity:
+        return None
+    return record if record.revision > row.revision else None
 
 
 async def _left_by_holders(env: Env, held: Mapping[str, Skill]) -> set[str]:

@@ -233,6 +233,23 @@ def test_without_a_look_at_kv_nothing_is_written_there(world: World) -> None:
     assert record.author == "acme"
 
 
+def test_the_light_repair_writes_no_older_row_over_a_newer_record(world: World) -> None:
+    newer = make_skill(version="2.0.0")
+    asyncio.run(publish_skill(world.env, newer))
+    world.database.rows.clear()
+    world.database.identities.clear()
+    world.kv_away(True)  # so that it cannot be seen that KV has a newer state
+    asyncio.run(publish_skill(world.env, make_skill(version="1.0.0")))
+    world.kv_away(False)
+
+    report = asyncio.run(run_light_repair(world.env))
+
+    assert (report.database_backfilled, report.kv_backfilled) == (1, 0)
+    (row,) = world.database.rows.values()
+    assert row.revision == newer.revision
+    assert world.kv.peek_json(f"skill:{row.skill.name}")["currentVersion"] == "2.0.0"
+
+
 def test_a_publish_during_the_light_repair_leaves_its_newer_record(world: World) -> None:
     world.kv_away(True)
     publish(world, make_skill())
