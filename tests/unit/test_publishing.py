@@ -247,7 +247,9 @@ def test_the_light_repair_writes_no_older_row_over_a_newer_record(world: World) 
     assert (report.database_backfilled, report.kv_backfilled) == (1, 0)
     (row,) = world.database.rows.values()
     assert row.revision == newer.revision
-    assert world.kv.peek_json(f"skill:{row.skill.name}")["currentVersion"] == "2.0.0"
+    record = asyncio.run(submission_store.read_record(world.env, row.skill.name))
+    assert isinstance(record, Skill)
+    assert record.revision == newer.revision
 
 
 def test_a_publish_during_the_light_repair_leaves_its_newer_record(world: World) -> None:
