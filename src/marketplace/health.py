@@ -12,7 +12,7 @@ from typing import Any, Final, Generic, Literal, TypeVar
 
 import msgspec
 
-from marketplace import kv_access, submission_store
+from marketplace import json_text, kv_access, submission_store
 from marketplace.db import get_db
 from marketplace.dead_letters import PASSING_REASONS
 from marketplace.env import Env
@@ -375,8 +375,8 @@ def newest_report(*documents: bytes | None) -> Any:
     reports = []
     for document in documents:
         try:
-            report = msgspec.json.decode(document) if document else None
-        except ValueError:
+            report = json_text.decode(document) if document else None
+        except json_text.UnreadableJson:
             continue  # a damaged report must not hide the other
         if isinstance(report, dict):
             reports.append(report)
@@ -444,8 +444,21 @@ async def save_state(env: Env, name: str, document: bytes) -> None:
         await submission_store.save_state(env, name, document)
 
 
-async def load_states(env: Env, name: str) -> list[bytes]:
-    """What PostgreSQL and KV keep under a name. Raises KvError when neither can be asked."""
+async def load_states(env: Env, name: str, kind: type[T]) -> list[T]:
+    """What PostgreSQL and KV keep under a name; what cannot be read of it is logged and left out.
+
+    Raises KvError when neither can be asked.
+    """
+    states = []
+    for document in await _load_documents(env, name):
+        try:
+            states.append(json_text.decode(document, kind))
+        except json_text.UnreadableJson as error:  # of another version of this code, or damage
+            env.log(f"state {name} not readable", level="error", state=name, reason=str(error))
+    return states
+
+
+async def _load_documents(env: Env, name: str) -> list[bytes]:
     documents = []
     away: DatabaseError | None = None
     try:

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from marketplace import kv_access
+from marketplace import json_text, kv_access
 from marketplace.env import Env
 from marketplace.kv_keys import (
     DEAD_LETTER_PREFIX,
@@ -145,8 +145,8 @@ async def _latest_marks(env: Env) -> dict[str, _LatestMark]:
 def _read_mark(key: KvKey, failed_at: str) -> _LatestMark:
     if isinstance(key.metadata, str):
         try:
-            mark = msgspec.json.decode(key.metadata, type=_LetterMark)
-        except (ValueError, RecursionError):
+            mark = json_text.decode(key.metadata, _LetterMark)
+        except json_text.UnreadableJson:
             pass  # its value decides
         else:
             redriven = mark.redriven_at

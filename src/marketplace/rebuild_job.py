@@ -181,21 +181,14 @@ async def save_job(env: Env, job: RebuildJob) -> None:
 
 async def load_job(env: Env, job_id: str) -> RebuildJob | None:
     """The furthest state kept of a job. Raises KvError when neither store tells."""
-    found = await load_states(env, state_name(job_id))
-    jobs = []
-    for document in found:
-        try:
-            jobs.append(msgspec.json.decode(document, type=RebuildJob))
-        except msgspec.MsgspecError as error:  # of another version of this code, or damage
-            env.log("rebuild state not readable", level="error", job=job_id, reason=str(error))
+    jobs = await load_states(env, state_name(job_id), RebuildJob)
     return max(jobs, key=lambda job: job.sequence, default=None)
 
 
 async def load_unfinished(env: Env) -> list[str]:
     """The ids of rebuilds that may be unfinished, oldest first. Raises KvError."""
-    found = await load_states(env, _UNFINISHED)
-    ids = [job_id for document in found for job_id in msgspec.json.decode(document, type=list[str])]
-    return list(dict.fromkeys(ids))
+    found = await load_states(env, _UNFINISHED, list[str])
+    return list(dict.fromkeys(job_id for ids in found for job_id in ids))
 
 
 async def save_unfinished(env: Env, job_ids: Sequence[str]) -> None:

@@ -137,8 +137,7 @@ async def _rebuild_on_drift(env: Env, health: Health, unfinished: Sequence[str])
 
 
 async def _load_pace(env: Env) -> _Pace:
-    found = await load_states(env, _PACE)
-    paces = [msgspec.json.decode(document, type=_Pace) for document in found]
+    paces = await load_states(env, _PACE, _Pace)
     return max(paces, key=lambda pace: pace.begun_at, default=_Pace())
 
 

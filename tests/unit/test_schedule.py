@@ -184,3 +184,19 @@ def test_a_check_resumes_a_rebuild_that_stands_still() -> None:
         assert health.last_repair["prismaBackfilled"] == 10
 
     run(test)
+
+
+@pytest.mark.parametrize("damage", [b"no json", b"[" * 5000, b'{"rebuilds": "many"}', b"[1]"])
+def test_damaged_state_does_not_keep_a_check_from_repairing(damage: bytes) -> None:
+    async def test(market: Market) -> None:
+        skills = make_skills(50)
+        await market.fill(skills)
+        market.lose_rows(skills[:20])
+        for name in ("rebuilds-by-check", "rebuilds-unfinished"):
+            market.kv.damage(f"state:{name}", damage)
+            market.tables.states[name] = damage
+        await run_scheduled(market.env, _CHECK)
+        await _deliver(market)
+        assert len(market.tables.rows) == 50
+
+    run(test)
