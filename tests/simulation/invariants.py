@@ -309,10 +309,13 @@ class Truth:
                 )
 
     def _check_slugs(self, rows: Mapping[str, Skill]) -> None:
-        """4: a skill whose row was lost has its slug again, unless KV could not be asked."""
+        """4: no other skill gets the slug of one whose row was lost, unless KV could not be asked.
+
+        The skill itself may end under another slug of its own that KV still had, with an alias.
+        """
+        owners = {row.name: identity for identity, row in rows.items()}
         for identity, slug in self._kept_slugs.items():
-            name = rows[identity].name
-            if name != slug and not self.world.kv_has_failed:
+            if owners.get(slug, identity) != identity and not self.world.kv_has_failed:
                 self._violated(f"4 no clobbering: {identity} lost its slug {slug} to another")
 
     def check_settled(self) -> None:

@@ -87,6 +87,8 @@ _WEIGHTS: Final = {
     StepKind.LOSE_RECORD: 1,
     StepKind.LOSE_ROW: 1,
 }
+_HURRIED: Final = (0.0, 0.0, 0.01, 0.05, 0.1, 0.3, 1.0, 90.0)
+_ABSENT: Final = (0.1, 0.3, 0.6)  # share of what may happen that a seed leaves out
 _ALWAYS: Final = {StepKind.SUBMIT, StepKind.CONSUME}
 _DISTURBING: Final = {
     StepKind.LIGHT_REPAIR,
@@ -163,7 +165,8 @@ def generate(seed: int) -> Schedule:
     """
     chance = Chance(seed).fork("schedule")
     calm = chance.happens(0.15)
-    left_out = {kind for kind in _WEIGHTS if chance.happens(0.3)} - _ALWAYS
+    absent = chance.pick(_ABSENT)
+    left_out = {kind for kind in _WEIGHTS if chance.happens(absent)} - _ALWAYS
     left_out |= _DISTURBING if calm else set()
     lottery = tuple(
         kind for kind, weight in _WEIGHTS.items() if kind not in left_out for _ in range(weight)
@@ -171,15 +174,18 @@ def generate(seed: int) -> Schedule:
     repositories = chance.shuffled(REPOSITORIES)[: 2 + chance.below(len(REPOSITORIES) - 1)]
     base_slugs = BASE_SLUGS[: 1 + chance.below(len(BASE_SLUGS))]
     cuts = 0.0 if calm else 0.15
-    steps = tuple(_step(chance, lottery, cuts) for _ in range(30 + chance.below(31)))
+    pauses = chance.pick((_PAUSES, _PAUSES, _HURRIED))
+    steps = tuple(_step(chance, lottery, pauses, cuts) for _ in range(30 + chance.below(31)))
     return Schedule(seed, calm, tuple(repositories), base_slugs, steps)
 
 
-def _step(chance: Chance, lottery: Sequence[StepKind], cuts: float) -> Step:
+def _step(
+    chance: Chance, lottery: Sequence[StepKind], pauses: Sequence[float], cuts: float
+) -> Step:
     cut = chance.happens(cuts)
     return Step(
         chance.pick(lottery),
-        chance.pick(_PAUSES),
+        chance.pick(pauses),
         chance.below(1 << 16),
         1 + chance.below(40) if cut else None,
         CutOff.CANCELLED if cut and chance.happens(0.3) else CutOff.DROPPED,
@@ -396,7 +402,15 @@ class Run:
         self._no_error(await self._invoke("full-repair", self.marketplace.full_repair, step))
 
     async def _redrive(self, step: Step) -> None:
+        """The queue may deliver what is redriven before the redrive has come to its end."""
+        delivery = asyncio.ensure_future(self._deliver_soon(step))
         await self._invoke("redrive", self.marketplace.redrive, step)
+        await delivery
+
+    async def _deliver_soon(self, step: Step) -> None:
+        for _ in range(step.choice // 16 % 3):
+            await asyncio.sleep(step.choice % 16 / 10)
+            await self._consume(replace(step, cut_at=None))
 
     # Faults
 
