@@ -8,8 +8,6 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from typing import Any, Final
 from unittest.mock import patch
 
-import msgspec
-
 from marketplace import (
     consumers,
     kv_access,
@@ -24,13 +22,10 @@ from marketplace import (
     submission_store,
     submissions,
 )
-from marketplace.dead_letters import store_dead_letter
 from marketplace.env import Env
 from marketplace.models import Skill
 from marketplace.storage import (
     DatabaseError,
-    DeadLetter,
-    KvError,
     KvListPage,
     Source,
     StorageError,
@@ -165,23 +160,6 @@ def writes_over_records_of_others() -> AbstractContextManager[object]:
 
 
 @_mutation
-def trusts_the_message_over_its_own_record() -> AbstractContextManager[object]:
-    """Brings a lost row back in whatever state a message has, under whatever slug is free."""
-    plan = publishing._plan_one
-
-    def trusting(env: Env, skill: Skill, records: Mapping[str, Any]) -> Any:
-        others = {
-            slug: None
-            if isinstance(record, Skill) and record.identity == skill.identity
-            else record
-            for slug, record in records.items()
-        }
-        return plan(env, skill, others)
-
-    return _replaced(publishing, "_plan_one", trusting)
-
-
-@_mutation
 def takes_the_base_slug_without_postgres() -> AbstractContextManager[object]:
     """With PostgreSQL away, takes a slug that two skills may take at once."""
     store = publishing._store_in_kv_alone
@@ -192,19 +170,6 @@ def takes_the_base_slug_without_postgres() -> AbstractContextManager[object]:
         return await store(env, mutated)
 
     return _replaced(publishing, "_store_in_kv_alone", greedy)
-
-
-@_mutation
-def leaves_notes_anywhere() -> AbstractContextManager[object]:
-    """Marks a moved skill's old record without asking whose slug that is now."""
-
-    async def leave(self: reconciliation.Reconciler, skill: Skill, new_name: str) -> None:
-        try:
-            await submission_store.mark_moved(self.env, skill.name, new_name)
-        except KvError as error:
-            self.env.log("note not left", level="error", reason=error.reason)
-
-    return _replaced(reconciliation.Reconciler, "_leave_note", leave)
 
 
 @_mutation
@@ -292,18 +257,6 @@ def enumerates_one_page() -> AbstractContextManager[object]:
 
 
 # --- dead letters and lost messages -----------------------------------------------------------
-
-
-@_mutation
-def closes_letters_that_failed_again() -> AbstractContextManager[object]:
-    """Notes a redrive with the moment after it, over whatever failed in between."""
-
-    async def note(env: Env, letter: DeadLetter) -> None:
-        if letter.redriven_at is not None:
-            letter = msgspec.structs.replace(letter, redriven_at=env.now())
-        await store_dead_letter(env, letter)
-
-    return _replaced(redrive, "store_dead_letter", note)
 
 
 @_mutation

@@ -160,16 +160,20 @@ def _told(step: Step) -> str:
 def generate(seed: int) -> Schedule:
     """The schedule of a seed.
 
-    Each seed leaves out some of what may happen and makes its world as small as it likes: what
-    needs several rare things in a row would otherwise drown among all the others.
+    Each seed leaves out some of what may happen, has its favourites among the rest, and makes its
+    world as small as it likes: what needs several rare things in a row would otherwise drown.
     """
     chance = Chance(seed).fork("schedule")
     calm = chance.happens(0.15)
     absent = chance.pick(_ABSENT)
     left_out = {kind for kind in _WEIGHTS if chance.happens(absent)} - _ALWAYS
     left_out |= _DISTURBING if calm else set()
+    favourites = chance.shuffled(list(_WEIGHTS))[:4]
     lottery = tuple(
-        kind for kind, weight in _WEIGHTS.items() if kind not in left_out for _ in range(weight)
+        kind
+        for kind, weight in _WEIGHTS.items()
+        if kind not in left_out
+        for _ in range(weight + 6 * (kind in favourites))
     )
     repositories = chance.shuffled(REPOSITORIES)[: 2 + chance.below(len(REPOSITORIES) - 1)]
     base_slugs = BASE_SLUGS[: 1 + chance.below(len(BASE_SLUGS))]

@@ -9,6 +9,8 @@ from tests.simulation.schedule import generate, run, shrink
 SCHEDULES = 3000
 AT_ONCE = 250  # schedules of one test, so that the tests share the processors
 MAX_SCHEDULES = 10_000  # within which every missing protection must show
+RARE = {"writes-over-records-of-others": 8807}
+"""Where a mutation that is rarely met was found last: tried first, and only to save time."""
 
 
 @pytest.mark.parametrize("first", range(0, SCHEDULES, AT_ONCE))
@@ -22,8 +24,9 @@ def test_no_schedule_breaks_a_promise(first: int) -> None:
 
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_every_missing_protection_is_found(name: str) -> None:
+    seeds = [RARE.get(name, 0), *range(MAX_SCHEDULES)]
     with mutated(name):
-        assert any(run(Marketplace(), generate(seed)) for seed in range(MAX_SCHEDULES))
+        assert any(run(Marketplace(), generate(seed)) for seed in seeds)
 
 
 def test_a_failure_shrinks_to_what_is_needed_for_it() -> None:
