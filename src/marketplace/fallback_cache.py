@@ -23,6 +23,10 @@ KEPT_SECONDS: Final = 60.0
 MAKING_SECONDS: Final = 1.0
 """A request that makes a listing for longer is not waited for: it may be gone."""
 
+MAX_KEPT_BYTES: Final = 6 * 1024 * 1024
+"""Of a listing that is kept; a larger one would stand in memory beside the next, and 110,000 skills
+have 12 MB. It is still shared with those who wait for it."""
+
 MAX_ANSWERS: Final = 32
 """Finished pages and counts kept with a listing; a page of 100 entries has about 100 KB."""
 
@@ -51,6 +55,7 @@ class FallbackCache:
     def begin(self, end: float) -> float:
         """Note that a listing is being made, until ``end`` at most; the moment, for `keep`."""
         begun = _now()
+        self.latest = None
         self.being_made_until = min(end, begun + MAKING_SECONDS)
         return begun
 
@@ -62,7 +67,7 @@ class FallbackCache:
         """Keep a listing; one that a failure has thinned for those alone who waited for it."""
         self.latest = skills
         self.made += 1
-        if not skills.thinned:
+        if not skills.thinned and skills.bytes <= MAX_KEPT_BYTES:
             self.good, self.good_begun = skills, begun
             self._answers = {}
 

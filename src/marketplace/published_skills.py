@@ -52,6 +52,11 @@ class PublishedSkills:
     def __iter__(self) -> Iterator[PublishedSummary]:
         return iterate(self.blocks)
 
+    @property
+    def bytes(self) -> int:
+        """What the blocks take in memory."""
+        return sum(len(block.data) for block in self.blocks)
+
     def for_matching(self) -> Iterator[SkillSummary]:
         """Every skill as `decode_for_matching` reads it: for filters, sort keys and counts."""
         return iterate_for_matching(self.blocks)
