@@ -24,13 +24,18 @@ from marketplace.index_manifest import (
 from marketplace.kv_keys import INDEX_KEY, INDEX_PAGE_PREFIX, index_page_key
 from marketplace.kv_records import decode_summary, encode_summary
 from marketplace.models import InvalidRecord, PublishedSummary, Skill
-from marketplace.storage import KV_VALUE_LIMIT, Fingerprint, KvError, KvRateLimited
+from marketplace.storage import (
+    KV_VALUE_LIMIT,
+    KV_WRITE_INTERVAL,
+    Fingerprint,
+    KvError,
+    KvRateLimited,
+)
 from marketplace.summary_blocks import BLOCK_SIZE, entry_of, pack
 from marketplace.timestamps import EPOCH, format_timestamp, parse_timestamp
 
 RECENT_LIMIT: Final = 500
 """Summaries in the manifest itself; beyond it the oldest are left to the next full write."""
-MIN_WRITE_INTERVAL: Final = 1.0  # seconds: KV refuses more writes to one key
 CARRIED_SECONDS: Final = 120.0
 """A full write keeps recent entries this much older than its own beginning, since the
 enumeration it is made from may be 60 s behind."""
@@ -237,7 +242,7 @@ def _not_added(env: Env, skills: Sequence[Skill], reason: str) -> bool:
 
 def _written_just_now(env: Env, written_at: str) -> bool:
     age = age_of(env, written_at)
-    return age is not None and 0 <= age < MIN_WRITE_INTERVAL
+    return age is not None and 0 <= age < KV_WRITE_INTERVAL
 
 
 def _empty_manifest(env: Env) -> Manifest:

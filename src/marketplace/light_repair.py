@@ -17,6 +17,7 @@ from marketplace.env import Env
 from marketplace.publishing import (
     Published,
     free_in_kv,
+    is_in_both,
     newer_record,
     publish_skills,
     settle_in_kv,
@@ -43,7 +44,7 @@ async def run_light_repair(env: Env) -> LightRepairReport:
     """Carry over what one source has and the other lacks. Failures are reported, not raised."""
     report = LightRepairReport()
     try:
-        await drain_outbox(env, report)
+        await _drain_outbox(env, report)
         await _write_missing_records(env, report)
         await move_letters(env)
         report.asked_again = await ask_again(env)
@@ -53,7 +54,7 @@ async def run_light_repair(env: Env) -> LightRepairReport:
     return report
 
 
-async def drain_outbox(env: Env, report: LightRepairReport) -> None:
+async def _drain_outbox(env: Env, report: LightRepairReport) -> None:
     """Give a batch of waiting skills their place in both stores. Raises KvError."""
     entries = await submission_store.list_outbox(env, limit=OUTBOX_BATCH)
     report.database_backfilled += len(await place_outbox(env, entries))
@@ -62,11 +63,7 @@ async def drain_outbox(env: Env, report: LightRepairReport) -> None:
 async def place_outbox(env: Env, entries: Sequence[OutboxEntry]) -> list[str]:
     """Publish waiting skills and clear those that both stores took. Their keys. Raises KvError."""
     outcomes = await publish_skills(env, [entry.skill for entry in entries])
-    done = []
-    for entry in entries:
-        outcome = outcomes[entry.skill.identity]
-        if isinstance(outcome, Published) and outcome.in_database and outcome.in_kv:
-            done.append(entry.key)
+    done = [entry.key for entry in entries if is_in_both(outcomes[entry.skill.identity])]
     await submission_store.clear_outbox(env, done)
     return done
 

@@ -13,7 +13,6 @@ The parts: ``index_manifest`` (manifest and pages), ``index_reading``, ``index_w
 from marketplace.index_manifest import IndexHeader, PageRef, index_header
 from marketplace.index_reading import IndexReading, find_in_index, read_index
 from marketplace.index_writing import (
-    MIN_WRITE_INTERVAL,
     IndexProgress,
     IndexWriter,
     add_to_digest,
@@ -24,7 +23,6 @@ from marketplace.index_writing import (
 )
 
 __all__ = [
-    "MIN_WRITE_INTERVAL",
     "IndexHeader",
     "IndexProgress",
     "IndexReading",

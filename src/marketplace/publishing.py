@@ -12,7 +12,7 @@ of its own, which no other revision can overwrite. The repair brings both into P
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeGuard
 
 from marketplace import submission_store
 from marketplace.concurrency import map_bounded
@@ -52,6 +52,11 @@ class PublishFailed:
 PublishOutcome = Published | PublishFailed
 
 
+def is_in_both(outcome: PublishOutcome) -> TypeGuard[Published]:
+    """Whether PostgreSQL and KV have the skill."""
+    return isinstance(outcome, Published) and outcome.in_database and outcome.in_kv
+
+
 async def publish_skill(env: Env, skill: Skill) -> PublishOutcome:
     """Publish one skill. Idempotent; an older revision than the stored one changes nothing.
 
@@ -82,11 +87,7 @@ async def publish_skills(env: Env, skills: Sequence[Skill]) -> Mapping[str, Publ
     )
     await settle_in_kv(
         env,
-        [
-            outcome.skill
-            for outcome in outcomes.values()
-            if isinstance(outcome, Published) and outcome.in_database and outcome.in_kv
-        ],
+        [outcome.skill for outcome in outcomes.values() if is_in_both(outcome)],
     )
     return outcomes
 

@@ -9,8 +9,8 @@ import msgspec
 
 from marketplace.env import Env
 from marketplace.health import load_states, save_state
-from marketplace.published_index import MIN_WRITE_INTERVAL, IndexProgress, new_generation
-from marketplace.storage import KvRateLimited
+from marketplace.published_index import IndexProgress, new_generation
+from marketplace.storage import KV_WRITE_INTERVAL, KvRateLimited
 from marketplace.timestamps import seconds_between
 
 MAX_ERROR_DETAILS: Final = 100
@@ -175,7 +175,7 @@ async def save_job(env: Env, job: RebuildJob) -> None:
     try:
         await save_state(env, state_name(job.id), document)
     except KvRateLimited:  # the state before it was kept this very second
-        await asyncio.sleep(2 * MIN_WRITE_INTERVAL)
+        await asyncio.sleep(2 * KV_WRITE_INTERVAL)
         await save_state(env, state_name(job.id), document)
 
 

@@ -19,10 +19,11 @@ from marketplace.kept_index import KeptIndex
 from marketplace.kv_counting import CountingKv
 from marketplace.light_repair import OUTBOX_BATCH, place_outbox
 from marketplace.models import PublishedSummary
-from marketplace.published_index import MIN_WRITE_INTERVAL, IndexProgress, new_generation
+from marketplace.published_index import IndexProgress, new_generation
 from marketplace.rebuild_job import Change, Position, RebuildJob, encode_job, state_name
 from marketplace.reconciliation import OVERWRITTEN, RESTORING_COST, Reconciler, kv_cost
 from marketplace.storage import (
+    KV_WRITE_INTERVAL,
     DatabaseError,
     Difference,
     DifferenceKind,
@@ -188,7 +189,7 @@ class Step:
         try:
             await self._writer.finish()
         except KvRateLimited:  # somebody wrote the manifest this very second
-            await asyncio.sleep(2 * MIN_WRITE_INTERVAL)
+            await asyncio.sleep(2 * KV_WRITE_INTERVAL)
             await self._writer.finish()
 
     # --- one page

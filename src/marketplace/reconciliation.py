@@ -17,7 +17,7 @@ from marketplace.env import Env
 from marketplace.kv_access import chunks
 from marketplace.kv_records import encode_skill
 from marketplace.models import InvalidRecord, Skill
-from marketplace.publishing import Published, publish_skills, settle_in_kv, write_row
+from marketplace.publishing import is_in_both, publish_skills, settle_in_kv, write_row
 from marketplace.rebuild_job import Change, RebuildJob, copy_of, encode_job, state_name
 from marketplace.slugs import assignable_candidates
 from marketplace.storage import (
@@ -275,7 +275,7 @@ class Reconciler:
             outcomes = await publish_skills(self.env, chunk)
             for skill in chunk:
                 outcome = outcomes[skill.identity]
-                if not (isinstance(outcome, Published) and outcome.in_database and outcome.in_kv):
+                if not is_in_both(outcome):
                     self.job.add_error(f"skill:{skill.name}", "not stored in both sources")
                     continue
                 placed.append(skill)

@@ -23,6 +23,7 @@ from marketplace.storage import (
     KV_LIST_LIMIT,
     KV_METADATA_LIMIT,
     KV_VALUE_LIMIT,
+    KV_WRITE_INTERVAL,
     KvError,
     KvKey,
     KvListPage,
@@ -40,7 +41,6 @@ KV_KEY_LIMIT: Final = 512  # bytes
 KV_OPERATIONS_LIMIT: Final = 1000  # an invocation
 KV_MINIMUM_TTL: Final = 60  # seconds
 KV_STALENESS: Final = 60.0  # seconds
-KV_WRITE_INTERVAL: Final = 1.0  # seconds between two writes to one key
 
 
 class KvOperationKind(StrEnum):

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from marketplace.storage import MessageQueue, QueueError
 from tests.simulation.chance import Chance
@@ -12,32 +12,6 @@ from tests.simulation.remote import IMMEDIATE, Fault, Network, call
 
 QUEUE_BATCH_LIMIT: Final = 100  # messages
 QUEUE_DELAY_LIMIT: Final = 43_200  # seconds
-
-
-class QueueMessage(Protocol):
-    """A delivered message, as the consumer port of the marketplace has it."""
-
-    @property
-    def id(self) -> str:
-        """Given by the queue; the same for each delivery."""
-
-    @property
-    def body(self) -> Any:
-        """Decoded JSON."""
-
-    @property
-    def attempts(self) -> int:
-        """How often it was delivered, this time included."""
-
-    @property
-    def timestamp(self) -> datetime:
-        """When it was sent."""
-
-    def ack(self) -> None:
-        """It is done with."""
-
-    def retry(self, *, delay_seconds: int) -> None:
-        """Deliver it again later."""
 
 
 @dataclass(slots=True, eq=False)
@@ -61,28 +35,28 @@ class Delivery:
 
     @property
     def id(self) -> str:
-        """See QueueMessage."""
+        """See messages.QueueMessage."""
         return self.stored.id
 
     @property
     def body(self) -> Any:
-        """See QueueMessage."""
+        """See messages.QueueMessage."""
         return self.stored.body
 
     @property
     def timestamp(self) -> datetime:
-        """See QueueMessage."""
+        """See messages.QueueMessage."""
         return self.stored.sent_at
 
     def ack(self) -> None:
-        """See QueueMessage."""
+        """See messages.QueueMessage."""
         if self.retry_after is None and not self.acknowledged:
             self.acknowledged = True
             if self.on_ack is not None:
                 self.on_ack(self)
 
     def retry(self, *, delay_seconds: int) -> None:
-        """See QueueMessage."""
+        """See messages.QueueMessage."""
         if not 0 <= delay_seconds <= QUEUE_DELAY_LIMIT:
             raise SimulationError(f"a retry after {delay_seconds} s")
         if not self.acknowledged:

@@ -31,6 +31,10 @@ class Marketplace:
     def url(self) -> str:
         return self.worker.url
 
+    def client(self) -> httpx.Client:
+        """An HTTP client for the Worker, to be closed."""
+        return httpx.Client(base_url=self.url, timeout=30, trust_env=False)
+
     def log_tail(self) -> str:
         """The last lines that the Worker and its host printed."""
         return "\n".join(self.log_file.read_text(errors="replace").splitlines()[-LOG_LINES_SHOWN:])
@@ -72,7 +76,7 @@ def marketplace(request: pytest.FixtureRequest) -> Iterator[Marketplace]:
 @pytest.fixture
 def client(marketplace: Marketplace) -> Iterator[httpx.Client]:
     """An HTTP client for the Worker."""
-    with httpx.Client(base_url=marketplace.url, timeout=30, trust_env=False) as client:
+    with marketplace.client() as client:
         yield client
 
 

@@ -100,7 +100,7 @@ def without_postgres(marketplace: Marketplace) -> Iterator[None]:
         yield
     finally:
         marketplace.postgres.start()
-        with httpx.Client(base_url=marketplace.url, timeout=30, trust_env=False) as client:
+        with marketplace.client() as client:
             eventually(lambda: listing(client), lambda answer: answer["source"] == "postgres")
 
 

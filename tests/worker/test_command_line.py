@@ -68,7 +68,7 @@ def answer(result: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def published(marketplace: Marketplace) -> Marketplace:
     empty(marketplace)
-    with httpx.Client(base_url=marketplace.url, timeout=30, trust_env=False) as client:
+    with marketplace.client() as client:
         publish_many(client, "console", NAMES)
     return marketplace
 

@@ -31,7 +31,7 @@ SKIPPED: Final = '"event":"scheduled run skipped: lease held"'
 @pytest.fixture(scope="module")
 def published(marketplace: Marketplace) -> Marketplace:
     empty(marketplace)
-    with httpx.Client(base_url=marketplace.url, timeout=30, trust_env=False) as client:
+    with marketplace.client() as client:
         publish_many(client, "clockwork", NAMES)
         rebuild(client)
     return marketplace

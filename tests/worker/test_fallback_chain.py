@@ -55,7 +55,7 @@ Chain = tuple[Marketplace, list[dict[str, Any]]]
 def published(marketplace: Marketplace) -> Chain:
     """A marketplace with the seed and 24 skills; the whole listing as PostgreSQL gives it."""
     empty(marketplace)
-    with httpx.Client(base_url=marketplace.url, timeout=30, trust_env=False) as client:
+    with marketplace.client() as client:
         publish_many(client, OWNER, NAMES)
         marketplace.worker.control.kv_put([ALIAS])
         answer = everything_listed(client)

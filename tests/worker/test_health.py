@@ -31,7 +31,7 @@ PENDING_MARK: Final = "pending:2026-11-20T08:00:00.000Z:"
 @pytest.fixture(scope="module")
 def published(marketplace: Marketplace) -> Marketplace:
     empty(marketplace)
-    with httpx.Client(base_url=marketplace.url, timeout=30, trust_env=False) as client:
+    with marketplace.client() as client:
         publish_many(client, "vital", NAMES)
     return marketplace
 

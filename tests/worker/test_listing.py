@@ -14,7 +14,7 @@ CATEGORIES = {"Alpha reader": "testing", "Beta writer": "data", "Gamma reader": 
 @pytest.fixture(scope="module")
 def everything(marketplace: Any) -> list[dict[str, Any]]:
     """Every listed skill, seed and published, in no order that matters."""
-    with httpx.Client(base_url=marketplace.url, timeout=30, trust_env=False) as client:
+    with marketplace.client() as client:
         for name, category in CATEGORIES.items():
             publish(client, AUTHOR, name, category=category)
         skills: list[dict[str, Any]] = []

@@ -40,7 +40,7 @@ def crowd(marketplace: Marketplace) -> dict[str, Any]:
     empty(marketplace)
     before = marketplace.log_file.read_text(errors="replace").count(BATCH_LINE)
     with (
-        httpx.Client(base_url=marketplace.url, timeout=30, trust_env=False) as client,
+        marketplace.client() as client,
         ThreadPoolExecutor(RESULTS_AT_ONCE) as pool,
     ):
         ids = [id_ for owner in OWNERS for id_ in submit_many(client, owner, NAMES)]
