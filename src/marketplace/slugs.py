@@ -16,6 +16,7 @@ Nothing here truncates; who accepts a name checks its length.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -69,6 +70,7 @@ def slugify(text: str) -> str:
     return _SEPARATORS.sub("-", text).strip("-").lower()
 
 
+@functools.lru_cache(maxsize=1024)  # the same few are asked for again and again
 def _parse_repository(repo_url: str) -> _Repository:
     text = repo_url.strip()
     if _UNSAFE.search(text):

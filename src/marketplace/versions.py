@@ -3,6 +3,7 @@
 Source of the order: Semantic Versioning 2.0.0, section 11 (precedence). Build metadata is ignored.
 """
 
+import functools
 import re
 
 _VERSION = re.compile(
@@ -21,6 +22,7 @@ def is_version(text: str) -> bool:
     return len(text) <= MAX_VERSION_LENGTH and _VERSION.fullmatch(text) is not None
 
 
+@functools.lru_cache(maxsize=1024)  # the same few are asked for again and again
 def version_order(text: str) -> str:
     """A sort key: ``version_order(a) < version_order(b)`` exactly when version a precedes b.
 

@@ -40,7 +40,7 @@ from marketplace.redrive import redrive_all
 from marketplace.schedule import run_scheduled
 from marketplace.storage import DeadLetter, SkillDatabase, StorageError
 from marketplace.versions import version_order
-from tests.simulation.database_double import DatabaseDouble
+from tests.simulation.database_double import DatabaseDouble, Held
 from tests.simulation.kv import SimulatedKv
 
 LIGHT_CRON: Final = "*/5 * * * *"
@@ -160,9 +160,9 @@ class Marketplace:
         """A session with it, without faults. Must not really wait."""
         return cast("SkillDatabase", await database.connect())
 
-    def rows(self, database: Any) -> Mapping[str, Skill]:
+    def rows(self, database: Any) -> Mapping[str, Held]:
         """The table, by identity."""
-        return {identity: row.skill for identity, row in database.rows.items()}
+        return cast("Mapping[str, Held]", database.rows)
 
     def remove_row(self, database: Any, identity: str) -> None:
         """Damage the table."""
@@ -173,16 +173,13 @@ class Marketplace:
         """The KV key of a published skill."""
         return skill_key(slug)
 
-    def read_record(self, key: str, value: bytes) -> Skill | None:
-        """The skill in a KV record; None for aliases, ``movedTo`` markers and anything else."""
+    def read_record(self, key: str, value: bytes) -> Held | None:
+        """The skill in a KV record or in the outbox; None for aliases, notes and anything else."""
+        if key.startswith(OUTBOX_PREFIX):
+            return Held.of(read_skill(msgspec.json.decode(value)))
         slug = key.removeprefix(SKILL_PREFIX)
         record = decode_skill_record(slug, value) if is_slug(slug) else None
-        return record if isinstance(record, Skill) else None
-
-    def outbox(self, kv: SimulatedKv) -> Sequence[Skill]:
-        """Skills that wait in the outbox."""
-        values = [kv.peek(key) for key in kv.keys(OUTBOX_PREFIX)]
-        return [read_skill(msgspec.json.decode(value)) for value in values if value is not None]
+        return Held.of(record) if isinstance(record, Skill) else None
 
     def buried(self, database: Any, kv: SimulatedKv) -> Sequence[Any]:
         """Bodies of the dead letters that were not redriven, wherever they are kept."""

@@ -48,8 +48,8 @@ async def no_hook(operation: str) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
-    """A stored skill, with what is asked of it over and over."""
+class Held:
+    """A skill in a store, with what is asked of it over and over."""
 
     skill: Skill
     identity: str
@@ -58,8 +58,14 @@ class _Row:
     revision_in_kv: str | None = None
 
     @classmethod
-    def of(cls, skill: Skill, revision_in_kv: str | None = None) -> "_Row":
+    def of(cls, skill: Skill, revision_in_kv: str | None = None) -> "Held":
+        """What is held of a skill."""
         return cls(skill, skill.identity, skill.revision, skill.summary(), revision_in_kv)
+
+    @property
+    def name(self) -> str:
+        """Its slug."""
+        return self.skill.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +81,7 @@ class DatabaseDouble:
     before: Hook = no_hook
     after: Hook = no_hook
     refuses: Callable[[Skill], bool] = lambda _: False  # as a constraint that nobody reckoned with
-    rows: dict[str, _Row] = field(default_factory=dict)  # by identity
+    rows: dict[str, Held] = field(default_factory=dict)  # by identity
     identities: dict[str, str] = field(default_factory=dict)  # by slug
     aliases: dict[str, str] = field(default_factory=dict)  # identities, by old slug
     dead_letters: dict[str, DeadLetter] = field(default_factory=dict)
@@ -102,7 +108,7 @@ class DatabaseDouble:
                 return candidate
         return None
 
-    def put(self, row: _Row) -> None:
+    def put(self, row: Held) -> None:
         """Insert or replace the identity's row."""
         old = self.rows.get(row.identity)
         if old is not None:
@@ -110,7 +116,7 @@ class DatabaseDouble:
         self.rows[row.identity] = row
         self.identities[row.skill.name] = row.identity
 
-    def update(self, present: _Row, skill: Skill) -> Upserted:
+    def update(self, present: Held, skill: Skill) -> Upserted:
         """Replace a row by a newer state; the slug and what is measured stay."""
         if skill.revision <= present.revision:
             return Upserted.UNCHANGED
@@ -121,7 +127,7 @@ class DatabaseDouble:
             trending_score_7d=present.skill.trending_score_7d,
             trending_score_30d=present.skill.trending_score_30d,
         )
-        self.put(_Row.of(kept, present.revision_in_kv))
+        self.put(Held.of(kept, present.revision_in_kv))
         return Upserted.UPDATED
 
     def matching(self, query: ListingQuery, exclude: Sequence[str]) -> list[SkillSummary]:
@@ -209,7 +215,7 @@ class DoubleSession:
         name = tables.first_free(candidates, identity)
         if name is None:
             raise DatabaseError(f"no slug is free for {identity}", reason="conflict")
-        tables.put(_Row.of(msgspec.structs.replace(skill, name=name)))
+        tables.put(Held.of(msgspec.structs.replace(skill, name=name)))
         return UpsertResult(tables.rows[identity].skill, Upserted.INSERTED)
 
     @_operation
@@ -239,7 +245,7 @@ class DoubleSession:
             if present is not None:
                 self.tables.update(present, skill)
             elif self.tables.first_free([skill.name], identity):
-                self.tables.put(_Row.of(skill))
+                self.tables.put(Held.of(skill))
             else:
                 unplaced[identity] = skill
         return [skill for identity, skill in newest.items() if identity in unplaced]
@@ -254,7 +260,7 @@ class DoubleSession:
             raise DatabaseError(f"no slug is free for {identity}", reason="conflict")
         if name != present.skill.name:
             self.tables.aliases[present.skill.name] = identity
-            self.tables.put(_Row.of(msgspec.structs.replace(present.skill, name=name)))
+            self.tables.put(Held.of(msgspec.structs.replace(present.skill, name=name)))
         return self._skill_of(identity)
 
     @_operation

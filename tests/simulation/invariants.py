@@ -9,17 +9,17 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from marketplace.env import READ_BUDGET_SECONDS
+from marketplace.kv_keys import OUTBOX_PREFIX, SKILL_PREFIX
 from marketplace.messages import scanned_at_of
 from marketplace.models import Scan, Skill
 from marketplace.storage import StorageError
 from tests.simulation.actors import Listing, stamp
+from tests.simulation.database_double import Held
 from tests.simulation.queue import Delivery
 from tests.simulation.world import Outcome, World
 
 LISTING_LIMIT: Final = 2.2
 """Seconds: what a read may take with every source hanging, and the time to say so."""
-
-SKILL_PREFIX: Final = "skill:"
 
 
 class Violation(AssertionError):
@@ -31,7 +31,7 @@ class Sent:
     """One submission, as the marketplace was told of it, and what became of it."""
 
     id: str
-    states: dict[str, Skill] = field(default_factory=dict)  # what each verdict makes, by its moment
+    states: dict[str, Held] = field(default_factory=dict)  # what each verdict makes, by its moment
     kept: str = ""  # the revision owed that was seen in a store: from then on it must stay there
     acknowledged_at: float | None = None
 
@@ -45,17 +45,16 @@ class Sent:
 class Snapshot:
     """What the stores hold at one moment, looked at without faults."""
 
-    rows: Mapping[str, Skill]  # by identity
-    records: Mapping[str, Skill]  # by slug
-    outbox: list[Skill]
+    rows: Mapping[str, Held]  # by identity
+    records: Mapping[str, Held]  # by slug
+    outbox: list[Held]
 
     def best(self) -> dict[str, str]:
         """The greatest revision of each identity in any durable store."""
         best: dict[str, str] = {}
-        for skill in (*self.rows.values(), *self.records.values(), *self.outbox):
-            revision = skill.revision
-            if revision > best.get(skill.identity, ""):
-                best[skill.identity] = revision
+        for held in (*self.rows.values(), *self.records.values(), *self.outbox):
+            if held.revision > best.get(held.identity, ""):
+                best[held.identity] = held.revision
         return best
 
 
@@ -78,19 +77,20 @@ class Truth:
         self.poison: set[str] = set()  # ids of messages that name no submission
         self.promises: dict[str, set[str]] = {}  # submission id → moments of accepted verdicts
         self.slugs: dict[str, set[str]] = {}  # every slug ever given → the skills that had it
-        self._revisions: dict[str, str] = {}  # of each row, when last looked at
+        self._rows: dict[str, Held] = {}  # by identity, when last looked at
+        self._revisions: dict[str, str] = {}  # the greatest of each row so far
         self._removed: set[str] = set()  # identities whose row the harness took away
         self._kept_slugs: dict[str, str] = {}  # of those whose row was taken, and record was not
         self._open: list[Expected] = []
         self._owed: dict[str, str] = {}  # submission id → revision, from acknowledgement on
-        self._parsed: dict[tuple[str, bytes], Skill | None] = {}
+        self._parsed: dict[tuple[str, bytes], Held | None] = {}
         world.kv.on_write = self._check_write
         world.after_statement = self.check_rows
 
     # Looking
 
-    def read_record(self, key: str, value: bytes | None) -> Skill | None:
-        """The skill in a KV record, if it is one; remembered, as it is asked for all the time."""
+    def read_record(self, key: str, value: bytes | None) -> Held | None:
+        """The skill in a KV value, if it is one; remembered, as it is asked for all the time."""
         if value is None:
             return None
         if (key, value) not in self._parsed:
@@ -100,13 +100,14 @@ class Truth:
     def snapshot(self) -> Snapshot:
         """Look at everything."""
         world = self.world
-        records = {}
-        for key in world.kv.keys(SKILL_PREFIX):
-            skill = self.read_record(key, world.kv.peek(key))
-            if skill is not None:
-                records[skill.name] = skill
-        rows = world.marketplace.rows(world.database)
-        return Snapshot(rows, records, list(world.marketplace.outbox(world.kv)))
+        records = {held.name: held for held in self._read_all(SKILL_PREFIX)}
+        rows = dict(world.marketplace.rows(world.database))
+        return Snapshot(rows, records, self._read_all(OUTBOX_PREFIX))
+
+    def _read_all(self, prefix: str) -> list[Held]:
+        kv = self.world.kv
+        found = (self.read_record(key, kv.peek(key)) for key in kv.keys(prefix))
+        return [held for held in found if held is not None]
 
     # What happens
 
@@ -125,13 +126,14 @@ class Truth:
         row = self.world.marketplace.rows(self.world.database)[identity]
         self._kept_slugs.setdefault(identity, row.name)
         self._excuse(identity)
+        self._rows.pop(identity, None)
         self.world.marketplace.remove_row(self.world.database, identity)
 
-    def remove_record(self, skill: Skill) -> None:
+    def remove_record(self, held: Held) -> None:
         """The harness damages KV."""
-        self._kept_slugs.pop(skill.identity, None)
-        self._excuse(skill.identity)
-        self.world.kv.damage(self.world.marketplace.record_key(skill.name), None)
+        self._kept_slugs.pop(held.identity, None)
+        self._excuse(held.identity)
+        self.world.kv.damage(self.world.marketplace.record_key(held.name), None)
 
     def _excuse(self, identity: str) -> None:
         for expected in self._open:
@@ -189,20 +191,25 @@ class Truth:
 
     def check_rows(self) -> None:
         """4 and 5 for the table, after every statement."""
+        rows = self.world.marketplace.rows(self.world.database)
+        if rows == self._rows:
+            return
+        self._rows = dict(rows)
         slugs: dict[str, str] = {}
-        for identity, row in self.world.marketplace.rows(self.world.database).items():
+        for identity, row in rows.items():
             self.slugs.setdefault(row.name, set()).add(identity)
             if slugs.setdefault(row.name, identity) != identity:
                 self._violated(
                     f"4 no clobbering: {identity} and {slugs[row.name]} share {row.name}"
                 )
-            revision = row.revision
             before = self._revisions.get(identity, "")
-            if revision < before and identity not in self._removed:
-                self._violated(f"5 no going back: row of {identity} from {before} to {revision}")
-            if revision >= before:
+            if row.revision < before and identity not in self._removed:
+                self._violated(
+                    f"5 no going back: row of {identity} from {before} to {row.revision}"
+                )
+            if row.revision >= before:
                 self._removed.discard(identity)
-            self._revisions[identity] = max(revision, before)
+            self._revisions[identity] = max(row.revision, before)
 
     def _check_write(self, key: str, before: bytes | None, after: bytes | None) -> None:
         """4 for KV, at every write: a record is only ever replaced by one of the same skill.
@@ -235,7 +242,9 @@ class Truth:
             if len(identities) == 1 and (identity := identities.pop()) is not None:
                 records.add(identity)
         rows = world.marketplace.rows(world.database)
-        expected = Expected(world.loop.time(), {i: stamp(row) for i, row in rows.items()}, records)
+        expected = Expected(
+            world.loop.time(), {i: stamp(row.skill) for i, row in rows.items()}, records
+        )
         self._open.append(expected)
         return expected
 
@@ -308,7 +317,7 @@ class Truth:
                     f"{record and record.revision} in KV"
                 )
 
-    def _check_slugs(self, rows: Mapping[str, Skill]) -> None:
+    def _check_slugs(self, rows: Mapping[str, Held]) -> None:
         """4: no other skill gets the slug of one whose row was lost, unless KV could not be asked.
 
         The skill itself may end under another slug of its own that KV still had, with an alias.
@@ -338,12 +347,12 @@ class Truth:
         if snapshot.outbox:
             self._violated(f"3 convergent: left in the outbox: {snapshot.outbox}")
         index = world.marketplace.index(world.kv)
-        stamps = {row.name: stamp(row) for row in snapshot.rows.values()}
+        stamps = {row.name: stamp(row.skill) for row in snapshot.rows.values()}
         if index != stamps:
             differing = sorted((index or {}).items() ^ stamps.items())
             self._violated(f"3 convergent: the index and the table differ in {differing}")
 
-    def _check_final(self, rows: Mapping[str, Skill]) -> None:
+    def _check_final(self, rows: Mapping[str, Held]) -> None:
         """3 and 5: each skill ever sent is in the table, in its newest state and as it was sent."""
         least: dict[str, str] = {}
         known: dict[str, set[str]] = {}

@@ -32,7 +32,7 @@ from marketplace.storage import (
     Upserted,
 )
 from marketplace.submission_store import IndexWriter, OutboxEntry
-from tests.simulation.database_double import DatabaseDouble, _Row
+from tests.simulation.database_double import DatabaseDouble, Held
 
 Mutation = Callable[[], AbstractContextManager[object]]
 MUTATIONS: Final[dict[str, Mutation]] = {}
@@ -116,8 +116,8 @@ def takes_any_verdict_for_the_one_asked_for() -> AbstractContextManager[object]:
 def last_writer_wins() -> AbstractContextManager[object]:
     """The table takes whatever comes last for the newest."""
 
-    def update(tables: DatabaseDouble, present: _Row, skill: Skill) -> Upserted:
-        tables.put(_Row.of(skill.renamed(present.skill.name), present.revision_in_kv))
+    def update(tables: DatabaseDouble, present: Held, skill: Skill) -> Upserted:
+        tables.put(Held.of(skill.renamed(present.skill.name), present.revision_in_kv))
         return Upserted.UPDATED
 
     return _replaced(DatabaseDouble, "update", update)

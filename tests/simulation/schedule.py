@@ -21,6 +21,7 @@ from marketplace.models import Scan, Skill, Submission, Verdict, skill_from_subm
 from marketplace.timestamps import format_timestamp
 from tests.simulation.actors import Marketplace
 from tests.simulation.chance import Chance
+from tests.simulation.database_double import Held
 from tests.simulation.invariants import Sent, Truth, Violation
 from tests.simulation.loop import EPOCH_OF_SIMULATION, CutOff, Deadlock, new_loop
 from tests.simulation.queue import Delivery, SimulatedQueue
@@ -299,7 +300,7 @@ class Run:
             score=80 + len(sent.states),
             scanned_at=self._next_moment(),
         )
-        skill = skill_from_submission(submission, scan)
+        skill = Held.of(skill_from_submission(submission, scan))
         sent.states[scan.scanned_at] = skill
         self.truth.sent[sent.id] = sent
         self.world.note(f"        {sent.id} is {sent.identity} {skill.revision}")
