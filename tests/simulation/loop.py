@@ -85,13 +85,28 @@ class _NumberedTask(Task[Any]):
 
 
 class _SimulatedHandle(Handle):
-    """A callback with the moment it is due and the invocation that it belongs to."""
+    """A callback with the invocation that it belongs to."""
 
-    __slots__ = ("invocation", "number", "when_due")
+    __slots__ = ("invocation",)
 
-    when_due: float
-    number: int
-    invocation: Invocation | None
+    def __init__(
+        self,
+        callback: "_Callback",
+        args: tuple[Any, ...],
+        loop: "SimulatedLoop",
+        context: Context | None,
+    ) -> None:
+        if context is None:
+            context = copy_context()
+        # All that Handle.__init__ does outside of debug mode: this is where the time goes.
+        self._context = context
+        self._loop = loop
+        self._callback = callback
+        self._args = args
+        self._cancelled = False
+        self._repr = None
+        self._source_traceback = None
+        self.invocation: Invocation | None = context.get(_invocation)
 
 
 _Callback = Callable[..., object]
@@ -129,7 +144,7 @@ class SimulatedLoop(AbstractEventLoop):
         self, callback: _Callback, *args: Any, context: Context | None = None
     ) -> _SimulatedHandle:
         """Make a callback ready to run."""
-        handle = self._handle(self._now, callback, args, context)
+        handle = _SimulatedHandle(callback, args, self, context)
         if not self._closed:
             self._ready.append(handle)
         return handle
@@ -150,26 +165,15 @@ class SimulatedLoop(AbstractEventLoop):
         self, when: float, callback: _Callback, *args: Any, context: Context | None = None
     ) -> _SimulatedHandle:
         """Run a callback at a moment."""
-        handle = self._handle(when, callback, args, context)
+        handle = _SimulatedHandle(callback, args, self, context)
         if not self._closed:
-            heapq.heappush(self._timers, (when, handle.number, handle))
+            self._counter += 1
+            heapq.heappush(self._timers, (when, self._counter, handle))
         return handle
 
     def call_platform_later(self, delay: float, callback: _Callback, *args: Any) -> None:
         """Run a callback on behalf of the platform: it outlives the invocation that caused it."""
         self.call_at(self._now + delay, callback, *args, context=self._platform_context)
-
-    def _handle(
-        self, when: float, callback: _Callback, args: tuple[Any, ...], context: Context | None
-    ) -> _SimulatedHandle:
-        if context is None:
-            context = copy_context()
-        handle = _SimulatedHandle(callback, args, self, context)
-        self._counter += 1
-        handle.number = self._counter
-        handle.when_due = when
-        handle.invocation = context.get(_invocation)
-        return handle
 
     def create_future(self) -> Future[Any]:
         """A future of this loop."""
@@ -225,18 +229,18 @@ class SimulatedLoop(AbstractEventLoop):
         ready = self._ready
         if not ready:
             self._advance()
-        last = len(ready) - 1
-        if last > 0:
-            index = self._chance.below(last + 1) if self._chance is not None else 0
-            if self._chance is not None:
-                # Order among the rest is of no meaning: each has the same chance every time.
-                ready[index], ready[last] = ready[last], ready[index]
-                handle = ready.pop()
-            else:
-                handle = ready.pop(0)
-        else:
+        count = len(ready)
+        if count == 1:
             handle = ready.pop()
-        if handle.cancelled():
+        elif self._chance is None:
+            handle = ready.pop(0)
+        else:
+            # Order among the rest is of no meaning: each has the same chance every time.
+            index = self._chance.below(count)
+            handle = ready[index]
+            ready[index] = ready[-1]
+            ready.pop()
+        if handle._cancelled:
             return
         invocation = handle.invocation
         if invocation is not None:
