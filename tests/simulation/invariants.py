@@ -80,7 +80,7 @@ class Truth:
         self._rows: dict[str, Held] = {}  # by identity, when last looked at
         self._revisions: dict[str, str] = {}  # the greatest of each row so far
         self._removed: set[str] = set()  # identities whose row the harness took away
-        self._kept_slugs: dict[str, str] = {}  # of those whose row was taken, and record was not
+        self._kept: dict[str, Held] = {}  # what KV has of those whose row was taken
         self._open: list[Expected] = []
         self._owed: dict[str, str] = {}  # submission id → revision, from acknowledgement on
         self._parsed: dict[tuple[str, bytes], Held | None] = {}
@@ -124,14 +124,14 @@ class Truth:
         """The harness damages the table."""
         self._removed.add(identity)
         row = self.world.marketplace.rows(self.world.database)[identity]
-        self._kept_slugs.setdefault(identity, row.name)
+        self._kept.setdefault(identity, row)
         self._excuse(identity)
         self._rows.pop(identity, None)
         self.world.marketplace.remove_row(self.world.database, identity)
 
     def remove_record(self, held: Held) -> None:
         """The harness damages KV."""
-        self._kept_slugs.pop(held.identity, None)
+        self._kept.pop(held.identity, None)
         self._excuse(held.identity)
         self.world.kv.damage(self.world.marketplace.record_key(held.name), None)
 
@@ -203,13 +203,20 @@ class Truth:
                     f"4 no clobbering: {identity} and {slugs[row.name]} share {row.name}"
                 )
             before = self._revisions.get(identity, "")
-            if row.revision < before and identity not in self._removed:
+            if row.revision < before and not self._may_return_older(identity, row):
                 self._violated(
                     f"5 no going back: row of {identity} from {before} to {row.revision}"
                 )
             if row.revision >= before:
                 self._removed.discard(identity)
             self._revisions[identity] = max(row.revision, before)
+
+    def _may_return_older(self, identity: str, row: Held) -> bool:
+        """A row that was lost comes back as KV has it, if KV has it and could be asked."""
+        if identity not in self._removed:
+            return False
+        kept = self._kept.get(identity)
+        return kept is None or row.revision >= kept.revision or self.world.kv_has_failed
 
     def _check_write(self, key: str, before: bytes | None, after: bytes | None) -> None:
         """4 for KV, at every write: a record is only ever replaced by one of the same skill.
@@ -323,9 +330,9 @@ class Truth:
         The skill itself may end under another slug of its own that KV still had, with an alias.
         """
         owners = {row.name: identity for identity, row in rows.items()}
-        for identity, slug in self._kept_slugs.items():
-            if owners.get(slug, identity) != identity and not self.world.kv_has_failed:
-                self._violated(f"4 no clobbering: {identity} lost its slug {slug} to another")
+        for identity, kept in self._kept.items():
+            if owners.get(kept.name, identity) != identity and not self.world.kv_has_failed:
+                self._violated(f"4 no clobbering: {identity} lost its slug {kept.name} to another")
 
     def check_settled(self) -> None:
         """All of them, after the faults ended, everything was delivered and one repair was made."""

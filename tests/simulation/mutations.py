@@ -5,11 +5,15 @@ Each mutation replaces a function or a method for as long as its context lasts.
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any, Final
 from unittest.mock import patch
 
+import msgspec
+
 from marketplace import (
     consumers,
+    dead_letters,
     kv_access,
     light_repair,
     publish_consumer,
@@ -26,6 +30,7 @@ from marketplace.env import Env
 from marketplace.models import Skill
 from marketplace.storage import (
     DatabaseError,
+    DeadLetter,
     KvListPage,
     Source,
     StorageError,
@@ -173,6 +178,34 @@ def takes_the_base_slug_without_postgres() -> AbstractContextManager[object]:
 
 
 @_mutation
+def takes_a_lost_row_for_a_new_skill() -> AbstractContextManager[object]:
+    """Gives PostgreSQL, which has lost a row, an older state than KV has."""
+    plan = publishing._plan_one
+
+    def forgetful(env: Env, skill: Skill, records: Mapping[str, Any]) -> Any:
+        return replace(plan(env, skill, records), skill=skill)
+
+    return _replaced(publishing, "_plan_one", forgetful)
+
+
+@_mutation
+def writes_older_rows_over_newer_records() -> AbstractContextManager[object]:
+    """Writes KV from a row that is older than what KV has."""
+    return _everywhere("newer_record", lambda _record, _row: None, publishing, light_repair)
+
+
+@_mutation
+def leaves_notes_unasked() -> AbstractContextManager[object]:
+    """Puts a note about a moved skill under its old slug, whoever has that now."""
+
+    async def note(self: reconciliation.Reconciler, skill: Skill, new_name: str) -> None:
+        await self.database.add_alias(skill.name, skill.identity)
+        await submission_store.mark_moved(self.env, skill.name, new_name)
+
+    return _replaced(reconciliation.Reconciler, "_leave_note", note)
+
+
+@_mutation
 def leaves_no_aliases() -> AbstractContextManager[object]:
     """Moves skills without a trace."""
     return _replaced(reconciliation.Reconciler, "_leave_note", _nothing)
@@ -267,6 +300,17 @@ def never_asks_again() -> AbstractContextManager[object]:
         return 0
 
     return _replaced(light_repair, "ask_again", nothing)
+
+
+@_mutation
+def notes_a_redrive_when_it_was_sent() -> AbstractContextManager[object]:
+    """Takes a failure that came while a letter was sent again for one before it."""
+    store = dead_letters.store_dead_letter
+
+    async def late(env: Env, letter: DeadLetter) -> None:
+        await store(env, msgspec.structs.replace(letter, redriven_at=env.now()))
+
+    return _replaced(redrive, "store_dead_letter", late)
 
 
 # --- bounds and words -------------------------------------------------------------------------

@@ -29,9 +29,13 @@ _NOT_ANSWERED = {Fault.HANG, Fault.HANG_AFTER, Fault.LATE}
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """How long calls take, in seconds: least and most."""
+    """How long calls take, in seconds: least and most.
+
+    ``latency`` passes until a call is carried out, ``answer`` from then on until that is known.
+    """
 
     latency: tuple[float, float] = (0.0, 0.0)
+    answer: tuple[float, float] = (0.0, 0.0)
     late_by: tuple[float, float] = (1.0, 10.0)
 
 
@@ -67,7 +71,15 @@ async def call(
                 failure = refused
         if fault in {Fault.FAIL, Fault.FAIL_AFTER}:
             failure = error()
-        if answer.done() or fault in _NOT_ANSWERED:
+        if fault in _NOT_ANSWERED:
+            return
+        if network.answer[1] > 0:
+            loop.call_later(chance.between(*network.answer), tell, result, failure)
+        else:
+            tell(result, failure)
+
+    def tell(result: T | None, failure: Exception | None) -> None:
+        if answer.done():
             return
         if failure is not None:
             answer.set_exception(failure)

@@ -101,6 +101,7 @@ _DISTURBING: Final = {
     StepKind.LOSE_RECORD,
     StepKind.LOSE_ROW,
 }
+_LOST_ROWS: Final = 0.1  # share of seeds with a race for one
 _FLAKY: Final = ((0.05, 0.05, 0.05), (0.3, 0.0, 0.0), (0.0, 0.3, 0.0), (0.0, 0.0, 0.5))
 _PAUSES: Final = (0.0, 0.0, 0.0, 0.01, 0.05, 0.5, 1.5, 20.0, 61.0, 200.0)
 
@@ -180,8 +181,30 @@ def generate(seed: int) -> Schedule:
     base_slugs = BASE_SLUGS[: 1 + chance.below(len(BASE_SLUGS))]
     cuts = 0.0 if calm else 0.15
     pauses = chance.pick((_PAUSES, _PAUSES, _HURRIED))
-    steps = tuple(_step(chance, lottery, pauses, cuts) for _ in range(30 + chance.below(31)))
-    return Schedule(seed, calm, tuple(repositories), base_slugs, steps)
+    steps = [_step(chance, lottery, pauses, cuts) for _ in range(30 + chance.below(31))]
+    if not calm and chance.happens(_LOST_ROWS):
+        start = chance.below(len(steps))
+        steps[start:start] = _race_for_a_lost_row(chance)
+    return Schedule(seed, calm, tuple(repositories), base_slugs, tuple(steps))
+
+
+def _race_for_a_lost_row(chance: Chance) -> list[Step]:
+    """PostgreSQL loses a row. Before a repair sees it, with KV failing, there comes an older state
+    of that skill, or another that wants its slug: what chance alone hardly ever brings about."""
+    author = chance.below(64)
+    rival = author // 8 * 8 + chance.below(8)  # the same base slug, perhaps the same repository
+
+    return [
+        Step(StepKind.SUBMIT, 1.0, author + 64 * (1 + chance.below(2))),
+        Step(StepKind.CONSUME, 0.1, 4),
+        Step(StepKind.LOSE_ROW, 2.5 * SETTLING, chance.below(8)),
+        Step(StepKind.FLAKY, 0.0, 1),
+        Step(StepKind.SUBMIT, 0.0, rival),
+        Step(StepKind.CONSUME, 0.1, 4),
+        Step(StepKind.CONSUME, 10.0, 4),
+        Step(StepKind.RECOVER, 1.0, 0),
+        Step(StepKind.LIGHT_REPAIR, 1.0, 0),
+    ]
 
 
 def _step(
@@ -205,7 +228,6 @@ class Run:
         self.schedule = schedule
         self.world = World(marketplace, schedule.seed)
         self.truth = Truth(self.world)
-        self.settled_since: dict[str, float] = {}
         self._submissions = 0
         self._last_scan = EPOCH_OF_SIMULATION
         self._actions: dict[StepKind, Callable[[Step], Awaitable[None]]] = {
@@ -442,34 +464,29 @@ class Run:
             snapshot = self.truth.snapshot()
             identity = self._one_of(settled, step)
             self.truth.remove_record(snapshot.rows[identity])
-            self.settled_since.pop(identity)
             self.world.note(f"        record of {identity} is gone")
 
     async def _lose_row(self, step: Step) -> None:
         if settled := self._settled():
             identity = self._one_of(settled, step)
             self.truth.remove_row(identity)
-            self.settled_since.pop(identity)
             self.world.note(f"        row of {identity} is gone")
 
     def _settled(self) -> list[str]:
-        """Skills that both stores have held, in the same state, for longer than any staleness.
+        """Skills that both stores hold in one state, KV for longer than any read is behind.
 
         Only of these a copy may be lost: to lose a copy before there is a second one is to lose
         the skill, and nobody can promise anything against that.
         """
-        now = self.world.loop.time()
-        snapshot = self.truth.snapshot()
         settled = []
-        for identity, row in snapshot.rows.items():
+        for identity, row in self.truth.snapshot().rows.items():
             key = self.marketplace.record_key(row.name)
-            seen = [self.truth.read_record(key, value) for value in self.world.kv.visible(key)]
-            if all(skill is not None and skill.revision == row.revision for skill in seen):
-                since = self.settled_since.setdefault(identity, now)
-                if now - since > SETTLING:
-                    settled.append(identity)
-            else:
-                self.settled_since.pop(identity, None)
+            seen = [
+                self.truth.read_record(key, value)
+                for value in self.world.kv.visible(key, margin=SETTLING)
+            ]
+            if all(held is not None and held.revision == row.revision for held in seen):
+                settled.append(identity)
         return settled
 
     # The end

@@ -22,7 +22,7 @@ T = TypeVar("T")
 LOCATIONS: Final = ("ams", "sin", "gru")
 INVOCATION_LIMIT: Final = 900.0  # seconds: what the platform gives to a queue or cron invocation
 NETWORK: Final = Network(latency=(0.001, 0.030))
-SLOW_NETWORK: Final = Network(latency=(0.010, 0.900))
+SLOW_NETWORK: Final = Network(latency=(0.010, 0.500), answer=(0.0, 0.400))
 SLOW_INVOCATIONS: Final = 0.25  # share; their long pauses let others in between any two steps
 _READ_FAULTS: Final = (Fault.FAIL, Fault.FAIL, Fault.HANG)
 _WRITE_FAULTS: Final = (
