@@ -119,10 +119,14 @@ class Marketplace:
         answer = await get_skill_by_name(env, slug)
         return None if answer is None else answer.value
 
-    async def is_published(self, env: Env, submission_id: str) -> bool:
-        """Whether a submission's state is PUBLISHED."""
-        status = await submissions.get_submission_status(env, submission_id)
-        return status is not None and status.state is SubmissionState.PUBLISHED
+    async def unpublished(self, env: Env, submission_ids: Sequence[str]) -> list[str]:
+        """Those of these submissions whose state is not PUBLISHED."""
+        found = []
+        for id_ in submission_ids:
+            status = await submissions.get_submission_status(env, id_)
+            if status is None or status.state is not SubmissionState.PUBLISHED:
+                found.append(id_)
+        return found
 
     async def light_repair(self, env: Env) -> Repair:
         """What cron does every few minutes."""
