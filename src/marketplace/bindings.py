@@ -168,11 +168,6 @@ class WorkersQueue:
     def __init__(self, queue: Any) -> None:
         self._queue = queue
 
-    async def send(self, body: Mapping[str, Any], *, delay_seconds: int = 0) -> None:
-        """See ``MessageQueue``."""
-        options = {"contentType": "json", "delaySeconds": delay_seconds}
-        await _queued(self._queue.send(_js_object(body), _js_object(options)))
-
     async def send_batch(self, bodies: Sequence[Mapping[str, Any]]) -> None:
         """See ``MessageQueue``."""
         messages = [{"body": body, "contentType": "json"} for body in bodies]

@@ -5,7 +5,7 @@ Errors: a call that takes longer than ``settings.kv_timeout`` is a failed call,
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final, TypeVar
 
@@ -15,8 +15,10 @@ from marketplace.models import InvalidRecord
 from marketplace.storage import (
     KV_BULK_GET_LIMIT,
     KV_LIST_LIMIT,
+    KV_WRITE_INTERVAL,
     KvError,
     KvListPage,
+    KvRateLimited,
     KvValueTooLarge,
 )
 
@@ -61,6 +63,15 @@ async def put_value(
     """Write one value. Raises KvRateLimited on a second write to the key within a second."""
     put = env.submissions_kv.put(key, value, metadata=metadata, expiration_ttl=expiration_ttl)
     await in_time(env, "put", put)
+
+
+async def write_again_if_refused(write: Callable[[], Awaitable[object]]) -> None:
+    """Write; where KV refuses a second write to the key within a second, once more after that."""
+    try:
+        await write()
+    except KvRateLimited:
+        await asyncio.sleep(1.1 * KV_WRITE_INTERVAL)
+        await write()
 
 
 async def delete_key(env: Env, key: str) -> None:

@@ -9,7 +9,6 @@ of its identity, which no other skill can be given, and its revision is kept in 
 of its own, which no other revision can overwrite. The repair brings both into PostgreSQL.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeGuard
@@ -18,13 +17,12 @@ from marketplace import submission_store
 from marketplace.concurrency import map_bounded
 from marketplace.db import get_db
 from marketplace.env import Env
+from marketplace.kv_access import write_again_if_refused
 from marketplace.models import Skill
 from marketplace.slugs import assignable_candidates
 from marketplace.storage import (
-    KV_WRITE_INTERVAL,
     DatabaseError,
     KvError,
-    KvRateLimited,
     RecordKey,
     SkillDatabase,
 )
@@ -335,8 +333,4 @@ async def write_row(env: Env, row: Skill) -> None:
 
     If what that one wrote is newer, `settle_in_kv` finds the row moved on and writes it again.
     """
-    try:
-        await submission_store.write_record(env, row)
-    except KvRateLimited:
-        await asyncio.sleep(1.1 * KV_WRITE_INTERVAL)
-        await submission_store.write_record(env, row)
+    await write_again_if_refused(lambda: submission_store.write_record(env, row))

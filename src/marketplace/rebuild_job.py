@@ -1,6 +1,5 @@
 """The state of a rebuild between its steps: plain data, in the queue's message and in a store."""
 
-import asyncio
 import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
@@ -9,8 +8,8 @@ import msgspec
 
 from marketplace.env import Env
 from marketplace.health import load_states, save_state
+from marketplace.kv_access import write_again_if_refused
 from marketplace.published_index import IndexProgress, new_generation
-from marketplace.storage import KV_WRITE_INTERVAL, KvRateLimited
 from marketplace.timestamps import seconds_between
 
 MAX_ERROR_DETAILS: Final = 100
@@ -172,11 +171,8 @@ def encode_job(env: Env, job: RebuildJob) -> bytes:
 async def save_job(env: Env, job: RebuildJob) -> None:
     """Keep the state in PostgreSQL or, with that away, in KV. Raises KvError."""
     document = encode_job(env, job)
-    try:
-        await save_state(env, state_name(job.id), document)
-    except KvRateLimited:  # the state before it was kept this very second
-        await asyncio.sleep(2 * KV_WRITE_INTERVAL)
-        await save_state(env, state_name(job.id), document)
+    # The state before it may have been kept this very second.
+    await write_again_if_refused(lambda: save_state(env, state_name(job.id), document))
 
 
 async def load_job(env: Env, job_id: str) -> RebuildJob | None:

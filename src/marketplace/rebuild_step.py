@@ -5,7 +5,6 @@ what the sources hold afterwards. The job is a state to go on from whenever a st
 kept state is one wherever it is cut off.
 """
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -16,6 +15,7 @@ from marketplace import submission_store
 from marketplace.db import get_db
 from marketplace.env import Env
 from marketplace.kept_index import KeptIndex
+from marketplace.kv_access import write_again_if_refused
 from marketplace.kv_counting import CountingKv
 from marketplace.light_repair import OUTBOX_BATCH, place_outbox
 from marketplace.models import PublishedSummary
@@ -23,11 +23,9 @@ from marketplace.published_index import IndexProgress, new_generation
 from marketplace.rebuild_job import Change, Position, RebuildJob, encode_job, state_name
 from marketplace.reconciliation import OVERWRITTEN, RESTORING_COST, Reconciler, kv_cost
 from marketplace.storage import (
-    KV_WRITE_INTERVAL,
     DatabaseError,
     Difference,
     DifferenceKind,
-    KvRateLimited,
     SkillDatabase,
 )
 from marketplace.submission_store import IndexWriter, OutboxEntry, PublishedPage
@@ -186,11 +184,8 @@ class Step:
         return False
 
     async def _show_index(self) -> None:
-        try:
-            await self._writer.finish()
-        except KvRateLimited:  # somebody wrote the manifest this very second
-            await asyncio.sleep(2 * KV_WRITE_INTERVAL)
-            await self._writer.finish()
+        # Somebody may have written the manifest this very second.
+        await write_again_if_refused(self._writer.finish)
 
     # --- one page
 

@@ -115,9 +115,6 @@ class KvNamespace(Protocol):
 class MessageQueue(Protocol):
     """The producer side of a queue. Raises QueueError."""
 
-    async def send(self, body: Mapping[str, Any], *, delay_seconds: int = 0) -> None:
-        """Enqueue one message."""
-
     async def send_batch(self, bodies: Sequence[Mapping[str, Any]]) -> None:
         """Enqueue up to 100 messages in one call."""
 

@@ -89,13 +89,11 @@ class SimulatedQueue:
         self._chance = chance
         self._sent = 0
 
-    def add(self, body: Mapping[str, Any], *, delay_seconds: float = 0) -> None:
+    def add(self, body: Mapping[str, Any]) -> None:
         """Store a message."""
         self._sent += 1
         self.waiting.append(
-            _Stored(
-                f"{self.name}-{self._sent}", dict(body), self._clock(), self._now() + delay_seconds
-            )
+            _Stored(f"{self.name}-{self._sent}", dict(body), self._clock(), self._now())
         )
 
     def take(self, limit: int, on_ack: Callable[[Delivery], None] | None = None) -> list[Delivery]:
@@ -159,10 +157,6 @@ class SimulatedProducer(MessageQueue):
         self._faults = faults
         self._network = network
         self._chance = chance or Chance(0)
-
-    async def send(self, body: Mapping[str, Any], *, delay_seconds: int = 0) -> None:
-        """See MessageQueue."""
-        await self._send(lambda: self._queue.add(body, delay_seconds=delay_seconds))
 
     async def send_batch(self, bodies: Sequence[Mapping[str, Any]]) -> None:
         """See MessageQueue."""

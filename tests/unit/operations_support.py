@@ -25,9 +25,6 @@ class ListQueue:
     bodies: list[Mapping[str, Any]] = field(default_factory=list)
     failing: bool = False
 
-    async def send(self, body: Mapping[str, Any], *, delay_seconds: int = 0) -> None:
-        await self.send_batch([body])
-
     async def send_batch(self, bodies: Sequence[Mapping[str, Any]]) -> None:
         if self.failing:
             raise QueueError("away")

@@ -30,9 +30,6 @@ EARLIER, LATER = "2026-03-01T10:00:00.000Z", "2026-03-02T10:00:00.000Z"
 class UnusedQueue:
     """A producer that must not be used."""
 
-    async def send(self, body: Mapping[str, Any], *, delay_seconds: int = 0) -> None:
-        raise AssertionError(f"sent {body}")
-
     async def send_batch(self, bodies: Sequence[Mapping[str, Any]]) -> None:
         raise AssertionError(f"sent {bodies}")
 
