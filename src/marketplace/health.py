@@ -362,11 +362,11 @@ def _add_operations(
     health.last_repair = newest_report(*(source.last_repair for source in sources))
     health.last_check = newest_report(*(source.last_check for source in sources))
     if rest and rest.pending:
-        age = seconds_between(rest.pending.created_at, env.now())
+        created_at = rest.pending.created_at
         health.oldest_pending = {
             "id": rest.pending.id,
-            "created_at": rest.pending.created_at,
-            "age_seconds": age,
+            "created_at": created_at,
+            "age_seconds": seconds_between(created_at, env.now()),
         }
 
 

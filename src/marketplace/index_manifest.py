@@ -19,7 +19,7 @@ from marketplace.kv_keys import INDEX_KEY
 from marketplace.models import InvalidRecord
 from marketplace.storage import KV_VALUE_LIMIT, Fingerprint
 from marketplace.summary_blocks import Block, check
-from marketplace.timestamps import seconds_between
+from marketplace.timestamps import age_in_seconds
 
 MAX_MANIFEST_BYTES: Final = 4 * 1024 * 1024
 
@@ -95,15 +95,8 @@ async def index_header(env: Env) -> IndexHeader:
         fingerprint=manifest.fingerprint,
         written_at=manifest.written_at,
         rebuilt_at=manifest.rebuilt_at,
-        age_seconds=age_of(env, manifest.rebuilt_at or manifest.written_at),
+        age_seconds=age_in_seconds(manifest.rebuilt_at or manifest.written_at, env.now()),
     )
-
-
-def age_of(env: Env, moment: str) -> float | None:
-    try:
-        return seconds_between(moment, env.now())
-    except (ValueError, OverflowError):
-        return None  # a damaged time: no age
 
 
 MISSING: Final = "missing"

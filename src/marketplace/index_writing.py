@@ -16,7 +16,6 @@ from marketplace.index_manifest import (
     Manifest,
     PageRef,
     Recent,
-    age_of,
     encode_page,
     page_digest,
     read_manifest,
@@ -32,7 +31,7 @@ from marketplace.storage import (
     KvRateLimited,
 )
 from marketplace.summary_blocks import BLOCK_SIZE, entry_of, pack
-from marketplace.timestamps import EPOCH, format_timestamp, parse_timestamp
+from marketplace.timestamps import EPOCH, age_in_seconds, format_timestamp, parse_timestamp
 
 RECENT_LIMIT: Final = 500
 """Summaries in the manifest itself; beyond it the oldest are left to the next full write."""
@@ -206,7 +205,7 @@ def _is_abandoned(env: Env, page_key: str) -> bool:
     The name of a generation begins with its time; any other name is left alone.
     """
     begun_at = page_key.removeprefix(INDEX_PAGE_PREFIX)[: len(EPOCH)]
-    age = age_of(env, begun_at)
+    age = age_in_seconds(begun_at, env.now())
     return age is not None and age > ABANDONED_SECONDS
 
 
@@ -241,7 +240,7 @@ def _not_added(env: Env, skills: Sequence[Skill], reason: str) -> bool:
 
 
 def _written_just_now(env: Env, written_at: str) -> bool:
-    age = age_of(env, written_at)
+    age = age_in_seconds(written_at, env.now())
     return age is not None and 0 <= age < KV_WRITE_INTERVAL
 
 

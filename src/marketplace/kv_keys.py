@@ -4,7 +4,7 @@ import hashlib
 from typing import Final
 
 from marketplace.slugs import slugify
-from marketplace.timestamps import EPOCH
+from marketplace.timestamps import EPOCH, normalize_timestamp
 
 SKILL_PREFIX: Final = "skill:"
 ALIAS_PREFIX: Final = "skill:alias:"
@@ -58,10 +58,13 @@ def pending_key(created_at: str, submission_id: str) -> str:
 
 
 def parse_pending_key(key: str) -> tuple[str, str]:
-    """The time and the submission id in a `pending_key`."""
+    """The time and the submission id in a `pending_key`. Raises ValueError for any other key."""
     rest = key.removeprefix(PENDING_PREFIX)
     width = len(EPOCH)  # timestamps have one width, and colons of their own
-    return rest[:width], rest[width + 1 :]
+    created_at, submission_id = rest[:width], rest[width + 1 :]
+    if normalize_timestamp(created_at) != created_at or rest[width : width + 1] != ":":
+        raise ValueError(f"no moment and id in {key!r:.200}")
+    return created_at, submission_id
 
 
 def identity_key(identity: str) -> str:

@@ -209,24 +209,27 @@ async def oldest_pending(env: Env) -> PendingSubmission | None:
 
     Raises KvError.
     """
-    cursor = None
-    for _ in range(_MAX_EMPTY_PAGES):
-        page = await kv_access.list_page(env, PENDING_PREFIX, cursor=cursor, limit=1)
-        if page.keys:
-            return _pending(page.keys[0])
-        cursor = page.cursor
-        if cursor is None:
-            break
+    async for pending in list_pending(env, page_budget=_MAX_EMPTY_PAGES):
+        if pending:
+            return pending[0]
     return None
 
 
 async def list_pending(env: Env, *, page_budget: int) -> AsyncIterator[list[PendingSubmission]]:
-    """Pending submissions, the oldest first, a list page at a time. Raises KvError."""
+    """Pending submissions, the oldest first, a list page at a time. Raises KvError.
+
+    Keys that tell no moment are left out, with a warning that names them.
+    """
     async for page in kv_access.list_all_keys(env, PENDING_PREFIX, page_budget=page_budget):
-        yield [_pending(key) for key in page.keys]
+        found = [_pending(env, key) for key in page.keys]
+        yield [pending for pending in found if pending is not None]
 
 
-def _pending(key: KvKey) -> PendingSubmission:
-    created_at, submission_id = parse_pending_key(key.name)
+def _pending(env: Env, key: KvKey) -> PendingSubmission | None:
+    try:
+        created_at, submission_id = parse_pending_key(key.name)
+    except ValueError as error:
+        env.log("pending-malformed", level="warning", key=key.name, reason=str(error))
+        return None
     asked_at = key.metadata if isinstance(key.metadata, str) else ""
     return PendingSubmission(submission_id, created_at, asked_at)

@@ -4,6 +4,7 @@ A lease keeps runs from overlapping; it expires by itself, so that a crash holds
 while. Each run leaves one log line, and its report where health reads it.
 """
 
+import math
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
@@ -28,7 +29,7 @@ from marketplace.light_repair import run_light_repair
 from marketplace.rebuild import describe, resume_stalled, start_rebuild
 from marketplace.redrive import RedriveOutcome, redrive_passing
 from marketplace.storage import DatabaseError, KvError, StorageError
-from marketplace.timestamps import EPOCH, format_timestamp, seconds_between
+from marketplace.timestamps import EPOCH, age_in_seconds, format_timestamp
 
 NIGHTLY_CRON: Final = "17 3 * * *"
 LEASE_SECONDS: Final = 240.0  # below the five minutes between two checks
@@ -122,7 +123,9 @@ async def _rebuild_on_drift(env: Env, health: Health, unfinished: Sequence[str])
     make it run every five minutes for ever.
     """
     pace = await _load_pace(env)
-    since = seconds_between(pace.begun_at, env.now())
+    since = age_in_seconds(pace.begun_at, env.now())
+    if since is None:  # damaged: as if there had never been one
+        since = math.inf
     if not health.needs_rebuild:
         if pace.rebuilds and since > 2 * pace.wait:
             await _save_pace(env, _Pace(0, pace.begun_at))

@@ -31,3 +31,11 @@ def normalize_timestamp(text: str) -> str:
 def seconds_between(earlier: str, later: str) -> float:
     """Seconds from ``earlier`` to ``later``; negative when they are the other way round."""
     return (parse_timestamp(later) - parse_timestamp(earlier)) / timedelta(seconds=1)
+
+
+def age_in_seconds(moment: str, now: str) -> float | None:
+    """Seconds from ``moment`` to ``now``; None where ``moment``, read from a store, is damaged."""
+    try:
+        return seconds_between(moment, now)
+    except (ValueError, OverflowError):
+        return None
