@@ -523,7 +523,9 @@ class Run:
             self.truth.check_found(slug, await self._look_up(slug), is_there=True)
         owed = [sent.id for sent in self.truth.owed_in_the_end()]
         told = await self.world.invoke("status", lambda e: self.marketplace.unpublished(e, owed))
-        if told.value != []:
+        if not told.returned:
+            raise Violation(f"6 nothing silent: the states cannot be told: {told.error!r}")
+        if told.value:
             raise Violation(f"6 nothing silent: published, but not by their state: {told.value}")
 
     async def _look_up(self, slug: str) -> Outcome[Skill | None]:
