@@ -7,7 +7,7 @@
 * When nothing is ready, no timer is set and the main task is not done, ``Deadlock`` says who
   waits where.
 * Tasks of an ``Invocation`` can be cut off as Workers does it: they are never resumed, so that
-  not even their ``finally`` runs.
+  not even their ``finally`` runs. Or they are held up for a while, as others go on.
 """
 
 import asyncio
@@ -24,6 +24,7 @@ from tests.simulation.chance import Chance
 
 T = TypeVar("T")
 
+STALL: Final = 20.0  # seconds
 EPOCH_OF_SIMULATION: Final = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -32,17 +33,18 @@ class Deadlock(AssertionError):
 
 
 class CutOff(StrEnum):
-    """How an invocation ends before its time."""
+    """How an invocation ends before its time, or is held up."""
 
     DROPPED = "dropped"  # never resumed: what Workers does to a cancelled request
     CANCELLED = "cancelled"  # CancelledError: what asyncio does, and what time-outs do inside
+    STALLED = "stalled"  # no end: it goes on STALL seconds later, as on a busy machine
 
 
 class Invocation:
     """What runs on behalf of one call of a handler: its task and all the tasks that it starts.
 
     ``steps`` counts how often its code was resumed. ``cut_at`` is the step at which it is cut off
-    instead, and so chooses an await.
+    or held up instead, and so chooses an await.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Invocation:
         self.cut_off = cut_off
         self.steps = 0
         self.was_cut = False
+        self.stalled_until = 0.0
         self.task: Task[Any] | None = None
         self.ended: Future[None] | None = None
 
@@ -246,13 +249,24 @@ class SimulatedLoop(AbstractEventLoop):
         if invocation is not None:
             if invocation.is_dropped:
                 return
+            if invocation.stalled_until > self._now:
+                self._put_off(handle, invocation.stalled_until)
+                return
             invocation.steps += 1
             if invocation.steps == invocation.cut_at:
+                if invocation.cut_off is CutOff.STALLED:
+                    invocation.stalled_until = self._now + STALL
+                    self._put_off(handle, invocation.stalled_until)
+                    return
                 invocation.cut()
                 if invocation.is_dropped:
                     return
         self.steps += 1
         handle._run()
+
+    def _put_off(self, handle: _SimulatedHandle, when: float) -> None:
+        self._counter += 1
+        heapq.heappush(self._timers, (when, self._counter, handle))
 
     def _advance(self) -> None:
         """Jump to the next timer that still matters, and make everything due then ready."""

@@ -102,6 +102,15 @@ _DISTURBING: Final = {
     StepKind.LOSE_ROW,
 }
 _LOST_ROWS: Final = 0.1  # share of seeds with a race for one
+_CUT_OFFS: Final = (
+    CutOff.DROPPED,
+    CutOff.DROPPED,
+    CutOff.CANCELLED,
+    CutOff.STALLED,
+    CutOff.STALLED,
+)
+_CUT_OFFS_OF_READS: Final = (CutOff.DROPPED, CutOff.CANCELLED)  # they have a time limit
+_READS: Final = {StepKind.READ, StepKind.FIND}
 _FLAKY: Final = ((0.05, 0.05, 0.05), (0.3, 0.0, 0.0), (0.0, 0.3, 0.0), (0.0, 0.0, 0.5))
 _PAUSES: Final = (0.0, 0.0, 0.0, 0.01, 0.05, 0.5, 1.5, 20.0, 61.0, 200.0)
 
@@ -179,7 +188,7 @@ def generate(seed: int) -> Schedule:
     )
     repositories = chance.shuffled(REPOSITORIES)[: 2 + chance.below(len(REPOSITORIES) - 1)]
     base_slugs = BASE_SLUGS[: 1 + chance.below(len(BASE_SLUGS))]
-    cuts = 0.0 if calm else 0.15
+    cuts = 0.0 if calm else 0.2
     pauses = chance.pick((_PAUSES, _PAUSES, _HURRIED))
     steps = [_step(chance, lottery, pauses, cuts) for _ in range(25 + chance.below(26))]
     if not calm and chance.happens(_LOST_ROWS):
@@ -210,13 +219,14 @@ def _race_for_a_lost_row(chance: Chance) -> list[Step]:
 def _step(
     chance: Chance, lottery: Sequence[StepKind], pauses: Sequence[float], cuts: float
 ) -> Step:
+    kind = chance.pick(lottery)
     cut = chance.happens(cuts)
     return Step(
-        chance.pick(lottery),
+        kind,
         chance.pick(pauses),
         chance.below(1 << 16),
         1 + chance.below(40) if cut else None,
-        CutOff.CANCELLED if cut and chance.happens(0.3) else CutOff.DROPPED,
+        chance.pick(_CUT_OFFS_OF_READS if kind in _READS else _CUT_OFFS),
     )
 
 

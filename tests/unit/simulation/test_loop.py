@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from tests.simulation.loop import (
+    STALL,
     CutOff,
     Deadlock,
     Invocation,
@@ -73,7 +74,7 @@ def test_an_error_in_a_task_that_nobody_awaits_is_not_lost() -> None:
         simulate(main())
 
 
-@pytest.mark.parametrize("how", CutOff)
+@pytest.mark.parametrize("how", [CutOff.DROPPED, CutOff.CANCELLED])
 def test_an_invocation_is_cut_off_at_the_chosen_await(how: CutOff) -> None:
     log: list[str] = []
 
@@ -114,3 +115,32 @@ def test_an_invocation_that_is_not_cut_off_ends_by_itself() -> None:
         return invocation.steps, invocation.was_cut, task.result()
 
     assert simulate(main(), seed=0)[1:] == (False, "done")
+
+
+def test_an_invocation_that_is_held_up_goes_on_later_while_others_do_not_wait() -> None:
+    log: list[tuple[str, float]] = []
+
+    async def tick(name: str) -> None:
+        for _ in range(3):
+            await asyncio.sleep(1)
+            log.append((name, current_loop().time()))
+
+    async def held_up() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(tick("first"))
+            group.create_task(tick("second"))
+
+    async def main() -> None:
+        invocation = Invocation("held up", cut_at=5, cut_off=CutOff.STALLED)
+        current_loop().start(invocation, held_up())
+        await tick("other")
+        await finished(invocation)
+        assert not invocation.was_cut
+
+    simulate(main(), seed=0)
+    other = [at for name, at in log if name == "other"]
+    rest = sorted(at for name, at in log if name != "other")
+    assert other == [1, 2, 3]
+    assert (len(rest), rest[-1] > STALL) == (6, True)
+    stalled = [at for at in rest if 1 < at < STALL]
+    assert not stalled
