@@ -9,8 +9,8 @@ from tests.simulation.schedule import generate, run, shrink
 SCHEDULES = 3000
 AT_ONCE = 250  # schedules of one test, so that the tests share the processors
 MAX_SCHEDULES = 10_000  # within which every missing protection must show
-RARE = {"writes-over-records-of-others": 8807}
-"""Where a mutation that is rarely met was found last: tried first, and only to save time."""
+BY_HAND = {"leaves-notes-unasked"}
+"""What chance does not find: tests/unit/test_rebuild.py has the schedule."""
 
 
 @pytest.mark.parametrize("first", range(0, SCHEDULES, AT_ONCE))
@@ -22,11 +22,10 @@ def test_no_schedule_breaks_a_promise(first: int) -> None:
             pytest.fail(shrink(marketplace, failure).report(), pytrace=False)
 
 
-@pytest.mark.parametrize("name", MUTATIONS)
+@pytest.mark.parametrize("name", sorted(MUTATIONS.keys() - BY_HAND))
 def test_every_missing_protection_is_found(name: str) -> None:
-    seeds = [RARE.get(name, 0), *range(MAX_SCHEDULES)]
     with mutated(name):
-        assert any(run(Marketplace(), generate(seed)) for seed in seeds)
+        assert any(run(Marketplace(), generate(seed)) for seed in range(MAX_SCHEDULES))
 
 
 def test_a_failure_shrinks_to_what_is_needed_for_it() -> None:

@@ -14,6 +14,8 @@ from marketplace.publishing import publish_skills
 from marketplace.rebuild import MAX_ATTEMPTS, get_rebuild, start_rebuild
 from marketplace.slugs import assignable_candidates
 from marketplace.storage import DatabaseError, SkillDatabase
+from tests.simulation.database_double import Held
+from tests.simulation.mutations import mutated
 from tests.simulation.remote import Fault
 from tests.unit.kv_support import fault, make_skill
 from tests.unit.operations_support import Delivered, Market, make_skills, run
@@ -194,3 +196,33 @@ def test_two_rebuilds_at_once_do_no_harm_and_keep_the_limit() -> None:
         assert not any(changes(await rebuild(market)))
 
     run(test, settings=Settings(kv_operation_budget=120), page_limit=50)
+
+
+@pytest.mark.parametrize("without", [None, "leaves-notes-unasked"])
+def test_a_slug_that_another_skill_gets_meanwhile_keeps_that_ones_record(
+    without: str | None,
+) -> None:
+    """Chance does not find what this needs, two things between three statements of a rebuild."""
+
+    async def test(market: Market) -> None:
+        lost = make_skill("wanted", repo_url="https://github.com/first/wanted")
+        other = make_skill("wanted", repo_url="https://github.com/second/wanted")
+        await market.fill([lost], table=False)
+
+        async def meanwhile(operation: str) -> None:
+            if operation == "upsert_skills" and other.identity not in market.tables.rows:
+                market.tables.put(Held.of(other))
+            if operation == "add_alias":  # the moment before the note is left
+                await submission_store.write_record(market.env, other)
+
+        market.tables.before = meanwhile
+        report = await rebuild(market)
+        assert report["conflictsResolved"] == 1
+        row = market.tables.rows[lost.identity]
+        assert row.name != other.name
+        assert await submission_store.read_record(market.env, row.name) == row.skill
+        kept = await submission_store.read_record(market.env, other.name)
+        assert (kept == other) is (without is None)
+
+    with mutated(without):
+        run(test)
