@@ -22,8 +22,8 @@ from marketplace.models import Skill
 from marketplace.published_index import add_versions_to_digest, index_header
 from marketplace.storage import (
     KV_BULK_GET_LIMIT,
+    NO_SKILLS,
     DatabaseError,
-    Fingerprint,
     KvError,
     KvKey,
     StorageError,
@@ -200,7 +200,7 @@ class _Tally:
     """The records counted so far, and those whose values have to tell what they are."""
 
     count: int = 0
-    digest: str = "0" * 16
+    digest: str = NO_SKILLS.digest
     by_value: list[str] = field(default_factory=list)
     left_out: int = 0
 
@@ -304,7 +304,7 @@ def _index_counted(
     if header is None or header.problem not in (None, "missing"):
         return None
     if header.fingerprint is None:
-        return _Counted(0, Fingerprint(0, "0" * 16).digest)
+        return _Counted(0, NO_SKILLS.digest)
     if header.recent == 0:
         return _Counted(header.count, header.fingerprint.digest)
     reference = others["postgres"] or others["kv"]

@@ -26,6 +26,7 @@ from marketplace.models import InvalidRecord, PublishedSummary, Skill
 from marketplace.storage import (
     KV_VALUE_LIMIT,
     KV_WRITE_INTERVAL,
+    NO_SKILLS,
     Fingerprint,
     KvError,
     KvRateLimited,
@@ -51,7 +52,7 @@ class IndexProgress(msgspec.Struct, kw_only=True, rename="camel"):
     begun_at: str
     pages: list[PageRef] = []
     count: int = 0
-    digest: str = "0" * 16
+    digest: str = NO_SKILLS.digest
 
 
 class IndexWriter:
@@ -250,7 +251,7 @@ def _empty_manifest(env: Env) -> Manifest:
         written_at=env.now(),
         rebuilt_at=None,
         count=0,
-        fingerprint=Fingerprint(0, "0" * 16),
+        fingerprint=NO_SKILLS,
         pages=[],
     )
 

@@ -195,6 +195,10 @@ class Fingerprint(msgspec.Struct, frozen=True, rename="camel"):
     digest: str
 
 
+NO_SKILLS: Final = Fingerprint(count=0, digest="0" * 16)
+"""The fingerprint of an empty source."""
+
+
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """A message that could not be processed, kept until an operator or cron redrives it."""
 

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -12,7 +12,7 @@ import httpx
 from pgwire import ConnectOptions
 from pgwire.asyncio_stream import connect
 from tests.worker.conftest import Marketplace
-from tests.worker.publishing import OPERATOR, eventually, listing, names
+from tests.worker.publishing import OPERATOR, eventually, listing, names, publish_many
 
 SEED_COUNT: Final = 118
 INDEX_KEY: Final = "skills:published-index"
@@ -56,6 +56,14 @@ def empty(marketplace: Marketplace) -> None:
     """Delete everything in KV and in PostgreSQL."""
     empty_kv(marketplace)
     query(marketplace, "truncate skill, skill_alias, dead_letter, lease, state")
+
+
+def publish_only(marketplace: Marketplace, owner: str, skill_names: Sequence[str]) -> Marketplace:
+    """A marketplace that holds these skills of one owner, and nothing else."""
+    empty(marketplace)
+    with marketplace.client() as client:
+        publish_many(client, owner, skill_names)
+    return marketplace
 
 
 def everything_listed(client: httpx.Client, *, but: str | None = None) -> dict[str, Any]:

@@ -16,11 +16,11 @@ from local.paths import REPOSITORY
 from local.ports import free_port
 from tests.worker.conftest import INTERNAL_KEY, JWT_SECRET, Marketplace
 from tests.worker.credentials import token
-from tests.worker.publishing import eventually, listing, names, publish_many, submit
+from tests.worker.publishing import eventually, listing, names, submit
 from tests.worker.storage import (
-    empty,
     everything_listed,
     keys,
+    publish_only,
     query,
     rebuild,
     records,
@@ -67,10 +67,7 @@ def answer(result: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def published(marketplace: Marketplace) -> Marketplace:
-    empty(marketplace)
-    with marketplace.client() as client:
-        publish_many(client, "console", NAMES)
-    return marketplace
+    return publish_only(marketplace, "console", NAMES)
 
 
 @pytest.fixture

@@ -7,12 +7,12 @@ import pytest
 
 from marketplace.schedule import NIGHTLY_CRON
 from tests.worker.conftest import Marketplace
-from tests.worker.publishing import eventually, publish_many
+from tests.worker.publishing import eventually
 from tests.worker.storage import (
-    empty,
     everything_listed,
     health,
     keys,
+    publish_only,
     query,
     rebuild,
     records,
@@ -30,11 +30,7 @@ SKIPPED: Final = '"event":"scheduled run skipped: lease held"'
 
 @pytest.fixture(scope="module")
 def published(marketplace: Marketplace) -> Marketplace:
-    empty(marketplace)
-    with marketplace.client() as client:
-        publish_many(client, "clockwork", NAMES)
-        rebuild(client)
-    return marketplace
+    return publish_only(marketplace, "clockwork", NAMES)
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ from tests.worker.publishing import publish_many, submit
 from tests.worker.storage import (
     INDEX_KEY,
     SEED_COUNT,
-    empty,
     hanging_postgres,
     health,
     keys,
+    publish_only,
     query,
     rebuild,
     without_postgres,
@@ -30,10 +30,7 @@ PENDING_MARK: Final = "pending:2026-11-20T08:00:00.000Z:"
 
 @pytest.fixture(scope="module")
 def published(marketplace: Marketplace) -> Marketplace:
-    empty(marketplace)
-    with marketplace.client() as client:
-        publish_many(client, "vital", NAMES)
-    return marketplace
+    return publish_only(marketplace, "vital", NAMES)
 
 
 @pytest.fixture
