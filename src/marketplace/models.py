@@ -303,7 +303,7 @@ def _normalize_time(values: dict[str, Any], field: str) -> None:
     """Bring a time into its one form; what is no time counts as missing."""
     try:
         values[field] = normalize_timestamp(values[field])
-    except (KeyError, ValueError, TypeError, OverflowError):
+    except (KeyError, ValueError, TypeError):
         values.pop(field, None)  # no skill is hidden because nobody can say how old it is
 
 

@@ -17,10 +17,15 @@ def format_timestamp(moment: datetime) -> str:
 def parse_timestamp(text: str) -> datetime:
     """Parse RFC 3339 text of any offset or precision; without an offset it is taken as UTC.
 
-    Raises ValueError for anything else.
+    Raises ValueError for anything else, and for moments outside the years 1 to 9999 of UTC.
     """
     moment = datetime.fromisoformat(text)
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    if moment.tzinfo is None:
+        return moment.replace(tzinfo=UTC)
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError as error:  # the offset leads out of the years there are
+        raise ValueError(f"no moment in UTC: {text!r:.100}") from error
 
 
 def normalize_timestamp(text: str) -> str:
@@ -37,5 +42,5 @@ def age_in_seconds(moment: str, now: str) -> float | None:
     """Seconds from ``moment`` to ``now``; None where ``moment``, read from a store, is damaged."""
     try:
         return seconds_between(moment, now)
-    except (ValueError, OverflowError):
+    except ValueError:
         return None

@@ -236,11 +236,16 @@ def test_a_damaged_mark_hides_no_submission_that_waits() -> None:
     async def test(market: Market) -> None:
         market.kv.damage("pending:", b"{}")
         market.kv.damage("pending:0000-13-01T00:00:00.000Z:never", b"{}")
+        market.kv.damage("pending:0001-01-01T00:00:00+1000:before-all-time", b"{}")
         market.kv.damage("pending:2025-12-31T00:00:00.000Z:waiting", b"{}")
         health = await check_health(market.env)
         assert health.oldest_pending is not None
         assert health.oldest_pending["id"] == "waiting"
         damaged = [line["key"] for line in market.log.lines if line["event"] == "pending-malformed"]
-        assert damaged == ["pending:", "pending:0000-13-01T00:00:00.000Z:never"]
+        assert damaged == [
+            "pending:",
+            "pending:0000-13-01T00:00:00.000Z:never",
+            "pending:0001-01-01T00:00:00+1000:before-all-time",
+        ]
 
     run(test)
