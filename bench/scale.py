@@ -403,6 +403,13 @@ class Scale:
         found.equal(phase, "degraded", answer["degraded"], wanted=True)
         found.equal(phase, "total", answer["total"], self.skills + MENDED + 118)
         found.at_most(phase, "heap", self.market.heap(), FALLBACK_HEAP_LIMIT, "MiB")
+        for depth in (self.skills // 2, self.skills):
+            seconds, answer = self.market.timed("/api/v1/skills", limit=100, offset=depth)
+            found.equal(phase, f"page at {depth:,}", len(answer["skills"]), 100)
+            found.at_most(phase, f"time at {depth:,}", seconds, FALLBACK_LIMIT, "s")
+            found.at_most(
+                phase, f"heap at {depth:,}", self.market.heap(), FALLBACK_HEAP_LIMIT, "MiB"
+            )
         self.market.postgres.start()
 
 

@@ -245,6 +245,10 @@ class _Unseeded:
             if summary.name not in self._seed.by_name:
                 yield summary
 
+    @property
+    def most(self) -> int:
+        return self._published.count
+
     def pick(self, names: Collection[str]) -> Iterator[SkillSummary]:
         for entry in self._published.pick(names):
             yield entry.summary

@@ -82,6 +82,10 @@ class WholeSource(Protocol):
     def __iter__(self) -> Iterator[SkillSummary]:
         """Every skill, for filters and sort keys."""
 
+    @property
+    def most(self) -> int:
+        """At most so many skills."""
+
     def pick(self, names: Collection[str]) -> Iterable[SkillSummary]:
         """The skills of some slugs, whole."""
 
@@ -89,15 +93,15 @@ class WholeSource(Protocol):
 def page_of(query: ListingQuery, source: WholeSource | None, seed: Iterable[SkillSummary]) -> Page:
     """The page out of a whole source, if there is one, and the seed.
 
-    The source is gone through for sort keys alone, so that no more than those up to the page's
-    end are ever held, however deep the page.
+    The source is gone through for sort keys alone, and those are held from the nearer end to the
+    page: of 110,000 skills no more than half, however deep the page.
     """
     after = cursor_rank(query)
     seeded = matching(seed, query)
     total = len(seeded)
     descending = query.sort_dir is SortDirection.DESC
 
-    def keys() -> Iterator[tuple[SortKey, str]]:
+    def keys() -> Iterator[_Key]:
         nonlocal total
         for skill in source or ():
             if matches(skill, query):
@@ -107,20 +111,49 @@ def page_of(query: ListingQuery, source: WholeSource | None, seed: Iterable[Skil
                     yield key, skill.name
 
     first = 0 if query.cursor is not None else query.offset
-    # Both keep equal keys in the order they come in, which is by slug.
-    choose = heapq.nlargest if descending else heapq.nsmallest
-    chosen = choose(first + query.limit + 1, keys(), key=_sort_key)
+    from_start = first + query.limit + 1
+    # What is left out has to come before the page, however many of the seed's do.
+    most = 0 if source is None else source.most
+    from_end = max(most + len(seeded) - first, 1)  # choosing none would count none
+    if after is not None or from_start <= from_end:
+        chosen, left_out = _first(from_start, keys(), descending), 0
+    else:
+        chosen = _last(from_end, keys(), descending)
+        left_out = total - len(seeded) - len(chosen)
+    surplus = max(first - left_out - len(seeded), 0)
+    left_out += surplus
+    chosen = chosen[surplus : surplus + len(seeded) + query.limit + 1]
     positions = [Rank(key, name, descending) for key, name in chosen]
     items = {p.name: item for p, item in seeded if after is None or after < p}
     seeded_positions = [position for position, _ in seeded if position.name in items]
-    wanted = list(heapq.merge(seeded_positions, positions))[first : first + query.limit + 1]
+    begin = first - left_out
+    wanted = list(heapq.merge(seeded_positions, positions))[begin : begin + query.limit + 1]
     if source is not None:
         names = {position.name for position in wanted} - items.keys()
         items |= {skill.name: encode_item(skill) for skill in source.pick(names)}
     return _cut(query, [(position, items[position.name]) for position in wanted], total)
 
 
-def _sort_key(entry: tuple[SortKey, str]) -> Any:
+_Key = tuple[SortKey, str]
+"""A sort key and the slug that it belongs to."""
+
+
+def _first(number: int, keys: Iterable[_Key], descending: bool) -> list[_Key]:
+    """The first so many in the listing's order."""
+    # Both keep equal keys in the order they come in, which is by slug.
+    choose = heapq.nlargest if descending else heapq.nsmallest
+    return choose(number, keys, key=_sort_key)
+
+
+def _last(number: int, keys: Iterable[_Key], descending: bool) -> list[_Key]:
+    """The last so many in the listing's order: of equal keys those that come in last."""
+    sign = -1 if descending else 1
+    numbered = ((key, sign * n, name) for n, (key, name) in enumerate(keys))
+    choose = heapq.nsmallest if descending else heapq.nlargest
+    return [(key, name) for key, _, name in reversed(choose(number, numbered))]
+
+
+def _sort_key(entry: _Key) -> Any:
     return entry[0]  # of one type within a listing, so that they compare
 
 

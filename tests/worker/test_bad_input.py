@@ -9,6 +9,7 @@ from tests.worker.conftest import Marketplace
 from tests.worker.publishing import OPERATOR
 
 SUBMISSION = {"repoUrl": "https://github.com/bad/input", "skillName": "Bad input"}
+PASSED: dict[str, Any] = {"submissionId": "a", "verdict": "PASS", "score": 1}
 
 
 def keys(marketplace: Marketplace) -> list[str]:
@@ -133,6 +134,9 @@ def test_a_wrong_key_opens_nothing(
         ({"submissionId": "a", "verdict": "PASS", "score": 101}, "results[0].score"),
         ({"submissionId": "a", "verdict": "PASS", "score": "1"}, "results[0].score"),
         ({"verdict": "PASS", "score": 1}, "results[0].submissionId"),
+        (PASSED | {"scannedAt": "yesterday"}, "results[0].scannedAt"),
+        (PASSED | {"scannedAt": "0001-01-01T00:00:00+10:00"}, "results[0].scannedAt"),
+        (PASSED | {"reason": "a\0b"}, "results[0].reason"),
     ],
 )
 def test_a_wrong_verdict_is_named(client: httpx.Client, result: dict[str, Any], field: str) -> None:

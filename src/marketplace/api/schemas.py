@@ -93,7 +93,10 @@ def _category(text: str) -> str:
 
 
 def _time(text: str) -> str:
-    return normalize_timestamp(text)
+    try:
+        return normalize_timestamp(text)
+    except ValueError as error:
+        raise ValueError("must be a time as in 2026-11-24T08:15:30Z (RFC 3339)") from error
 
 
 _Clean = AfterValidator(_clean)
@@ -165,8 +168,8 @@ class ScanResult(_Document):
     cert_tier: CertTier = CertTier.SCANNED
     cert_method: CertMethod = CertMethod.AUTOMATED_SCAN
     version: _Version | None = None
-    reason: Annotated[str | None, Field(max_length=MAX_REASON_LENGTH)] = None
-    scanned_at: Annotated[str | None, Field(max_length=40)] = None
+    reason: Annotated[str, Field(max_length=MAX_REASON_LENGTH), _Clean] | None = None
+    scanned_at: Annotated[str, Field(max_length=40), AfterValidator(_time)] | None = None
 
     def to_scan(self, now: str) -> Scan:
         """The verdict that is kept; made at ``now`` unless the scanner says when."""
@@ -174,11 +177,11 @@ class ScanResult(_Document):
             submission_id=self.submission_id,
             verdict=self.verdict,
             score=self.score,
-            scanned_at=min(_time(self.scanned_at), now) if self.scanned_at else now,
+            scanned_at=min(self.scanned_at, now) if self.scanned_at else now,
             cert_tier=self.cert_tier,
             cert_method=self.cert_method,
             version=self.version,
-            reason=_clean(self.reason) if self.reason else None,
+            reason=self.reason or None,
         )
 
 
