@@ -116,6 +116,7 @@ class SimulatedKv(KvNamespace):
         self.faults: KvFaults | None = None  # for the calls made on this object itself
         self.operations: Counter[str] = Counter()
         self.refusals: Counter[str] = Counter()  # of a second write within a second, by key
+        self.given_up = 0  # calls whose answer came too late for who asked
         self.violations: list[SimulationError] = []
         self.on_write: Callable[[str, bytes | None, bytes | None], None] | None = None
         self._chance = chance or Chance(0)
@@ -425,10 +426,14 @@ class KvHandle(KvNamespace):
         fault = self._faults(operation) if self._faults is not None else None
         if fault is Fault.EMPTY_PAGE:
             act, fault = empty or act, None
-        return await call(
-            act,
-            fault=fault,
-            error=lambda: KvError(f"{operation.kind} {operation.key!r} failed"),
-            network=self._conduct.network,
-            chance=self._kv._chance,
-        )
+        try:
+            return await call(
+                act,
+                fault=fault,
+                error=lambda: KvError(f"{operation.kind} {operation.key!r} failed"),
+                network=self._conduct.network,
+                chance=self._kv._chance,
+            )
+        except asyncio.CancelledError:
+            self._kv.given_up += 1
+            raise

@@ -94,7 +94,7 @@ class World:
         self.kv = SimulatedKv(chance=chance.fork("kv"), page_limit=page_limit, rate_limited=True)
         self.database = marketplace.new_database()
         self.after_statement: Callable[[], None] = lambda: None
-        self.kv_has_failed = False
+        self._kv_fault_was_chosen = False
         self._fallback_caches = {location: FallbackCache() for location in LOCATIONS}
         self.trace: list[str] = []
         self.violations: list[SimulationError] = []  # of the platform's limits
@@ -122,8 +122,13 @@ class World:
 
     def _kv_fault(self, operation: KvOperation) -> Fault | None:
         fault = self._choose_kv_fault(operation)
-        self.kv_has_failed |= fault is not None
+        self._kv_fault_was_chosen |= fault is not None
         return fault
+
+    @property
+    def kv_has_failed(self) -> bool:
+        """Whether KV ever left somebody without an answer, be it that he was held up himself."""
+        return self._kv_fault_was_chosen or self.kv.given_up > 0
 
     def _choose_kv_fault(self, operation: KvOperation) -> Fault | None:
         weather = self.weather
