@@ -12,19 +12,18 @@ from typing import Any, Final, Generic, Literal, TypeVar
 
 import msgspec
 
-from marketplace import json_text, kv_access, submission_store
+from marketplace import kv_access, submission_store
 from marketplace.db import get_db
 from marketplace.dead_letters import PASSING_REASONS
 from marketplace.env import Env
 from marketplace.kv_counting import CountingKv
 from marketplace.kv_keys import ALIAS_PREFIX, SKILL_PREFIX, is_slug
 from marketplace.models import Skill
+from marketplace.operation_state import LAST_CHECK, LAST_REPAIR, newest_report
 from marketplace.published_index import add_versions_to_digest, index_header
 from marketplace.storage import (
     KV_BULK_GET_LIMIT,
     NO_SKILLS,
-    DatabaseError,
-    KvError,
     KvKey,
     StorageError,
 )
@@ -39,9 +38,6 @@ NUMBER_TOLERATED: Final = 10
 MAX_VALUES_READ: Final = 10_000
 """Records without usable metadata whose values are read: a hundred bulk gets."""
 PENDING_TOLERATED: Final = 3_600.0  # seconds
-
-LAST_REPAIR: Final = "last-repair"
-LAST_CHECK: Final = "last-check"
 
 REBUILD_CALL: Final = "POST /api/v1/admin/rebuild-index"
 REDRIVE_CALL: Final = "POST /api/v1/admin/dead-letters/redrive"
@@ -370,19 +366,6 @@ def _add_operations(
         }
 
 
-def newest_report(*documents: bytes | None) -> Any:
-    """Of reports kept in two places the one that was saved last; unreadable ones are left out."""
-    reports = []
-    for document in documents:
-        try:
-            report = json_text.decode(document) if document else None
-        except json_text.UnreadableJson:
-            continue  # a damaged report must not hide the other
-        if isinstance(report, dict):
-            reports.append(report)
-    return max(reports, key=lambda report: str(report.get("finishedAt")), default=None)
-
-
 _CHECKS: Final = {
     "postgres": "Check that the database is up and that Hyperdrive reaches it.",
     "kv": "Check the KV namespace and its binding SUBMISSIONS_KV.",
@@ -419,58 +402,3 @@ def _status(health: Health) -> Literal["ok", "drift", "failing"]:
     if any(not state.reachable for state in health.sources.values()):
         return "failing"
     return "drift" if health.drifts else "ok"
-
-
-# --- what operations leave behind for it ------------------------------------------------------
-
-
-async def save_report(env: Env, name: str, report: Mapping[str, Any]) -> None:
-    """Keep a report where health reads it: PostgreSQL or, with that away, KV. Never raises
-    because of a source: a report that cannot be kept is in the log."""
-    document = msgspec.json.encode({**report, "finishedAt": env.now()})
-    try:
-        await save_state(env, name, document)
-    except StorageError as error:
-        env.log(f"report {name} not kept", level="error", reason=error.reason)
-
-
-async def save_state(env: Env, name: str, document: bytes) -> None:
-    """Keep a document in PostgreSQL or, with that away, in KV. Raises KvError."""
-    try:
-        with await get_db(env) as database:
-            await database.save_state(name, document)
-    except DatabaseError as error:
-        env.log(f"postgres unavailable: {name} kept in kv", level="warning", reason=error.reason)
-        await submission_store.save_state(env, name, document)
-
-
-async def load_states(env: Env, name: str, kind: type[T]) -> list[T]:
-    """What PostgreSQL and KV keep under a name; what cannot be read of it is logged and left out.
-
-    Raises KvError when neither can be asked.
-    """
-    states = []
-    for document in await _load_documents(env, name):
-        try:
-            states.append(json_text.decode(document, kind))
-        except json_text.UnreadableJson as error:  # of another version of this code, or damage
-            env.log(f"state {name} not readable", level="error", state=name, reason=str(error))
-    return states
-
-
-async def _load_documents(env: Env, name: str) -> list[bytes]:
-    documents = []
-    away: DatabaseError | None = None
-    try:
-        with await get_db(env) as database:
-            documents.append(await database.load_state(name))
-    except DatabaseError as error:
-        away = error
-        env.log(f"postgres unavailable: {name} read from kv", level="warning", reason=error.reason)
-    try:
-        documents.append(await submission_store.load_state(env, name))
-    except KvError as error:
-        if away is not None:
-            raise
-        env.log(f"kv unavailable: {name} read from postgres", level="warning", reason=error.reason)
-    return [document for document in documents if document]

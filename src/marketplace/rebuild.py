@@ -10,8 +10,8 @@ from datetime import timedelta
 from typing import Any, Final
 
 from marketplace.env import Env
-from marketplace.health import LAST_REPAIR, save_report
 from marketplace.messages import QueueMessage, retry_delay
+from marketplace.operation_state import LAST_REPAIR, save_report
 from marketplace.queue_access import send_messages
 from marketplace.rebuild_job import (
     RebuildJob,

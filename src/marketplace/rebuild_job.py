@@ -7,8 +7,8 @@ from typing import Any, Final, Literal
 import msgspec
 
 from marketplace.env import Env
-from marketplace.health import load_states, save_state
 from marketplace.kv_access import write_again_if_refused
+from marketplace.operation_state import load_states, save_state
 from marketplace.published_index import IndexProgress, new_generation
 from marketplace.timestamps import seconds_between
 

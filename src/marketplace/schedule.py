@@ -16,16 +16,10 @@ import msgspec
 from marketplace import submission_store
 from marketplace.db import get_db
 from marketplace.env import Env
-from marketplace.health import (
-    LAST_CHECK,
-    Health,
-    check_health,
-    load_states,
-    save_report,
-    save_state,
-)
+from marketplace.health import Health, check_health
 from marketplace.kv_counting import CountingKv
 from marketplace.light_repair import run_light_repair
+from marketplace.operation_state import LAST_CHECK, load_states, save_report, save_state
 from marketplace.rebuild import describe, resume_stalled, start_rebuild
 from marketplace.redrive import RedriveOutcome, redrive_passing
 from marketplace.storage import DatabaseError, KvError, StorageError

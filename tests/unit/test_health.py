@@ -7,8 +7,9 @@ import msgspec
 import pytest
 
 from cli.answers import Health as CliHealth
-from marketplace.health import LAST_REPAIR, REBUILD_CALL, Health, check_health, save_report
+from marketplace.health import REBUILD_CALL, Health, check_health
 from marketplace.models import Skill
+from marketplace.operation_state import LAST_REPAIR, save_report
 from marketplace.storage import DatabaseError, SkillDatabase
 from tests.simulation.remote import Fault
 from tests.unit.kv_support import fault
