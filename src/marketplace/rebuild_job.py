@@ -10,7 +10,7 @@ from marketplace.env import Env
 from marketplace.kv_access import write_again_if_refused
 from marketplace.operation_state import load_states, save_state
 from marketplace.published_index import IndexProgress, new_generation
-from marketplace.timestamps import seconds_between
+from marketplace.timestamps import age_in_seconds
 
 MAX_ERROR_DETAILS: Final = 100
 MAX_REASON: Final = 200  # characters
@@ -105,6 +105,7 @@ class RebuildJob(msgspec.Struct, kw_only=True, rename="camel"):
 
     def report(self, now: str) -> dict[str, Any]:
         """The answer of the admin call."""
+        seconds = age_in_seconds(self.started_at, self.finished_at or now)
         return {
             "ok": self.failure is None and not self.database_away,
             "rebuilt": self.rebuilt,
@@ -115,7 +116,7 @@ class RebuildJob(msgspec.Struct, kw_only=True, rename="camel"):
             "conflictsResolved": self.conflicts_resolved,
             "metadataRestored": self.metadata_restored,
             "errorDetails": self.error_details,
-            "durationMs": 1000 * seconds_between(self.started_at, self.finished_at or now),
+            "durationMs": None if seconds is None else 1000 * seconds,
             "complete": self.complete,
             "dryRun": self.dry_run,
             "jobId": self.id,

@@ -10,16 +10,16 @@ import pytest
 
 from local.control import KvEntry
 from tests.worker.conftest import Marketplace
-from tests.worker.publishing import eventually, listing, names, publish, publish_many
+from tests.worker.publishing import eventually, listing, names, publish
 from tests.worker.storage import (
     INDEX_KEY,
     SEED_COUNT,
-    empty,
     empty_kv,
     everything_listed,
     hanging_postgres,
     health,
     keys,
+    publish_only,
     query,
     rebuild,
     records,
@@ -54,10 +54,9 @@ Chain = tuple[Marketplace, list[dict[str, Any]]]
 @pytest.fixture(scope="module")
 def published(marketplace: Marketplace) -> Chain:
     """A marketplace with the seed and 24 skills; the whole listing as PostgreSQL gives it."""
-    empty(marketplace)
+    publish_only(marketplace, OWNER, NAMES)
+    marketplace.worker.control.kv_put([ALIAS])
     with marketplace.client() as client:
-        publish_many(client, OWNER, NAMES)
-        marketplace.worker.control.kv_put([ALIAS])
         answer = everything_listed(client)
     assert answer["source"] == "postgres"
     assert answer["total"] == SEED_COUNT + len(SLUGS)
