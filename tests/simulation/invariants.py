@@ -221,7 +221,7 @@ class Truth:
     def _check_write(self, key: str, before: bytes | None, after: bytes | None) -> None:
         """4 for KV, at every write: a record is only ever replaced by one of the same skill.
 
-        Another skill may have it once the earlier one was given another slug.
+        Another skill, or a note, may have its place once it was given another slug.
         """
         if not key.startswith(SKILL_PREFIX):
             return
@@ -231,11 +231,21 @@ class Truth:
         if old is None or (new is not None and new.identity == old.identity):
             return
         row = self.world.marketplace.rows(self.world.database).get(old.identity)
-        if row is None or row.name == old.name:
+        has_moved = row.name != old.name if row is not None else self._is_elsewhere(old)
+        if not has_moved:
             self._violated(
                 f"4 no clobbering: {key} of {old.identity} was overwritten by "
                 f"{new.identity if new else after!r}"
             )
+
+    def _is_elsewhere(self, held: Held) -> bool:
+        """Whether KV has it under another slug too, and not older: its row was lost meanwhile."""
+        return any(
+            record.identity == held.identity
+            and record.name != held.name
+            and record.revision >= held.revision
+            for record in self._read_all(SKILL_PREFIX)
+        )
 
     def expect(self) -> Expected:
         """2: what a listing that starts now has to show."""
