@@ -16,7 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from tests.simulation.actors import Marketplace
 from tests.simulation.mutations import mutated
-from tests.simulation.schedule import Failure, generate, run, shrink
+from tests.simulation.running import Failure, run, shrink
+from tests.simulation.schedule import generate
 
 CHUNK: Final = 50  # schedules that one process runs between two reports
 

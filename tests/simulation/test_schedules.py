@@ -4,7 +4,8 @@ import pytest
 
 from tests.simulation.actors import Marketplace
 from tests.simulation.mutations import MUTATIONS, mutated
-from tests.simulation.schedule import generate, run, shrink
+from tests.simulation.running import run, shrink
+from tests.simulation.schedule import generate
 
 SCHEDULES = 3000
 AT_ONCE = 250  # schedules of one test, so that the tests share the processors

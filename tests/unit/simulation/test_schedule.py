@@ -5,7 +5,8 @@ import subprocess
 import sys
 
 from tests.simulation.actors import Marketplace
-from tests.simulation.schedule import generate, trace_of
+from tests.simulation.running import trace_of
+from tests.simulation.schedule import generate
 
 
 def test_the_same_seed_is_the_same_run() -> None:
@@ -17,7 +18,8 @@ def test_the_same_seed_is_the_same_run() -> None:
 
 def test_the_run_of_a_seed_does_not_depend_on_the_hashes_of_a_process() -> None:
     code = (
-        "from tests.simulation.actors import *; from tests.simulation.schedule import *;"
+        "from tests.simulation.actors import *; from tests.simulation.running import *;"
+        "from tests.simulation.schedule import *;"
         "print([trace_of(Marketplace(), generate(seed)) for seed in range(10)])"
     )
     runs = {
