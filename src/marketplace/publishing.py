@@ -4,9 +4,10 @@ PostgreSQL decides and KV follows. Every step can be repeated, and none depends 
 earlier invocation remembered: a message names a submission, and its records are read again.
 
 With PostgreSQL away, KV alone takes the skill. KV has no compare-and-set, so nothing may be
-decided there by whoever writes first: a skill new to KV takes the slug that carries the digest
-of its identity, which no other skill can be given, and its revision is kept in an outbox record
-of its own, which no other revision can overwrite. The repair brings both into PostgreSQL.
+decided there by whoever writes first, nor be written where another may be by now: a skill new to KV
+takes the slug that carries the digest of its identity, which no other skill can be given, and each
+revision is kept in an outbox record of its own, which no other can overwrite. The repair brings
+both into PostgreSQL.
 """
 
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
@@ -119,6 +120,11 @@ def _wanted_slugs(env: Env, skill: Skill) -> Sequence[str]:
     candidates = assignable_candidates(skill.repo_url, skill.base_slug)
     seeded = env.seed.by_identity.get(skill.identity)
     return candidates if seeded is None else (seeded.name, candidates[-1])
+
+
+def _certain_slug(skill: Skill) -> str:
+    """The slug that carries the digest of the identity: no other skill can be given it."""
+    return assignable_candidates(skill.repo_url, skill.base_slug)[-1]
 
 
 def _plan_one(env: Env, skill: Skill, records: Records) -> _Plan:
@@ -263,14 +269,16 @@ async def _store_in_kv_alone(env: Env, plan: _Plan) -> PublishOutcome:
     if not plan.checked:
         return PublishFailed("storage-unavailable")
     own = plan.own
-    name = own.name if own is not None else plan.candidates[-1]
+    name = own.name if own is not None else _certain_slug(plan.skill)
     published_at = plan.skill.published_at
     if own is not None:
         published_at = min(own.published_at, published_at)
     skill = plan.skill.renamed(name, published_at=published_at)
     if not await _try_kv(env, skill, submission_store.write_outbox):
         return PublishFailed("storage-unavailable")
-    if own is None or own.revision < skill.revision:
+    # Any other slug may be another skill's since what was read, a minute ago at most. An outbox
+    # entry is shown in place of an older record until the repair gives PostgreSQL the word.
+    if name == _certain_slug(skill) and (own is None or own.revision < skill.revision):
         await _try_kv(env, skill, submission_store.write_record)
     return Published(skill, in_database=False, in_kv=True)
 

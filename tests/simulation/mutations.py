@@ -28,6 +28,7 @@ from marketplace import (
 )
 from marketplace.env import Env
 from marketplace.models import Skill
+from marketplace.slugs import assignable_candidates
 from marketplace.storage import (
     DatabaseError,
     DeadLetter,
@@ -167,14 +168,11 @@ def writes_over_records_of_others() -> AbstractContextManager[object]:
 @_mutation
 def takes_the_base_slug_without_postgres() -> AbstractContextManager[object]:
     """With PostgreSQL away, takes a slug that two skills may take at once."""
-    store = publishing._store_in_kv_alone
 
-    async def greedy(env: Env, plan: Any) -> Any:
-        first = plan.candidates[0]
-        mutated = publishing._Plan(plan.skill, (first,), plan.own, plan.checked)
-        return await store(env, mutated)
+    def greedy(skill: Skill) -> str:
+        return assignable_candidates(skill.repo_url, skill.base_slug)[0]
 
-    return _replaced(publishing, "_store_in_kv_alone", greedy)
+    return _replaced(publishing, "_certain_slug", greedy)
 
 
 @_mutation
