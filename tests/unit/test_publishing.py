@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import pytest
 
 from marketplace import submission_store
@@ -426,3 +427,28 @@ def test_listings_name_their_source_and_say_when_they_are_degraded(world: World)
     world.kv_away(True)
     assert ask() == (Source.SEED, True)
     assert any("read falls back" in event for event, _ in world.log)
+
+
+def test_with_postgres_away_nothing_is_written_where_another_may_be_by_now(world: World) -> None:
+    """The record under a common slug may be what a read from before a move has shown."""
+    publish(world, make_skill())
+    before = world.kv.peek("skill:reader")
+    world.database_away = True
+    newer = make_skill(version="2.0.0", updated_at=LATER)
+
+    outcome = publish(world, newer)
+
+    assert (outcome.in_database, outcome.in_kv, outcome.skill.name) == (False, True, "reader")
+    assert world.kv.peek("skill:reader") == before
+    found = asyncio.run(get_skill_by_name(world.env, "reader"))
+    assert found is not None
+    assert found.value.revision == newer.revision
+    listing = asyncio.run(get_skills(world.env, ListingQuery(search="reader")))
+    (item,) = listing.value.items
+    assert msgspec.json.decode(item)["currentVersion"] == "2.0.0"
+
+    world.database_away = False
+    asyncio.run(run_light_repair(world.env))
+    record = asyncio.run(submission_store.read_record(world.env, "reader"))
+    assert isinstance(record, Skill)
+    assert record.revision == newer.revision
