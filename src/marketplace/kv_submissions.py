@@ -209,9 +209,11 @@ async def oldest_pending(env: Env) -> PendingSubmission | None:
 
     Raises KvError.
     """
-    async for pending in list_pending(env, page_budget=_MAX_EMPTY_PAGES):
-        if pending:
-            return pending[0]
+    pages = kv_access.list_all_keys(env, PENDING_PREFIX, page_budget=_MAX_EMPTY_PAGES)
+    async for page in pages:
+        for key in page.keys:
+            if (pending := _pending(env, key)) is not None:
+                return pending
     return None
 
 

@@ -122,7 +122,7 @@ def _wanted_slugs(env: Env, skill: Skill) -> Sequence[str]:
     return candidates if seeded is None else (seeded.name, candidates[-1])
 
 
-def _certain_slug(skill: Skill) -> str:
+def certain_slug(skill: Skill) -> str:
     """The slug that carries the digest of the identity: no other skill can be given it."""
     return assignable_candidates(skill.repo_url, skill.base_slug)[-1]
 
@@ -269,7 +269,8 @@ async def _store_in_kv_alone(env: Env, plan: _Plan) -> PublishOutcome:
     if not plan.checked:
         return PublishFailed("storage-unavailable")
     own = plan.own
-    name = own.name if own is not None else _certain_slug(plan.skill)
+    certain = certain_slug(plan.skill)
+    name = own.name if own is not None else certain
     published_at = plan.skill.published_at
     if own is not None:
         published_at = min(own.published_at, published_at)
@@ -278,7 +279,7 @@ async def _store_in_kv_alone(env: Env, plan: _Plan) -> PublishOutcome:
         return PublishFailed("storage-unavailable")
     # Any other slug may be another skill's since what was read, a minute ago at most. An outbox
     # entry is shown in place of an older record until the repair gives PostgreSQL the word.
-    if name == _certain_slug(skill) and (own is None or own.revision < skill.revision):
+    if name == certain and (own is None or own.revision < skill.revision):
         await _try_kv(env, skill, submission_store.write_record)
     return Published(skill, in_database=False, in_kv=True)
 

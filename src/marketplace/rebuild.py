@@ -26,7 +26,7 @@ from marketplace.rebuild_job import (
 )
 from marketplace.rebuild_step import STEP_SECONDS, Step
 from marketplace.storage import StorageError
-from marketplace.timestamps import age_in_seconds
+from marketplace.timestamps import seconds_since
 
 MAX_ATTEMPTS: Final = 5
 STALLED_SECONDS: Final = 180.0
@@ -176,8 +176,7 @@ async def resume_stalled(env: Env) -> list[str]:
 
 
 def _is_stalled(env: Env, job: RebuildJob) -> bool:
-    age = age_in_seconds(job.saved_at or job.started_at, env.now())
-    return age is None or age > STALLED_SECONDS
+    return seconds_since(job.saved_at or job.started_at, env.now()) > STALLED_SECONDS
 
 
 async def _resume(env: Env, job: RebuildJob) -> None:

@@ -178,14 +178,11 @@ class Step:
                 if job.dry_run:
                     job.rebuilt += job.parted
                 else:
-                    await self._show_index()
+                    # Somebody may have written the manifest this very second.
+                    await write_again_if_refused(self._writer.finish)
                 job.move_to("done")
                 return True
         return False
-
-    async def _show_index(self) -> None:
-        # Somebody may have written the manifest this very second.
-        await write_again_if_refused(self._writer.finish)
 
     # --- one page
 

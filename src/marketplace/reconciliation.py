@@ -17,9 +17,14 @@ from marketplace.env import Env
 from marketplace.kv_access import chunks
 from marketplace.kv_records import encode_skill
 from marketplace.models import InvalidRecord, Skill
-from marketplace.publishing import is_in_both, publish_skills, settle_in_kv, write_row
+from marketplace.publishing import (
+    certain_slug,
+    is_in_both,
+    publish_skills,
+    settle_in_kv,
+    write_row,
+)
 from marketplace.rebuild_job import Change, RebuildJob, copy_of, encode_job, state_name
-from marketplace.slugs import assignable_candidates
 from marketplace.storage import (
     KV_BULK_GET_LIMIT,
     DatabaseError,
@@ -257,8 +262,7 @@ class Reconciler:
 
     async def _placeable(self, skills: Sequence[Skill]) -> list[Skill]:
         """Those that PostgreSQL would take under a slug of their own; the others are errors."""
-        slugs = {s.identity: assignable_candidates(s.repo_url, s.base_slug)[-1] for s in skills}
-        renamed = [skill.renamed(slugs[skill.identity]) for skill in skills]
+        renamed = [skill.renamed(certain_slug(skill)) for skill in skills]
         outcome = await _in_bulk(renamed, self.database.check_skills)
         rejected = {skill.identity: reason for skill, reason in outcome.rejected}
         for skill in skills:

@@ -15,7 +15,7 @@ from marketplace.dead_letters import PASSING_REASONS, move_letters, store_dead_l
 from marketplace.env import Env
 from marketplace.queue_access import send_messages
 from marketplace.storage import DatabaseError, DeadLetter, KvError, SkillDatabase, StorageError
-from marketplace.timestamps import age_in_seconds
+from marketplace.timestamps import seconds_since
 
 MAX_REDRIVEN: Final = 100  # letters in one call
 MAX_AUTOMATIC_REDRIVES: Final = 5
@@ -138,8 +138,7 @@ async def redrive_passing(env: Env) -> list[RedriveResult]:
 
 
 def _is_due(env: Env, letter: DeadLetter) -> bool:
-    age = age_in_seconds(letter.failed_at, env.now())
-    old_enough = age is None or age >= AUTOMATIC_AFTER_SECONDS
+    old_enough = seconds_since(letter.failed_at, env.now()) >= AUTOMATIC_AFTER_SECONDS
     return old_enough and letter.redrives < MAX_AUTOMATIC_REDRIVES
 
 

@@ -4,7 +4,6 @@ A lease keeps runs from overlapping; it expires by itself, so that a crash holds
 while. Each run leaves one log line, and its report where health reads it.
 """
 
-import math
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
@@ -23,7 +22,7 @@ from marketplace.operation_state import LAST_CHECK, load_states, save_report, sa
 from marketplace.rebuild import describe, resume_stalled, start_rebuild
 from marketplace.redrive import RedriveOutcome, redrive_passing
 from marketplace.storage import DatabaseError, KvError, StorageError
-from marketplace.timestamps import EPOCH, age_in_seconds, format_timestamp
+from marketplace.timestamps import EPOCH, format_timestamp, seconds_since
 
 NIGHTLY_CRON: Final = "17 3 * * *"
 LEASE_SECONDS: Final = 240.0  # below the five minutes between two checks
@@ -117,9 +116,7 @@ async def _rebuild_on_drift(env: Env, health: Health, unfinished: Sequence[str])
     make it run every five minutes for ever.
     """
     pace = await _load_pace(env)
-    since = age_in_seconds(pace.begun_at, env.now())
-    if since is None:  # damaged: as if there had never been one
-        since = math.inf
+    since = seconds_since(pace.begun_at, env.now())
     if not health.needs_rebuild:
         if pace.rebuilds and since > 2 * pace.wait:
             await _save_pace(env, _Pace(0, pace.begun_at))

@@ -25,7 +25,7 @@ from marketplace.queue_access import send_messages
 from marketplace.slugs import slugify
 from marketplace.storage import KvError, QueueError
 from marketplace.submission_store import PendingSubmission
-from marketplace.timestamps import age_in_seconds
+from marketplace.timestamps import seconds_since
 from marketplace.versions import version_order
 
 _UNDER_WAY: Final = (SubmissionState.RECEIVED, SubmissionState.SCANNED)
@@ -199,8 +199,7 @@ def _is_stuck(env: Env, pending: PendingSubmission, scan: Scan) -> bool:
 
 
 def _is_older(env: Env, moment: str, seconds: float) -> bool:
-    age = age_in_seconds(moment, env.now())
-    return age is None or age >= seconds  # a damaged mark holds nothing up
+    return seconds_since(moment, env.now()) >= seconds
 
 
 async def _earlier_submission(env: Env, identity: str) -> SubmissionStatus | None:

@@ -3,6 +3,7 @@
 One fixed width, so that text order is time order in Python, PostgreSQL (``COLLATE "C"``) and KV.
 """
 
+import math
 from datetime import UTC, datetime, timedelta
 
 EPOCH = "1970-01-01T00:00:00.000Z"
@@ -44,3 +45,9 @@ def age_in_seconds(moment: str, now: str) -> float | None:
         return seconds_between(moment, now)
     except ValueError:
         return None
+
+
+def seconds_since(moment: str, now: str) -> float:
+    """As `age_in_seconds`, for who waits: damage, infinitely old, holds nothing up."""
+    age = age_in_seconds(moment, now)
+    return math.inf if age is None else age

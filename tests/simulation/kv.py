@@ -182,10 +182,8 @@ class SimulatedKv(KvNamespace):
 
     def now(self) -> float:
         """The loop's time; outside of a loop the beginning of time."""
-        try:
-            return asyncio.get_running_loop().time()
-        except RuntimeError:
-            return 0.0
+        loop = asyncio._get_running_loop()
+        return 0.0 if loop is None else loop.time()
 
     # The store
 

@@ -170,8 +170,7 @@ class SimulatedLoop(AbstractEventLoop):
         """Run a callback at a moment."""
         handle = _SimulatedHandle(callback, args, self, context)
         if not self._closed:
-            self._counter += 1
-            heapq.heappush(self._timers, (when, self._counter, handle))
+            self._put_off(handle, when)
         return handle
 
     def call_platform_later(self, delay: float, callback: _Callback, *args: Any) -> None:

@@ -172,7 +172,7 @@ def takes_the_base_slug_without_postgres() -> AbstractContextManager[object]:
     def greedy(skill: Skill) -> str:
         return assignable_candidates(skill.repo_url, skill.base_slug)[0]
 
-    return _replaced(publishing, "_certain_slug", greedy)
+    return _replaced(publishing, "certain_slug", greedy)
 
 
 @_mutation

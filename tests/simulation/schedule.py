@@ -14,7 +14,6 @@ REPOSITORIES: Final = ("ada/tools", "ada/kit", "bob/tools", "cyd/ada-tools")
 BASE_SLUGS: Final = ("pdf", "ada-pdf", "ada-tools-pdf")
 SETTLING: Final = 61.0  # seconds: longer than any staleness
 
-
 FLAKY: Final = ((0.05, 0.05, 0.05), (0.3, 0.0, 0.0), (0.0, 0.3, 0.0), (0.0, 0.0, 0.5))
 """Shares of the operations that fail while a source is flaky: of KV, of PostgreSQL, of the queues.
 A step's choice selects one."""
