@@ -7,6 +7,7 @@ import pytest
 
 from marketplace.schedule import NIGHTLY_CRON
 from tests.worker.conftest import Marketplace
+from tests.worker.log import log_until_now
 from tests.worker.publishing import eventually
 from tests.worker.storage import (
     everything_listed,
@@ -68,14 +69,10 @@ def stored(marketplace: Marketplace) -> tuple[Any, ...]:
     return table, [control.kv_get(key) for key in keys(marketplace, "skill:")]
 
 
-def logged(marketplace: Marketplace, line: str) -> int:
-    return marketplace.log_file.read_text(errors="replace").count(line)
-
-
 def test_a_check_of_a_healthy_marketplace_changes_nothing(
     whole: Marketplace, client: httpx.Client
 ) -> None:
-    before, lines = stored(whole), logged(whole, FINISHED)
+    before, lines = stored(whole), log_until_now(whole, client).count(FINISHED)
 
     reports = [fire(whole, client, LIGHT_CHECK) for _ in range(2)]
 
@@ -85,7 +82,7 @@ def test_a_check_of_a_healthy_marketplace_changes_nothing(
     assert not any("rebuildJob" in report for report in reports)
     assert reports[1]["finishedAt"] > reports[0]["finishedAt"]
     assert stored(whole) == before
-    assert logged(whole, FINISHED) == lines + 2
+    assert log_until_now(whole, client).count(FINISHED) == lines + 2
 
 
 @pytest.mark.parametrize("lost", [1, 12])
@@ -139,11 +136,12 @@ def test_a_run_is_skipped_while_another_holds_the_lease_and_not_for_ever(
     whole: Marketplace, client: httpx.Client
 ) -> None:
     lease = "insert into lease values ('scheduled-check', 'a crashed run', $1)"
-    before, skipped = fire(whole, client, LIGHT_CHECK), logged(whole, SKIPPED)
+    before = fire(whole, client, LIGHT_CHECK)
+    skipped = log_until_now(whole, client).count(SKIPPED)
     query(whole, lease, "2999-01-01T00:00:00.000Z")
     try:
         assert whole.worker.control.fire_scheduled(LIGHT_CHECK) == "ok"
-        assert logged(whole, SKIPPED) == skipped + 1
+        assert log_until_now(whole, client).count(SKIPPED) == skipped + 1
         assert health(client)["last_check"] == before
     finally:
         query(whole, "delete from lease")

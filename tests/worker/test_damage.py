@@ -12,6 +12,7 @@ import pytest
 
 from local.control import KvEntry
 from tests.worker.conftest import Marketplace
+from tests.worker.log import log_until_now
 from tests.worker.publishing import OPERATOR, eventually, listing, names
 from tests.worker.storage import empty, rebuild, without_postgres
 
@@ -103,7 +104,7 @@ def test_what_cannot_be_used_is_in_the_log_by_its_key(
 ) -> None:
     listing(client)
 
-    log = damaged.log_file.read_text(errors="replace")
+    log = log_until_now(damaged, client)
     for entry in BAD:
         assert f'"key":"{entry.key}"' in log, entry.key
     assert '"event":"kv-metadata-unusable","key":"skill:damage-half-text"' in log

@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from tests.worker.conftest import Marketplace
+from tests.worker.log import log_until_now
 from tests.worker.publishing import (
     RESULTS_A_REPORT,
     eventually,
@@ -38,18 +39,18 @@ def crowd(marketplace: Marketplace) -> dict[str, Any]:
     """200 skills, four of each name, reported by eight scanners at once and every message sent
     again besides; the statuses of their submissions."""
     empty(marketplace)
-    before = marketplace.log_file.read_text(errors="replace").count(BATCH_LINE)
     with (
         marketplace.client() as client,
         ThreadPoolExecutor(RESULTS_AT_ONCE) as pool,
     ):
+        before = log_until_now(marketplace, client).count(BATCH_LINE)
         ids = [id_ for owner in OWNERS for id_ in submit_many(client, owner, NAMES)]
         parts = [ids[start : start + RESULTS_AT_ONCE] for start in range(0, COUNT, RESULTS_AT_ONCE)]
         outcomes = pool.map(lambda part: report(client, *part), parts)
         marketplace.worker.control.send(*({"submissionId": id_} for id_ in ids))
         assert sum(len(outcome["accepted"]) for outcome in outcomes) == COUNT
         statuses = wait_all_published(client, ids)
-    batches = marketplace.log_file.read_text(errors="replace").count(BATCH_LINE) - before
+        batches = log_until_now(marketplace, client).count(BATCH_LINE) - before
     assert batches > COUNT // RESULTS_A_REPORT
     return {"statuses": statuses, "slugs": {status["slug"] for status in statuses}}
 

@@ -10,6 +10,7 @@ import pytest
 from marketplace.api.app import create_app
 from tests.worker.conftest import INTERNAL_KEY, JWT_SECRET, Marketplace
 from tests.worker.credentials import Headers, lesser, right, wrong
+from tests.worker.log import log_until_now
 from tests.worker.storage import keys
 
 PUBLIC: Final = {
@@ -131,7 +132,7 @@ def test_no_log_line_holds_a_credential(marketplace: Marketplace, client: httpx.
     for credential in (*wrong().values(), *right().values()):
         ask(client, ("GET", "/api/v1/admin/dead-letters"), credential)
 
-    log = marketplace.log_file.read_text(errors="replace")
+    log = log_until_now(marketplace, client)
     assert INTERNAL_KEY not in log
     assert JWT_SECRET not in log
     assert "eyJ" not in log  # how every token begins
