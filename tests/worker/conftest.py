@@ -35,9 +35,13 @@ class Marketplace:
         """An HTTP client for the Worker, to be closed."""
         return httpx.Client(base_url=self.url, timeout=30, trust_env=False)
 
+    def log(self) -> str:
+        """What the Worker and its host printed, as far as it has reached the file."""
+        return self.log_file.read_text(errors="replace")
+
     def log_tail(self) -> str:
-        """The last lines that the Worker and its host printed."""
-        return "\n".join(self.log_file.read_text(errors="replace").splitlines()[-LOG_LINES_SHOWN:])
+        """Its last lines."""
+        return "\n".join(self.log().splitlines()[-LOG_LINES_SHOWN:])
 
 
 @pytest.fixture(scope="session")
