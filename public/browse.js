@@ -61,7 +61,9 @@ function say(text) {
 
 async function loadCategories() {
   try {
-    const { categories } = await (await fetch("/api/v1/skills/categories")).json();
+    const response = await fetch("/api/v1/skills/categories");
+    const { categories, detail } = await response.json();
+    if (!response.ok) throw new Error(detail);
     const options = categories.map(({ name, count: size }) =>
       element("option", `${name} (${size})`, { value: name }));
     form.elements.category.append(...options);

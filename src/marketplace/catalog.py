@@ -4,6 +4,7 @@ The seed is canonical for its slugs: it is merged into every answer, and what a 
 those slugs stays out of listings.
 """
 
+import asyncio
 from collections import Counter
 from collections.abc import (
     Awaitable,
@@ -30,7 +31,7 @@ T = TypeVar("T")
 
 
 async def get_skills(env: Env, query: ListingQuery) -> Answer[Page]:
-    """One page of the listing. Never raises."""
+    """One page of the listing. Raises TooLate."""
     return await read_from_first(
         env,
         question=("page", query),
@@ -53,7 +54,7 @@ async def get_published_skills_from_db(
 
 
 async def get_skill_count(env: Env, query: ListingQuery) -> Answer[int]:
-    """How many skills match the filters. Never raises."""
+    """How many skills match the filters. Raises TooLate."""
     seeded = _count(env.seed.summaries, query)
 
     async def from_database(database: SkillDatabase) -> int:
@@ -69,7 +70,7 @@ async def get_skill_count(env: Env, query: ListingQuery) -> Answer[int]:
 
 
 async def get_skill_categories(env: Env) -> Answer[Mapping[str, int]]:
-    """Skills per category, the largest first, then by name. Never raises."""
+    """Skills per category, the largest first, then by name. Raises TooLate."""
 
     async def from_database(database: SkillDatabase) -> Mapping[str, int]:
         rows = await database.count_categories(exclude=env.seed.names)
@@ -187,8 +188,11 @@ async def _by_name_in_kv(reading: Reading, name: str) -> _Found | None:
     own = record if isinstance(record, Skill) else None
     if not reading.reasons:
         return None if own is None else (own, Source.KV_ENUMERATION)
-    waiting = await _attempt(reading, submission_store.find_in_outbox(env, chain.slugs))
-    return _newest(own, waiting) or await _summary_in_index(reading, chain.slugs, None)
+    waiting, indexed = await asyncio.gather(
+        _attempt(reading, submission_store.find_in_outbox(env, chain.slugs)),
+        _summary_in_index(reading, chain.slugs, None, needed=own is None),
+    )
+    return _newest(own, waiting) or indexed
 
 
 async def _by_identity_in_kv(
@@ -201,14 +205,21 @@ async def _by_identity_in_kv(
     newest = max(own, key=lambda record: record.revision, default=None)
     if not reading.reasons:
         return None if newest is None else (newest, Source.KV_ENUMERATION)
-    waiting = await _attempt(reading, submission_store.find_identity_in_outbox(env, identity))
-    return _newest(newest, waiting) or await _summary_in_index(reading, candidates, identity)
+    waiting, indexed = await asyncio.gather(
+        _attempt(reading, submission_store.find_identity_in_outbox(env, identity)),
+        _summary_in_index(reading, candidates, identity, needed=newest is None),
+    )
+    return _newest(newest, waiting) or indexed
 
 
 async def _attempt(reading: Reading, read: Awaitable[T]) -> T | None:
     """A part of KV that may hold more; when it fails, what is known already must not be lost."""
     try:
-        return await read
+        async with asyncio.timeout(reading.seconds_left):
+            return await read
+    except TimeoutError:
+        reading.note(Source.KV_ENUMERATION, KvError("no answer in time", reason="timeout"))
+        return None
     except KvError as error:
         reading.note(Source.KV_ENUMERATION, error)
         return None
@@ -227,8 +238,10 @@ def _newest(record: Skill | None, waiting: Skill | None) -> _Found | None:
 
 
 async def _summary_in_index(
-    reading: Reading, slugs: Collection[str], identity: str | None
+    reading: Reading, slugs: Collection[str], identity: str | None, *, needed: bool
 ) -> _Found | None:
+    if not needed:
+        return None
     entry = await _attempt(reading, submission_store.find_in_index(reading.env, slugs, identity))
     return None if entry is None else (Skill.from_summary(entry.summary), Source.KV_INDEX)
 

@@ -1,9 +1,11 @@
-"""The last fallback listing, shared between the requests of an isolate. Plain data, bounded.
+"""What the requests of an isolate share when sources fail. Plain data, bounded.
 
-Reading all records of KV takes a large part of a second. If every request did that for itself, a
-handful of visitors at once would be too slow for any of them and need more memory than an isolate
-has. So one request reads, and those that come meanwhile take its answer. Whoever comes later reads
-again: a listing is never older than the time it takes to make one, unless that fails.
+- The last fallback listing. Reading all records of KV takes a large part of a second. If every
+  request did that for itself, a handful of visitors at once would be too slow for any of them and
+  need more memory than an isolate has. So one request reads, and those that come meanwhile take
+  its listing. A request that comes later reads again.
+- The last whole answers. When the sources are too slow to answer now, the answer that they gave
+  before stands in, marked as degraded, for KEPT_SECONDS.
 
 Times are the event loop's, in seconds.
 """
@@ -17,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 if TYPE_CHECKING:
     from marketplace.published_skills import PublishedSkills
 
-KEPT_SECONDS: Final = 60.0
-"""For as long an older answer stands in for one that failed; KV itself may be as old."""
+KEPT_SECONDS: Final = 600.0
+"""How long an older listing or answer stands in for one that failed."""
 
 MAKING_SECONDS: Final = 1.0
 """A request that makes a listing for longer is not waited for: it may be gone."""
@@ -28,9 +30,22 @@ MAX_KEPT_BYTES: Final = 6 * 1024 * 1024
 have 12 MB. It is still shared with those who wait for it."""
 
 MAX_ANSWERS: Final = 32
-"""Finished pages and counts kept with a listing; a page of 100 entries has about 100 KB."""
+"""Finished pages and counts that are kept; a page of 100 entries has about 100 KB."""
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class KeptAnswer:
+    """The last whole answer to a question, the source that gave it, and the moment.
+
+    ``listing`` is the number of the fallback listing that it was made of; None: of another source.
+    """
+
+    value: Any
+    source: str
+    moment: float
+    listing: int | None
 
 
 @dataclass(slots=True)
@@ -46,7 +61,7 @@ class FallbackCache:
     good: "PublishedSkills | None" = None  # that no failure has thinned
     good_begun: float = -math.inf
     being_made_until: float = -math.inf
-    _answers: dict[Hashable, Any] = field(default_factory=dict)
+    _answers: dict[Hashable, KeptAnswer] = field(default_factory=dict)  # the oldest first
 
     def is_being_made(self) -> bool:
         """Whether another request is making a listing that is worth waiting for."""
@@ -69,7 +84,6 @@ class FallbackCache:
         self.made += 1
         if not skills.thinned and skills.bytes <= MAX_KEPT_BYTES:
             self.good, self.good_begun = skills, begun
-            self._answers = {}
 
     def made_since(self, made_before: int) -> "PublishedSkills | None":
         """The listing that came after ``made_before`` others, if one did."""
@@ -80,15 +94,30 @@ class FallbackCache:
         return self.good if _now() - self.good_begun < KEPT_SECONDS else None
 
     def answer(self, skills: "PublishedSkills", question: Hashable, make: Callable[[], T]) -> T:
-        """What ``make`` makes of a listing; kept for others who share it and ask the same."""
-        if skills is not self.good:
+        """What ``make`` makes of a listing. Requests that share the listing share the answer."""
+        if skills is not self.latest or skills.thinned:
             return make()
-        if question not in self._answers:
-            if len(self._answers) >= MAX_ANSWERS:
-                del self._answers[next(iter(self._answers))]
-            self._answers[question] = make()
-        value: T = self._answers[question]
-        return value
+        kept = self._answers.get(question)
+        if kept is None or kept.listing != self.made:
+            value = make()
+            self.remember(question, value, skills.source, listing=self.made)
+            return value
+        shared: T = kept.value
+        return shared
+
+    def remember(
+        self, question: Hashable, value: object, source: str, *, listing: int | None = None
+    ) -> None:
+        """Keep a whole answer as the last one to this question."""
+        self._answers.pop(question, None)
+        if len(self._answers) >= MAX_ANSWERS:
+            del self._answers[next(iter(self._answers))]
+        self._answers[question] = KeptAnswer(value, source, _now(), listing)
+
+    def recall(self, question: Hashable) -> KeptAnswer | None:
+        """The last whole answer to a question, if it is not older than KEPT_SECONDS."""
+        kept = self._answers.get(question)
+        return kept if kept is not None and _now() - kept.moment < KEPT_SECONDS else None
 
 
 def _now() -> float:

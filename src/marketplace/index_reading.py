@@ -1,12 +1,13 @@
 """Reading the index, of any shape and in any condition."""
 
 import asyncio
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final
 
 from marketplace import kv_access
+from marketplace.concurrency import SIMULTANEOUS_CONNECTIONS, map_bounded
 from marketplace.env import Env
 from marketplace.index_manifest import (
     ORIGINAL_SHAPE,
@@ -27,6 +28,9 @@ MAX_PROBLEMS: Final = 20
 MAX_UNREADABLE: Final = 10_000
 """Entries of the original shape that may be unreadable; with more it is no list of skills."""
 _ENTRIES_A_TURN: Final = 500
+
+PAGES_AT_ONCE: Final = SIMULTANEOUS_CONNECTIONS - 2
+"""Two connections are left to the enumeration and the outbox, which are read at the same time."""
 
 
 @dataclass(slots=True)
@@ -71,8 +75,7 @@ async def read_index(env: Env, into: IndexReading | None = None) -> IndexReading
     if isinstance(manifest, Manifest):
         reading.written_at, reading.rebuilt_at = manifest.written_at, manifest.rebuilt_at
         read_recent(reading, manifest)
-        for page in manifest.pages:
-            await _read_page(env, reading, page)
+        await _read_pages(env, reading, manifest.pages)
         reading.complete = not reading.problems
     else:
         reading.problem = manifest
@@ -95,9 +98,8 @@ async def find_in_index(
     manifest = read_manifest(value)
     if isinstance(manifest, Manifest):
         read_recent(reading, manifest)
-        for page in manifest.pages:
-            if any(page.first <= slug <= page.last for slug in slugs):
-                await _read_page(env, reading, page)
+        wanted = [p for p in manifest.pages if any(p.first <= slug <= p.last for slug in slugs)]
+        await _read_pages(env, reading, wanted)
     elif value is not None and manifest == ORIGINAL_SHAPE:
         await _read_original(reading, value)
     try:
@@ -113,6 +115,11 @@ def read_recent(reading: IndexReading, manifest: Manifest) -> None:
             reading.recent.add([entry_of(decode_summary(bytes(recent.entry)))])
         except InvalidRecord as error:
             reading.note(f"recent entry: {error}")
+
+
+async def _read_pages(env: Env, reading: IndexReading, pages: Sequence[PageRef]) -> None:
+    """Read pages at once, so that one that is late holds up no other."""
+    await map_bounded(pages, lambda page: _read_page(env, reading, page), at_once=PAGES_AT_ONCE)
 
 
 async def _read_page(env: Env, reading: IndexReading, page: PageRef) -> None:

@@ -1,7 +1,7 @@
 """The listing from KV alone: records, index and outbox merged, for when PostgreSQL is away."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -67,30 +67,38 @@ class PublishedSkills:
 
 
 async def get_published_skills_list(
-    env: Env, *, deadline: float = READ_BUDGET_SECONDS, page_budget: int | None = None
+    env: Env,
+    *,
+    deadline: float = READ_BUDGET_SECONDS,
+    page_budget: int | None = None,
+    use_index: bool = True,
 ) -> PublishedSkills:
     """All published skills by KV: the records enumerated, the index and the outbox, merged.
 
     Reads all three at once within ``deadline`` seconds; what did not come in time or failed is
-    left out and named in ``degraded``. Enumerates at most ``page_budget`` list pages (default
-    ``settings.enumeration_page_budget``), beyond which the index answers for the rest and the
-    result is ``truncated``. Deduplicated by slug; of two states the newer one counts.
+    left out and named in ``degraded``. Nothing is awaited beyond that, so the caller must not set
+    a deadline of its own: it would throw away what was read. Enumerates at most ``page_budget``
+    list pages (default ``settings.enumeration_page_budget``), beyond which the index answers for
+    the rest and the result is ``truncated``. Deduplicated by slug; of two states the newer one
+    counts.
 
     Repairs the index, in the time that is left, when the enumeration was complete and found
-    more. Only a full enumeration or a good index can say that there is nothing: raises KvError
-    when both failed. With ``env.fallback_cache`` one request does the work for all that come
-    meanwhile; what failed is never kept, but an older answer stands in for it.
+    more. Only a full enumeration can say that there is nothing: raises KvError when it failed and
+    nothing was found elsewhere, with the reason ``timeout`` when time ran out. Raises InvalidRecord
+    when the index holds lines that are no summaries; ``use_index=False`` then leaves it out. With
+    ``env.fallback_cache`` one request does the work for all that come meanwhile; a listing that
+    lacks a part is never kept, but an older one stands in for it.
     """
     end = asyncio.get_running_loop().time() + deadline
     cache = env.fallback_cache
-    if cache is None:
-        return await _make_list(env, end, page_budget)
+    if cache is None or not use_index:
+        return await _make_list(env, end, page_budget, use_index=use_index)
     shared = await _wait_for_others(cache, end)
     if shared is not None:
         return shared
     begun = cache.begin(end)
     try:
-        skills = await _make_list(env, end, page_budget)
+        skills = await _make_list(env, end, page_budget, use_index=True)
     except KvError as error:
         older = cache.older()
         if older is None:
@@ -100,7 +108,7 @@ async def get_published_skills_list(
         cache.end()
     cache.keep(skills, begun)
     older = cache.older()
-    if skills.thinned and older is not None and older.count > skills.count:
+    if skills.thinned and older is not None:
         return replace(older, degraded=skills.degraded)
     return skills
 
@@ -132,21 +140,24 @@ class _Enumeration:
         self.malformed += len(page.malformed)
 
 
-async def _make_list(env: Env, end: float, page_budget: int | None) -> PublishedSkills:
+async def _make_list(
+    env: Env, end: float, page_budget: int | None, *, use_index: bool
+) -> PublishedSkills:
     enumeration, index, outbox = _Enumeration(), IndexReading(), BlockBuilder()
     pages = env.settings.enumeration_page_budget if page_budget is None else page_budget
-    failures = await asyncio.gather(
+    results = await asyncio.gather(
         _attempt(env, end, "enumeration", lambda: _enumerate(env, enumeration, pages)),
         _attempt(env, end, "index", lambda: read_index(env, index)),
         _attempt(env, end, "outbox", lambda: _read_outbox(env, outbox)),
     )
-    enumeration_failure, index_failure, _ = failures
+    index_failure = results[1]
+    failures = [failure for failure in results if failure is not None]
     enumerated = enumeration.blocks.blocks()
-    indexed = merge(index.layers())
+    indexed = merge(index.layers()) if use_index else []
     published = merge([enumerated, indexed], without=enumeration.moved)
     blocks = merge([published, outbox.blocks()], without=enumeration.moved)
-    if not blocks and not enumeration.complete and not index.complete:
-        raise _both_failed(enumeration_failure, index_failure, index)
+    if not blocks and not enumeration.complete:
+        raise _nothing_found(failures, index)
     larger_index = count(indexed) > count(enumerated)
     skills = PublishedSkills(
         source=Source.KV_INDEX if larger_index else Source.KV_ENUMERATION,
@@ -154,28 +165,40 @@ async def _make_list(env: Env, end: float, page_budget: int | None) -> Published
         blocks=tuple(blocks),
         degraded=_reasons(failures, enumeration, index),
         truncated=not enumeration.complete,
-        thinned=any(failures),
+        thinned=bool(failures),
     )
-    if enumeration.complete and index_failure is None:
+    if enumeration.complete and index_failure is None and use_index:
         await _repair(env, end, published, index, count(indexed))
     return skills
 
 
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """A part of KV that failed, or that was cut off when time ran out."""
+
+    part: str
+    reason: str
+    is_late: bool
+
+    def __str__(self) -> str:
+        return f"{self.part}: {self.reason}"
+
+
 async def _attempt(
-    env: Env, end: float, source: str, read: Callable[[], Awaitable[object]]
-) -> str | None:
-    """Let a source fill its part until the end; None, or a short reason why it did not."""
+    env: Env, end: float, part: str, read: Callable[[], Awaitable[object]]
+) -> _Failure | None:
+    """Let a part of KV be read until the end; None, or why not all of it was."""
     try:
         async with asyncio.timeout_at(end):
             await read()
     except TimeoutError:
-        reason = "deadline"
+        failure = _Failure(part, "deadline", is_late=True)
     except KvError as error:
-        reason = error.reason
+        failure = _Failure(part, error.reason, is_late=error.reason == "timeout")
     else:
         return None
-    env.log("kv-source-failed", level="warning", source=source, reason=reason)
-    return f"{source}: {reason}"
+    env.log("kv-source-failed", level="warning", source=part, reason=failure.reason)
+    return failure
 
 
 async def _enumerate(env: Env, found: _Enumeration, page_budget: int) -> None:
@@ -201,19 +224,21 @@ async def _read_outbox(env: Env, into: BlockBuilder) -> None:
     into.add(map(entry_of, await list_outbox_summaries(env)))
 
 
-def _both_failed(
-    enumeration_failure: str | None, index_failure: str | None, index: IndexReading
-) -> KvError:
-    reasons = [enumeration_failure or "enumeration: incomplete"]
-    reasons.append(index_failure or f"index: {index.problem or 'damaged'}")
-    return KvError(f"KV cannot tell which skills there are ({'; '.join(reasons)})")
+def _nothing_found(failures: Sequence[_Failure], index: IndexReading) -> KvError:
+    """Nothing was read, but the enumeration is not complete: that is not the same as no skills."""
+    reasons = [str(failure) for failure in failures]
+    reasons += [f"index: {index.problem}"] if index.problem else []
+    return KvError(
+        f"KV cannot tell which skills there are ({'; '.join(reasons) or 'not all enumerated'})",
+        reason="timeout" if any(failure.is_late for failure in failures) else "unavailable",
+    )
 
 
 def _reasons(
-    failures: Iterable[str | None], enumeration: _Enumeration, index: IndexReading
+    failures: Sequence[_Failure], enumeration: _Enumeration, index: IndexReading
 ) -> tuple[str, ...]:
     """Why skills may be missing. A complete enumeration makes up for any index."""
-    reasons = [failure for failure in failures if failure is not None]
+    reasons = [str(failure) for failure in failures]
     if enumeration.malformed:
         reasons.append(f"enumeration: {enumeration.malformed} malformed records")
     if not enumeration.complete and index.problems:

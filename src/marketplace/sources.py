@@ -1,11 +1,12 @@
 """The chain of sources: PostgreSQL, then KV (enumeration or index), then the seed.
 
 A read says how to answer from each; which of them answers is decided here and nowhere else. Each
-source gets a share of the time that one read may take, so a source that hangs is one that failed.
+source gets a share of the time that one read may take. A source that took too long has not said
+that it holds nothing: the seed never answers for it.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
@@ -15,7 +16,7 @@ from marketplace.models import InvalidRecord
 from marketplace.published_skills import PublishedSkills, get_published_skills_list
 from marketplace.storage import DatabaseError, KvError, SkillDatabase, Source, StorageError
 
-_MARGIN_SECONDS: Final = 0.1  # left for answering from the seed after all else has failed
+_MARGIN_SECONDS: Final = 0.2  # left for making the answer of what was read
 
 T = TypeVar("T")
 
@@ -34,12 +35,23 @@ class Answer(Generic[T]):
         return bool(self.reasons)
 
 
+class TooLate(StorageError):
+    """Time ran out before any source could tell, and no earlier answer stands in."""
+
+    def __init__(self, reasons: Sequence[str]) -> None:
+        super().__init__(f"no source answered in time; {'; '.join(reasons)}", reason="timeout")
+
+
 @dataclass(slots=True)
 class Reading:
-    """One read under way: what is left of its time, and what has failed so far."""
+    """One read under way: what is left of its time, and what has failed so far.
+
+    ``is_late``: a source had too little time, so that nobody knows what it holds.
+    """
 
     env: Env
     reasons: list[str] = field(default_factory=list)
+    is_late: bool = False
     _deadline: float = field(default_factory=lambda: _clock() + READ_BUDGET_SECONDS)
 
     @property
@@ -58,8 +70,12 @@ class Reading:
         return await self._within(seconds, in_session, Source.POSTGRES, DatabaseError)
 
     async def from_kv(self, read: Callable[[], Awaitable[T]]) -> T:
-        """Run a read of KV in the time that is left. Raises KvError, noted, also when too slow."""
-        return await self._within(self.seconds_left, read, Source.KV_ENUMERATION, KvError)
+        """Run a read of KV in the time that is left. Raises KvError, noted, also when too slow.
+
+        What ``read`` bounds by ``seconds_left`` ends first and can hand over what it has.
+        """
+        seconds = self.seconds_left + _MARGIN_SECONDS
+        return await self._within(seconds, read, Source.KV_ENUMERATION, KvError)
 
     async def _within(
         self,
@@ -83,6 +99,7 @@ class Reading:
     def note(self, source: Source, error: StorageError) -> None:
         """Remember that a source failed, and log it: the one line of this fallback."""
         self.reasons.append(f"{source}: {error.reason}")
+        self.is_late = self.is_late or error.reason == "timeout"
         self.env.log(
             f"read falls back: {source} failed",
             level="warning",
@@ -104,29 +121,73 @@ async def read_from_first(
     published: Callable[[PublishedSkills], T],
     seed: Callable[[], T],
 ) -> Answer[T]:
-    """The answer of the first source that gives one. Never raises: the seed is always there.
+    """The answer of the first source that gives a whole one.
 
+    When none does, in this order: the last whole answer to this question, what could be read, the
+    seed. The seed alone answers only where no source ran out of time: raises TooLate otherwise.
     ``question`` tells what ``published`` makes of a listing from what other questions would.
     """
     reading = Reading(env)
     try:
-        return reading.answer(await reading.from_database(database), Source.POSTGRES)
+        value = await reading.from_database(database)
     except DatabaseError:  # noted by the reading
         pass
+    else:
+        _remember(env, question, value, Source.POSTGRES)
+        return reading.answer(value, Source.POSTGRES)
     try:
-        skills = await reading.from_kv(
-            lambda: get_published_skills_list(env, deadline=reading.seconds_left)
-        )
+        found = await _from_kv(reading, question, published)
+    except (KvError, InvalidRecord) as error:
+        reading.note(Source.KV_ENUMERATION, _as_kv_error(error))
+        found = None
+    if found is not None and found.is_whole:
+        return found.answer
+    kept = None if env.fallback_cache is None else env.fallback_cache.recall(question)
+    if kept is not None:
+        reasons = (*reading.reasons, "the last whole answer")
+        return Answer(kept.value, Source(kept.source), reasons)
+    if found is not None:
+        return found.answer
+    if reading.is_late:
+        raise TooLate(reading.reasons)
+    return reading.answer(seed(), Source.SEED)
+
+
+@dataclass(frozen=True, slots=True)
+class _FromKv(Generic[T]):
+    """KV's answer; whole where no part of KV failed."""
+
+    answer: Answer[T]
+    is_whole: bool
+
+
+async def _from_kv(
+    reading: Reading, question: Hashable, published: Callable[[PublishedSkills], T]
+) -> _FromKv[T]:
+    """The answer out of all that KV lists. Raises KvError, InvalidRecord."""
+    env = reading.env
+    try:
+        skills = await get_published_skills_list(env, deadline=reading.seconds_left)
         value = _shared(env, skills, question, lambda: published(skills))
-    except KvError:  # noted by the reading
-        return reading.answer(seed(), Source.SEED)
-    except InvalidRecord as error:  # an index that is damaged and was signed as if it were not
-        reading.note(Source.KV_INDEX, KvError(str(error), reason="damaged"))
-        return reading.answer(seed(), Source.SEED)
+    except InvalidRecord as error:  # an index that was signed with lines that are no summaries
+        reading.note(Source.KV_INDEX, _as_kv_error(error))
+        skills = await get_published_skills_list(
+            env, deadline=reading.seconds_left, use_index=False
+        )
+        value = published(skills)
     reading.reasons.extend(skills.degraded)
     if skills.truncated:
         reading.reasons.append(f"{Source.KV_ENUMERATION}: truncated")
-    return reading.answer(value, skills.source)
+    return _FromKv(reading.answer(value, skills.source), is_whole=not skills.thinned)
+
+
+def _as_kv_error(error: KvError | InvalidRecord) -> KvError:
+    return error if isinstance(error, KvError) else KvError(str(error), reason="damaged")
+
+
+def _remember(env: Env, question: Hashable, value: object, source: Source) -> None:
+    if env.fallback_cache is not None:
+        env.fallback_cache.remember(question, value, source)
 
 
 def _shared(env: Env, skills: PublishedSkills, question: Hashable, make: Callable[[], T]) -> T:

@@ -589,12 +589,14 @@ def test_a_page_that_is_not_what_its_manifest_says_hides_nothing(
     run(test)
 
 
-def test_lines_that_are_no_summaries_leave_the_seed_and_raise_nothing() -> None:
+def test_lines_that_are_no_summaries_hide_no_record() -> None:
     async def test(bench: Bench) -> None:
+        await write_records(bench, "a", "b", "z")
         signed_page(bench, zlib.compress(LINES), 2, "b", "c")
         env = replace(bench.env, connect_database=no_database)
         answer = await catalog.get_skills(env, ListingQuery())
-        assert (answer.source, answer.degraded) == (Source.SEED, True)
+        assert (answer.value.total, answer.source) == (3, Source.KV_ENUMERATION)
+        assert "kv-index: damaged" in answer.reasons
 
     run(test)
 

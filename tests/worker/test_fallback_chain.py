@@ -89,7 +89,7 @@ def answer_to(client: httpx.Client, question: str) -> dict[str, Any]:
     """An answer without what tells its source."""
     response = client.get(question)
     assert response.status_code == 200, response.text
-    return {k: v for k, v in response.json().items() if k not in ("source", "degraded")}
+    return {k: v for k, v in response.json().items() if k not in ("source", "degraded", "reasons")}
 
 
 def is_whole_index(entry: KvEntry | None) -> bool:

@@ -219,6 +219,7 @@ class SummaryDocument(_Document):
 class _Answered(_Document):
     source: Source
     degraded: bool
+    reasons: list[str]
 
 
 class SkillDocument(SummaryDocument, _Answered):

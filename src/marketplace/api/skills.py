@@ -160,5 +160,6 @@ def _document(
     *,
     tags: list[str] | None = None,
 ) -> Response:
-    body = msgspec.json.encode(content | {"source": answer.source, "degraded": answer.degraded})
+    told = {"source": answer.source, "degraded": answer.degraded, "reasons": answer.reasons}
+    body = msgspec.json.encode(content | told)
     return cacheable(request, body, tags=tags or [SKILLS_TAG], degraded=answer.degraded)
