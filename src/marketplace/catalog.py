@@ -189,7 +189,7 @@ async def _by_name_in_kv(reading: Reading, name: str) -> _Found | None:
     if not reading.reasons:
         return None if own is None else (own, Source.KV_ENUMERATION)
     waiting, indexed = await asyncio.gather(
-        _attempt(reading, submission_store.find_in_outbox(env, chain.slugs)),
+        _attempt(reading, lambda: submission_store.find_in_outbox(env, chain.slugs)),
         _summary_in_index(reading, chain.slugs, None, needed=own is None),
     )
     return _newest(own, waiting) or indexed
@@ -206,17 +206,17 @@ async def _by_identity_in_kv(
     if not reading.reasons:
         return None if newest is None else (newest, Source.KV_ENUMERATION)
     waiting, indexed = await asyncio.gather(
-        _attempt(reading, submission_store.find_identity_in_outbox(env, identity)),
+        _attempt(reading, lambda: submission_store.find_identity_in_outbox(env, identity)),
         _summary_in_index(reading, candidates, identity, needed=newest is None),
     )
     return _newest(newest, waiting) or indexed
 
 
-async def _attempt(reading: Reading, read: Awaitable[T]) -> T | None:
+async def _attempt(reading: Reading, read: Callable[[], Awaitable[T]]) -> T | None:
     """A part of KV that may hold more; when it fails, what is known already must not be lost."""
     try:
         async with asyncio.timeout(reading.seconds_left):
-            return await read
+            return await read()
     except TimeoutError:
         reading.note(Source.KV_ENUMERATION, KvError("no answer in time", reason="timeout"))
         return None
@@ -242,7 +242,9 @@ async def _summary_in_index(
 ) -> _Found | None:
     if not needed:
         return None
-    entry = await _attempt(reading, submission_store.find_in_index(reading.env, slugs, identity))
+    entry = await _attempt(
+        reading, lambda: submission_store.find_in_index(reading.env, slugs, identity)
+    )
     return None if entry is None else (Skill.from_summary(entry.summary), Source.KV_INDEX)
 
 

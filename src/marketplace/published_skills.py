@@ -29,6 +29,9 @@ from marketplace.summary_blocks import (
     pick,
 )
 
+KEPT_FROM_BEFORE: Final = "kept from before"
+"""The reason of a listing or an answer that was whole a while ago and stands in for a new one."""
+
 _POLL_SECONDS: Final = 0.05
 
 
@@ -103,13 +106,13 @@ async def get_published_skills_list(
         older = cache.older()
         if older is None:
             raise
-        return replace(older, degraded=(*older.degraded, f"kept from before: {error.reason}"))
+        return replace(older, degraded=(f"enumeration: {error.reason}", KEPT_FROM_BEFORE))
     finally:
         cache.end()
     cache.keep(skills, begun)
     older = cache.older()
     if skills.thinned and older is not None:
-        return replace(older, degraded=skills.degraded)
+        return replace(older, degraded=(*skills.degraded, KEPT_FROM_BEFORE))
     return skills
 
 

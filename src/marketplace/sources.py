@@ -13,7 +13,11 @@ from typing import Final, Generic, TypeVar
 from marketplace.db import get_db
 from marketplace.env import READ_BUDGET_SECONDS, Env
 from marketplace.models import InvalidRecord
-from marketplace.published_skills import PublishedSkills, get_published_skills_list
+from marketplace.published_skills import (
+    KEPT_FROM_BEFORE,
+    PublishedSkills,
+    get_published_skills_list,
+)
 from marketplace.storage import DatabaseError, KvError, SkillDatabase, Source, StorageError
 
 _MARGIN_SECONDS: Final = 0.2  # left for making the answer of what was read
@@ -144,7 +148,7 @@ async def read_from_first(
         return found.answer
     kept = None if env.fallback_cache is None else env.fallback_cache.recall(question)
     if kept is not None:
-        reasons = (*reading.reasons, "the last whole answer")
+        reasons = (*reading.reasons, KEPT_FROM_BEFORE)
         return Answer(kept.value, Source(kept.source), reasons)
     if found is not None:
         return found.answer

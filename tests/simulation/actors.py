@@ -35,6 +35,7 @@ from marketplace.models import (
     read_skill,
 )
 from marketplace.publish_consumer import PUBLISH_QUEUE
+from marketplace.published_skills import KEPT_FROM_BEFORE
 from marketplace.rebuild import start_rebuild
 from marketplace.redrive import redrive_all
 from marketplace.schedule import run_scheduled
@@ -53,11 +54,13 @@ Damage = Callable[[bytes | None, SimulatedKv], bytes | None]
 class Listing:
     """An answer to a reader: the whole listing, all pages.
 
-    ``complete`` False: it says itself that the source could not be read to the end.
+    ``complete`` False: it says itself that the source could not be read to the end, or that it is
+    an earlier answer. ``late``: it says that time ran out for a source.
     """
 
     source: str
     complete: bool
+    late: bool
     skills: Sequence[SkillSummary]
 
 
@@ -75,10 +78,10 @@ def stamp(skill: SkillSummary) -> str:
 
 
 def _says_torn(reason: str) -> bool:
-    """Whether a reason for degradation says that records were left out."""
+    """Whether a reason for degradation says that records were left out or that it is old."""
     if "malformed" in reason:
         return False
-    return "enumeration: " in reason or reason.startswith("kept from before")
+    return "enumeration: " in reason or reason == KEPT_FROM_BEFORE
 
 
 class Marketplace:
@@ -112,7 +115,8 @@ class Marketplace:
         answer = await get_skills(env, query)
         skills = [msgspec.json.decode(item, type=SkillSummary) for item in answer.value.items]
         torn = any(_says_torn(reason) for reason in answer.reasons)
-        return Listing(str(answer.source), not torn, skills)
+        late = any(reason.endswith(("deadline", "timeout")) for reason in answer.reasons)
+        return Listing(str(answer.source), not torn, late, skills)
 
     async def find(self, env: Env, slug: str) -> Skill | None:
         """The skill of a slug or of an alias. Raises StorageError when that cannot be told."""

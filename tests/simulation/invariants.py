@@ -12,6 +12,7 @@ from marketplace.env import READ_BUDGET_SECONDS
 from marketplace.kv_keys import OUTBOX_PREFIX, SKILL_PREFIX
 from marketplace.messages import scanned_at_of
 from marketplace.models import Scan, Skill
+from marketplace.sources import TooLate
 from marketplace.storage import StorageError
 from tests.simulation.actors import Listing, stamp
 from tests.simulation.database_double import Held
@@ -275,7 +276,7 @@ class Truth:
         """2, and 6 and 7 for a listing."""
         self._open.remove(expected)
         if outcome.value is None:
-            if outcome.error is not None:
+            if outcome.error is not None and not isinstance(outcome.error, TooLate):
                 self._violated(f"2 visible: {outcome.name} raised {outcome.error!r}")
             return
         listing = outcome.value
@@ -288,7 +289,9 @@ class Truth:
                 self._violated(f"4 no clobbering: {outcome.name} lists {skill.name} twice")
             slugs.add(skill.name)
             shown[skill.identity] = max(shown.get(skill.identity, ""), stamp(skill))
-        if listing.source == "postgres":
+        if listing.source == "seed" and listing.late:
+            self._violated(f"2 visible: {outcome.name} takes a source that is late for empty")
+        if listing.source == "postgres" and listing.complete:
             for identity, least in expected.rows.items():
                 if shown.get(identity, "") < least and identity not in expected.excused:
                     self._violated(

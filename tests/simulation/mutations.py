@@ -340,8 +340,21 @@ def falls_back_in_silence() -> AbstractContextManager[object]:
 
     def note(self: sources.Reading, source: Source, error: StorageError) -> None:
         self.reasons.append(f"{source}: {error.reason}")
+        self.is_late = self.is_late or error.reason == "timeout"
 
     return _replaced(sources.Reading, "note", note)
+
+
+@_mutation
+def takes_late_for_empty() -> AbstractContextManager[object]:
+    """Answers from the seed alone where time ran out."""
+    note = sources.Reading.note
+
+    def forgetful(self: sources.Reading, source: Source, error: StorageError) -> None:
+        note(self, source, error)
+        self.is_late = False
+
+    return _replaced(sources.Reading, "note", forgetful)
 
 
 @_mutation
