@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import asgi
 from js import Array, Response
-from pyodide.ffi import to_js
+from pyodide.ffi import JsException, to_js
 from starlette.types import ASGIApp, Message
 
 _BODILESS: Final = {HTTPStatus.NO_CONTENT, HTTPStatus.RESET_CONTENT, HTTPStatus.NOT_MODIFIED}
@@ -31,7 +31,11 @@ class _Exchange:
         """The body as it comes: who has seen enough of it need not take in the rest."""
         if self._ended:
             return {"type": "http.disconnect"}
-        chunk = None if self._reader is None else await self._reader.read()
+        try:
+            chunk = None if self._reader is None else await self._reader.read()
+        except JsException:  # the connection went away, or the body's framing is broken
+            self._ended = True
+            return {"type": "http.disconnect"}
         if chunk is None or chunk.done:
             self._ended = True
             return {"type": "http.request", "body": b"", "more_body": False}
@@ -57,6 +61,8 @@ class _Exchange:
 
 async def serve(app: ASGIApp, request: Any, env: object) -> Any:
     """Let the application answer a request; ``env`` is what its scope carries as ``env``."""
-    exchange = _Exchange(request.js_object.body)
-    await app(asgi.request_to_scope(request, env), exchange.receive, exchange.send)
+    # Of the SDK's own request the scope would ask the method, and it knows only some of them.
+    original = request.js_object
+    exchange = _Exchange(original.body)
+    await app(asgi.request_to_scope(original, env), exchange.receive, exchange.send)
     return exchange.response()

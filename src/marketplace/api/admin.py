@@ -1,13 +1,14 @@
 """What operators watch and repair with."""
 
 from http import HTTPStatus
-from typing import Annotated, Self
+from typing import Annotated, Final, Self
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from starlette.responses import Response
 
 from marketplace.api.answers import private
+from marketplace.api.characters import LOOKED_UP
 from marketplace.api.context import CurrentEnv, Operator
 from marketplace.api.problems import NotFound
 from marketplace.health import check_health
@@ -22,6 +23,11 @@ from marketplace.redrive import (
 
 router = APIRouter(prefix="/api/v1/admin", tags=["admin"])
 
+MAX_ID_LENGTH: Final = 100  # of letters and rebuilds; those that there are have a third of it
+
+_Id = Annotated[str, Field(max_length=MAX_ID_LENGTH), LOOKED_UP]
+_Reason = Annotated[str, Field(max_length=100), LOOKED_UP]
+
 
 @router.get("/health/skills")
 async def health(env: CurrentEnv, _operator: Operator) -> Response:
@@ -34,7 +40,7 @@ async def rebuild_index(
     env: CurrentEnv,
     _operator: Operator,
     dry_run: Annotated[bool, Query(alias="dryRun")] = False,
-    wait: Annotated[float, Query(ge=0, le=60)] = 0,
+    wait: Annotated[float, Query(ge=0, le=60, allow_inf_nan=False)] = 0,
 ) -> Response:
     """Reconcile PostgreSQL and KV both ways and rewrite the index; 202 while it goes on."""
     job = await start_rebuild(env, dry_run=dry_run, wait_seconds=wait)
@@ -43,7 +49,9 @@ async def rebuild_index(
 
 
 @router.get("/rebuild-index/{job_id}")
-async def rebuild_progress(env: CurrentEnv, _operator: Operator, job_id: str) -> Response:
+async def rebuild_progress(
+    env: CurrentEnv, _operator: Operator, job_id: Annotated[_Id, Path()]
+) -> Response:
     """A rebuild's report, as far as it has come."""
     job = await get_rebuild(env, job_id)
     if job is None:
@@ -56,9 +64,9 @@ class RedriveRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    ids: Annotated[list[str], Field(max_length=MAX_REDRIVEN)] = []
+    ids: Annotated[list[_Id], Field(max_length=MAX_REDRIVEN)] = []
     all: bool = False
-    reason: str | None = None
+    reason: _Reason | None = None
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
@@ -73,8 +81,8 @@ class RedriveRequest(BaseModel):
 async def dead_letters(
     env: CurrentEnv,
     _operator: Operator,
-    reason: Annotated[str | None, Query(max_length=100)] = None,
-    cursor: Annotated[str | None, Query(max_length=100)] = None,
+    reason: Annotated[_Reason | None, Query()] = None,
+    cursor: Annotated[_Id | None, Query()] = None,
     limit: Annotated[int, Query(ge=1, le=MAX_REDRIVEN)] = 50,
 ) -> Response:
     """The messages that could not be processed and were not redriven, by id."""

@@ -31,6 +31,7 @@ def create_app() -> FastAPI:
     app.include_router(skill_page.router)
     app.include_router(admin.router)
     app.add_api_route("/api/v1/health", _liveness, methods=["GET"], tags=["health"])
+    app.add_middleware(HeadAsGet)
     app.add_middleware(BodyLimit)
     app.add_middleware(LastResort)
     return app
@@ -41,9 +42,31 @@ async def _liveness() -> Response:
     return private({"status": "ok"})
 
 
+class HeadAsGet:
+    """Answers HEAD as GET, which the routes know. The runtime sends no body for HEAD."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on."""
+        if scope["type"] == "http" and scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}
+        await self._app(scope, receive, send)
+
+
+class _UnusableBody(Exception):
+    """A body that no route can want; the message says why."""
+
+    def __init__(self, status: HTTPStatus, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 class BodyLimit:
     """Refuses bodies that no route can want: too large ones, read no further than the limit,
-    and JSON of bottomless depth, which would end the isolate when it is decoded."""
+    broken off ones, and JSON of bottomless depth, which would end the isolate when it is decoded.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -53,31 +76,45 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        body = None if _declared_length(scope) > MAX_BODY_BYTES else await _read_body(receive)
-        if body is None:
-            refusal = problem(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                f"The body must have at most {MAX_BODY_BYTES} bytes.",
-            )
-            await refusal(scope, receive, send)
-        elif is_too_deep(body):
-            refusal = problem(HTTPStatus.BAD_REQUEST, "The body is nested too deeply.")
-            await refusal(scope, receive, send)
+        try:
+            body = await _read_body(scope, receive)
+        except _UnusableBody as error:
+            await problem(error.status, str(error))(scope, receive, send)
         else:
             await self._app(scope, _replay(body, receive), send)
 
 
-async def _read_body(receive: Receive) -> bytes | None:
-    """The body, or None when there is more of it than MAX_BODY_BYTES, declared or not."""
+async def _read_body(scope: Scope, receive: Receive) -> bytes:
+    """The body. Raises _UnusableBody."""
+    too_large = _UnusableBody(
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"The body must have at most {MAX_BODY_BYTES} bytes."
+    )
+    if _declares_too_much(scope):
+        raise too_large
     body = bytearray()
     more = True
     while more:
         message = await receive()
+        if message["type"] == "http.disconnect":
+            raise _UnusableBody(HTTPStatus.BAD_REQUEST, "The body broke off before its end.")
         body += message.get("body", b"")
         if len(body) > MAX_BODY_BYTES:
-            return None
+            raise too_large
         more = message.get("more_body", False)
+    if not _is_text(body):
+        raise _UnusableBody(HTTPStatus.BAD_REQUEST, "The body must be text in UTF-8.")
+    if is_too_deep(bytes(body)):
+        raise _UnusableBody(HTTPStatus.BAD_REQUEST, "The body is nested too deeply.")
     return bytes(body)
+
+
+def _is_text(body: bytearray) -> bool:
+    """Whether this is UTF-8. Python's decoder of JSON takes UTF-16 and UTF-32 too, in which the
+    brackets cannot be counted as bytes; either has NUL characters, read as UTF-8."""
+    try:
+        return "\0" not in body.decode()
+    except UnicodeDecodeError:
+        return False
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
@@ -90,8 +127,9 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return replay
 
 
-def _declared_length(scope: Scope) -> int:
+def _declares_too_much(scope: Scope) -> bool:
     for name, value in scope["headers"]:
         if name == b"content-length":
-            return int(value) if value.isdigit() else MAX_BODY_BYTES + 1
-    return 0
+            # Python reads no numbers of thousands of digits.
+            return not value.isdigit() or int(value[:20]) > MAX_BODY_BYTES
+    return False

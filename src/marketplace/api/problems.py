@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from marketplace.api.context import env_of
@@ -22,6 +23,7 @@ from marketplace.storage import StorageError
 PROBLEM_JSON: Final = "application/problem+json"
 RETRY_AFTER_SECONDS: Final = "10"
 _NO_STORE: Final = {"Cache-Control": "no-store"}
+_ROUTED_METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +46,23 @@ def problem(
         "type": "about:blank",
         "title": status.phrase,
         "status": int(status),
-        "detail": detail,
+        "detail": _encodable(detail),
     }
     if errors:
-        body["errors"] = errors
+        body["errors"] = [
+            FieldError(_encodable(error.field), _encodable(error.message)) for error in errors
+        ]
     return Response(
         msgspec.json.encode(body),
         status_code=status,
         media_type=PROBLEM_JSON,
         headers=_NO_STORE | dict(headers or {}),
     )
+
+
+def _encodable(text: str) -> str:
+    """UTF-8 cannot hold halves of surrogate pairs, and a client may name a field with one."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def misconfigured() -> Response:
@@ -88,6 +97,12 @@ async def _invalid_request(_request: Request, error: Exception) -> Response:
     details = error.errors()
     if any(detail["type"] == "json_invalid" for detail in details):
         return problem(HTTPStatus.BAD_REQUEST, "The body is not valid JSON.")
+    if isinstance(error.body, bytes):  # not decoded, whatever it holds
+        return problem(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            "Send the body as JSON, with the header Content-Type: application/json.",
+            headers={"Accept": "application/json"},
+        )
     errors = [FieldError(_path(detail["loc"]), detail["msg"]) for detail in details]
     fields = ", ".join(dict.fromkeys(error.field for error in errors))
     return problem(
@@ -133,7 +148,7 @@ def log_storage_failure(request: Request, error: Exception) -> None:
     env_of(request).log(
         "request failed: storage unavailable",
         level="error",
-        path=request.url.path,
+        path=request.scope["path"],
         reason=getattr(error, "reason", "unavailable"),
         detail=str(error),
     )
@@ -150,14 +165,35 @@ async def _storage_failed(request: Request, error: Exception) -> Response:
 
 async def _damaged_record(request: Request, error: Exception) -> Response:
     env_of(request).log(
-        "request failed: damaged record", level="error", path=request.url.path, detail=str(error)
+        "request failed: damaged record",
+        level="error",
+        path=request.scope["path"],
+        detail=str(error),
     )
     return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "The stored record is damaged.")
 
 
-async def _http_error(_request: Request, error: Exception) -> Response:
+async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for this type only
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        allowed = ", ".join(_allowed_methods(request))
+        return problem(
+            HTTPStatus.METHOD_NOT_ALLOWED,
+            f"This address takes {allowed}.",
+            headers={"Allow": allowed},
+        )
     return problem(HTTPStatus(error.status_code), str(error.detail), headers=error.headers)
+
+
+def _allowed_methods(request: Request) -> list[str]:
+    """The router itself names those of the first route alone that has the address."""
+    allowed = {
+        method
+        for method in _ROUTED_METHODS
+        for route in request.app.routes
+        if route.matches({**request.scope, "method": method})[0] is Match.FULL
+    }
+    return sorted(allowed | {"HEAD"} if "GET" in allowed else allowed)
 
 
 class LastResort:
@@ -193,7 +229,7 @@ def _log_defect(request: Request, error: Exception) -> None:
     env_of(request).log(
         f"request failed: {type(error).__name__}",
         level="error",
-        path=request.url.path,
+        path=request.scope["path"],
         method=request.method,
         detail=str(error),
         where=f"{where.filename}:{where.lineno}",

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Final
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from marketplace.api.characters import ONE_LINE, PROSE
 from marketplace.models import (
     DEFAULT_CATEGORY,
     DEFAULT_LABELS,
@@ -42,15 +43,6 @@ from marketplace.timestamps import normalize_timestamp
 from marketplace.versions import MAX_VERSION_LENGTH, is_version
 
 MAX_REASON_LENGTH: Final = 500
-
-
-def _clean(text: str) -> str:
-    """Text that every store can hold: no control characters, no lone surrogates."""
-    if any((ord(c) < 32 and c not in "\n\t") or ord(c) == 127 for c in text):
-        raise ValueError("must not contain control characters")
-    if any(0xD800 <= ord(c) <= 0xDFFF for c in text):
-        raise ValueError("must be valid Unicode")
-    return text.strip()
 
 
 def _https_repository(text: str) -> str:
@@ -99,9 +91,10 @@ def _time(text: str) -> str:
         raise ValueError("must be a time as in 2026-11-24T08:15:30Z (RFC 3339)") from error
 
 
-_Clean = AfterValidator(_clean)
-_Label = Annotated[str, Field(min_length=1, max_length=MAX_LABEL_LENGTH), _Clean]
-_ExtensionPoint = Annotated[str, Field(min_length=1, max_length=MAX_EXTENSION_POINT_LENGTH), _Clean]
+_Label = Annotated[str, Field(min_length=1, max_length=MAX_LABEL_LENGTH), ONE_LINE]
+_ExtensionPoint = Annotated[
+    str, Field(min_length=1, max_length=MAX_EXTENSION_POINT_LENGTH), ONE_LINE
+]
 _Version = Annotated[str, Field(max_length=MAX_VERSION_LENGTH), AfterValidator(_version)]
 
 
@@ -115,26 +108,26 @@ class SubmissionRequest(_Document):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     repo_url: Annotated[
-        str, Field(max_length=MAX_REPO_URL_LENGTH), _Clean, AfterValidator(_https_repository)
+        str, Field(max_length=MAX_REPO_URL_LENGTH), ONE_LINE, AfterValidator(_https_repository)
     ]
     skill_name: Annotated[
         str,
         Field(min_length=1, max_length=MAX_SKILL_NAME_LENGTH),
-        _Clean,
+        ONE_LINE,
         AfterValidator(_sluggable),
     ]
-    display_name: Annotated[str | None, Field(min_length=1, max_length=MAX_DISPLAY_NAME_LENGTH)] = (
-        None
-    )
+    display_name: (
+        Annotated[str, Field(min_length=1, max_length=MAX_DISPLAY_NAME_LENGTH), ONE_LINE] | None
+    ) = None
     skill_path: Annotated[
-        str, Field(max_length=MAX_PATH_LENGTH), _Clean, AfterValidator(_relative_path)
+        str, Field(max_length=MAX_PATH_LENGTH), ONE_LINE, AfterValidator(_relative_path)
     ] = ""
-    description: Annotated[str, Field(max_length=MAX_DESCRIPTION_LENGTH), _Clean] = ""
+    description: Annotated[str, Field(max_length=MAX_DESCRIPTION_LENGTH), PROSE] = ""
     category: Annotated[
         str, Field(min_length=1, max_length=MAX_CATEGORY_LENGTH), AfterValidator(_category)
     ] = DEFAULT_CATEGORY
     version: _Version = DEFAULT_VERSION
-    license: Annotated[str | None, Field(max_length=MAX_LICENSE_LENGTH)] = None
+    license: Annotated[str, Field(max_length=MAX_LICENSE_LENGTH), ONE_LINE] | None = None
     labels: Annotated[list[_Label], Field(max_length=MAX_LABELS)] = list(DEFAULT_LABELS)
     extensible: bool = False
     extension_points: Annotated[list[_ExtensionPoint], Field(max_length=MAX_EXTENSION_POINTS)] = []
@@ -147,12 +140,12 @@ class SubmissionRequest(_Document):
             skill_name=self.skill_name,
             base_slug=slugify(self.skill_name),
             created_at=created_at,
-            display_name=_clean(self.display_name) if self.display_name else None,
+            display_name=self.display_name or None,
             skill_path=self.skill_path,
             description=self.description,
             category=self.category,
             version=self.version,
-            license=_clean(self.license) if self.license else None,
+            license=self.license or None,
             labels=tuple(self.labels),
             extensible=self.extensible or bool(self.extension_points),
             extension_points=tuple(self.extension_points),
@@ -168,7 +161,7 @@ class ScanResult(_Document):
     cert_tier: CertTier = CertTier.SCANNED
     cert_method: CertMethod = CertMethod.AUTOMATED_SCAN
     version: _Version | None = None
-    reason: Annotated[str, Field(max_length=MAX_REASON_LENGTH), _Clean] | None = None
+    reason: Annotated[str, Field(max_length=MAX_REASON_LENGTH), PROSE] | None = None
     scanned_at: Annotated[str, Field(max_length=40), AfterValidator(_time)] | None = None
 
     def to_scan(self, now: str) -> Scan:

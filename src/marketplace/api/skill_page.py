@@ -110,7 +110,9 @@ def _web_address(repo_url: str) -> str:
 
 
 def _code(slug: str) -> str:
-    return f"<code>{escape(slug[:200])}</code>"
+    """What was asked for, as it can be shown: without what turns or ends a line."""
+    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in slug[:200])
+    return f"<code>{escape(shown)}</code>"
 
 
 def _message(title: str, text: str) -> str:

@@ -4,11 +4,13 @@ from dataclasses import replace
 from typing import Annotated, Any
 
 import msgspec
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Path, Query, Request
+from pydantic import BeforeValidator
 from starlette.responses import Response
 
 from marketplace import catalog
 from marketplace.api.answers import SKILLS_TAG, cacheable
+from marketplace.api.characters import LOOKED_UP, SOUGHT
 from marketplace.api.context import CurrentEnv
 from marketplace.api.problems import NotFound
 from marketplace.api.schemas import (
@@ -36,17 +38,23 @@ from marketplace.sources import Answer
 
 router = APIRouter(prefix="/api/v1/skills", tags=["skills"])
 
-_Text = Annotated[str | None, Query(max_length=100)]
-_Search = Annotated[str | None, Query(max_length=MAX_SEARCH_LENGTH)]
+_Filter = Annotated[str, Query(max_length=100), LOOKED_UP]
+_Search = Annotated[str, Query(max_length=MAX_SEARCH_LENGTH), SOUGHT]
 _Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT)]
+_Segment = Annotated[str, Path(), LOOKED_UP]
+
+
+def _number(limit: object) -> object:
+    """What a widely used client sends for a limit that it was not given is the default."""
+    return DEFAULT_LIMIT if limit == "NaN" else limit
 
 
 async def _filters(
-    category: _Text = None,
+    category: _Filter | None = None,
     cert_tier: Annotated[CertTier | None, Query(alias="certTier")] = None,
-    author: _Text = None,
+    author: _Filter | None = None,
     extensible: bool | None = None,
-    search: _Search = None,
+    search: _Search | None = None,
 ) -> ListingQuery:
     return ListingQuery(
         category=category or None,
@@ -107,8 +115,8 @@ async def list_categories(request: Request, env: CurrentEnv) -> Response:
 async def search_skills(
     request: Request,
     env: CurrentEnv,
-    q: Annotated[str, Query(min_length=1, max_length=MAX_SEARCH_LENGTH)],
-    limit: _Limit = DEFAULT_LIMIT,
+    q: Annotated[_Search, Query(min_length=1)],
+    limit: Annotated[_Limit, BeforeValidator(_number)] = DEFAULT_LIMIT,
 ) -> Response:
     """The best matches. Every word of ``q`` must begin a word of the skill."""
     field, direction = default_order(q)
@@ -117,7 +125,7 @@ async def search_skills(
 
 
 @router.get("/{slug}", responses=documented(SkillDocument))
-async def get_skill(request: Request, env: CurrentEnv, slug: str) -> Response:
+async def get_skill(request: Request, env: CurrentEnv, slug: _Segment) -> Response:
     """One skill, whole. A slug that the skill had before works too."""
     answer = await catalog.get_skill_by_name(env, slug)
     return _skill(request, answer, slug)
@@ -125,7 +133,7 @@ async def get_skill(request: Request, env: CurrentEnv, slug: str) -> Response:
 
 @router.get("/{owner}/{repo}/{skill}", responses=documented(SkillDocument))
 async def get_skill_of_repository(
-    request: Request, env: CurrentEnv, owner: str, repo: str, skill: str
+    request: Request, env: CurrentEnv, owner: _Segment, repo: _Segment, skill: _Segment
 ) -> Response:
     """The skill that a GitHub repository calls by this name, whatever slug it has here."""
     answer = await catalog.get_skill_by_identity(env, owner, repo, skill)

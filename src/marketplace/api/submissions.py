@@ -1,12 +1,14 @@
 """Asking to be listed, and reporting verdicts."""
 
 from http import HTTPStatus
+from typing import Annotated
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Path
 from starlette.responses import Response
 
 from marketplace import submissions
 from marketplace.api.answers import private
+from marketplace.api.characters import LOOKED_UP
 from marketplace.api.context import CurrentEnv, Operator
 from marketplace.api.problems import NotFound
 from marketplace.api.schemas import (
@@ -38,7 +40,9 @@ async def submit(env: CurrentEnv, body: SubmissionRequest) -> Response:
 
 
 @router.get("/submissions/{submission_id}", responses=documented(StatusDocument))
-async def get_submission(env: CurrentEnv, submission_id: str) -> Response:
+async def get_submission(
+    env: CurrentEnv, submission_id: Annotated[str, Path(), LOOKED_UP]
+) -> Response:
     """Where a submission stands."""
     status = await submissions.get_submission_status(env, submission_id)
     if status is None:
