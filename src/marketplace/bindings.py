@@ -93,6 +93,7 @@ def _settings(raw: Any) -> Settings:
         jwt_secrets=split_secrets(text("JWT_SECRET")),
         jwt_issuer=text("JWT_ISSUER") or None,
         jwt_audience=text("JWT_AUDIENCE") or None,
+        forges=tuple(text("FORGES").lower().replace(",", " ").split()),
     )
 
 

@@ -22,6 +22,7 @@ class Settings:
     jwt_secrets: tuple[str, ...] = ()
     jwt_issuer: str | None = None
     jwt_audience: str | None = None
+    forges: tuple[str, ...] = ()  # hosts that are taken besides the known ones
     database_read_timeout: float = 1.0  # to connect and answer one read
     kv_timeout: float = 5.0
     queue_timeout: float = 5.0

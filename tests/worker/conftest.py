@@ -16,6 +16,7 @@ from local.worker_stack import WorkerStack
 
 INTERNAL_KEY = "test-internal-key-of-at-least-32-bytes"
 JWT_SECRET = "test-jwt-secret-of-at-least-32-bytes"
+ADDED_FORGE = "git.example.org"
 LOG_LINES_SHOWN = 60
 
 
@@ -60,7 +61,11 @@ def marketplace(request: pytest.FixtureRequest) -> Iterator[Marketplace]:
             apply_migrations(postgres.dsn)
             worker = WorkerStack(
                 dsn=postgres.dsn,
-                secrets={"INTERNAL_KEY": INTERNAL_KEY, "JWT_SECRET": JWT_SECRET},
+                secrets={
+                    "INTERNAL_KEY": INTERNAL_KEY,
+                    "JWT_SECRET": JWT_SECRET,
+                    "FORGES": ADDED_FORGE,
+                },
                 persist_to=state.bindings,
                 output=log,
             )

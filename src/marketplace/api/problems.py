@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from marketplace.api.context import env_of
 from marketplace.auth import Forbidden, Unauthenticated
+from marketplace.forges import UnknownForge
 from marketplace.listing import InvalidQuery
 from marketplace.models import InvalidRecord
 from marketplace.storage import StorageError
@@ -80,7 +81,8 @@ def add_problem_handlers(app: FastAPI) -> None:
     """Answer every error of the application as a problem."""
     handlers = {
         RequestValidationError: _invalid_request,
-        InvalidQuery: _invalid_query,
+        InvalidQuery: _invalid_field,
+        UnknownForge: _invalid_field,
         NotFound: _not_found,
         Unauthenticated: _unauthenticated,
         Forbidden: _forbidden,
@@ -118,8 +120,8 @@ def _path(location: Sequence[str | int]) -> str:
     return path or str(location[0])
 
 
-async def _invalid_query(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, InvalidQuery)  # noqa: S101 - registered for this type only
+async def _invalid_field(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, InvalidQuery | UnknownForge)  # noqa: S101 - registered for these only
     return problem(
         HTTPStatus.UNPROCESSABLE_ENTITY,
         f"Change these fields: {error.field}.",

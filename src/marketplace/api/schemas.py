@@ -6,6 +6,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from marketplace.api.characters import ONE_LINE, PROSE
+from marketplace.forges import repository_address
 from marketplace.models import (
     DEFAULT_CATEGORY,
     DEFAULT_LABELS,
@@ -29,34 +30,13 @@ from marketplace.models import (
     SubmissionState,
     Verdict,
 )
-from marketplace.slugs import (
-    MAX_OWNER_LENGTH,
-    MAX_REPOSITORY_LENGTH,
-    normalize_repository,
-    repository_name,
-    repository_owner,
-    slugify,
-)
+from marketplace.slugs import slugify
 from marketplace.storage import Source
 from marketplace.submissions import MAX_RESULTS_A_CALL
 from marketplace.timestamps import normalize_timestamp
 from marketplace.versions import MAX_VERSION_LENGTH, is_version
 
 MAX_REASON_LENGTH: Final = 500
-
-
-def _https_repository(text: str) -> str:
-    """A repository's page: https, an owner and a name, within the lengths of slugs."""
-    if not text.startswith("https://"):
-        raise ValueError("must start with https://")
-    normalize_repository(text)
-    owner, name = repository_owner(text), repository_name(text)
-    if len(owner) > MAX_OWNER_LENGTH:
-        raise ValueError(f"the owner must have at most {MAX_OWNER_LENGTH} characters")
-    if len(name) > MAX_REPOSITORY_LENGTH:
-        raise ValueError(f"the repository must have at most {MAX_REPOSITORY_LENGTH} characters")
-    host = normalize_repository(text).split("/")[2]
-    return f"https://{host}/{owner}/{name}"
 
 
 def _sluggable(text: str) -> str:
@@ -108,7 +88,7 @@ class SubmissionRequest(_Document):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     repo_url: Annotated[
-        str, Field(max_length=MAX_REPO_URL_LENGTH), ONE_LINE, AfterValidator(_https_repository)
+        str, Field(max_length=MAX_REPO_URL_LENGTH), ONE_LINE, AfterValidator(repository_address)
     ]
     skill_name: Annotated[
         str,

@@ -19,6 +19,7 @@ from marketplace.api.schemas import (
     SubmissionRequest,
     documented,
 )
+from marketplace.forges import require_known_forge
 
 router = APIRouter(prefix="/api/v1", tags=["submissions"])
 
@@ -26,6 +27,7 @@ router = APIRouter(prefix="/api/v1", tags=["submissions"])
 @router.post("/submissions", status_code=202, responses=documented(ReceiptDocument, 202))
 async def submit(env: CurrentEnv, body: SubmissionRequest) -> Response:
     """Ask for a skill to be listed. 202: taken; 200: an earlier request or listing stands."""
+    require_known_forge(body.repo_url, env.settings.forges)
     submission = body.to_submission(submissions.new_submission_id(), env.now())
     receipt = await submissions.submit(env, submission)
     stands = receipt.duplicate or receipt.already_verified
