@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.stack import REQUEST_TIMEOUT, heap_bytes, running, session
-from local.worker_stack import WorkerStack
+from local.host.worker_stack import WorkerStack
 from tests.generated_skills import generate_skills
 
 CASES: Final = {

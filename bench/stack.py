@@ -9,12 +9,12 @@ from typing import Any, Final, NamedTuple
 
 import httpx
 
-from local.migrations import apply_migrations
+from local.host.postgres import PostgresServer
+from local.host.run import prepare
+from local.host.worker_stack import WorkerStack
 from local.paths import StateFolder
-from local.postgres import PostgresServer
-from local.progress import Progress
-from local.run import prepare
-from local.worker_stack import WorkerStack
+from local.setup.migrations import apply_migrations
+from local.setup.progress import Progress
 from pgwire import Connection, ConnectOptions
 from pgwire.asyncio_stream import connect
 

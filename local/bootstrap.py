@@ -101,7 +101,7 @@ def install() -> None:
 
 
 def clean() -> None:
-    """Removes what .gitignore lists, and what PostgreSQL needed elsewhere (local/postgres.py)."""
+    """Removes what .gitignore lists, and what PostgreSQL needed elsewhere (host/postgres.py)."""
     lock_file = os.path.join(REPOSITORY, ".local", "state", "lock")
     if os.path.exists(lock_file):
         import fcntl

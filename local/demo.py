@@ -10,9 +10,9 @@ import httpx
 from rich.progress import MofNCompleteColumn, TimeElapsedColumn
 from rich.progress import Progress as ProgressBar
 
-from local.dev_vars import read_dev_vars
 from local.errors import LocalError
 from local.paths import DEV_VARS
+from local.setup.dev_vars import read_dev_vars
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

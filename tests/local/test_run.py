@@ -15,8 +15,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from local.host.ports import LOOPBACK, free_port
 from local.paths import REPOSITORY
-from local.ports import LOOPBACK, free_port
 
 START_SECONDS = 60
 STOP_SECONDS = 30

@@ -7,9 +7,9 @@ import capnp  # type: ignore[import-untyped]
 import pytest
 
 from local.errors import LocalError
-from local.packages import platform_package
 from local.paths import NODE_MODULES
-from local.runtime_bundle import (
+from local.setup.packages import platform_package
+from local.setup.runtime_bundle import (
     BUNDLE_FILE_NAME,
     REPLACEMENTS,
     SCHEMA_FILE,

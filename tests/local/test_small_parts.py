@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from local.cron import CronClock
-from local.dev_vars import PLACEHOLDER, ensure_dev_vars, read_dev_vars
 from local.errors import LocalError
+from local.host.cron import CronClock
+from local.host.processes import run_step
+from local.host.run import require_password
+from local.host.state_lock import exclusive
 from local.paths import DEV_VARS_EXAMPLE, StateFolder
-from local.processes import run_step
-from local.run import require_password
-from local.stamps import Stamp
-from local.state_lock import exclusive
+from local.setup.dev_vars import PLACEHOLDER, ensure_dev_vars, read_dev_vars
+from local.setup.stamps import Stamp
 
 
 def _stamp(folder: Path) -> Stamp:

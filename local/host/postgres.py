@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from local.errors import LocalError
+from local.host.ports import LOOPBACK, free_port
+from local.host.processes import GuardedProcess, run_step, wait_until
 from local.paths import REPOSITORY, StateFolder
-from local.ports import LOOPBACK, free_port
-from local.processes import GuardedProcess, run_step, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -1,4 +1,4 @@
-// The control interface that tests use to look into the bindings; local/control.py describes it and
+// The control interface that tests use to look into the bindings; local/host/control.py describes it and
 // is its client. It exists only when a token was asked for, on the loopback address.
 
 import { timingSafeEqual } from "node:crypto";

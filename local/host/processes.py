@@ -21,7 +21,7 @@ POLL_SECONDS = 0.03
 
 
 class GuardedProcess:
-    """A server under its guardian (local/guardian.py): it ends when this object's owner does."""
+    """A server under its guardian (guardian.py): it ends when this object's owner does."""
 
     def __init__(
         self,

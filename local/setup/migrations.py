@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from local.packages import platform_package
+from local.host.processes import run_step
 from local.paths import MIGRATIONS, REPOSITORY
-from local.processes import run_step
+from local.setup.packages import platform_package
 
 if TYPE_CHECKING:
     from pathlib import Path

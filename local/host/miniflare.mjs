@@ -1,4 +1,4 @@
-// Runs the Worker of wrangler.toml in workerd, through miniflare. Started by local/worker_stack.py.
+// Runs the Worker of wrangler.toml in workerd, through miniflare. Started by local/host/worker_stack.py.
 //
 // The configuration (WorkerHostConfig there) comes as JSON in LOCAL_WORKER_HOST. Standard input is a
 // lifeline: when it closes, the one who started this process is gone, and so are we.

@@ -1,6 +1,6 @@
 """Looks into the bindings of a running local Worker: KV, queues, cron.
 
-The host process (local/control_server.mjs) answers `POST` on a loopback port of its own with
+The host process (local/host/control_server.mjs) answers `POST` on a loopback port of its own with
 `Authorization: Bearer {token}`; bodies and answers are JSON objects:
 
 | path | body | answer |

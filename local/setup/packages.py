@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from local.errors import LocalError
+from local.host.processes import run_step
 from local.paths import (
     LOCAL_DIR,
     NODE,
@@ -20,11 +21,10 @@ from local.paths import (
     STAMPS,
     WORKER_LOCK,
 )
-from local.processes import run_step
-from local.stamps import Stamp
+from local.setup.stamps import Stamp
 
 if TYPE_CHECKING:
-    from local.progress import Progress
+    from local.setup.progress import Progress
 
 # The Worker's interpreter: CPython 3.14 compiled to WebAssembly (PEP 783).
 WORKER_PYTHON_VERSION = "3.14"

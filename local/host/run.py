@@ -9,22 +9,22 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from local.cron import CronClock, cron_expressions, utc_now
-from local.dev_vars import ensure_dev_vars, read_dev_vars
 from local.errors import LocalError
-from local.migrations import apply_migrations
-from local.packages import ensure_packages
+from local.host.cron import CronClock, cron_expressions, utc_now
+from local.host.ports import LOOPBACK, is_free
+from local.host.postgres import PostgresServer, state_home
+from local.host.state_lock import exclusive
+from local.host.worker_stack import WorkerStack, ensure_workerd_wrapper
 from local.paths import DEV_VARS, DEV_VARS_EXAMPLE, WRANGLER_CONFIG
-from local.ports import LOOPBACK, is_free
-from local.postgres import PostgresServer, state_home
-from local.state_lock import exclusive
-from local.worker_stack import WorkerStack, ensure_workerd_wrapper
+from local.setup.dev_vars import ensure_dev_vars, read_dev_vars
+from local.setup.migrations import apply_migrations
+from local.setup.packages import ensure_packages
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from local.paths import StateFolder
-    from local.progress import Progress
+    from local.setup.progress import Progress
 
 DEFAULT_PORT = 8787
 TICK_SECONDS = 0.5

@@ -13,9 +13,9 @@ from typing import IO, TYPE_CHECKING
 
 import httpx
 
-from local.control import ControlClient
 from local.errors import LocalError
-from local.packages import node_environment, platform_package
+from local.host.control import ControlClient
+from local.host.processes import GuardedProcess, wait_until
 from local.paths import (
     BUNDLE_CACHE,
     NODE,
@@ -24,8 +24,8 @@ from local.paths import (
     REPOSITORY,
     WRANGLER_CONFIG,
 )
-from local.processes import GuardedProcess, wait_until
-from local.runtime_bundle import ensure_bundle
+from local.setup.packages import node_environment, platform_package
+from local.setup.runtime_bundle import ensure_bundle
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -84,7 +84,7 @@ class WorkerStack:
         token = secrets.token_urlsafe(32)
         with tempfile.TemporaryDirectory() as folder:
             ready_file = Path(folder) / "ready.json"
-            # Read in local/miniflare.mjs.
+            # Read in local/host/miniflare.mjs.
             host_config = {
                 "wranglerConfig": str(self.config),
                 "pythonModules": str(PYTHON_MODULES),
