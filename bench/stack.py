@@ -10,11 +10,11 @@ from typing import Any, Final, NamedTuple
 import httpx
 
 from local.host.postgres import PostgresServer
-from local.host.run import prepare
+from local.host.state import StateFolder
 from local.host.worker_stack import WorkerStack
-from local.paths import StateFolder
 from local.setup.migrations import apply_migrations
-from local.setup.progress import Progress
+from local.setup.prepare import prepare
+from local.setup.steps import Progress
 from pgwire import Connection, ConnectOptions
 from pgwire.asyncio_stream import connect
 

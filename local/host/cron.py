@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import tomllib
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from cronsim import CronSim
 
 if TYPE_CHECKING:
+    from datetime import datetime
     from pathlib import Path
 
 
@@ -33,7 +33,3 @@ class CronClock:
         for expression, _ in due:
             self._next[expression] = next(CronSim(expression, now))
         return due
-
-
-def utc_now() -> datetime:
-    return datetime.now(UTC)

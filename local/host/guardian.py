@@ -1,4 +1,4 @@
-"""Runs one program and makes sure that it ends with whoever started it.
+"""Runs one program and makes sure that it does not outlive its owner.
 
     python guardian.py --signal SIGINT --grace 10 [--user nobody] -- program arguments…
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from local.errors import LocalError
-from local.host.processes import run_step
 from local.paths import (
     LOCAL_DIR,
     NODE,
@@ -21,10 +20,10 @@ from local.paths import (
     STAMPS,
     WORKER_LOCK,
 )
-from local.setup.stamps import Stamp
+from local.setup.steps import Stamp, run_step
 
 if TYPE_CHECKING:
-    from local.setup.progress import Progress
+    from local.setup.steps import Progress
 
 # The Worker's interpreter: CPython 3.14 compiled to WebAssembly (PEP 783).
 WORKER_PYTHON_VERSION = "3.14"

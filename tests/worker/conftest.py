@@ -10,8 +10,8 @@ import httpx
 import pytest
 
 from local.host.postgres import PostgresServer
+from local.host.state import StateFolder
 from local.host.worker_stack import WorkerStack
-from local.paths import StateFolder
 from local.setup.migrations import apply_migrations
 
 INTERNAL_KEY = "test-internal-key-of-at-least-32-bytes"
