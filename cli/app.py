@@ -14,11 +14,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from cli import answers, views
+from cli.access import DEFAULT_URL, connect
 from cli.client import MarketplaceClient, Surroundings
-from cli.connection import DEFAULT_URL, connect
 from cli.errors import EXIT_FINDING, EXIT_INTERRUPTED, CliError, NoAnswer, UsageProblem
-from cli.publishing import Outcome, Publisher
-from cli.submissions import Entry, read_submissions
+from cli.submission_file import Entry, read_submissions
+from cli.submitting import Outcome, Publisher
 
 FIRST_WAIT_SECONDS: Final = 5  # what fits in one step is answered by the first call
 POLL_SECONDS: Final = 1.0

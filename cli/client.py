@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import httpx
 
-from cli.connection import Connection
+from cli.access import Connection
 from cli.errors import AccessRefused, CliError, NoAnswer, RequestRefused
 
 ATTEMPTS: Final = 3

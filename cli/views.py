@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.answers import DeadLetter, Health, Rebuild, RedriveResult, Source
-from cli.publishing import Outcome, Result
+from cli.submitting import Outcome, Result
 
 _STATUS_STYLES: Final = {"ok": "bold green", "drift": "bold yellow", "failing": "bold red"}
 _OUTCOME_STYLES: Final = {

@@ -8,8 +8,8 @@ import httpx
 import pytest
 
 from cli import client as client_module
+from cli.access import Connection, connect, is_loopback
 from cli.app import app
-from cli.connection import Connection, connect, is_loopback
 from cli.errors import UsageProblem
 from tests.unit.cli.double import KEY, TOKEN, FakeMarketplace
 

@@ -8,7 +8,7 @@ import msgspec
 
 from cli.client import PAGE_SIZE, MarketplaceClient
 from cli.errors import RequestRefused
-from cli.submissions import Entry
+from cli.submission_file import Entry
 
 _NOT_YET_PUBLISHED: Final = {"RECEIVED", "SCANNED"}
 
