@@ -77,13 +77,15 @@ class GuardedProcess:
             self._process.wait()
 
 
-def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None:
+def wait_until(
+    condition: Callable[[], bool], seconds: float, what: str, *, pause: float = POLL_SECONDS
+) -> None:
     """Polls `condition` until it holds; LocalError naming `what` after `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
             raise LocalError(f"{what} took longer than {seconds:.0f} seconds")
-        time.sleep(POLL_SECONDS)
+        time.sleep(pause)
 
 
 class StopRequested(BaseException):
