@@ -27,7 +27,7 @@ class CronClock:
     def due(self, now: datetime) -> list[tuple[str, datetime]]:
         """(expression, time it was due) of each one that came due since the last call.
 
-        A clock that was asleep fires once, not once for every time it missed.
+        After a sleep, an expression fires once, however often it was missed.
         """
         due = [(each, when) for each, when in self._next.items() if when <= now]
         for expression, _ in due:

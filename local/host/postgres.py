@@ -93,7 +93,7 @@ class PostgresServer:
         self._end_orphan()
         deadline = time.monotonic() + START_SECONDS
         # After SIGKILL, sessions of the old server take a moment to notice and release its memory;
-        # until then a new server refuses to start and is simply tried again.
+        # until then a new server refuses to start, so starting is tried again.
         while not self._try_to_start(deadline):
             if time.monotonic() > deadline:
                 raise LocalError(f"PostgreSQL did not start:\n{self.log_tail()}")
@@ -174,16 +174,16 @@ class PostgresServer:
             raise
 
     def _create_database(self, data: Path) -> None:
-        """In single-user mode, so that nobody ever sees a server without its database."""
+        """In single-user mode: a server that accepts sessions always has its database."""
         arguments = ("--single", "-D", str(data), "postgres")
         self._run("postgres", *arguments, given=f"CREATE DATABASE {DATABASE};\n")
 
     def _end_orphan(self) -> None:
         """Ends a server that a killed owner left on this folder.
 
-        The caller holds the folder's lock, so whoever runs here has lost its owner. A process that
-        merely got the same number is told by its command line; PostgreSQL itself overwrites the
-        stale file then.
+        The caller holds the folder's lock, so a server that runs here has lost its owner. The
+        command line shows whether the process is that server or has only got its number; in that
+        case PostgreSQL overwrites the stale file.
         """
         pid = self._postmaster_pid()
         if pid is None or str(self.data) not in _command_line(pid):
@@ -243,8 +243,8 @@ class PostgresServer:
 def state_home(state: StateFolder) -> Path:
     """Where the server of a state folder keeps its data.
 
-    In the folder itself; but as root in a closed place such as root's home, the unprivileged user
-    that runs the server could not get there, and a folder below /var/lib is used.
+    In the folder itself, or below /var/lib if root works where the unprivileged user that runs the
+    server cannot enter, such as in root's home.
     """
     if os.geteuid() != 0 or _reachable_by_others(state.root):
         return state.postgres
@@ -280,7 +280,7 @@ def _send(pid: int, number: signal.Signals) -> None:
     try:
         os.kill(pid, number)
     except ProcessLookupError:
-        return  # it ended in the meantime, which is what the signal was for
+        return  # it has ended already
 
 
 def _exists(pid: int) -> bool:
@@ -292,7 +292,7 @@ def _exists(pid: int) -> bool:
 
 
 def _command_line(pid: int) -> str:
-    """Empty if there is no such process. Linux tells without `ps`, which a bare system lacks."""
+    """Empty if there is no such process. Linux needs no `ps`, which a bare system lacks."""
     if Path("/proc/self").exists():
         try:
             return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()

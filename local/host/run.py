@@ -47,7 +47,7 @@ def run_marketplace(progress: Progress, state: StateFolder, port: int) -> None:
                 stack.callback(server.stop)
                 server.start()
             dsn = server.dsn
-            progress.say(f"Database: {dsn}")  # of this machine alone; a given one has a password
+            progress.say(f"Database: {dsn}")  # a given one is not shown: it has a password
         else:
             require_password(dsn)
         with progress.step("Applying migrations"):
@@ -65,7 +65,7 @@ def run_marketplace(progress: Progress, state: StateFolder, port: int) -> None:
 
 
 def require_password(dsn: str) -> None:
-    """The local Hyperdrive refuses an address without a password, in words that help nobody."""
+    """The local Hyperdrive refuses an address without a password, and does not say why."""
     if not urlsplit(dsn).password:
         raise LocalError(
             "DATABASE_URL has no password. Write postgres://user:password@host:port/database; "

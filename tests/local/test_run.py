@@ -114,6 +114,16 @@ def test_it_can_be_stopped_half_way_and_started_again(state: Path) -> None:
         _wait_until_ready(process)
 
 
+def test_the_demo_publishes_to_what_runs(state: Path) -> None:
+    port = free_port()
+    with _running(state, port) as process:
+        _wait_until_ready(process)
+        demo = [sys.executable, "-m", "local", "demo", "--count=3", f"--port={port}"]
+        subprocess.run(demo, cwd=REPOSITORY, check=True, timeout=START_SECONDS)
+        listing = httpx.get(f"http://{LOOPBACK}:{port}/api/v1/skills?search=demo", trust_env=False)
+        assert listing.json()["total"] == 3
+
+
 def test_a_second_one_on_the_same_state_is_refused_with_a_sentence(state: Path) -> None:
     with _running(state, free_port()) as process:
         _wait_until_ready(process)
