@@ -20,9 +20,9 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
+from bench.generated_skills import generate_skills
 from bench.stack import REQUEST_TIMEOUT, heap_bytes, running, session
-from local.worker_stack import WorkerStack
-from tests.generated_skills import generate_skills
+from local.host.worker_stack import WorkerStack
 
 CASES: Final = {
     "no storage": "/api/v1/health",

@@ -1,6 +1,6 @@
 """How long the skill database's methods take on many rows: ``python -m bench.listing_sql``.
 
-Starts a throw-away PostgreSQL with its default settings, generates the rows, runs each case for
+Starts a throw-away PostgreSQL, generates the rows, runs each case for
 at most a second (at least three times) and prints the median and the worst. Every time is a
 method call's, so the round trip and the reading of the answer are in it.
 """
@@ -16,16 +16,16 @@ from typing import Final
 from rich.console import Console
 from rich.table import Table
 
+from bench.generated_skills import generate_skills
+from bench.stack import migrated_postgres, session
+from local.host.postgres import PostgresServer
 from marketplace.db import PostgresSkillDatabase
 from marketplace.listing import Cursor, ListingQuery, SortDirection, SortField
-from marketplace.models import CertTier
+from marketplace.models import CertTier, Skill
+from marketplace.slugs import assignable_candidates
 from marketplace.storage import RecordKey
 from pgwire import Connection
-from tests.contract.examples import publish, skill
-from tests.contract.postgres import PostgresServer, migrations, running_server
-from tests.generated_skills import generate_skills
 
-DATABASE: Final = "bench"
 SEED_SLUGS: Final = [f"skill-{number * 900}" for number in range(1, 119)]  # as many as the seed
 CASE_SECONDS: Final = 1.0
 FEWEST_RUNS: Final = 3
@@ -108,6 +108,21 @@ async def cases(db: PostgresSkillDatabase, rows: int) -> dict[str, Call]:
     return found | await write_cases(db)
 
 
+def new_skill(number: int) -> Skill:
+    """One that is not in the table yet."""
+    slug, moment = f"new-{number}", "2026-01-01T00:00:00.000Z"
+    return Skill(
+        name=slug,
+        base_slug=slug,
+        display_name=slug,
+        description=f"Does {slug}.",
+        author="bench",
+        repo_url=f"https://github.com/bench/{number}",
+        published_at=moment,
+        updated_at=moment,
+    )
+
+
 async def write_cases(db: PostgresSkillDatabase) -> dict[str, Call]:
     """Publishing and repair."""
     page = await db.list_skills(
@@ -124,14 +139,14 @@ async def write_cases(db: PostgresSkillDatabase) -> dict[str, Call]:
     async def insert_one() -> None:
         nonlocal number
         number += 1
-        await publish(db, skill(f"new-{number}", repository=f"bench/{number}"))
+        skill = new_skill(number)
+        candidates = assignable_candidates(skill.repo_url, skill.base_slug)
+        await db.upsert_skill(skill, candidates=candidates)
 
     async def insert_many() -> None:
         nonlocal number
         first, number = number, number + 1000
-        await db.upsert_skills(
-            [skill(f"new-{n}", repository=f"bench/{n}") for n in range(first + 1, number + 1)]
-        )
+        await db.upsert_skills([new_skill(n) for n in range(first + 1, number + 1)])
 
     return {
         "compare 1,000 records": lambda: db.compare_range(keys, after="", until=keys[-1].name),
@@ -142,7 +157,7 @@ async def write_cases(db: PostgresSkillDatabase) -> dict[str, Call]:
 
 async def run(server: PostgresServer, rows: int, console: Console) -> None:
     """Generate, measure, print."""
-    with await server.connect(DATABASE) as connection:
+    with await session(server) as connection:
         with console.status(f"generating {rows:,} skills"):
             await generate_skills(connection, rows)
         db = PostgresSkillDatabase(connection)
@@ -167,9 +182,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Time the skill database's methods.")
     parser.add_argument("--rows", type=int, default=110_000)
     rows = parser.parse_args().rows
-    with running_server() as server:
-        asyncio.run(server.execute(f"create database {DATABASE}"))
-        server.run_script(DATABASE, "".join(migrations("up")))
+    with migrated_postgres({"fsync": "off"}) as server:
         asyncio.run(run(server, rows, Console()))
 
 

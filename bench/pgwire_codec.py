@@ -4,6 +4,7 @@ Prints the median of several runs of: decoding rows (bytes to ``Result``), and e
 """
 
 import statistics
+import struct
 import sys
 import time
 from collections.abc import Callable
@@ -15,20 +16,33 @@ sys.path[:0] = [str(_ROOT), str(_ROOT / "src")]
 from pgwire import Result, Statement  # noqa: E402 - after the path
 from pgwire.backend import MessageParser  # noqa: E402
 from pgwire.exchange import PipelineExchange, encode_pipeline  # noqa: E402
-from tests import server_messages as server  # noqa: E402
 
 _ROWS = 10_000
 _QUERIES = 1_000
 _RUNS = 15
 _CHUNK_BYTES = 64 * 1024
 
+_COLUMNS = (b"id", b"name", b"note", b"tags")
+_ROW = (b"12345", b"some-skill-name", None, b'{"a","b"}')
+
+
+def _message(kind: bytes, body: bytes = b"") -> bytes:
+    return kind + struct.pack(">i", len(body) + 4) + body
+
+
+def _value(value: bytes | None) -> bytes:
+    return struct.pack(">i", -1) if value is None else struct.pack(">i", len(value)) + value
+
+
+_TEXT_COLUMN = struct.pack(">ihihih", 0, 0, 25, -1, -1, 0)
+_COUNT = struct.pack(">h", len(_COLUMNS))
 _STREAM = (
-    server.PARSE_COMPLETE
-    + server.BIND_COMPLETE
-    + server.row_description("id", "name", "note", "tags")
-    + server.data_row([b"12345", b"some-skill-name", None, b'{"a","b"}']) * _ROWS
-    + server.command_complete(f"SELECT {_ROWS}")
-    + server.ready()
+    _message(b"1")  # ParseComplete
+    + _message(b"2")  # BindComplete
+    + _message(b"T", _COUNT + b"".join(name + b"\0" + _TEXT_COLUMN for name in _COLUMNS))
+    + _message(b"D", _COUNT + b"".join(map(_value, _ROW))) * _ROWS
+    + _message(b"C", b"SELECT %d\0" % _ROWS)
+    + _message(b"Z", b"I")  # ReadyForQuery
 )
 
 

@@ -1,8 +1,7 @@
 """Time, bytes and memory of the KV listing: ``python -m bench.published_index [skills]``.
 
-Runs on CPython against the simulated KV: bytes and memory carry over to the Workers runtime, times
-only as proportions.
-Memory is what Python allocates beyond the simulated store, measured in a run of its own.
+Runs on CPython against a KV in memory: bytes and memory carry over to the Workers runtime, times
+only as proportions. Memory is what Python allocates beyond that KV, measured in a run of its own.
 """
 
 import asyncio
@@ -14,12 +13,12 @@ import zlib
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
+from bench.memory_kv import MemoryKv
 from marketplace.env import Env, Settings
 from marketplace.models import Skill
 from marketplace.published_index import read_index, rewrite_index
 from marketplace.published_skills import get_published_skills_list
 from marketplace.submission_store import encode_metadata, enumerate_published_skills
-from tests.simulation.kv import SimulatedKv
 
 WORDS = [f"{a}{b}{c}" for a in "bdfgklmnprst" for b in "aeiou" for c in ("", "n", "r", "sta", "xi")]
 
@@ -40,20 +39,21 @@ def generated_skill(number: int) -> Skill:
     )
 
 
-def filled_env(count: int) -> Env:
-    """An env whose KV has ``count`` records."""
-    kv = SimulatedKv()
+def filled_env(count: int) -> tuple[Env, MemoryKv]:
+    """An env whose KV has ``count`` records, and that KV."""
+    kv = MemoryKv()
     for number in range(count):
         skill = generated_skill(number)
-        kv.damage(f"skill:{skill.name}", b"{}", metadata=encode_metadata(skill))
+        kv.store(f"skill:{skill.name}", b"{}", encode_metadata(skill))
     nothing = cast("Any", None)
-    return Env(
+    env = Env(
         submissions_kv=kv,
         connect_database=nothing,
         publish_queue=nothing,
         maintenance_queue=nothing,
         settings=Settings(enumeration_page_budget=1000),
     )
+    return env, kv
 
 
 async def measure(name: str, run: Callable[[], Awaitable[object]]) -> None:
@@ -76,15 +76,13 @@ async def enumerate_only(env: Env) -> int:
 
 async def main(count: int) -> None:
     """Run all measurements."""
-    env = filled_env(count)
-    kv = cast("SimulatedKv", env.submissions_kv)
+    env, kv = filled_env(count)
     await measure("enumerate", lambda: enumerate_only(env))
     print("operations of two enumerations:", dict(kv.operations))
     skills = await get_published_skills_list(env, deadline=600)
     await measure("rewrite index", lambda: rewrite_index(env, skills, written_at=None))
-    pages = kv.keys("skills:published-index:")
-    sizes = [len(kv.peek(key) or b"") for key in pages]
-    print(f"pages {len(pages)}, largest {max(sizes, default=0) / 1e6:.2f} MB")
+    sizes = kv.sizes("skills:published-index:")
+    print(f"blocks {len(sizes)}, largest {max(sizes, default=0) / 1e6:.2f} MB")
     await measure("read index", lambda: read_index(env))
     await measure(
         "list: records, index, outbox", lambda: get_published_skills_list(env, deadline=600)

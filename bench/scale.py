@@ -31,8 +31,8 @@ from rich.table import Table
 
 from bench.published_index import generated_skill
 from bench.stack import Stack, running, session
-from local.control import KvEntry
-from local.processes import wait_until
+from local.host.control import KvEntry
+from local.host.processes import wait_until
 from marketplace.models import Skill
 from marketplace.submission_store import encode_metadata
 

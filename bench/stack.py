@@ -3,18 +3,17 @@
 import contextlib
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import httpx
 
-from local.migrations import apply_migrations
-from local.paths import StateFolder
-from local.postgres import PostgresServer
-from local.progress import Progress
-from local.run import prepare
-from local.worker_stack import WorkerStack
+from local.host.postgres import PostgresServer
+from local.host.worker_stack import WorkerStack
+from local.setup.migrations import apply_migrations
+from local.setup.prepare import prepare
+from local.setup.steps import Progress
 from pgwire import Connection, ConnectOptions
 from pgwire.asyncio_stream import connect
 
@@ -31,29 +30,43 @@ class Stack(NamedTuple):
 
 
 @contextlib.contextmanager
-def running(key: str) -> Iterator[Stack]:
-    """A marketplace of its own on free ports, gone afterwards."""
+def migrated_postgres(settings: Mapping[str, str] | None = None) -> Iterator[PostgresServer]:
+    """A PostgreSQL of its own with the marketplace's empty tables, gone afterwards."""
+    prepare(Progress())
     with tempfile.TemporaryDirectory(prefix="marketplace-bench-") as name:
         folder = Path(name)
         folder.chmod(0o711)  # as root, PostgreSQL runs as somebody else
-        state = StateFolder(folder)
-        prepare(Progress())
-        postgres = PostgresServer(state.postgres)
-        log_file = folder / "worker.log"
-        with contextlib.ExitStack() as stack, log_file.open("ab") as log:
-            stack.callback(postgres.stop, "immediate")
+        postgres = PostgresServer(folder / "postgres", settings=settings)
+        try:
             postgres.start()
             apply_migrations(postgres.dsn)
+            yield postgres
+        finally:
+            postgres.stop("immediate")
+
+
+@contextlib.contextmanager
+def running(key: str) -> Iterator[Stack]:
+    """A marketplace of its own on free ports, gone afterwards."""
+    with (
+        tempfile.TemporaryDirectory(prefix="marketplace-bench-") as name,
+        migrated_postgres() as postgres,
+    ):
+        folder = Path(name)
+        log_file = folder / "worker.log"
+        with log_file.open("ab") as log:
             worker = WorkerStack(
                 dsn=postgres.dsn,
                 secrets={"INTERNAL_KEY": key, "JWT_SECRET": secrets.token_hex(32)},
-                persist_to=state.bindings,
+                persist_to=folder / "bindings",
                 output=log,
             )
-            stack.callback(worker.stop)
-            worker.start()
-            worker.wait_healthy()
-            yield Stack(worker, postgres, log_file)
+            try:
+                worker.start()
+                worker.wait_healthy()
+                yield Stack(worker, postgres, log_file)
+            finally:
+                worker.stop()
 
 
 async def session(postgres: PostgresServer) -> Connection:

@@ -70,9 +70,9 @@ class Health(msgspec.Struct, kw_only=True):
 
     @property
     def is_healthy(self) -> bool:
-        """No drift and no finding. Dead letters count where the marketplace recommends something:
+        """No drift and no finding. Dead letters count only if the marketplace recommends something.
 
-        those that were refused for good must not turn every check red.
+        Otherwise letters that were refused for good would turn every check red.
         """
         return (
             self.status == "ok"
@@ -136,6 +136,11 @@ class RedriveResult(msgspec.Struct, kw_only=True):
     id: str
     outcome: str
     reason: str | None = None
+
+    @property
+    def is_redriven(self) -> bool:
+        """Whether it is on its way, by this call or an earlier one."""
+        return self.outcome in {"redriven", "already-redriven"}
 
 
 def read(answer: object, kind: type[T]) -> T:

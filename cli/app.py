@@ -1,29 +1,16 @@
-"""The commands. Exit codes: 0 all is well, 1 a finding or a failure, 2 no answer or no access."""
+"""The command line: options and help. What the commands do is in ``cli/commands.py``."""
 
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated
 
-import msgspec
 import typer
-from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.text import Text
 
-from cli import answers, views
+from cli import commands
+from cli.access import DEFAULT_URL, check_access
 from cli.client import MarketplaceClient, Surroundings
-from cli.connection import DEFAULT_URL, connect
-from cli.errors import EXIT_FINDING, EXIT_INTERRUPTED, CliError, NoAnswer, UsageProblem
-from cli.publishing import Outcome, Publisher
-from cli.submissions import Entry, read_submissions
-
-FIRST_WAIT_SECONDS: Final = 5  # what fits in one step is answered by the first call
-POLL_SECONDS: Final = 1.0
-LONGEST_POLL_SECONDS: Final = 5.0
-MAX_FAILED_POLLS: Final = 5  # in a row; a marketplace that is being deployed is soon back
+from cli.output import Output
 
 app = typer.Typer(
     help="Watch and repair a skill marketplace.",
@@ -47,8 +34,8 @@ class Options:
 
     def open_client(self) -> MarketplaceClient:
         """Raises UsageProblem when the options do not go together."""
-        connection = connect(self.url, key=self.key, token=self.token, insecure=self.insecure)
-        return MarketplaceClient(connection, self.surroundings)
+        access = check_access(self.url, key=self.key, token=self.token, insecure=self.insecure)
+        return MarketplaceClient(access, self.surroundings)
 
 
 @app.callback()
@@ -83,75 +70,15 @@ def options(
     ctx.obj = Options(url, key, token, insecure, surroundings)
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One run of a command: the marketplace, and where to write."""
-
-    client: MarketplaceClient
-    surroundings: Surroundings
-    as_json: bool
-    out: Console
-    err: Console
-
-    def show(self, answer: object, view: RenderableType) -> None:
-        """Write the answer for machines, or its view for people."""
-        if self.as_json:
-            _write_json(answer)
-        else:
-            self.out.print(view)
-
-    def progress(self) -> Progress:
-        """A progress bar on standard error, silent when the output is for machines."""
-        return Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=self.err,
-            transient=True,
-            disable=self.as_json,
-        )
-
-
-@contextmanager
-def _running(ctx: typer.Context, *, as_json: bool) -> Iterator[Run]:
-    """Connect, and turn errors into a sentence and an exit code."""
+def _run(ctx: typer.Context, command: commands.Command, *, as_json: bool) -> None:
     chosen: Options = ctx.obj
-    err = Console(stderr=True, highlight=False)
-    try:
-        with chosen.open_client() as client:
-            yield Run(client, chosen.surroundings, as_json, Console(highlight=False), err)
-    except CliError as error:
-        if as_json:
-            _write_json({"error": str(error), "status": error.status})
-        _tell(err, error)
-        raise typer.Exit(error.exit_code) from None
-
-
-def _tell(console: Console, error: CliError) -> None:
-    _say(console, Text("Error: ", "bold red").append_text(views.plain(str(error), "not bold")))
-
-
-def _say(console: Console, sentence: Text) -> None:
-    """A sentence on one line, so that commands in it can be copied."""
-    console.print(sentence, soft_wrap=True)
-
-
-def _write_json(answer: object) -> None:
-    """One JSON document on standard output, not wrapped to the terminal's width."""
-    text = msgspec.json.format(msgspec.json.encode(answer), indent=2).decode()
-    sys.stdout.write(text + "\n")
+    raise typer.Exit(commands.perform(command, chosen.open_client, Output(as_json=as_json)))
 
 
 @app.command()
 def health(ctx: typer.Context, as_json: JsonOption = False) -> None:
     """Show counts, sources, drifts and what to do. Exit code 1 on drift or any finding."""
-    with _running(ctx, as_json=as_json) as run:
-        answer = run.client.health()
-        report = answers.read(answer, answers.Health)
-        run.show(answer, views.health(report))
-        if not report.is_healthy:
-            raise typer.Exit(EXIT_FINDING)
+    _run(ctx, commands.health, as_json=as_json)
 
 
 @app.command()
@@ -168,63 +95,10 @@ def rebuild(
     as_json: JsonOption = False,
 ) -> None:
     """Reconcile PostgreSQL and KV both ways and rewrite the index. Deletes nothing."""
-    with _running(ctx, as_json=as_json) as run:
-        if job is not None and dry_run:
-            raise UsageProblem("--dry-run starts a rebuild, --job follows one: give one of them")
-        if job is None:
-            answer = run.client.start_rebuild(
-                dry_run=dry_run, wait_seconds=FIRST_WAIT_SECONDS if wait else 0
-            )
-        else:
-            answer = run.client.rebuild_job(job)
-        report = answers.read(answer, answers.Rebuild)
-        if wait and not report.complete:
-            answer, report = _follow(run, answer, report, max_seconds=max_minutes * 60)
-        run.show(answer, views.rebuild(report))
-        if not report.complete:
-            _say(run.err, _how_to_follow(report))
-        if not report.ok or report.errors or (wait and not report.complete):
-            raise typer.Exit(EXIT_FINDING)
-
-
-def _follow(
-    run: Run, answer: dict[str, Any], report: answers.Rebuild, *, max_seconds: float
-) -> tuple[dict[str, Any], answers.Rebuild]:
-    """Poll a rebuild, with a progress bar, until it is complete or the time is over."""
-    if report.job_id is None:
-        raise NoAnswer("the rebuild is not complete, but the answer names no job to follow")
-    job_id = report.job_id
-    deadline = run.surroundings.monotonic() + max_seconds
-    pause, failures = POLL_SECONDS, 0
-    with run.progress() as progress:
-        task = progress.add_task("Dry run" if report.dry_run else "Rebuilding", total=None)
-        try:
-            while not report.complete and run.surroundings.monotonic() < deadline:
-                progress.update(
-                    task,
-                    completed=report.progress.processed,
-                    total=report.progress.estimated_total,
-                    refresh=True,
-                )
-                run.surroundings.sleep(pause)
-                pause = min(pause * 1.5, LONGEST_POLL_SECONDS)
-                try:
-                    answer = run.client.rebuild_job(job_id)
-                except NoAnswer:
-                    failures += 1
-                    if failures == MAX_FAILED_POLLS:
-                        raise
-                else:
-                    report, failures = answers.read(answer, answers.Rebuild), 0
-        except KeyboardInterrupt:
-            _say(run.err, _how_to_follow(report))
-            raise typer.Exit(EXIT_INTERRUPTED) from None
-    return answer, report
-
-
-def _how_to_follow(report: answers.Rebuild) -> Text:
-    text = Text("The marketplace goes on with it. To look again: ")
-    return text.append_text(views.plain(f"python -m cli rebuild --job {report.job_id}", "bold"))
+    command = partial(
+        commands.rebuild, dry_run=dry_run, wait=wait, job=job, max_seconds=max_minutes * 60
+    )
+    _run(ctx, command, as_json=as_json)
 
 
 @app.command()
@@ -236,14 +110,8 @@ def dead_letters(
     as_json: JsonOption = False,
 ) -> None:
     """List the messages that could not be published, and why."""
-    with _running(ctx, as_json=as_json) as run:
-        letters, following = run.client.dead_letters(reason=reason, cursor=cursor, limit=limit)
-        run.show(
-            {"deadLetters": letters, "nextCursor": following},
-            views.dead_letters([answers.read(letter, answers.DeadLetter) for letter in letters]),
-        )
-        if following is not None:
-            _say(run.err, views.plain(f"There are more: --cursor {following}"))
+    command = partial(commands.dead_letters, reason=reason, limit=limit, cursor=cursor)
+    _run(ctx, command, as_json=as_json)
 
 
 @app.command()
@@ -255,17 +123,8 @@ def redrive(
     as_json: JsonOption = False,
 ) -> None:
     """Send dead letters on their way again. Exit code 1 if any could not be sent."""
-    with _running(ctx, as_json=as_json) as run:
-        if bool(ids) == everything:
-            raise UsageProblem("give the ids of dead letters, or --all")
-        if reason is not None and not everything:
-            raise UsageProblem("--reason goes with --all")
-        answer = run.client.redrive(ids) if ids else run.client.redrive_all(reason=reason)
-        results = [answers.read(item, answers.RedriveResult) for item in answer["results"]]
-        run.show(answer, views.redriven(results, answer["remaining"]))
-        failed = any(item.outcome not in {"redriven", "already-redriven"} for item in results)
-        if failed or (everything and answer["remaining"]):
-            raise typer.Exit(EXIT_FINDING)
+    command = partial(commands.redrive, ids=ids or [], everything=everything, reason=reason)
+    _run(ctx, command, as_json=as_json)
 
 
 @app.command()
@@ -279,39 +138,5 @@ def publish(
     as_json: JsonOption = False,
 ) -> None:
     """Submit the skills of a file. Exit code 1 if any failed."""
-    with _running(ctx, as_json=as_json) as run:
-        entries = read_submissions(_read_text(file))
-        if scan_pass:
-            run.client.require_credential()  # now, and not after a thousand submissions
-        publisher = Publisher(run.client, scan_score=score if scan_pass else None)
-        abort: CliError | None = None
-        try:
-            _publish(run, publisher, entries)
-        except CliError as error:
-            abort = error  # told below, after what was done before it
-        failed = sum(result.outcome is Outcome.FAILED for result in publisher.results)
-        answer = {
-            "results": publisher.results,
-            "failed": failed,
-            "notTried": len(entries) - len(publisher.results),
-            "error": None if abort is None else str(abort),
-        }
-        run.show(answer, views.published(publisher.results))
-        if abort is not None:
-            _tell(run.err, abort)
-            raise typer.Exit(abort.exit_code)
-        if failed:
-            raise typer.Exit(EXIT_FINDING)
-
-
-def _publish(run: Run, publisher: Publisher, entries: Sequence[Entry]) -> None:
-    with run.progress() as progress:
-        task = progress.add_task("Submitting", total=len(entries))
-        publisher.publish(entries, lambda: progress.advance(task))
-
-
-def _read_text(file: Path) -> str:
-    try:
-        return sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageProblem(f"{file} cannot be read: {error}") from None
+    command = partial(commands.publish, file=file, scan_score=score if scan_pass else None)
+    _run(ctx, command, as_json=as_json)

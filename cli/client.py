@@ -1,21 +1,20 @@
-"""The marketplace's HTTP interface: bounded in time, patient, and plain about errors.
+"""The marketplace's HTTP interface: every call ends in time, is retried, and explains its errors.
 
-Every call here may be repeated safely, since the interface is idempotent throughout: a second
-submission of the same skill is answered as a duplicate, a second redrive as already done, and two
-rebuilds at once do no harm. So one rule serves all: what may pass is tried ATTEMPTS times.
+Every call may be repeated safely, since the interface is idempotent: a second submission of the
+same skill is answered as a duplicate, a second redrive as already done, and two rebuilds at once do
+no harm. So one rule serves all: a call whose failure may pass is tried ATTEMPTS times.
 """
 
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 from urllib.parse import quote
 
 import httpx
 
-from cli.connection import Connection
+from cli.access import Access
 from cli.errors import AccessRefused, CliError, NoAnswer, RequestRefused
 
 ATTEMPTS: Final = 3
@@ -23,7 +22,7 @@ FIRST_DELAY_SECONDS: Final = 0.5  # doubled with every attempt
 LONGEST_DELAY_SECONDS: Final = 10.0  # however long Retry-After asks for
 CONNECT_TIMEOUT_SECONDS: Final = 5.0
 READ_TIMEOUT_SECONDS: Final = 30.0
-PAGE_SIZE: Final = 100  # dead letters a page, ids a redrive, verdicts a report
+BATCH_SIZE: Final = 100  # dead letters, ids or verdicts in one call
 
 _PASSING_STATUSES: Final = frozenset({429, 502, 503, 504})
 
@@ -40,34 +39,26 @@ class Surroundings:
 class MarketplaceClient:
     """One marketplace. Methods raise CliError and return decoded JSON objects as they came."""
 
-    def __init__(self, connection: Connection, surroundings: Surroundings) -> None:
-        self._connection = connection
-        self._sleep = surroundings.sleep
+    def __init__(self, access: Access, surroundings: Surroundings) -> None:
+        self._access = access
+        self.surroundings = surroundings
         self._http = httpx.Client(
-            base_url=connection.url,
+            base_url=access.url,
             transport=surroundings.transport,
             headers={"Accept": "application/json", "User-Agent": "skill-marketplace-cli"},
             timeout=httpx.Timeout(READ_TIMEOUT_SECONDS, connect=CONNECT_TIMEOUT_SECONDS),
-            # Off so that the credential goes to the host it was meant for, and nowhere else: no
-            # redirect is followed, and plain http does not pass through a proxy.
+            # The credential goes to the host that was named, and nowhere else: no redirect is
+            # followed, and plain http does not pass through a proxy.
             follow_redirects=False,
-            trust_env=connection.url.scheme == "https",
+            trust_env=access.url.scheme == "https",
         )
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self._http.close()
 
     def require_credential(self) -> None:
         """Raises UsageProblem when there is none."""
-        self._connection.credential_headers()
+        self._access.credential_headers()
 
     def health(self) -> dict[str, Any]:
         """The health of all sources."""
@@ -89,21 +80,21 @@ class MarketplaceClient:
     def dead_letters(
         self, *, reason: str | None, cursor: str | None, limit: int
     ) -> tuple[list[Any], str | None]:
-        """Up to ``limit`` letters, over as many pages as it takes, and the cursor of the next."""
+        """Up to ``limit`` letters, in as many calls as it takes, and the cursor of the next."""
         letters: list[Any] = []
         while len(letters) < limit:
             wanted = {
                 "reason": reason,
                 "cursor": cursor,
-                "limit": str(min(limit - len(letters), PAGE_SIZE)),
+                "limit": str(min(limit - len(letters), BATCH_SIZE)),
             }
-            page = self._call(
+            batch = self._call(
                 "GET",
                 "/api/v1/admin/dead-letters",
                 params={name: value for name, value in wanted.items() if value is not None},
             )
-            letters += _list_in(page, "deadLetters")
-            following = page.get("nextCursor")
+            letters += _list_in(batch, "deadLetters")
+            following = batch.get("nextCursor")
             if not isinstance(following, str):
                 return letters, None
             if following == cursor:
@@ -115,8 +106,8 @@ class MarketplaceClient:
         """Redrive these letters, in as many calls as it takes."""
         results: list[Any] = []
         remaining: object = None
-        for start in range(0, len(ids), PAGE_SIZE):
-            answer = self._redrive({"ids": list(ids[start : start + PAGE_SIZE])})
+        for start in range(0, len(ids), BATCH_SIZE):
+            answer = self._redrive({"ids": list(ids[start : start + BATCH_SIZE])})
             results += _list_in(answer, "results")
             remaining = answer.get("remaining")
         return {"results": results, "remaining": remaining}
@@ -124,8 +115,8 @@ class MarketplaceClient:
     def redrive_all(self, *, reason: str | None) -> dict[str, Any]:
         """Redrive all letters (of one reason), call after call as long as there is progress.
 
-        Letters that fail remain, and one that is redriven may soon be back. So the end is where
-        nothing remains, or a call redrives none that an earlier call has not.
+        Letters that fail remain, and a letter that is redriven may soon be back. So it ends when
+        nothing remains, or when a call redrives only letters that an earlier call has redriven.
         """
         body: dict[str, Any] = {"all": True} | ({} if reason is None else {"reason": reason})
         results: dict[object, Any] = {}  # by id: a letter that fails twice is one letter
@@ -142,11 +133,11 @@ class MarketplaceClient:
                 return {"results": list(results.values()), "remaining": answer.get("remaining")}
 
     def submit(self, submission: Mapping[str, Any]) -> dict[str, Any]:
-        """Ask for a skill to be listed. Public, so the credential stays at home."""
+        """Ask for a skill to be listed. The route is public, so no credential is sent."""
         return self._call("POST", "/api/v1/submissions", body=submission, authenticated=False)
 
     def report_verdicts(self, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Report scan verdicts as a scanner does, up to PAGE_SIZE."""
+        """Report scan verdicts as a scanner does, up to BATCH_SIZE."""
         return self._call("POST", "/api/v1/webhooks/scan-results", body={"results": list(results)})
 
     def _redrive(self, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -167,7 +158,7 @@ class MarketplaceClient:
             path,
             params=params,
             json=body,
-            headers=self._connection.credential_headers() if authenticated else None,
+            headers=self._access.credential_headers() if authenticated else None,
             timeout=httpx.Timeout(READ_TIMEOUT_SECONDS + patience, connect=CONNECT_TIMEOUT_SECONDS),
         )
         delays = _delays()
@@ -182,19 +173,19 @@ class MarketplaceClient:
                 if response.status_code not in _PASSING_STATUSES or delay is None:
                     return self._read(response)
                 delay = max(delay, _retry_after(response))
-            self._sleep(delay)
+            self.surroundings.sleep(delay)
 
     def _unreachable(self, error: httpx.RequestError) -> NoAnswer:
         reason = (
             "it did not answer in time"
             if isinstance(error, httpx.TimeoutException)
-            else (self._connection.redact(str(error)) or type(error).__name__)
+            else (self._access.redact(str(error)) or type(error).__name__)
         )
-        return NoAnswer(f"{self._connection.origin} cannot be reached: {reason}")
+        return NoAnswer(f"{self._access.origin} cannot be reached: {reason}")
 
     def _read(self, response: httpx.Response) -> dict[str, Any]:
         try:
-            answer = json.loads(self._connection.redact(response.text))
+            answer = json.loads(self._access.redact(response.text))
         except ValueError:
             answer = None
         if response.is_success and isinstance(answer, dict):
@@ -204,16 +195,15 @@ class MarketplaceClient:
     def _refusal(self, response: httpx.Response, answer: object) -> CliError:
         status = response.status_code
         if response.is_redirect:
-            target = self._connection.redact(response.headers.get("Location", "elsewhere"))
+            target = self._access.redact(response.headers.get("Location", "elsewhere"))
             return NoAnswer(
-                f"{self._connection.origin} redirects to {target}: "
-                "give the marketplace's own address",
+                f"{self._access.origin} redirects to {target}: give the marketplace's own address",
                 status=status,
             )
         if not isinstance(answer, dict):
             kind = response.headers.get("Content-Type", "no content type")
             return NoAnswer(
-                f"{self._connection.origin} answered {status} with {kind} instead of a JSON object:"
+                f"{self._access.origin} answered {status} with {kind} instead of a JSON object:"
                 " is this a marketplace?",
                 status=status,
             )

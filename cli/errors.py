@@ -1,4 +1,4 @@
-"""What goes wrong, each with the exit code that a script can tell it by."""
+"""The exit codes, and the errors that end a command with one."""
 
 from typing import Final
 

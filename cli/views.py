@@ -1,7 +1,7 @@
 """Tables and sentences for a terminal.
 
-Whatever comes from the marketplace goes through ``plain``: names and details are written by
-strangers, and must neither style nor steer the operator's terminal.
+Every value that comes from the marketplace goes through ``plain``: strangers write names and
+details, which must neither style nor control the operator's terminal.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,14 +12,12 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.answers import DeadLetter, Health, Rebuild, RedriveResult, Source
-from cli.publishing import Outcome, Result
+from cli.submitting import Outcome, Result
 
-_STATUS_STYLES: Final = {"ok": "bold green", "drift": "bold yellow", "failing": "bold red"}
-_OUTCOME_STYLES: Final = {
+_STATUS_STYLES: Final = {"ok": "bold green", "drift": "bold yellow"}  # any other: red
+_OUTCOME_STYLES: Final = {  # any other: red
     "redriven": "green",
     "already-redriven": "yellow",
-    "unknown": "red",
-    "failed": "red",
     Outcome.SUBMITTED: "green",
     Outcome.PASSED: "green",
     Outcome.DUPLICATE: "yellow",
@@ -180,7 +178,7 @@ def rebuild(report: Rebuild) -> RenderableType:
 
 
 def dead_letters(letters: Sequence[DeadLetter]) -> RenderableType:
-    """A page of dead letters."""
+    """Dead letters, one a line."""
     if not letters:
         return Text("No dead letters.", "green")
     table = _table(
@@ -208,7 +206,7 @@ def dead_letters(letters: Sequence[DeadLetter]) -> RenderableType:
 
 
 def _message(body: object) -> object:
-    """What a message is about: its submission, or as much of it as a table can bear."""
+    """The message's submission id, or else the first 80 characters of the message."""
     if isinstance(body, Mapping) and isinstance(body.get("submissionId"), str):
         return body["submissionId"]
     text = str(body)
@@ -224,7 +222,7 @@ def redriven(results: Sequence[RedriveResult], remaining: object) -> RenderableT
     return Group(table, Text("Remaining: ").append_text(plain(remaining)))
 
 
-def published(results: Sequence[Result]) -> RenderableType:
+def submitted(results: Sequence[Result]) -> RenderableType:
     """The outcome of each entry of a file."""
     table = _table(f"{len(results):,} submissions", "#", "skill", "outcome", "id or slug", "reason")
     for result in results:

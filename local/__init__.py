@@ -1,1 +1,1 @@
-"""Running the marketplace on one machine: packages, runtime bundle, PostgreSQL, miniflare."""
+"""Running the marketplace on one machine: setup/ makes ready what host/ runs."""

@@ -9,14 +9,15 @@ import typer
 
 from local.demo import publish_demo_skills
 from local.errors import LocalError
-from local.locks import compile_locks
-from local.paths import DEFAULT_STATE, StateFolder
-from local.ports import LOOPBACK
-from local.processes import StopRequested, stop_on_signals
-from local.progress import Progress
-from local.run import DEFAULT_PORT, prepare, run_marketplace
+from local.host.ports import LOOPBACK
+from local.host.processes import StopRequested, stop_on_signals
+from local.host.run import DEFAULT_PORT, run_marketplace
+from local.host.state import DEFAULT_STATE, StateFolder
+from local.setup.locks import compile_locks
+from local.setup.prepare import prepare
+from local.setup.steps import Progress
 
-# Each worker process that needs one starts a marketplace of its own, so more do not help.
+# Each process that needs a marketplace starts its own, so more processes do not help.
 TEST_PROCESSES = str(min(os.cpu_count() or 1, 4))
 
 cli = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)

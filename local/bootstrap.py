@@ -14,13 +14,17 @@ import subprocess
 import sys
 from typing import NoReturn
 
-REPOSITORY = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+REPOSITORY = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 VENV = os.path.join(REPOSITORY, ".venv")
 LOCK = os.path.join(REPOSITORY, "requirements", "dev.lock")
 STAMP = os.path.join(VENV, "skill-marketplace.stamp")
 MINIMUM = (3, 11)
 # The real one: with .venv activated, `python3` is a link inside the folder that is made anew.
 INTERPRETER = os.path.realpath(sys.executable)
+
+RUN_LOCK = os.path.join(REPOSITORY, ".local", "state", "lock")
+# For what PostgreSQL needs elsewhere when root works in a folder that others cannot enter.
+OUTSIDE = "/var/lib/skill-marketplace-" + hashlib.sha256(REPOSITORY.encode()).hexdigest()[:12]
 
 MADE_BY_US = [
     ".venv",
@@ -34,6 +38,7 @@ MADE_BY_US = [
     ".mypy_cache",
     ".ruff_cache",
     ".hypothesis",
+    "uv.lock",
 ]
 
 
@@ -101,20 +106,16 @@ def install() -> None:
 
 
 def clean() -> None:
-    """Removes what .gitignore lists, and what PostgreSQL needed elsewhere (local/postgres.py)."""
-    lock_file = os.path.join(REPOSITORY, ".local", "state", "lock")
-    if os.path.exists(lock_file):
+    """Removes what .gitignore lists, and what PostgreSQL needed elsewhere."""
+    if os.path.exists(RUN_LOCK):
         import fcntl
 
-        with open(lock_file) as file:
+        with open(RUN_LOCK) as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 fail("The marketplace is running. Stop it first (Ctrl-C in its terminal).")
-    digest = hashlib.sha256(REPOSITORY.encode()).hexdigest()[:12]
-    for path in [os.path.join(REPOSITORY, name) for name in MADE_BY_US] + [
-        "/var/lib/skill-marketplace-" + digest
-    ]:
+    for path in [os.path.join(REPOSITORY, name) for name in MADE_BY_US] + [OUTSIDE]:
         if os.path.isdir(path):
             shutil.rmtree(path)
         elif os.path.exists(path):

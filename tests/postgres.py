@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from local.postgres import AuthMethod, PostgresServer
+from local.host.postgres import AuthMethod, PostgresServer
 
 
 @contextmanager

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from local.ports import LOOPBACK
-from local.postgres import DATABASE, USER
+from local.host.ports import LOOPBACK
+from local.host.postgres import DATABASE, USER
 from pgwire import Connection, ConnectOptions, asyncio_stream
 from tests.postgres import throwaway_postgres
 

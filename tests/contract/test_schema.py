@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
+from bench.generated_skills import generate_skills
 from marketplace.listing import ListingQuery, SortDirection, SortField
 from marketplace.listing_sql import page_statement
 from marketplace.models import CertTier
 from marketplace.queries import MANAGED_COLUMNS, SKILL_COLUMNS
 from pgwire import PostgresError
 from tests.contract.postgres import PostgresServer, migrations
-from tests.generated_skills import generate_skills
 
 COLUMNS = """
 select column_name, data_type, udt_name from information_schema.columns

@@ -15,8 +15,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from local.host.ports import LOOPBACK, free_port
 from local.paths import REPOSITORY
-from local.ports import LOOPBACK, free_port
 
 START_SECONDS = 60
 STOP_SECONDS = 30
@@ -112,6 +112,16 @@ def test_it_can_be_stopped_half_way_and_started_again(state: Path) -> None:
         assert _processes_of(state) == []
     with _running(state, free_port()) as process:
         _wait_until_ready(process)
+
+
+def test_the_demo_publishes_to_what_runs(state: Path) -> None:
+    port = free_port()
+    with _running(state, port) as process:
+        _wait_until_ready(process)
+        demo = [sys.executable, "-m", "local", "demo", "--count=3", f"--port={port}"]
+        subprocess.run(demo, cwd=REPOSITORY, check=True, timeout=START_SECONDS)
+        listing = httpx.get(f"http://{LOOPBACK}:{port}/api/v1/skills?search=demo", trust_env=False)
+        assert listing.json()["total"] == 3
 
 
 def test_a_second_one_on_the_same_state_is_refused_with_a_sentence(state: Path) -> None:

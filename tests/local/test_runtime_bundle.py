@@ -7,9 +7,8 @@ import capnp  # type: ignore[import-untyped]
 import pytest
 
 from local.errors import LocalError
-from local.packages import platform_package
 from local.paths import NODE_MODULES
-from local.runtime_bundle import (
+from local.setup.runtime_bundle import (
     BUNDLE_FILE_NAME,
     REPLACEMENTS,
     SCHEMA_FILE,
@@ -20,6 +19,7 @@ from local.runtime_bundle import (
     ensure_bundle,
     expected_pyodide_version,
 )
+from local.setup.workerd import workerd_program
 
 PYODIDE = NODE_MODULES / "pyodide"
 WORKERD_314 = b"\0pythonWorkersDevPyodide\x00314.0.6\x00sha256-x\0"
@@ -39,8 +39,7 @@ def _workerd(folder: Path, content: bytes = WORKERD_314) -> Path:
 
 
 def test_installed_versions_fit() -> None:
-    workerd = platform_package("@cloudflare", "workerd-*") / "bin" / "workerd"
-    check_versions(PYODIDE, workerd)
+    check_versions(PYODIDE, workerd_program())
 
 
 def test_another_pyodide_version_is_refused(tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from local.migrations import apply_migrations
-from local.paths import StateFolder
-from local.postgres import PostgresServer
-from local.worker_stack import WorkerStack
+from local.host.postgres import PostgresServer
+from local.host.state import StateFolder
+from local.host.worker_stack import WorkerStack
+from local.setup.migrations import apply_migrations
 
 INTERNAL_KEY = "test-internal-key-of-at-least-32-bytes"
 JWT_SECRET = "test-jwt-secret-of-at-least-32-bytes"

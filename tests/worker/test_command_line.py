@@ -11,9 +11,9 @@ from typing import Any, Final
 import httpx
 import pytest
 
-from local.control import KvEntry
+from local.host.control import KvEntry
+from local.host.ports import free_port
 from local.paths import REPOSITORY
-from local.ports import free_port
 from tests.worker.conftest import INTERNAL_KEY, JWT_SECRET, Marketplace
 from tests.worker.credentials import token
 from tests.worker.publishing import eventually, listing, names, submit

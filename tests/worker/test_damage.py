@@ -10,7 +10,7 @@ from typing import Any, Final
 import httpx
 import pytest
 
-from local.control import KvEntry
+from local.host.control import KvEntry
 from tests.worker.conftest import Marketplace
 from tests.worker.publishing import OPERATOR, eventually, listing, names
 from tests.worker.storage import empty, rebuild, without_postgres

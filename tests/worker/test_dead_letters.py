@@ -7,7 +7,7 @@ from typing import Any, Final
 import httpx
 import pytest
 
-from local.control import DEAD_LETTERS, KvEntry
+from local.host.control import DEAD_LETTERS, KvEntry
 from tests.worker.conftest import Marketplace
 from tests.worker.publishing import OPERATOR, eventually, status, submit, wait_published
 from tests.worker.storage import empty, health, keys, query, without_postgres

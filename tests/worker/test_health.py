@@ -6,7 +6,7 @@ from typing import Any, Final
 import httpx
 import pytest
 
-from local.control import KvEntry
+from local.host.control import KvEntry
 from tests.worker.conftest import Marketplace
 from tests.worker.publishing import publish_many, submit
 from tests.worker.storage import (

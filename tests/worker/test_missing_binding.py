@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
+from local.host.worker_stack import WorkerStack
 from local.paths import REPOSITORY, WRANGLER_CONFIG
-from local.worker_stack import WorkerStack
 from tests.worker.conftest import INTERNAL_KEY, JWT_SECRET
 from tests.worker.publishing import eventually
 

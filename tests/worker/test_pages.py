@@ -7,7 +7,7 @@ import tempfile
 import httpx
 import pytest
 
-from local.control import KvEntry
+from local.host.control import KvEntry
 from tests.worker.conftest import Marketplace
 
 BROWSER_SECONDS = 60

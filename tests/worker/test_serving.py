@@ -4,10 +4,10 @@ import subprocess
 
 import httpx
 
-from local.control import KvEntry
-from local.cron import cron_expressions
-from local.packages import node_environment
+from local.host.control import KvEntry
+from local.host.cron import cron_expressions
 from local.paths import NODE, NODE_MODULES, REPOSITORY, WRANGLER_CONFIG
+from local.setup.packages import node_environment
 from tests.worker.conftest import Marketplace
 
 WRANGLER = NODE_MODULES / "wrangler" / "bin" / "wrangler.js"

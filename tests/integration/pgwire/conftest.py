@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from local.ports import LOOPBACK
-from local.postgres import DATABASE, USER, PostgresServer
+from local.host.ports import LOOPBACK
+from local.host.postgres import DATABASE, USER, PostgresServer
 from pgwire import ConnectionFailed, ConnectOptions, PostgresError, asyncio_stream
 from tests.coroutines import run_coroutine_test
 from tests.postgres import throwaway_postgres

@@ -8,8 +8,9 @@ from typing import Any
 import httpx
 from typer.testing import CliRunner, Result
 
+from cli.access import DEFAULT_URL, check_access
 from cli.app import app
-from cli.client import Surroundings
+from cli.client import MarketplaceClient, Surroundings
 
 KEY = "an-internal-key-that-nobody-may-see-42"
 TOKEN = "head.a-token-that-nobody-may-see.sign"
@@ -52,6 +53,19 @@ class FakeMarketplace:
         self.slept.append(seconds)
         self.after_sleep()
 
+    def surroundings(self) -> Surroundings:
+        """Time that passes only while the tool sleeps, and this marketplace as the network."""
+        return Surroundings(
+            transport=httpx.MockTransport(self.handle),
+            sleep=self.sleep,
+            monotonic=lambda: sum(self.slept),
+        )
+
+    def client(self) -> MarketplaceClient:
+        """A client of this marketplace, without the command line."""
+        access = check_access(DEFAULT_URL, key=KEY, token=None, insecure=False)
+        return MarketplaceClient(access, self.surroundings())
+
     def run(
         self,
         *args: str,
@@ -60,11 +74,6 @@ class FakeMarketplace:
         stdin: str | None = None,
     ) -> Result:
         """Run the tool; nothing of the machine's own settings gets in."""
-        surroundings = Surroundings(
-            transport=httpx.MockTransport(self.handle),
-            sleep=self.sleep,
-            monotonic=lambda: sum(self.slept),
-        )
         variables: dict[str, str | None] = {
             "MARKETPLACE_URL": None,
             "MARKETPLACE_KEY": key,
@@ -73,4 +82,6 @@ class FakeMarketplace:
             "NO_COLOR": "1",
             "FORCE_COLOR": None,
         } | dict(env or {})
-        return CliRunner().invoke(app, list(args), env=variables, obj=surroundings, input=stdin)
+        return CliRunner().invoke(
+            app, list(args), env=variables, obj=self.surroundings(), input=stdin
+        )

@@ -1,14 +1,19 @@
 """The commands against a scripted marketplace: what they call, show, and exit with."""
 
 import json
+import subprocess
+import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from cli import app as app_module
-from cli.client import PAGE_SIZE
+from cli.client import BATCH_SIZE
+from cli.commands import MAX_FAILED_POLLS, follow
+from cli.output import Output
+from local.paths import REPOSITORY
 from tests.unit.cli.double import FakeMarketplace
 
 HEALTH = "/api/v1/admin/health/skills"
@@ -225,7 +230,7 @@ def test_following_gives_up_on_a_long_absence(marketplace: FakeMarketplace) -> N
     marketplace.on("GET", f"{REBUILD}/job-1", httpx.Response(500, json={"title": "Down"}))
     result = marketplace.run("rebuild")
     assert result.exit_code == 2
-    assert len(marketplace.requests) == 1 + app_module.MAX_FAILED_POLLS
+    assert len(marketplace.requests) == 1 + MAX_FAILED_POLLS
 
 
 def test_following_ends_with_the_time(marketplace: FakeMarketplace) -> None:
@@ -236,6 +241,22 @@ def test_following_ends_with_the_time(marketplace: FakeMarketplace) -> None:
     assert 60 <= sum(marketplace.slept) < 66
     assert "Rebuild goes on" in result.stdout
     assert "rebuild --job job-1" in result.stderr
+
+
+def test_a_rebuild_is_followed_without_the_command_line(marketplace: FakeMarketplace) -> None:
+    marketplace.on("GET", f"{REBUILD}/job-1", running(30_000), report())
+    with closing(marketplace.client()) as client:
+        unfinished = report(complete=False)
+        assert follow(client, Output(as_json=True), unfinished, max_seconds=60) == report()
+        assert follow(client, Output(as_json=True), unfinished, max_seconds=0) == unfinished
+    assert marketplace.slept == [1.0, 1.5]
+
+
+def test_the_commands_do_not_know_the_command_line() -> None:
+    program = "import sys, cli.commands; sys.exit('typer' in sys.modules)"
+    assert (
+        subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, check=False).returncode == 0
+    )
 
 
 def test_control_c_tells_how_to_look_again(marketplace: FakeMarketplace) -> None:
@@ -380,8 +401,8 @@ def test_redrive_by_ids(marketplace: FakeMarketplace) -> None:
 
 def test_redrive_of_many_ids_takes_several_calls(marketplace: FakeMarketplace) -> None:
     marketplace.on("POST", REDRIVE, outcomes(0))
-    marketplace.run("redrive", *[f"id-{n}" for n in range(PAGE_SIZE + 1)])
-    assert [len(body["ids"]) for body in marketplace.bodies(REDRIVE)] == [PAGE_SIZE, 1]
+    marketplace.run("redrive", *[f"id-{n}" for n in range(BATCH_SIZE + 1)])
+    assert [len(body["ids"]) for body in marketplace.bodies(REDRIVE)] == [BATCH_SIZE, 1]
 
 
 @pytest.mark.parametrize("outcome", ["failed", "unknown"])
@@ -510,13 +531,13 @@ def test_scan_pass_needs_a_credential_before_anything_is_submitted(
 
 
 def test_verdicts_go_in_batches(marketplace: FakeMarketplace) -> None:
-    count = PAGE_SIZE + 1
+    count = BATCH_SIZE + 1
     marketplace.on("POST", SUBMIT, *[received(f"s{n}") for n in range(count)])
     accepted = {"accepted": [f"s{n}" for n in range(count)], "rejected": []}
     marketplace.on("POST", SCANS, httpx.Response(202, json=accepted))
     text = json.dumps([submission(f"skill-{n}") for n in range(count)])
     assert marketplace.run("publish", "-", "--scan-pass", stdin=text).exit_code == 0
-    assert [len(body["results"]) for body in marketplace.bodies(SCANS)] == [PAGE_SIZE, 1]
+    assert [len(body["results"]) for body in marketplace.bodies(SCANS)] == [BATCH_SIZE, 1]
 
 
 def test_an_abort_shows_what_was_done_before_it(marketplace: FakeMarketplace) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import tomllib
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from cronsim import CronSim
 
 if TYPE_CHECKING:
+    from datetime import datetime
     from pathlib import Path
 
 
@@ -27,13 +27,9 @@ class CronClock:
     def due(self, now: datetime) -> list[tuple[str, datetime]]:
         """(expression, time it was due) of each one that came due since the last call.
 
-        A clock that was asleep fires once, not once for every time it missed.
+        After a sleep, an expression fires once, however often it was missed.
         """
         due = [(each, when) for each, when in self._next.items() if when <= now]
         for expression, _ in due:
             self._next[expression] = next(CronSim(expression, now))
         return due
-
-
-def utc_now() -> datetime:
-    return datetime.now(UTC)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
-import shlex
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,19 +11,12 @@ from typing import IO, TYPE_CHECKING
 
 import httpx
 
-from local.control import ControlClient
 from local.errors import LocalError
-from local.packages import node_environment, platform_package
-from local.paths import (
-    BUNDLE_CACHE,
-    NODE,
-    NODE_MODULES,
-    PYTHON_MODULES,
-    REPOSITORY,
-    WRANGLER_CONFIG,
-)
-from local.processes import GuardedProcess, wait_until
-from local.runtime_bundle import ensure_bundle
+from local.host.control import ControlClient
+from local.host.processes import GuardedProcess, wait_until
+from local.paths import NODE, PYTHON_MODULES, REPOSITORY, WRANGLER_CONFIG
+from local.setup.packages import node_environment
+from local.setup.workerd import ensure_workerd_wrapper
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -84,7 +75,7 @@ class WorkerStack:
         token = secrets.token_urlsafe(32)
         with tempfile.TemporaryDirectory() as folder:
             ready_file = Path(folder) / "ready.json"
-            # Read in local/miniflare.mjs.
+            # Read in local/host/miniflare.mjs.
             host_config = {
                 "wranglerConfig": str(self.config),
                 "pythonModules": str(PYTHON_MODULES),
@@ -162,20 +153,3 @@ def _read_ready(file: Path) -> dict[str, str]:
         raise LocalError("the Workers runtime ended while it started; see its log above")
     ready: dict[str, str] = json.loads(file.read_text())
     return ready
-
-
-def ensure_workerd_wrapper() -> Path:
-    """A program that starts workerd with our runtime bundle, for MINIFLARE_WORKERD_PATH."""
-    workerd = platform_package("@cloudflare", "workerd-*") / "bin" / "workerd"
-    bundle = ensure_bundle(NODE_MODULES / "pyodide", workerd, BUNDLE_CACHE)
-    wrapper = bundle / "workerd"
-    option = f"--pyodide-bundle-disk-cache-dir={bundle}"
-    text = f'#!/bin/sh\nexec {shlex.quote(str(workerd))} "$@" {shlex.quote(option)}\n'
-    if not wrapper.exists() or wrapper.read_text() != text:
-        descriptor, name = tempfile.mkstemp(dir=bundle)
-        with os.fdopen(descriptor, "w") as file:  # closed before it runs: no program may be busy
-            file.write(text)
-        aside = Path(name)
-        aside.chmod(0o755)
-        aside.replace(wrapper)
-    return wrapper

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -21,7 +20,7 @@ POLL_SECONDS = 0.03
 
 
 class GuardedProcess:
-    """A server under its guardian (local/guardian.py): it ends when this object's owner does."""
+    """A server under its guardian (guardian.py): it ends when this object's owner does."""
 
     def __init__(
         self,
@@ -35,7 +34,6 @@ class GuardedProcess:
         output: IO[bytes] | None = None,
     ) -> None:
         """Starts `command`. `output` takes what it prints (this process's own output if None)."""
-        self.name = Path(command[0]).name
         self._grace_seconds = grace_seconds
         self._process = subprocess.Popen(
             [
@@ -79,73 +77,33 @@ class GuardedProcess:
             self._process.wait()
 
 
-def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None:
+def wait_until(
+    condition: Callable[[], bool], seconds: float, what: str, *, pause: float = POLL_SECONDS
+) -> None:
     """Polls `condition` until it holds; LocalError naming `what` after `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
             raise LocalError(f"{what} took longer than {seconds:.0f} seconds")
-        time.sleep(POLL_SECONDS)
-
-
-def run_step(
-    command: Sequence[str | Path],
-    *,
-    what: str,
-    env: Mapping[str, str] | None = None,
-    cwd: Path | None = None,
-    user: str | None = None,
-) -> str:
-    """Runs a program of the set-up to its end and returns what it printed.
-
-    It has a process group of its own, which is ended when this process is interrupted, so that an
-    interrupted set-up leaves nothing running. LocalError with its output when it fails.
-    """
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env=None if env is None else dict(env),
-        cwd=cwd,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-        user=user,
-        extra_groups=None if user is None else [],
-    )
-    try:
-        output, _ = process.communicate()
-    except BaseException:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        raise
-    if process.returncode != 0:
-        raise LocalError(f"{what} failed (exit code {process.returncode}):\n{output.strip()}")
-    return output
+        time.sleep(pause)
 
 
 class StopRequested(BaseException):
     """SIGINT, SIGTERM or SIGHUP came. Like KeyboardInterrupt, not an Exception."""
-
-    def __init__(self, signal_number: int) -> None:
-        super().__init__(signal.Signals(signal_number).name)
-        self.signal_number = signal_number
 
 
 @contextmanager
 def stop_on_signals() -> Iterator[None]:
     """Inside, the first stop signal raises StopRequested; later ones are ignored.
 
-    Ignoring them lets the clean-up that the first one set off run to its end.
+    Ignoring the later ones lets the clean-up run to its end.
     """
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def handle(number: int, _frame: object) -> None:
         for each in numbers:
             signal.signal(each, signal.SIG_IGN)
-        raise StopRequested(number)
+        raise StopRequested(signal.Signals(number).name)
 
     previous = {number: signal.signal(number, handle) for number in numbers}
     try:

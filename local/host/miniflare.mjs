@@ -1,7 +1,7 @@
-// Runs the Worker of wrangler.toml in workerd, through miniflare. Started by local/worker_stack.py.
+// Runs the Worker of wrangler.toml in workerd, through miniflare. Started by local/host/worker_stack.py.
 //
-// The configuration (WorkerHostConfig there) comes as JSON in LOCAL_WORKER_HOST. Standard input is a
-// lifeline: when it closes, the one who started this process is gone, and so are we.
+// The configuration (host_config there) comes as JSON in LOCAL_WORKER_HOST. When standard input closes,
+// the guardian that started this process has ended, so this process ends too.
 
 import { createServer } from "node:http";
 import { readdir, readFile, rename, writeFile } from "node:fs/promises";
@@ -19,7 +19,7 @@ const config = JSON.parse(LOCAL_WORKER_HOST);
 // wrangler looks for the required secrets here; workerd itself must not inherit the configuration.
 process.env = { ...inherited, ...config.secrets };
 
-// Only these make workerd accept a runtime bundle of our own; see docs/local-runtime.md.
+// workerd accepts a runtime bundle of our own only with these; see docs/local-runtime.md.
 const DEVELOPMENT_FLAGS = ["python_workers_development", "experimental"];
 
 async function* filesBelow(folder) {
@@ -98,38 +98,28 @@ async function miniflareOptions() {
 }
 
 const miniflare = new Miniflare(await miniflareOptions());
-let control;
+const control = createServer(createControlServer(miniflare, config.controlToken));
 let stopping = false;
 
-async function stop(code) {
+async function stop() {
   if (stopping) return;
   stopping = true;
-  control?.close();
-  control?.closeAllConnections();
+  control.close();
+  control.closeAllConnections();
   await miniflare.dispose();
-  process.exit(code);
+  process.exit(0);
 }
 
-process.stdin.on("end", () => stop(0)).on("error", () => stop(0)).resume();
-process.on("SIGTERM", () => stop(0));
-process.on("SIGINT", () => stop(0));
+process.stdin.on("end", stop).on("error", stop).resume();
+process.on("SIGTERM", stop);
+process.on("SIGINT", stop);
 
 const url = await miniflare.ready;
-if (config.controlToken) {
-  control = createServer(
-    createControlServer({
-      miniflare,
-      token: config.controlToken,
-      reload: async () => miniflare.setOptions(await miniflareOptions()),
-      stop: () => stop(0),
-    }),
-  );
-  await new Promise((resolve) => control.listen(0, "127.0.0.1", resolve));
-}
+await new Promise((resolve) => control.listen(0, "127.0.0.1", resolve));
 
-// Written whole, then renamed: whoever waits for the file never reads half of it.
+// Written whole, then renamed: a reader never sees half of it.
 await writeFile(
   `${config.readyFile}.tmp`,
-  JSON.stringify({ url: url.origin, control: control && `http://127.0.0.1:${control.address().port}` }),
+  JSON.stringify({ url: url.origin, control: `http://127.0.0.1:${control.address().port}` }),
 );
 await rename(`${config.readyFile}.tmp`, config.readyFile);

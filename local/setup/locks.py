@@ -11,9 +11,9 @@ import tomllib
 from pathlib import Path
 
 from local.errors import LocalError
-from local.packages import WORKER_PYTHON_VERSION, node_environment
 from local.paths import DEV_LOCK, NODE, NPM_LOCK, REPOSITORY, WORKER_LOCK
-from local.processes import run_step
+from local.setup.packages import WORKER_PYTHON_VERSION, node_environment
+from local.setup.steps import run_step
 
 PYPROJECT = REPOSITORY / "pyproject.toml"
 SDK = "workers-runtime-sdk"

@@ -6,25 +6,24 @@ import os
 import threading
 import time
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from local.cron import CronClock, cron_expressions, utc_now
-from local.dev_vars import ensure_dev_vars, read_dev_vars
 from local.errors import LocalError
-from local.migrations import apply_migrations
-from local.packages import ensure_packages
+from local.host.cron import CronClock, cron_expressions
+from local.host.ports import LOOPBACK, is_free
+from local.host.postgres import PostgresServer, state_home
+from local.host.state import exclusive
+from local.host.worker_stack import WorkerStack
 from local.paths import DEV_VARS, DEV_VARS_EXAMPLE, WRANGLER_CONFIG
-from local.ports import LOOPBACK, is_free
-from local.postgres import PostgresServer, state_home
-from local.state_lock import exclusive
-from local.worker_stack import WorkerStack, ensure_workerd_wrapper
+from local.setup.dev_vars import ensure_dev_vars, read_dev_vars
+from local.setup.migrations import apply_migrations
+from local.setup.prepare import prepare
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
-    from local.paths import StateFolder
-    from local.progress import Progress
+    from local.host.state import StateFolder
+    from local.setup.steps import Progress
 
 DEFAULT_PORT = 8787
 TICK_SECONDS = 0.5
@@ -48,7 +47,7 @@ def run_marketplace(progress: Progress, state: StateFolder, port: int) -> None:
                 stack.callback(server.stop)
                 server.start()
             dsn = server.dsn
-            progress.say(f"Database: {dsn}")  # of this machine alone; a given one has a password
+            progress.say(f"Database: {dsn}")  # a given one is not shown: it has a password
         else:
             require_password(dsn)
         with progress.step("Applying migrations"):
@@ -65,14 +64,8 @@ def run_marketplace(progress: Progress, state: StateFolder, port: int) -> None:
         _serve(worker)
 
 
-def prepare(progress: Progress) -> None:
-    """What running and testing both need: packages, and the runtime bundle made from them."""
-    ensure_packages(progress)
-    ensure_workerd_wrapper()
-
-
 def require_password(dsn: str) -> None:
-    """The local Hyperdrive refuses an address without a password, in words that help nobody."""
+    """The local Hyperdrive refuses an address without a password, and does not say why."""
     if not urlsplit(dsn).password:
         raise LocalError(
             "DATABASE_URL has no password. Write postgres://user:password@host:port/database; "
@@ -89,9 +82,9 @@ def _require_free(port: int) -> None:
 
 
 def _serve(worker: WorkerStack) -> None:
-    clock = CronClock(cron_expressions(WRANGLER_CONFIG), utc_now())
+    clock = CronClock(cron_expressions(WRANGLER_CONFIG), datetime.now(UTC))
     while (code := worker.exit_code()) is None:
-        for expression, when in clock.due(utc_now()):
+        for expression, when in clock.due(datetime.now(UTC)):
             # In a thread: a long repair must not delay noticing that the Worker has ended.
             threading.Thread(target=_fire, args=(worker, expression, when), daemon=True).start()
         time.sleep(TICK_SECONDS)

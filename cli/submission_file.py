@@ -1,7 +1,9 @@
 """Submissions from a file: a JSON array, one JSON object, or an object a line (JSON Lines)."""
 
 import json
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from cli.errors import UsageProblem
@@ -16,13 +18,13 @@ class Entry:
     problem: str | None = None
 
 
-def read_submissions(text: str) -> list[Entry]:
-    """All entries; one that cannot be read is an entry with a problem and hinders no other.
+def read_submissions(file: Path) -> list[Entry]:
+    """All entries of a file (``-`` is standard input); an unreadable one does not stop the others.
 
-    What a submission must hold is the marketplace's business. Raises UsageProblem when the file
-    has no entry at all, or is an array that cannot be read.
+    The marketplace checks what a submission holds. Raises UsageProblem when the file cannot be
+    read, has no entry at all, or is an array that cannot be read.
     """
-    text = text.removeprefix("\ufeff")
+    text = _read_text(file).removeprefix("\ufeff")
     try:
         whole = json.loads(text)
     except ValueError as error:
@@ -36,6 +38,13 @@ def read_submissions(text: str) -> list[Entry]:
     if not entries:
         raise UsageProblem("the file holds no submission")
     return entries
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageProblem(f"{file} cannot be read: {error}") from None
 
 
 def _parse(number: int, line: str) -> Entry:

@@ -1,11 +1,11 @@
-"""Runs one program and makes sure that it ends with whoever started it.
+"""Runs one program and makes sure that it does not outlive its owner.
 
     python guardian.py --signal SIGINT --grace 10 [--user nobody] -- program arguments…
 
 A process killed with SIGKILL cannot stop its children. So each server runs under a guardian, whose
-standard input is a pipe held open by the owner: when it closes, for whatever reason, the guardian
-sends the program `--signal`, waits up to `--grace` seconds, and then kills its process group. The
-program gets a standard input of the same kind, should the guardian itself be killed.
+standard input is a pipe that the owner holds open. When the pipe closes, the guardian sends the
+program `--signal`, waits up to `--grace` seconds, and then kills its process group. The program's
+standard input is a pipe too, which the guardian holds open: it closes if the guardian is killed.
 
 Exits with the program's exit code. Uses the standard library only and starts in milliseconds.
 """

@@ -20,11 +20,10 @@ from local.paths import (
     STAMPS,
     WORKER_LOCK,
 )
-from local.processes import run_step
-from local.stamps import Stamp
+from local.setup.steps import Stamp, run_step
 
 if TYPE_CHECKING:
-    from local.progress import Progress
+    from local.setup.steps import Progress
 
 # The Worker's interpreter: CPython 3.14 compiled to WebAssembly (PEP 783).
 WORKER_PYTHON_VERSION = "3.14"

@@ -50,8 +50,8 @@ class Replacement:
         if found != self.count:
             raise LocalError(
                 f"cannot build the runtime bundle: {self.old!r} occurs {found} times in Pyodide's "
-                f"JavaScript instead of {self.count}. The recipe in local/runtime_bundle.py was "
-                "written for another Pyodide; restore the locked version or revise the recipe."
+                f"JavaScript instead of {self.count}. The recipe in local/setup/runtime_bundle.py "
+                "was written for another Pyodide; restore the locked version or revise the recipe."
             )
         return source.replace(self.old, self.new)
 
@@ -123,7 +123,7 @@ def expected_pyodide_version(workerd: bytes) -> str:
         raise LocalError(
             "cannot tell which Pyodide this workerd expects "
             f"(candidates: {', '.join(sorted(found)) or 'none'}). It is another workerd than the "
-            "one in package-lock.json, or local/runtime_bundle.py must learn its layout."
+            "one in package-lock.json, or local/setup/runtime_bundle.py must learn its layout."
         )
     return found.pop()
 

@@ -1,6 +1,6 @@
 // A Worker beside the marketplace's, bound to the same KV: writes many entries within workerd, which is
 // many times faster than through miniflare's proxy. POST {binding, entries: [{key, value, metadata?}]};
-// "base64" instead of "value" holds bytes that are no text.
+// "base64" instead of "value" holds bytes that are not text.
 
 const PARALLEL = 100;
 

@@ -1,17 +1,41 @@
-"""One marketplace at a time on one state folder."""
+"""The folder that holds one marketplace's data, and the lock that keeps it to one process."""
 
 from __future__ import annotations
 
 import fcntl
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from local.errors import LocalError
+from local.paths import LOCAL_DIR
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-    from local.paths import StateFolder
+
+@dataclass(frozen=True)
+class StateFolder:
+    """The folder of one running marketplace; tests make a temporary one each."""
+
+    root: Path
+
+    @property
+    def postgres(self) -> Path:
+        return self.root / "postgres"
+
+    @property
+    def bindings(self) -> Path:
+        """KV entries, queues and cache, kept by miniflare."""
+        return self.root / "bindings"
+
+    @property
+    def lock_file(self) -> Path:
+        return self.root / "lock"
+
+
+DEFAULT_STATE = StateFolder(LOCAL_DIR / "state")
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Submitting skills one after the other and, where asked for, passing their scans."""
+"""Submits skills one after the other and, if asked to, reports each as passed by a scanner."""
 
 from collections.abc import Callable, Iterable
 from enum import StrEnum
@@ -6,9 +6,9 @@ from typing import Any, Final
 
 import msgspec
 
-from cli.client import PAGE_SIZE, MarketplaceClient
+from cli.client import BATCH_SIZE, MarketplaceClient
 from cli.errors import RequestRefused
-from cli.submissions import Entry
+from cli.submission_file import Entry
 
 _NOT_YET_PUBLISHED: Final = {"RECEIVED", "SCANNED"}
 
@@ -35,8 +35,8 @@ class Result(msgspec.Struct, kw_only=True, omit_defaults=True, rename="camel"):
     reason: str | None = None
 
 
-class Publisher:
-    """Keeps the results as they come, so that an abort does not hide what was done before it."""
+class Submitter:
+    """Keeps the results as they come, so that what was done before an abort is still shown."""
 
     def __init__(self, client: MarketplaceClient, *, scan_score: int | None) -> None:
         """With ``scan_score``, every submission is reported as passed with that score."""
@@ -45,23 +45,23 @@ class Publisher:
         self._to_pass: list[Result] = []
         self.results: list[Result] = []
 
-    def publish(self, entries: Iterable[Entry], advance: Callable[[], None]) -> None:
+    def submit(self, entries: Iterable[Entry], advance: Callable[[], None]) -> None:
         """Submit all; ``advance`` is called after each entry.
 
-        An entry that is refused does not hinder the others. Raises CliError for what would meet
-        all others as well.
+        An entry that is refused does not stop the others. Raises CliError for a failure that would
+        stop all others as well.
         """
         for entry in entries:
-            result = self._submit(entry)
+            result = self._submit_one(entry)
             self.results.append(result)
             if self._scan_score is not None and result.state in _NOT_YET_PUBLISHED:
                 self._to_pass.append(result)
-            if len(self._to_pass) == PAGE_SIZE:
+            if len(self._to_pass) == BATCH_SIZE:
                 self._pass()
             advance()
         self._pass()
 
-    def _submit(self, entry: Entry) -> Result:
+    def _submit_one(self, entry: Entry) -> Result:
         if entry.submission is None:
             return Result(number=entry.number, outcome=Outcome.FAILED, reason=entry.problem)
         name = str(entry.submission.get("skillName", ""))
@@ -87,7 +87,7 @@ class Publisher:
     def _pass(self) -> None:
         """Report the collected submissions as passed, as a scanner does.
 
-        They are taken off the list only once the report is answered.
+        They stay collected until the report is answered.
         """
         waiting = {result.id: result for result in self._to_pass if result.id is not None}
         if not waiting:

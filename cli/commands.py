@@ -1,0 +1,174 @@
+"""What the commands do. They take a client and an output, and return the exit code.
+
+``cli/app.py`` declares their options; nothing here knows the command line.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Final
+
+from rich.text import Text
+
+from cli import views
+from cli.answers import DeadLetter, Health, Rebuild, RedriveResult, read
+from cli.client import MarketplaceClient
+from cli.errors import EXIT_FINDING, EXIT_INTERRUPTED, EXIT_OK, CliError, NoAnswer, UsageProblem
+from cli.output import Output
+from cli.submission_file import read_submissions
+from cli.submitting import Outcome, Submitter
+
+FIRST_WAIT_SECONDS: Final = 5  # what fits in one step is answered by the first call
+POLL_SECONDS: Final = 1.0
+LONGEST_POLL_SECONDS: Final = 5.0
+MAX_FAILED_POLLS: Final = 5  # in a row; a marketplace that is being deployed is soon back
+
+Command = Callable[[MarketplaceClient, Output], int]
+
+
+def perform(command: Command, open_client: Callable[[], MarketplaceClient], output: Output) -> int:
+    """Run a command and return its exit code; a CliError becomes a sentence and its code."""
+    try:
+        with closing(open_client()) as client:
+            return command(client, output)
+    except CliError as error:
+        output.fail(error)
+        return error.exit_code
+
+
+def health(client: MarketplaceClient, output: Output) -> int:
+    """Show the health of all sources."""
+    answer = client.health()
+    report = read(answer, Health)
+    output.show(answer, views.health(report))
+    return EXIT_OK if report.is_healthy else EXIT_FINDING
+
+
+def rebuild(
+    client: MarketplaceClient,
+    output: Output,
+    *,
+    dry_run: bool,
+    wait: bool,
+    job: str | None,
+    max_seconds: float,
+) -> int:
+    """Start a rebuild, or look at ``job``; follow it to its end if asked to wait."""
+    if job is not None and dry_run:
+        raise UsageProblem("--dry-run starts a rebuild, --job follows one: give one of them")
+    if job is None:
+        wait_seconds = FIRST_WAIT_SECONDS if wait else 0
+        answer = client.start_rebuild(dry_run=dry_run, wait_seconds=wait_seconds)
+    else:
+        answer = client.rebuild_job(job)
+    report = read(answer, Rebuild)
+    if wait and not report.complete:
+        try:
+            answer = follow(client, output, answer, max_seconds=max_seconds)
+        except KeyboardInterrupt:
+            output.say(_how_to_follow(report))
+            return EXIT_INTERRUPTED
+        report = read(answer, Rebuild)
+    output.show(answer, views.rebuild(report))
+    if not report.complete:
+        output.say(_how_to_follow(report))
+    if not report.ok or report.errors or (wait and not report.complete):
+        return EXIT_FINDING
+    return EXIT_OK
+
+
+def follow(
+    client: MarketplaceClient, output: Output, answer: dict[str, Any], *, max_seconds: float
+) -> dict[str, Any]:
+    """The rebuild's answer when it is complete, or the last one when ``max_seconds`` are over.
+
+    Raises NoAnswer when the marketplace does not answer MAX_FAILED_POLLS times in a row.
+    """
+    report = read(answer, Rebuild)
+    if report.job_id is None:
+        raise NoAnswer("the rebuild is not complete, but the answer names no job to follow")
+    clock = client.surroundings
+    deadline = clock.monotonic() + max_seconds
+    pause, failures = POLL_SECONDS, 0
+    with output.progress("Dry run" if report.dry_run else "Rebuilding") as show:
+        while not report.complete and clock.monotonic() < deadline:
+            show(report.progress.processed, report.progress.estimated_total)
+            clock.sleep(pause)
+            pause = min(pause * 1.5, LONGEST_POLL_SECONDS)
+            try:
+                answer = client.rebuild_job(report.job_id)
+            except NoAnswer:
+                failures += 1
+                if failures == MAX_FAILED_POLLS:
+                    raise
+            else:
+                report, failures = read(answer, Rebuild), 0
+    return answer
+
+
+def _how_to_follow(report: Rebuild) -> Text:
+    text = Text("The marketplace goes on with it. To look again: ")
+    return text.append_text(views.plain(f"python -m cli rebuild --job {report.job_id}", "bold"))
+
+
+def dead_letters(
+    client: MarketplaceClient, output: Output, *, reason: str | None, limit: int, cursor: str | None
+) -> int:
+    """Show the messages that could not be published."""
+    letters, following = client.dead_letters(reason=reason, cursor=cursor, limit=limit)
+    output.show(
+        {"deadLetters": letters, "nextCursor": following},
+        views.dead_letters([read(letter, DeadLetter) for letter in letters]),
+    )
+    if following is not None:
+        output.say(views.plain(f"There are more: --cursor {following}"))
+    return EXIT_OK
+
+
+def redrive(
+    client: MarketplaceClient,
+    output: Output,
+    *,
+    ids: Sequence[str],
+    everything: bool,
+    reason: str | None,
+) -> int:
+    """Send these dead letters again, or ``everything`` that waits (for one reason)."""
+    if bool(ids) == everything:
+        raise UsageProblem("give the ids of dead letters, or --all")
+    if reason is not None and not everything:
+        raise UsageProblem("--reason goes with --all")
+    answer = client.redrive(ids) if ids else client.redrive_all(reason=reason)
+    results = [read(item, RedriveResult) for item in answer["results"]]
+    output.show(answer, views.redriven(results, answer["remaining"]))
+    failed = any(not result.is_redriven for result in results)
+    return EXIT_FINDING if failed or (everything and answer["remaining"]) else EXIT_OK
+
+
+def publish(
+    client: MarketplaceClient, output: Output, *, file: Path, scan_score: int | None
+) -> int:
+    """Submit the skills of a file; with ``scan_score``, report each as passed with that score."""
+    entries = read_submissions(file)
+    if scan_score is not None:
+        client.require_credential()  # now, and not after a thousand submissions
+    submitter = Submitter(client, scan_score=scan_score)
+    abort: CliError | None = None
+    try:
+        with output.progress("Submitting") as show:
+            show(0, len(entries))
+            submitter.submit(entries, lambda: show(len(submitter.results), len(entries)))
+    except CliError as error:
+        abort = error  # told below, after what was done before it
+    failed = sum(result.outcome is Outcome.FAILED for result in submitter.results)
+    answer = {
+        "results": submitter.results,
+        "failed": failed,
+        "notTried": len(entries) - len(submitter.results),
+        "error": None if abort is None else str(abort),
+    }
+    output.show(answer, views.submitted(submitter.results))
+    if abort is not None:
+        output.tell(abort)
+        return abort.exit_code
+    return EXIT_FINDING if failed else EXIT_OK

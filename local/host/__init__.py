@@ -1,0 +1,1 @@
+"""Runs the marketplace: PostgreSQL, the Worker with its bindings, and cron."""
