@@ -19,11 +19,11 @@ from rich.table import Table
 from bench.generated_skills import generate_skills
 from bench.stack import migrated_postgres, session
 from local.host.postgres import PostgresServer
-from marketplace.db import PostgresSkillDatabase
-from marketplace.listing import Cursor, ListingQuery, SortDirection, SortField
-from marketplace.models import CertTier, Skill
-from marketplace.slugs import assignable_candidates
-from marketplace.storage import RecordKey
+from marketplace.ports.database import RecordKey
+from marketplace.postgres.db import PostgresSkillDatabase
+from marketplace.skills.listing_rules import Cursor, ListingQuery, SortDirection, SortField
+from marketplace.skills.skill import CertTier, Skill
+from marketplace.skills.slugs import assignable_candidates
 from pgwire import Connection
 
 SEED_SLUGS: Final = [f"skill-{number * 900}" for number in range(1, 119)]  # as many as the seed

@@ -5,14 +5,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from marketplace.storage import (
-    KV_LIST_LIMIT,
-    KV_VALUE_LIMIT,
-    KvKey,
-    KvListPage,
-    KvNamespace,
-    KvValueTooLarge,
-)
+from marketplace.ports.errors import KvValueTooLarge
+from marketplace.ports.kv import KV_LIST_LIMIT, KV_VALUE_LIMIT, KvKey, KvListPage, KvNamespace
 
 
 class MemoryKv(KvNamespace):

@@ -14,11 +14,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 from bench.memory_kv import MemoryKv
-from marketplace.env import Env, Settings
-from marketplace.models import Skill
-from marketplace.published_index import read_index, rewrite_index
-from marketplace.published_skills import get_published_skills_list
-from marketplace.submission_store import encode_metadata, enumerate_published_skills
+from marketplace.catalog.published_skills import get_published_skills_list
+from marketplace.kv.index import read_index, rewrite_index
+from marketplace.kv.records import enumerate_published_skills
+from marketplace.kv.summaries import encode_metadata
+from marketplace.ports.env import Env, Settings
+from marketplace.skills.skill import Skill
 
 WORDS = [f"{a}{b}{c}" for a in "bdfgklmnprst" for b in "aeiou" for c in ("", "n", "r", "sta", "xi")]
 

@@ -33,8 +33,8 @@ from bench.published_index import generated_skill
 from bench.stack import Stack, running, session
 from local.host.control import KvEntry
 from local.host.processes import wait_until
-from marketplace.models import Skill
-from marketplace.submission_store import encode_metadata
+from marketplace.kv.summaries import encode_metadata
+from marketplace.skills.skill import Skill
 
 MIB: Final = 2**20
 KV_OPERATIONS_LIMIT: Final = 1_000  # of the platform, an invocation

@@ -4,13 +4,13 @@ from typing import Any
 
 from workers import WorkerEntrypoint
 
-import asgi_bridge
-from marketplace.api.app import create_app
-from marketplace.api.problems import misconfigured
-from marketplace.bindings import MissingBinding, env_from_bindings, messages_of
-from marketplace.consumers import consume
-from marketplace.fallback_cache import FallbackCache
-from marketplace.schedule import run_scheduled
+from marketplace.ports.isolate import FallbackCache
+from marketplace.repair.schedule import run_scheduled
+from marketplace.web.app import create_app
+from marketplace.web.problems import misconfigured
+from marketplace.worker import asgi_bridge
+from marketplace.worker.bindings import MissingBinding, env_from_bindings, messages_of
+from marketplace.worker.consumers import consume
 
 app = create_app()
 fallback_cache = FallbackCache()

@@ -7,8 +7,8 @@ from typing import Final
 
 import pytest
 
-from marketplace.db import postgres_connector
-from marketplace.storage import DatabaseConnector
+from marketplace.ports.database import DatabaseConnector
+from marketplace.postgres.db import postgres_connector
 from tests.contract.postgres import PostgresServer, migrations, running_server
 from tests.coroutines import run_coroutine_test
 from tests.simulation.database_double import DatabaseDouble

@@ -3,9 +3,9 @@
 import random
 from typing import Any, Final
 
-from marketplace.models import CertMethod, CertTier, Skill
-from marketplace.slugs import assignable_candidates, slugify
-from marketplace.storage import RecordKey, SkillDatabase, UpsertResult
+from marketplace.ports.database import RecordKey, SkillDatabase, UpsertResult
+from marketplace.skills.skill import CertMethod, CertTier, Skill
+from marketplace.skills.slugs import assignable_candidates, slugify
 
 JANUARY: Final = "2026-01-01T00:00:00.000Z"
 FEBRUARY: Final = "2026-02-01T00:00:00.000Z"

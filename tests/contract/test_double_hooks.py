@@ -2,7 +2,7 @@
 
 import pytest
 
-from marketplace.storage import DatabaseError
+from marketplace.ports.errors import DatabaseError
 from tests.contract.examples import publish, skill
 from tests.simulation.database_double import DatabaseDouble
 

@@ -6,15 +6,15 @@ from typing import Any, cast
 
 import pytest
 
-from marketplace.db import (
+from marketplace.ports.database import DatabaseConnector
+from marketplace.ports.env import Env, get_db
+from marketplace.ports.errors import DatabaseError
+from marketplace.postgres.db import (
     MAX_ATTEMPTS,
     PostgresSkillDatabase,
     database_error,
-    get_db,
     postgres_connector,
 )
-from marketplace.env import Env
-from marketplace.storage import DatabaseConnector, DatabaseError
 from pgwire import (
     Connection,
     ConnectionFailed,

@@ -10,7 +10,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import pytest
 
-from marketplace.storage import KvNamespace, KvValueTooLarge
+from marketplace.ports.errors import KvValueTooLarge
+from marketplace.ports.kv import KvNamespace
 from tests.simulation.kv import SimulatedKv
 
 Factory = Callable[[], AbstractAsyncContextManager[KvNamespace]]

@@ -9,7 +9,8 @@ from typing import TypeVar
 import msgspec
 import pytest
 
-from marketplace.listing import (
+from marketplace.ports.database import DatabaseConnector, SkillDatabase
+from marketplace.skills.listing_rules import (
     Cursor,
     InvalidQuery,
     ListingQuery,
@@ -22,8 +23,7 @@ from marketplace.listing import (
     matches,
     rank,
 )
-from marketplace.models import CertTier, Skill, SkillSummary
-from marketplace.storage import DatabaseConnector, SkillDatabase
+from marketplace.skills.skill import CertTier, Skill, SkillSummary
 from tests.contract.examples import publish, random_skills, skill
 
 SKILLS = 240

@@ -5,7 +5,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from marketplace.storage import DatabaseConnector, DeadLetter
+from marketplace.ports.database import DatabaseConnector
+from marketplace.ports.dead_letter import DeadLetter
 from tests.contract.examples import FEBRUARY, JANUARY, MARCH
 
 

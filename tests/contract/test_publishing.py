@@ -5,9 +5,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from marketplace.slugs import assignable_candidates
-from marketplace.storage import DatabaseConnector, DatabaseError, Upserted
-from marketplace.timestamps import normalize_timestamp
+from marketplace.basics.timestamps import normalize_timestamp
+from marketplace.ports.database import DatabaseConnector, Upserted
+from marketplace.ports.errors import DatabaseError
+from marketplace.skills.slugs import assignable_candidates
 from tests.contract.examples import FEBRUARY, JANUARY, MARCH, publish, skill
 
 

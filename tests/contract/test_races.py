@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 
-from marketplace.db import PostgresSkillDatabase
-from marketplace.listing import ListingQuery
-from marketplace.models import Skill
-from marketplace.storage import DatabaseConnector, RecordKey, Upserted, UpsertResult
+from marketplace.ports.database import DatabaseConnector, RecordKey, Upserted, UpsertResult
+from marketplace.postgres.db import PostgresSkillDatabase
+from marketplace.skills.listing_rules import ListingQuery
+from marketplace.skills.skill import Skill
 from pgwire import Connection
 from tests.contract.examples import JANUARY, MARCH, key_of, publish, skill
 from tests.contract.postgres import PostgresServer

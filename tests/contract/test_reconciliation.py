@@ -6,7 +6,7 @@ from hashlib import sha256
 import msgspec
 import pytest
 
-from marketplace.storage import DatabaseConnector, Difference, DifferenceKind, RecordKey
+from marketplace.ports.database import DatabaseConnector, Difference, DifferenceKind, RecordKey
 from tests.contract.examples import (
     FEBRUARY,
     JANUARY,

@@ -8,10 +8,10 @@ import msgspec
 import pytest
 
 from bench.generated_skills import generate_skills
-from marketplace.listing import ListingQuery, SortDirection, SortField
-from marketplace.listing_sql import page_statement
-from marketplace.models import CertTier
-from marketplace.queries import MANAGED_COLUMNS, SKILL_COLUMNS
+from marketplace.postgres.listing_sql import page_statement
+from marketplace.postgres.queries import MANAGED_COLUMNS, SKILL_COLUMNS
+from marketplace.skills.listing_rules import ListingQuery, SortDirection, SortField
+from marketplace.skills.skill import CertTier
 from pgwire import PostgresError
 from tests.contract.postgres import PostgresServer, migrations
 

@@ -12,23 +12,22 @@ import msgspec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from marketplace import catalog, sources, submission_store
-from marketplace.db import postgres_connector
-from marketplace.env import Env
-from marketplace.kv_records import encode_skill
-from marketplace.listing import ListingQuery, SortDirection, SortField, decode_cursor
-from marketplace.models import CertTier, Skill, SkillSummary, storable
-from marketplace.pages import Page
-from marketplace.seed import Seed
-from marketplace.slugs import slug_candidates
-from marketplace.sources import Answer
-from marketplace.storage import (
-    DatabaseConnector,
-    DatabaseError,
-    SkillDatabase,
-    Source,
-    StorageError,
-)
+from marketplace.catalog import listings, lookup, source_chain
+from marketplace.catalog.answer import Answer, Source
+from marketplace.catalog.listing_page import Page
+from marketplace.kv.aliases import mark_moved, write_alias
+from marketplace.kv.index import IndexWriter
+from marketplace.kv.outbox import write_outbox
+from marketplace.kv.records import encode_skill, write_record
+from marketplace.ports.database import DatabaseConnector, SkillDatabase
+from marketplace.ports.env import Env
+from marketplace.ports.errors import DatabaseError, StorageError
+from marketplace.postgres.db import postgres_connector
+from marketplace.skills.listing_rules import ListingQuery, SortDirection, SortField, decode_cursor
+from marketplace.skills.seed import Seed
+from marketplace.skills.skill import CertTier, Skill, SkillSummary
+from marketplace.skills.slugs import slug_candidates
+from marketplace.skills.stored import storable
 from tests.contract.conftest import TABLES
 from tests.contract.examples import random_skills
 from tests.contract.postgres import PostgresServer
@@ -132,12 +131,12 @@ async def _fill_database(connect: DatabaseConnector, content: Content) -> None:
 async def _write_aliases(env: Env, content: Content) -> None:
     for skill in content.skills:
         if skill.identity in content.former:
-            await submission_store.write_alias(env, content.former[skill.identity], skill.name)
+            await write_alias(env, content.former[skill.identity], skill.name)
     for alias, slug in (
         *(("circle-a", "circle-b"), ("circle-b", "circle-a")),
         ("dangling", "nowhere"),
     ):
-        await submission_store.write_alias(env, alias, slug)
+        await write_alias(env, alias, slug)
 
 
 async def _fill_records(env: Env, kv: SimulatedKv, content: Content) -> None:
@@ -147,16 +146,16 @@ async def _fill_records(env: Env, kv: SimulatedKv, content: Content) -> None:
         if number % 3 == 0:
             kv.damage(f"skill:{skill.name}", encode_skill(skill))
         elif number % 3 == 1:
-            await submission_store.write_record(env, skill)
+            await write_record(env, skill)
         else:
-            await submission_store.write_outbox(env, skill)
+            await write_outbox(env, skill)
         if skill.identity in content.former:
-            await submission_store.mark_moved(env, content.former[skill.identity], skill.name)
+            await mark_moved(env, content.former[skill.identity], skill.name)
 
 
 async def _fill_index(env: Env, content: Content) -> None:
     await _write_aliases(env, content)
-    writer = submission_store.IndexWriter.begin(env, "generation")
+    writer = IndexWriter.begin(env, "generation")
     await writer.add([skill.published_summary() for skill in content.skills])
     await writer.finish()
 
@@ -207,10 +206,10 @@ async def _sources(postgres: DatabaseConnector, content: Content) -> dict[str, E
 
 async def _pages(env: Env, query: ListingQuery) -> list[Page]:
     """The page asked for, then every page from the start by cursor."""
-    pages = [(await catalog.get_skills(env, query)).value]
+    pages = [(await listings.get_skills(env, query)).value]
     by_cursor = replace(query, offset=0)
     for _ in itertools.count():
-        page = (await catalog.get_skills(env, by_cursor)).value
+        page = (await listings.get_skills(env, by_cursor)).value
         pages.append(page)
         if page.next_cursor is None:
             return pages
@@ -237,13 +236,13 @@ async def _answers(env: Env, content: Content, asked: Sequence[ListingQuery]) ->
     answers: list[Any] = []
     for query in asked:
         answers += [(query, *_comparable(page)) for page in await _pages(env, query)]
-        answers.append((await catalog.get_skill_count(env, query)).value)
-    answers.append(list((await catalog.get_skill_categories(env)).value.items()))
+        answers.append((await listings.get_skill_count(env, query)).value)
+    answers.append(list((await listings.get_skill_categories(env)).value.items()))
     for slug in content.slugs:
-        answers.append((slug, await _skill(catalog.get_skill_by_name(env, slug))))
+        answers.append((slug, await _skill(lookup.get_skill_by_name(env, slug))))
     for repo_url, base_slug in content.identities:
         owner, repository = repo_url.split("/")[-2:]
-        wanted = catalog.get_skill_by_identity(env, owner, repository, base_slug)
+        wanted = lookup.get_skill_by_identity(env, owner, repository, base_slug)
         answers.append((repo_url, base_slug, await _skill(wanted)))
     return answers
 
@@ -263,7 +262,7 @@ async def _check(
     envs = await _sources(connect, content)
     expected = await _answers(envs["double"], content, asked)
     for name, env in envs.items():
-        listing = await catalog.get_skills(env, ListingQuery())
+        listing = await listings.get_skills(env, ListingQuery())
         if content.skills or name in ("postgres", "double", "seed"):
             assert listing.source is _SOURCES[name]
         found = await _answers(env, content, asked)
@@ -289,5 +288,5 @@ def test_every_source_gives_the_same_answers(
         connect = postgres_connector(lambda: postgres_server.connect(database))
         await _check(connect, content, asked)
 
-    with mock.patch.object(sources, "READ_BUDGET_SECONDS", PATIENCE):
+    with mock.patch.object(source_chain, "READ_BUDGET_SECONDS", PATIENCE):
         asyncio.run(main())

@@ -10,18 +10,17 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from marketplace import submission_store
-from marketplace.kv_records import decode_skill_record, decode_summary, encode_skill, encode_summary
-from marketplace.models import (
-    Scan,
-    Skill,
-    Submission,
-    Verdict,
-    read_skill,
-    skill_from_submission,
-    storable,
+from marketplace.kv.records import decode_skill_record, encode_skill
+from marketplace.kv.summaries import (
+    decode_metadata,
+    decode_summary,
+    encode_metadata,
+    encode_summary,
 )
-from marketplace.storage import DatabaseConnector
+from marketplace.ports.database import DatabaseConnector
+from marketplace.skills.skill import Skill
+from marketplace.skills.stored import read_skill, storable
+from marketplace.skills.submission import Scan, Submission, Verdict, skill_from_submission
 from tests.contract.examples import JANUARY
 
 _TEXTS = st.one_of(
@@ -123,8 +122,8 @@ def _check_encoders(skill: Skill) -> None:
     assert decode_skill_record(skill.name, encode_skill(skill)) == skill
     published = skill.published_summary()
     assert decode_summary(encode_summary(published)) == published
-    metadata = submission_store.encode_metadata(skill)
-    assert metadata is None or submission_store.decode_metadata(skill.name, metadata) == published
+    metadata = encode_metadata(skill)
+    assert metadata is None or decode_metadata(skill.name, metadata) == published
 
 
 async def _check_database(connect: DatabaseConnector, skills: Sequence[Skill]) -> None:

@@ -10,37 +10,36 @@ from typing import Any, Final, cast
 
 import msgspec
 
-from marketplace import index_manifest, index_reading, submissions
-from marketplace.catalog import get_skill_by_name, get_skills
-from marketplace.consumers import DEAD_LETTER_QUEUE, MAINTENANCE_QUEUE, consume
-from marketplace.env import Env
-from marketplace.kv_keys import (
+from marketplace.catalog.listings import get_skills
+from marketplace.catalog.lookup import get_skill_by_name
+from marketplace.catalog.published_skills import KEPT_FROM_BEFORE
+from marketplace.kv.index import manifest as index_manifest
+from marketplace.kv.index import reading as index_reading
+from marketplace.kv.keys import (
     DEAD_LETTER_PREFIX,
     INDEX_KEY,
     OUTBOX_PREFIX,
     SKILL_PREFIX,
-    is_slug,
     skill_key,
 )
-from marketplace.kv_records import decode_skill_record
-from marketplace.listing import ListingQuery
-from marketplace.messages import QueueMessage
-from marketplace.models import (
-    InvalidRecord,
-    Scan,
-    Skill,
-    SkillSummary,
-    Submission,
-    SubmissionState,
-    read_skill,
-)
-from marketplace.publish_consumer import PUBLISH_QUEUE
-from marketplace.published_skills import KEPT_FROM_BEFORE
-from marketplace.rebuild import start_rebuild
-from marketplace.redrive import redrive_all
-from marketplace.schedule import run_scheduled
-from marketplace.storage import DeadLetter, SkillDatabase, StorageError
-from marketplace.versions import version_order
+from marketplace.kv.records import decode_skill_record
+from marketplace.operations.redrive import redrive_all
+from marketplace.ports.database import SkillDatabase
+from marketplace.ports.dead_letter import DeadLetter
+from marketplace.ports.env import Env
+from marketplace.ports.errors import StorageError
+from marketplace.ports.queue import QueueMessage
+from marketplace.publishing import submissions
+from marketplace.publishing.consumer import PUBLISH_QUEUE
+from marketplace.repair.rebuild import start_rebuild
+from marketplace.repair.schedule import run_scheduled
+from marketplace.skills.listing_rules import ListingQuery
+from marketplace.skills.skill import Skill, SkillSummary
+from marketplace.skills.slugs import is_slug
+from marketplace.skills.stored import InvalidRecord, read_skill
+from marketplace.skills.submission import Scan, Submission, SubmissionState
+from marketplace.skills.versions import version_order
+from marketplace.worker.consumers import DEAD_LETTER_QUEUE, MAINTENANCE_QUEUE, consume
 from tests.simulation.database_double import DatabaseDouble, Held
 from tests.simulation.kv import SimulatedKv
 

@@ -8,7 +8,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, TypeVar, cast
 
-from marketplace.storage import DatabaseError, SkillDatabase
+from marketplace.ports.database import SkillDatabase
+from marketplace.ports.errors import DatabaseError
 from pgwire.options import ConnectOptions
 from tests.simulation.chance import Chance
 from tests.simulation.remote import Fault, Network, call

@@ -16,15 +16,9 @@ from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
 
 import msgspec
 
-from marketplace.listing import ListingQuery, cursor_rank, matches, rank
-from marketplace.models import Skill, SkillSummary
-from marketplace.slugs import slugify
-from marketplace.storage import (
-    DatabaseError,
-    DeadLetter,
+from marketplace.ports.database import (
     Difference,
     DifferenceKind,
-    Fingerprint,
     ListingRow,
     ListingRows,
     RecordKey,
@@ -32,6 +26,12 @@ from marketplace.storage import (
     Upserted,
     UpsertResult,
 )
+from marketplace.ports.dead_letter import DeadLetter
+from marketplace.ports.errors import DatabaseError
+from marketplace.skills.fingerprint import Fingerprint
+from marketplace.skills.listing_rules import ListingQuery, cursor_rank, matches, rank
+from marketplace.skills.skill import Skill, SkillSummary
+from marketplace.skills.slugs import slugify
 
 Hook = Callable[[str], Awaitable[None]]
 """Awaited with the operation's name (``connect``, ``upsert_skill``, …).
@@ -166,7 +166,7 @@ def _operation(
 
 
 class DoubleSession:
-    """One session with the double; see ``storage.SkillDatabase`` for what its methods do."""
+    """One session with the double; see ``ports.database.SkillDatabase`` for what its methods do."""
 
     def __init__(self, tables: DatabaseDouble) -> None:
         self.tables = tables

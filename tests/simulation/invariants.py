@@ -8,12 +8,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from marketplace.env import READ_BUDGET_SECONDS
-from marketplace.kv_keys import OUTBOX_PREFIX, SKILL_PREFIX
-from marketplace.messages import scanned_at_of
-from marketplace.models import Scan, Skill
-from marketplace.sources import TooLate
-from marketplace.storage import StorageError
+from marketplace.catalog.source_chain import TooLate
+from marketplace.kv.keys import OUTBOX_PREFIX, SKILL_PREFIX
+from marketplace.ports.env import READ_BUDGET_SECONDS
+from marketplace.ports.errors import StorageError
+from marketplace.publishing.messages import scanned_at_of
+from marketplace.skills.skill import Skill
+from marketplace.skills.submission import Scan
 from tests.simulation.actors import Listing, stamp
 from tests.simulation.database_double import Held
 from tests.simulation.queue import Delivery

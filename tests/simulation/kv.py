@@ -18,18 +18,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, NoReturn, TypeVar
 
-from marketplace.storage import (
+from marketplace.ports.errors import KvError, KvRateLimited, KvValueTooLarge
+from marketplace.ports.kv import (
     KV_BULK_GET_LIMIT,
     KV_LIST_LIMIT,
     KV_METADATA_LIMIT,
     KV_VALUE_LIMIT,
     KV_WRITE_INTERVAL,
-    KvError,
     KvKey,
     KvListPage,
     KvNamespace,
-    KvRateLimited,
-    KvValueTooLarge,
 )
 from tests.simulation.chance import Chance
 from tests.simulation.errors import SimulationError

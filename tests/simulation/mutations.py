@@ -11,33 +11,25 @@ from unittest.mock import patch
 
 import msgspec
 
-from marketplace import (
-    consumers,
-    dead_letters,
-    kv_access,
-    light_repair,
-    publish_consumer,
-    publishing,
-    rebuild,
-    rebuild_step,
-    reconciliation,
-    redrive,
-    sources,
-    submission_store,
-    submissions,
-)
-from marketplace.env import Env
-from marketplace.models import Skill
-from marketplace.slugs import assignable_candidates
-from marketplace.storage import (
-    DatabaseError,
-    DeadLetter,
-    KvListPage,
-    Source,
-    StorageError,
-    Upserted,
-)
-from marketplace.submission_store import IndexWriter, OutboxEntry
+from marketplace.catalog import source_chain
+from marketplace.catalog.answer import Source
+from marketplace.kv import access as kv_access
+from marketplace.kv.aliases import mark_moved
+from marketplace.kv.index import IndexWriter
+from marketplace.kv.outbox import OutboxEntry, clear_outbox
+from marketplace.kv.records import write_record
+from marketplace.operations import dead_letters, redrive
+from marketplace.ports.database import Upserted
+from marketplace.ports.dead_letter import DeadLetter
+from marketplace.ports.env import Env
+from marketplace.ports.errors import DatabaseError, StorageError
+from marketplace.ports.kv import KvListPage
+from marketplace.publishing import consumer as publish_consumer
+from marketplace.publishing import kv_copy, publish, slug_plan, submissions
+from marketplace.repair import light_repair, rebuild, rebuild_step, reconciliation
+from marketplace.skills.skill import Skill
+from marketplace.skills.slugs import assignable_candidates
+from marketplace.worker import consumers
 from tests.simulation.database_double import DatabaseDouble, Held
 
 Mutation = Callable[[], AbstractContextManager[object]]
@@ -142,7 +134,7 @@ def slugs_are_not_unique() -> AbstractContextManager[object]:
 @_mutation
 def ignores_records_of_others() -> AbstractContextManager[object]:
     """Offers the table slugs that another skill holds in KV."""
-    plan = publishing._plan_one
+    plan = slug_plan.plan_slug
 
     def blind(env: Env, skill: Skill, records: Mapping[str, Any]) -> Any:
         own = {
@@ -152,7 +144,7 @@ def ignores_records_of_others() -> AbstractContextManager[object]:
         }
         return plan(env, skill, own)
 
-    return _replaced(publishing, "_plan_one", blind)
+    return _replaced(publish, "plan_slug", blind)
 
 
 @_mutation
@@ -162,7 +154,7 @@ def writes_over_records_of_others() -> AbstractContextManager[object]:
     async def free(_env: Env, rows: Any, _records: object) -> set[str]:
         return {row.name for row in rows}
 
-    return _everywhere("free_in_kv", free, publishing, light_repair)
+    return _everywhere("free_in_kv", free, kv_copy, light_repair)
 
 
 @_mutation
@@ -172,24 +164,24 @@ def takes_the_base_slug_without_postgres() -> AbstractContextManager[object]:
     def greedy(skill: Skill) -> str:
         return assignable_candidates(skill.repo_url, skill.base_slug)[0]
 
-    return _replaced(publishing, "certain_slug", greedy)
+    return _replaced(publish, "certain_slug", greedy)
 
 
 @_mutation
 def takes_a_lost_row_for_a_new_skill() -> AbstractContextManager[object]:
     """Gives PostgreSQL, which has lost a row, an older state than KV has."""
-    plan = publishing._plan_one
+    plan = slug_plan.plan_slug
 
     def forgetful(env: Env, skill: Skill, records: Mapping[str, Any]) -> Any:
         return replace(plan(env, skill, records), skill=skill)
 
-    return _replaced(publishing, "_plan_one", forgetful)
+    return _replaced(publish, "plan_slug", forgetful)
 
 
 @_mutation
 def writes_older_rows_over_newer_records() -> AbstractContextManager[object]:
     """Writes KV from a row that is older than what KV has."""
-    return _everywhere("newer_record", lambda _record, _row: None, publishing, light_repair)
+    return _everywhere("newer_record", lambda _record, _row: None, kv_copy, light_repair)
 
 
 @_mutation
@@ -198,7 +190,7 @@ def leaves_notes_unasked() -> AbstractContextManager[object]:
 
     async def note(self: reconciliation.Reconciler, skill: Skill, new_name: str) -> None:
         await self.database.add_alias(skill.name, skill.identity)
-        await submission_store.mark_moved(self.env, skill.name, new_name)
+        await mark_moved(self.env, skill.name, new_name)
 
     return _replaced(reconciliation.Reconciler, "_leave_note", note)
 
@@ -215,7 +207,7 @@ def leaves_no_aliases() -> AbstractContextManager[object]:
 @_mutation
 def keeps_no_outbox() -> AbstractContextManager[object]:
     """With PostgreSQL away, two revisions of one skill share one key."""
-    return _replaced(submission_store, "write_outbox", _nothing)
+    return _replaced(publish, "write_outbox", _nothing)
 
 
 @_mutation
@@ -224,7 +216,7 @@ def clears_the_outbox_unseen() -> AbstractContextManager[object]:
 
     async def clear(env: Env, entries: Sequence[OutboxEntry]) -> list[str]:
         keys = [entry.key for entry in entries]
-        await submission_store.clear_outbox(env, keys)
+        await clear_outbox(env, keys)
         return keys
 
     return _everywhere("place_outbox", clear, light_repair, rebuild_step)
@@ -233,13 +225,13 @@ def clears_the_outbox_unseen() -> AbstractContextManager[object]:
 @_mutation
 def never_looks_again() -> AbstractContextManager[object]:
     """Writes KV from a row and does not ask whether the row has moved on."""
-    return _everywhere("settle_in_kv", _nothing, publishing, light_repair, reconciliation)
+    return _everywhere("settle_in_kv", _nothing, publish, light_repair, reconciliation)
 
 
 @_mutation
 def gives_up_on_a_quick_second_write() -> AbstractContextManager[object]:
     """Does not wait until KV takes another write to a key."""
-    return _everywhere("write_row", submission_store.write_record, publishing, reconciliation)
+    return _everywhere("write_row", write_record, kv_copy, publish, reconciliation)
 
 
 @_mutation
@@ -271,7 +263,7 @@ def takes_an_error_for_success() -> AbstractContextManager[object]:
     async def rows(_env: Env, plans: Sequence[Any]) -> Mapping[str, Skill]:
         return {plan.skill.identity: plan.skill for plan in plans}
 
-    return _replaced(publishing, "_store_in_database", rows)
+    return _replaced(publish, "_store_in_database", rows)
 
 
 @_mutation
@@ -338,34 +330,34 @@ def waits_for_queues_for_ever() -> AbstractContextManager[object]:
 def falls_back_in_silence() -> AbstractContextManager[object]:
     """Does not say why another source answered."""
 
-    def note(self: sources.Reading, source: Source, error: StorageError) -> None:
+    def note(self: source_chain.Reading, source: Source, error: StorageError) -> None:
         self.reasons.append(f"{source}: {error.reason}")
         self.is_late = self.is_late or error.reason == "timeout"
 
-    return _replaced(sources.Reading, "note", note)
+    return _replaced(source_chain.Reading, "note", note)
 
 
 @_mutation
 def takes_late_for_empty() -> AbstractContextManager[object]:
     """Answers from the seed alone where time ran out."""
-    note = sources.Reading.note
+    note = source_chain.Reading.note
 
-    def forgetful(self: sources.Reading, source: Source, error: StorageError) -> None:
+    def forgetful(self: source_chain.Reading, source: Source, error: StorageError) -> None:
         note(self, source, error)
         self.is_late = False
 
-    return _replaced(sources.Reading, "note", forgetful)
+    return _replaced(source_chain.Reading, "note", forgetful)
 
 
 @_mutation
 def takes_an_error_for_nothing() -> AbstractContextManager[object]:
     """Answers from an empty table where PostgreSQL fails."""
-    read = sources.Reading.from_database
+    read = source_chain.Reading.from_database
 
-    async def from_database(self: sources.Reading, question: Any) -> Any:
+    async def from_database(self: source_chain.Reading, question: Any) -> Any:
         try:
             return await read(self, question)
         except DatabaseError:
             return await question(await DatabaseDouble().connect())
 
-    return _replaced(sources.Reading, "from_database", from_database)
+    return _replaced(source_chain.Reading, "from_database", from_database)

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
-from marketplace.storage import MessageQueue, QueueError
+from marketplace.ports.errors import QueueError
+from marketplace.ports.queue import MessageQueue
 from tests.simulation.chance import Chance
 from tests.simulation.errors import SimulationError
 from tests.simulation.remote import IMMEDIATE, Fault, Network, call

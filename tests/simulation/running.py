@@ -12,12 +12,13 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from marketplace.env import Env
-from marketplace.kv_keys import pending_key
-from marketplace.listing import ListingQuery
-from marketplace.messages import publish_message
-from marketplace.models import Scan, Skill, Submission, Verdict, skill_from_submission
-from marketplace.timestamps import format_timestamp
+from marketplace.basics.timestamps import format_timestamp
+from marketplace.kv.keys import pending_key
+from marketplace.ports.env import Env
+from marketplace.publishing.messages import publish_message
+from marketplace.skills.listing_rules import ListingQuery
+from marketplace.skills.skill import Skill
+from marketplace.skills.submission import Scan, Submission, Verdict, skill_from_submission
 from tests.simulation.actors import Marketplace
 from tests.simulation.database_double import Held
 from tests.simulation.invariants import Sent, Truth, Violation

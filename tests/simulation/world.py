@@ -5,9 +5,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
 
-from marketplace.env import Env, Settings
-from marketplace.fallback_cache import FallbackCache
-from marketplace.storage import SkillDatabase
+from marketplace.ports.database import SkillDatabase
+from marketplace.ports.env import Env, Settings
+from marketplace.ports.isolate import FallbackCache
 from tests.simulation.actors import Marketplace
 from tests.simulation.chance import Chance
 from tests.simulation.database import open_session

@@ -11,9 +11,10 @@ from urllib.parse import unquote
 import msgspec
 from starlette.types import Message, Scope
 
-from marketplace.api.app import create_app
-from marketplace.env import Settings
-from marketplace.storage import DatabaseError, SkillDatabase
+from marketplace.ports.database import SkillDatabase
+from marketplace.ports.env import Settings
+from marketplace.ports.errors import DatabaseError
+from marketplace.web.app import create_app
 from tests.unit.operations_support import Market, run
 
 APP: Final = create_app()

@@ -4,9 +4,9 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
-from marketplace.env import Env, Settings
-from marketplace.models import Skill
-from marketplace.published_skills import PublishedSkills
+from marketplace.catalog.published_skills import PublishedSkills
+from marketplace.ports.env import Env, Settings
+from marketplace.skills.skill import Skill
 from tests.simulation.kv import KvFaults, KvOperation, SimulatedKv
 from tests.simulation.loop import current_loop, simulate
 from tests.simulation.remote import Fault

@@ -4,10 +4,12 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from marketplace import submission_store
-from marketplace.env import Env, Settings
-from marketplace.models import Skill
-from marketplace.storage import QueueError, RecordKey, SkillDatabase
+from marketplace.kv.index import IndexWriter
+from marketplace.kv.records import write_record
+from marketplace.ports.database import RecordKey, SkillDatabase
+from marketplace.ports.env import Env, Settings
+from marketplace.ports.errors import QueueError
+from marketplace.skills.skill import Skill
 from tests.simulation.database_double import DatabaseDouble
 from tests.simulation.kv import SimulatedKv
 from tests.simulation.loop import current_loop, simulate
@@ -68,7 +70,7 @@ class Market:
             if table:
                 await database.upsert_skills(skills)
             for skill in skills if kv else ():
-                await submission_store.write_record(self.env, skill)
+                await write_record(self.env, skill)
         if kv and table:
             await self.mark(skills)
 
@@ -79,7 +81,7 @@ class Market:
 
     async def index(self, skills: Sequence[Skill]) -> None:
         """Write the index with these skills."""
-        writer = submission_store.IndexWriter.begin(self.env, f"generation-{len(skills)}")
+        writer = IndexWriter.begin(self.env, f"generation-{len(skills)}")
         await writer.add([skill.published_summary() for skill in skills])
         await writer.finish()
 

@@ -5,10 +5,11 @@ from typing import Any
 import msgspec
 
 from cli.answers import Rebuild as CliRebuild
-from marketplace.consumers import MAINTENANCE_QUEUE, consume
-from marketplace.kv_records import encode_skill, encode_summary
-from marketplace.models import PublishedSummary
-from marketplace.rebuild import get_rebuild, start_rebuild
+from marketplace.kv.records import encode_skill
+from marketplace.kv.summaries import encode_summary
+from marketplace.repair.rebuild import get_rebuild, start_rebuild
+from marketplace.skills.skill import PublishedSummary
+from marketplace.worker.consumers import MAINTENANCE_QUEUE, consume
 from tests.unit.kv_support import make_skill
 from tests.unit.operations_support import REFUSED, Delivered, Market, make_skills
 

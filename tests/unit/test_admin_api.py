@@ -9,8 +9,8 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from cli import answers
-from marketplace.api.app import create_app
-from marketplace.env import Settings
+from marketplace.ports.env import Settings
+from marketplace.web.app import create_app
 from tests.unit.operations_support import Market, make_skills, run
 
 _KEY = "k" * 40

@@ -10,17 +10,16 @@ from typing import Any, TypedDict
 import jwt
 import pytest
 
-from marketplace import auth
-from marketplace.auth import (
+from marketplace.ports.env import Settings, split_secrets
+from marketplace.web import auth
+from marketplace.web.auth import (
     CredentialKind,
     Forbidden,
     Principal,
     Unauthenticated,
     authenticate,
     describe_unusable_secrets,
-    split_secrets,
 )
-from marketplace.env import Settings
 
 NOW = datetime(2026, 11, 24, 8, 0, tzinfo=UTC)
 KEY = "the-new-internal-key-0123456789abcdef"

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from marketplace.api.app import MAX_BODY_BYTES
+from marketplace.web.limits import MAX_BODY_BYTES
 from tests.unit.asgi_support import APP, JSON, OPERATOR, Answer, ask, ask_json
 
 SUBMISSION: Final[dict[str, Any]] = {

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from marketplace.api.app import MAX_BODY_BYTES, BodyLimit
+from marketplace.web.limits import MAX_BODY_BYTES, BodyLimit
 from tests.unit.operations_support import Market, run
 
 _CHUNK = b" " * 1024

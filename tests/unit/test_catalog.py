@@ -9,20 +9,23 @@ import msgspec
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from marketplace import submission_store
-from marketplace.api.app import create_app
-from marketplace.catalog import (
+from marketplace.catalog.answer import Answer, Source
+from marketplace.catalog.listings import get_skills
+from marketplace.catalog.lookup import (
     PerhapsMissing,
     find_by_identity,
     get_skill_by_identity,
     get_skill_by_name,
-    get_skills,
 )
-from marketplace.kv_keys import INDEX_KEY
-from marketplace.listing import ListingQuery
-from marketplace.models import Skill
-from marketplace.sources import Answer
-from marketplace.storage import DatabaseError, KvError, Source
+from marketplace.kv.aliases import write_alias
+from marketplace.kv.index import add_to_published_index
+from marketplace.kv.keys import INDEX_KEY
+from marketplace.kv.outbox import write_outbox
+from marketplace.kv.records import write_record
+from marketplace.ports.errors import DatabaseError, KvError
+from marketplace.skills.listing_rules import ListingQuery
+from marketplace.skills.skill import Skill
+from marketplace.web.app import create_app
 from tests.simulation.database_double import no_hook
 from tests.simulation.remote import Fault
 from tests.unit.kv_support import fault, make_skill
@@ -36,15 +39,15 @@ async def _away(_step: str) -> None:
 
 
 async def _record(market: Market) -> None:
-    await submission_store.write_record(market.env, SKILL)
+    await write_record(market.env, SKILL)
 
 
 async def _outbox(market: Market) -> None:
-    await submission_store.write_outbox(market.env, SKILL)
+    await write_outbox(market.env, SKILL)
 
 
 async def _outbox_without_metadata(market: Market) -> None:
-    key = await submission_store.write_outbox(market.env, SKILL)
+    key = await write_outbox(market.env, SKILL)
     market.kv.damage(key, market.kv.peek(key))
 
 
@@ -53,7 +56,7 @@ async def _index(market: Market) -> None:
 
 
 async def _recent(market: Market) -> None:
-    await submission_store.add_to_published_index(market.env, [SKILL])
+    await add_to_published_index(market.env, [SKILL])
 
 
 async def _original_index(market: Market) -> None:
@@ -101,7 +104,7 @@ def test_of_record_and_outbox_the_newer_state_is_found_as_it_is_listed() -> None
         newer = make_skill("pdf-tools", current_version="2.0.0")
         older = make_skill("pdf-tools", current_version="0.9.0")
         for waiting in (older, newer):
-            await submission_store.write_outbox(market.env, waiting)
+            await write_outbox(market.env, waiting)
         await _record(market)
         for answer in await _find(market):
             assert answer is not None
@@ -114,7 +117,7 @@ def test_another_skill_of_that_slug_in_the_outbox_is_not_mistaken_for_it() -> No
     async def test(market: Market) -> None:
         market.tables.before = _away
         other = make_skill("pdf-tools", repo_url="https://github.com/b/c", current_version="9.0.0")
-        await submission_store.write_outbox(market.env, other)
+        await write_outbox(market.env, other)
         await _record(market)
         for answer in await _find(market):
             assert answer is not None
@@ -127,7 +130,7 @@ def test_an_alias_leads_to_a_skill_whose_record_is_lost() -> None:
     async def test(market: Market) -> None:
         market.tables.before = _away
         await _index(market)
-        await submission_store.write_alias(market.env, "former", "pdf-tools")
+        await write_alias(market.env, "former", "pdf-tools")
         answer = await get_skill_by_name(market.env, "former")
         assert answer is not None
         assert answer.value.name == "pdf-tools"

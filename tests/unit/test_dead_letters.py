@@ -7,10 +7,9 @@ from typing import Any
 
 import msgspec
 
-from marketplace import submission_store
-from marketplace.dead_letters import DeadLetterReason, bury
-from marketplace.light_repair import run_light_repair
-from marketplace.redrive import (
+from marketplace.kv.dead_letters import count_dead_letters
+from marketplace.operations.dead_letters import bury
+from marketplace.operations.redrive import (
     RedriveOutcome,
     count_letters,
     list_letters,
@@ -18,7 +17,10 @@ from marketplace.redrive import (
     redrive_ids,
     redrive_passing,
 )
-from marketplace.storage import DatabaseError, SkillDatabase
+from marketplace.ports.database import SkillDatabase
+from marketplace.ports.dead_letter import DeadLetterReason
+from marketplace.ports.errors import DatabaseError
+from marketplace.repair.light_repair import run_light_repair
 from tests.unit.operations_support import Delivered, ListQueue, Market, run
 
 
@@ -113,7 +115,7 @@ def test_the_light_repair_gives_postgres_the_letters_that_kv_kept() -> None:
         assert market.tables.dead_letters == {}
         await run_light_repair(market.env)
         assert len(market.tables.dead_letters) == 1
-        assert await submission_store.count_dead_letters(market.env) == {}
+        assert await count_dead_letters(market.env) == {}
         assert await count_letters(market.env, None) == 1
 
     run(test)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from marketplace.api.app import create_app
+from marketplace.web.app import create_app
 
 REPOSITORY = Path(__file__).parents[2]
 DOCUMENTS = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]

@@ -7,17 +7,15 @@ from typing import Any
 
 import pytest
 
-from marketplace import catalog, submission_store
-from marketplace.fallback_cache import (
-    KEPT_SECONDS,
-    MAKING_SECONDS,
-    MAX_ANSWERS,
-    FallbackCache,
-)
-from marketplace.kv_keys import INDEX_KEY
-from marketplace.listing import ListingQuery
-from marketplace.published_skills import PublishedSkills, get_published_skills_list
-from marketplace.storage import DatabaseError, KvError, SkillDatabase
+from marketplace.catalog import listings
+from marketplace.catalog.published_skills import PublishedSkills, get_published_skills_list
+from marketplace.kv.index import IndexWriter
+from marketplace.kv.keys import INDEX_KEY
+from marketplace.kv.records import write_record
+from marketplace.ports.database import SkillDatabase
+from marketplace.ports.errors import DatabaseError, KvError
+from marketplace.ports.isolate import KEPT_SECONDS, MAKING_SECONDS, MAX_ANSWERS, FallbackCache
+from marketplace.skills.listing_rules import ListingQuery
 from tests.simulation.loop import current_loop
 from tests.simulation.remote import Fault
 from tests.unit import kv_support
@@ -43,7 +41,7 @@ async def write_elsewhere(bench: Bench, *slugs: str) -> None:
     """As another isolate writes: this one's cache does not hear of it."""
     env = replace(bench.env, fallback_cache=None)
     for slug in slugs:
-        await submission_store.write_record(env, make_skill(slug))
+        await write_record(env, make_skill(slug))
 
 
 async def pass_time(seconds: float) -> None:
@@ -132,7 +130,7 @@ def test_an_older_listing_stands_in_for_one_that_failed_or_lacks_skills_for_ten_
         await write_elsewhere(bench, "a", "b")
         assert not (await listing(bench)).degraded
         await pass_time(KEPT_SECONDS - 5)
-        await submission_store.IndexWriter.begin(bench.env, "empty").finish()
+        await IndexWriter.begin(bench.env, "empty").finish()
         bench.kv.faults = fault(Fault.FAIL, *operations)
         skills = await listing(bench)
         assert names(skills) == ["a", "b"]
@@ -149,22 +147,22 @@ def test_finished_answers_are_kept_with_their_listing_and_bounded() -> None:
         await write_elsewhere(bench, "a", "b")
         env = replace(bench.env, connect_database=_no_database)
         first, again, other, count, categories = await asyncio.gather(
-            catalog.get_skills(env, ListingQuery()),
-            catalog.get_skills(env, ListingQuery()),
-            catalog.get_skills(env, ListingQuery(limit=1)),
-            catalog.get_skill_count(env, ListingQuery()),
-            catalog.get_skill_categories(env),
+            listings.get_skills(env, ListingQuery()),
+            listings.get_skills(env, ListingQuery()),
+            listings.get_skills(env, ListingQuery(limit=1)),
+            listings.get_skill_count(env, ListingQuery()),
+            listings.get_skill_categories(env),
         )
         assert again.value is first.value
         assert again.degraded
         assert len(other.value.items) == 1
         assert count.value == 2
         assert categories.value == {"development": 2}
-        pages = (catalog.get_skills(env, ListingQuery(limit=n)) for n in range(1, 3 * MAX_ANSWERS))
+        pages = (listings.get_skills(env, ListingQuery(limit=n)) for n in range(1, 3 * MAX_ANSWERS))
         await asyncio.gather(*pages)
         assert len(cache._answers) == MAX_ANSWERS
         await write_elsewhere(bench, "c")
-        assert (await catalog.get_skills(env, ListingQuery())).value.total == 3
+        assert (await listings.get_skills(env, ListingQuery())).value.total == 3
 
     run(test)
 

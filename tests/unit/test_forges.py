@@ -2,15 +2,15 @@
 
 import pytest
 
-from marketplace.env import Settings
-from marketplace.forges import (
+from marketplace.ports.env import Settings
+from marketplace.skills.forges import (
     KNOWN_FORGES,
     UnknownForge,
     repository_address,
     require_known_forge,
 )
-from marketplace.models import read_skill
-from marketplace.slugs import identity_of
+from marketplace.skills.slugs import identity_of
+from marketplace.skills.stored import read_skill
 from tests.unit.asgi_support import Answer, ask_json
 
 

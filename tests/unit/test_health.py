@@ -7,10 +7,12 @@ import msgspec
 import pytest
 
 from cli.answers import Health as CliHealth
-from marketplace.health import REBUILD_CALL, Health, check_health
-from marketplace.models import Skill
-from marketplace.operation_state import LAST_REPAIR, save_report
-from marketplace.storage import DatabaseError, SkillDatabase
+from marketplace.health.check import check_health
+from marketplace.health.report import REBUILD_CALL, Health
+from marketplace.operations.reports import LAST_REPAIR, save_report
+from marketplace.ports.database import SkillDatabase
+from marketplace.ports.errors import DatabaseError
+from marketplace.skills.skill import Skill
 from tests.simulation.remote import Fault
 from tests.unit.kv_support import fault
 from tests.unit.operations_support import Market, make_skills, run

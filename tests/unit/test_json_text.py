@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marketplace.json_text import MAX_DEPTH, UnreadableJson, decode, is_too_deep
+from marketplace.basics.json_text import MAX_DEPTH, UnreadableJson, decode, is_too_deep
 
 _json = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(),

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marketplace.kv_answers import kv_error, read_list_page, read_values
-from marketplace.storage import KvError, KvKey, KvRateLimited, KvValueTooLarge
+from marketplace.ports.errors import KvError, KvRateLimited, KvValueTooLarge
+from marketplace.ports.kv import KvKey
+from marketplace.worker.kv_answers import kv_error, read_list_page, read_values
 from tests.unit.kv_support import Log
 
 _HALF = "\ud800"

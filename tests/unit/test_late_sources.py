@@ -10,17 +10,19 @@ import httpx
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from marketplace import catalog, submission_store
-from marketplace.api.app import create_app
-from marketplace.env import READ_BUDGET_SECONDS, Env
-from marketplace.fallback_cache import KEPT_SECONDS, FallbackCache
-from marketplace.kv_keys import INDEX_KEY, OUTBOX_PREFIX
-from marketplace.listing import ListingQuery
-from marketplace.pages import Page
-from marketplace.published_skills import KEPT_FROM_BEFORE
-from marketplace.seed import load_seed
-from marketplace.sources import Answer, TooLate
-from marketplace.storage import DatabaseError, Source
+from marketplace.catalog import listings, lookup
+from marketplace.catalog.answer import Answer, Source
+from marketplace.catalog.listing_page import Page
+from marketplace.catalog.published_skills import KEPT_FROM_BEFORE
+from marketplace.catalog.source_chain import TooLate
+from marketplace.kv.keys import INDEX_KEY, OUTBOX_PREFIX
+from marketplace.kv.outbox import write_outbox
+from marketplace.ports.env import READ_BUDGET_SECONDS, Env
+from marketplace.ports.errors import DatabaseError
+from marketplace.ports.isolate import KEPT_SECONDS, FallbackCache
+from marketplace.skills.listing_rules import ListingQuery
+from marketplace.skills.seed import load_seed
+from marketplace.web.app import create_app
 from tests.simulation.kv import KvConduct, KvFaults, KvOperation
 from tests.simulation.loop import current_loop
 from tests.simulation.remote import Fault, Network
@@ -64,7 +66,7 @@ class Isolate:
         return replace(self.market.env, submissions_kv=kv, fallback_cache=self.memory, seed=SEED)
 
     async def listing(self, query: ListingQuery | None = None) -> Answer[Page]:
-        return await catalog.get_skills(self.env(), query or ListingQuery())
+        return await listings.get_skills(self.env(), query or ListingQuery())
 
     async def timed_listing(self) -> tuple[Answer[Page], float]:
         started = current_loop().time()
@@ -136,9 +138,9 @@ def test_a_kv_that_hangs_in_a_new_isolate_is_answered_with_503(
         isolate.faults = HANGING
         env = isolate.env()
         for question in (
-            catalog.get_skills(env, ListingQuery()),
-            catalog.get_skill_count(env, ListingQuery()),
-            catalog.get_skill_categories(env),
+            listings.get_skills(env, ListingQuery()),
+            listings.get_skill_count(env, ListingQuery()),
+            listings.get_skill_categories(env),
         ):
             with pytest.raises(TooLate):
                 await question
@@ -184,15 +186,15 @@ def test_the_last_whole_answer_stands_in_for_ten_minutes(
     async def test(isolate: Isolate) -> None:
         isolate.market.tables.before = _refuse if from_kv_before else isolate.market.tables.before
         whole = await isolate.listing()
-        count = await catalog.get_skill_count(isolate.env(), ListingQuery())
-        categories = await catalog.get_skill_categories(isolate.env())
+        count = await listings.get_skill_count(isolate.env(), ListingQuery())
+        categories = await listings.get_skill_categories(isolate.env())
         isolate.market.tables.before = _hang
         isolate.faults = faults
         await asyncio.sleep(KEPT_SECONDS - 30)
         for answer, again in (
             (whole, await isolate.listing()),
-            (count, await catalog.get_skill_count(isolate.env(), ListingQuery())),
-            (categories, await catalog.get_skill_categories(isolate.env())),
+            (count, await listings.get_skill_count(isolate.env(), ListingQuery())),
+            (categories, await listings.get_skill_categories(isolate.env())),
         ):
             assert again.value == answer.value
             assert again.degraded
@@ -221,7 +223,7 @@ def test_an_older_answer_never_stands_in_for_one_that_could_be_had() -> None:
     async def test(isolate: Isolate) -> None:
         assert (await isolate.listing()).value.total == WHOLE
         isolate.market.tables.before = _refuse
-        await submission_store.write_outbox(isolate.market.env, make_skill("waiting"))
+        await write_outbox(isolate.market.env, make_skill("waiting"))
         answer = await isolate.listing()
         assert (answer.value.total, answer.source) == (WHOLE + 1, Source.KV_ENUMERATION)
 
@@ -246,8 +248,8 @@ def test_a_skill_that_was_read_is_answered_although_the_rest_is_late() -> None:
     async def test(isolate: Isolate) -> None:
         isolate.market.tables.before = _hang
         isolate.faults = fault(Fault.HANG, "list")
-        by_name = await catalog.get_skill_by_name(isolate.env(), "own-001")
-        by_identity = await catalog.get_skill_by_identity(
+        by_name = await lookup.get_skill_by_name(isolate.env(), "own-001")
+        by_identity = await lookup.get_skill_by_identity(
             isolate.env(), "octo", "own-001", "own-001"
         )
         for answer in (by_name, by_identity):

@@ -2,16 +2,16 @@
 
 import asyncio
 
-from marketplace import submission_store
-from marketplace.light_repair import run_light_repair
-from marketplace.messages import publish_message
-from marketplace.models import Publication, Scan, Submission, Verdict
-from marketplace.submissions import (
+from marketplace.kv.submissions import oldest_pending, record_publication
+from marketplace.publishing.messages import publish_message
+from marketplace.publishing.submissions import (
     ASK_AGAIN_SECONDS,
     STUCK_SECONDS,
     record_scan_results,
     submit,
 )
+from marketplace.repair.light_repair import run_light_repair
+from marketplace.skills.submission import Publication, Scan, Submission, Verdict
 from tests.unit.operations_support import Market, run
 
 
@@ -64,7 +64,7 @@ def test_what_is_decided_or_not_scanned_is_not_asked_for() -> None:
         publication = Publication(
             submission_id="s3", slug="reader", version="1.0.0", published_at=scan.scanned_at
         )
-        await submission_store.record_publication(market.env, _submission(market, 3), publication)
+        await record_publication(market.env, _submission(market, 3), publication)
         await asyncio.sleep(STUCK_SECONDS)
         assert await _repair(market) == 0
 
@@ -76,9 +76,9 @@ def test_a_mark_that_outlived_its_publication_is_taken_away() -> None:
         await _scanned(market, 1)
         market.kv.damage("published:s1", b"{}")
         await asyncio.sleep(STUCK_SECONDS)
-        assert await submission_store.oldest_pending(market.env) is not None
+        assert await oldest_pending(market.env) is not None
         assert await _repair(market) == 0
-        assert await submission_store.oldest_pending(market.env) is None
+        assert await oldest_pending(market.env) is None
 
     run(test)
 

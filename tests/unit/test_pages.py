@@ -7,9 +7,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from marketplace.catalog import get_skills
-from marketplace.env import Env
-from marketplace.listing import (
+from marketplace.catalog.listings import get_skills
+from marketplace.ports.database import SkillDatabase
+from marketplace.ports.env import Env
+from marketplace.ports.errors import DatabaseError
+from marketplace.skills.listing_rules import (
     ListingQuery,
     SortDirection,
     SortField,
@@ -17,9 +19,8 @@ from marketplace.listing import (
     matches,
     rank,
 )
-from marketplace.models import Skill, SkillSummary
-from marketplace.seed import read_seed
-from marketplace.storage import DatabaseError, SkillDatabase
+from marketplace.skills.seed import read_seed
+from marketplace.skills.skill import Skill, SkillSummary
 from tests.contract.examples import random_skills
 from tests.unit.operations_support import Market, run
 

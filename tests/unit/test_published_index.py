@@ -16,43 +16,55 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from marketplace import catalog, index_reading, index_writing, published_index, summary_blocks
-from marketplace import submission_store as store
-from marketplace.index_writing import ABANDONED_SECONDS, MAX_SWEPT, new_generation
-from marketplace.json_arrays import BrokenArray, iterate_array
-from marketplace.kv_keys import INDEX_KEY, INDEX_PAGE_PREFIX, index_page_key
-from marketplace.listing import ListingQuery
-from marketplace.models import PublishedSummary
-from marketplace.storage import (
-    KV_VALUE_LIMIT,
-    DatabaseError,
-    Fingerprint,
-    KvError,
-    SkillDatabase,
-    Source,
+from marketplace.basics.timestamps import EPOCH
+from marketplace.catalog import listings
+from marketplace.catalog.answer import Source
+from marketplace.catalog.published_skills import PublishedSkills, get_published_skills_list
+from marketplace.kv.aliases import mark_moved
+from marketplace.kv.index import (
+    IndexHeader,
+    IndexProgress,
+    IndexWriter,
+    add_to_published_index,
+    index_header,
+    read_index,
 )
-from marketplace.timestamps import EPOCH
+from marketplace.kv.index import blocks as index_blocks
+from marketplace.kv.index import original_shape as index_original_shape
+from marketplace.kv.index import writing as index_writing
+from marketplace.kv.index.original_shape import BrokenArray, iterate_array
+from marketplace.kv.index.writing import ABANDONED_SECONDS, MAX_SWEPT, new_generation
+from marketplace.kv.keys import INDEX_KEY, INDEX_PAGE_PREFIX, index_page_key
+from marketplace.kv.outbox import write_outbox
+from marketplace.kv.records import write_record
+from marketplace.ports.database import SkillDatabase
+from marketplace.ports.errors import DatabaseError, KvError
+from marketplace.ports.kv import KV_VALUE_LIMIT
+from marketplace.skills import fingerprint
+from marketplace.skills.fingerprint import Fingerprint
+from marketplace.skills.listing_rules import ListingQuery
+from marketplace.skills.skill import PublishedSummary
 from tests.simulation.loop import current_loop
 from tests.simulation.remote import Fault
 from tests.unit.kv_support import Bench, fault, make_skill, names, run
 
 
 async def read_names(bench: Bench) -> list[str]:
-    reading = await store.read_index(bench.env)
+    reading = await read_index(bench.env)
     return [entry.summary.name for entry in reading.summaries()]
 
 
-async def listing(bench: Bench, **options: Any) -> store.PublishedSkills:
-    return await store.get_published_skills_list(bench.env, **options)
+async def listing(bench: Bench, **options: Any) -> PublishedSkills:
+    return await get_published_skills_list(bench.env, **options)
 
 
 async def write_records(bench: Bench, *slugs: str) -> None:
     for slug in slugs:
-        await store.write_record(bench.env, make_skill(slug))
+        await write_record(bench.env, make_skill(slug))
 
 
-async def write_index(bench: Bench, generation: str, *slugs: str) -> store.IndexHeader:
-    writer = store.IndexWriter.begin(bench.env, generation)
+async def write_index(bench: Bench, generation: str, *slugs: str) -> IndexHeader:
+    writer = IndexWriter.begin(bench.env, generation)
     await writer.add([make_skill(slug).published_summary() for slug in slugs])
     return await writer.finish()
 
@@ -71,11 +83,11 @@ def test_what_is_written_is_read_with_its_count_and_fingerprint() -> None:
     async def test(bench: Bench) -> None:
         header = await write_index(bench, "g1", "c", "a", "b")
         assert await read_names(bench) == ["a", "b", "c"]
-        assert await store.index_header(bench.env) == header
+        assert await index_header(bench.env) == header
         entries = [make_skill(slug).published_summary() for slug in "abc"]
-        digest = published_index.add_to_digest("0" * 16, entries)
+        digest = fingerprint.add_to_digest("0" * 16, entries)
         assert header.fingerprint == Fingerprint(3, digest)
-        assert (await store.read_index(bench.env)).complete
+        assert (await read_index(bench.env)).complete
 
     run(test)
 
@@ -83,7 +95,7 @@ def test_what_is_written_is_read_with_its_count_and_fingerprint() -> None:
 def test_the_fingerprint_is_the_documented_one() -> None:
     entry = make_skill("a").published_summary()
     expected = hashlib.sha256(f"a {entry.revision}".encode()).hexdigest()[:16]
-    assert published_index.add_to_digest("0" * 16, [entry]) == expected
+    assert fingerprint.add_to_digest("0" * 16, [entry]) == expected
 
 
 def test_a_write_goes_on_in_another_invocation_from_plain_data(
@@ -93,17 +105,17 @@ def test_a_write_goes_on_in_another_invocation_from_plain_data(
 
     async def test(bench: Bench) -> None:
         entries = [make_skill(f"s-{number:02}").published_summary() for number in range(22)]
-        progress = store.IndexWriter.begin(bench.env, "job-1").progress
+        progress = IndexWriter.begin(bench.env, "job-1").progress
         for start in range(0, 22, 10):
-            writer = store.IndexWriter(bench.env, progress)
+            writer = IndexWriter(bench.env, progress)
             await writer.add(entries[start : start + 10])
             await writer.flush()
             kept = msgspec.json.encode(writer.progress)
-            progress = msgspec.json.decode(kept, type=store.IndexProgress)
-            assert (await store.index_header(bench.env)).problem == "missing"
-        await store.IndexWriter(bench.env, progress).finish()
+            progress = msgspec.json.decode(kept, type=IndexProgress)
+            assert (await index_header(bench.env)).problem == "missing"
+        await IndexWriter(bench.env, progress).finish()
         assert len(await read_names(bench)) == 22
-        assert (await store.index_header(bench.env)).count == 22
+        assert (await index_header(bench.env)).count == 22
 
     run(test)
 
@@ -117,7 +129,7 @@ def test_readers_see_one_generation_or_the_other() -> None:
             bench.kv.faults = None
             seen.append(await read_names(bench))
 
-        writer = store.IndexWriter.begin(bench.env, "g2")
+        writer = IndexWriter.begin(bench.env, "g2")
         await writer.add([make_skill(slug).published_summary() for slug in "cd"])
         await look()
         await writer.flush()
@@ -153,7 +165,7 @@ def test_old_generations_go_at_the_next_write_but_one() -> None:
 
 async def write_cut_off(bench: Bench, *slugs: str) -> list[str]:
     """Begin a generation that is never finished; the keys of its pages."""
-    writer = store.IndexWriter.begin(bench.env, new_generation(bench.env))
+    writer = IndexWriter.begin(bench.env, new_generation(bench.env))
     await writer.add([make_skill(slug).published_summary() for slug in slugs])
     await writer.flush()
     return [page.key for page in writer.progress.pages]
@@ -213,12 +225,12 @@ def test_adding_takes_one_read_and_one_write_for_a_batch() -> None:
         await pass_time(2)
         before = bench.kv.operations.total()
         newer = make_skill("b", current_version="2.0.0")
-        assert await store.add_to_published_index(bench.env, [newer, make_skill("c")])
+        assert await add_to_published_index(bench.env, [newer, make_skill("c")])
         assert bench.kv.operations.total() - before == 2
-        reading = await store.read_index(bench.env)
+        reading = await read_index(bench.env)
         versions = {e.summary.name: e.summary.current_version for e in reading.summaries()}
         assert versions == {"a": "1.0.0", "b": "2.0.0", "c": "1.0.0"}
-        header = await store.index_header(bench.env)
+        header = await index_header(bench.env)
         assert (header.count, header.recent) == (2, 2)
 
     run(test)
@@ -226,14 +238,14 @@ def test_adding_takes_one_read_and_one_write_for_a_batch() -> None:
 
 def test_adding_is_at_most_once_a_second_and_never_raises() -> None:
     async def test(bench: Bench) -> None:
-        assert await store.add_to_published_index(bench.env, [make_skill("a")])
-        assert not await store.add_to_published_index(bench.env, [make_skill("b")])
+        assert await add_to_published_index(bench.env, [make_skill("a")])
+        assert not await add_to_published_index(bench.env, [make_skill("b")])
         await pass_time(1.1)
-        assert await store.add_to_published_index(bench.env, [make_skill("c")])
+        assert await add_to_published_index(bench.env, [make_skill("c")])
         await pass_time(1.1)
         for kind in (Fault.FAIL, Fault.HANG):
             bench.kv.faults = fault(kind, "put")
-            assert not await store.add_to_published_index(bench.env, [make_skill("d")])
+            assert not await add_to_published_index(bench.env, [make_skill("d")])
         bench.kv.faults = None
         assert await read_names(bench) == ["a", "c"]
         assert bench.log.events() == ["index-not-extended"] * 3
@@ -248,7 +260,7 @@ def test_recent_entries_are_bounded_and_the_oldest_go_first(
 
     async def test(bench: Bench) -> None:
         for slug in "abcde":
-            await store.add_to_published_index(bench.env, [make_skill(slug)])
+            await add_to_published_index(bench.env, [make_skill(slug)])
             await pass_time(1.1)
         assert await read_names(bench) == ["c", "d", "e"]
         assert bench.log.events() == ["index-recent-full"] * 2
@@ -258,11 +270,11 @@ def test_recent_entries_are_bounded_and_the_oldest_go_first(
 
 def test_a_full_write_keeps_what_came_while_it_ran_and_drops_what_it_contains() -> None:
     async def test(bench: Bench) -> None:
-        await store.add_to_published_index(bench.env, [make_skill("old")])
+        await add_to_published_index(bench.env, [make_skill("old")])
         await pass_time(index_writing.CARRIED_SECONDS + 10)
-        writer = store.IndexWriter.begin(bench.env, "g1")
+        writer = IndexWriter.begin(bench.env, "g1")
         await writer.add([make_skill("old").published_summary()])
-        await store.add_to_published_index(bench.env, [make_skill("new")])
+        await add_to_published_index(bench.env, [make_skill("new")])
         header = await writer.finish()
         assert (header.count, header.recent) == (1, 1)
         assert await read_names(bench) == ["new", "old"]
@@ -274,8 +286,8 @@ def test_concurrent_additions_lose_an_entry_but_no_skill_and_the_next_read_repai
     async def test(bench: Bench) -> None:
         await write_records(bench, "a", "b")
         await asyncio.gather(
-            store.add_to_published_index(bench.env, [make_skill("a")]),
-            store.add_to_published_index(bench.env, [make_skill("b")]),
+            add_to_published_index(bench.env, [make_skill("a")]),
+            add_to_published_index(bench.env, [make_skill("b")]),
         )
         assert len(await read_names(bench)) == 1  # the race
         await pass_time(2)
@@ -307,8 +319,8 @@ def test_of_two_states_the_newer_is_listed(*, index_is_newer: bool) -> None:
     async def test(bench: Bench) -> None:
         states = [make_skill("a"), make_skill("a", current_version="1.10.0")]
         record, indexed = states if index_is_newer else reversed(states)
-        await store.write_record(bench.env, record)
-        await store.add_to_published_index(bench.env, [indexed])
+        await write_record(bench.env, record)
+        await add_to_published_index(bench.env, [indexed])
         (entry,) = await listing(bench)
         assert entry.summary.current_version == "1.10.0"
 
@@ -317,10 +329,10 @@ def test_of_two_states_the_newer_is_listed(*, index_is_newer: bool) -> None:
 
 def test_one_slug_of_two_skills_stays_with_the_record() -> None:
     async def test(bench: Bench) -> None:
-        await store.write_record(bench.env, make_skill("a"))
+        await write_record(bench.env, make_skill("a"))
         other = make_skill("a", repo_url="https://github.com/evil/a", current_version="9.0.0")
-        await store.add_to_published_index(bench.env, [other])
-        await store.write_outbox(bench.env, other)
+        await add_to_published_index(bench.env, [other])
+        await write_outbox(bench.env, other)
         (entry,) = await listing(bench)
         assert entry.summary.repo_url == "https://github.com/octo/a"
 
@@ -331,9 +343,9 @@ def test_moved_skills_are_listed_once_and_the_outbox_is_part_of_the_listing() ->
     async def test(bench: Bench) -> None:
         await write_index(bench, "g1", "old", "x")
         await write_records(bench, "new", "x")
-        await store.mark_moved(bench.env, "old", "new")
-        await store.write_outbox(bench.env, make_skill("waiting"))
-        await store.write_outbox(bench.env, make_skill("x", current_version="3.0.0"))
+        await mark_moved(bench.env, "old", "new")
+        await write_outbox(bench.env, make_skill("waiting"))
+        await write_outbox(bench.env, make_skill("x", current_version="3.0.0"))
         found = {e.summary.name: e.summary.current_version for e in await listing(bench)}
         assert found == {"new": "1.0.0", "waiting": "1.0.0", "x": "3.0.0"}
         assert "waiting" not in await read_names(bench)  # its slug is not decided yet
@@ -417,7 +429,7 @@ async def healthy(bench: Bench) -> None:
     await write_records(bench, "a", "b", "c")
     await write_index(bench, "g1", "a", "b", "c")
     await pass_time(2)
-    await store.add_to_published_index(bench.env, [make_skill("c", current_version="1.0.1")])
+    await add_to_published_index(bench.env, [make_skill("c", current_version="1.0.1")])
     await pass_time(2)
 
 
@@ -454,14 +466,14 @@ def test_a_damaged_index_is_reported_hides_nothing_and_is_repaired(damage: str) 
     async def test(bench: Bench) -> None:
         await write_records(bench, "a", "b", "c")
         bench.kv.damage(INDEX_KEY, DAMAGE[damage])
-        reading = await store.read_index(bench.env)
+        reading = await read_index(bench.env)
         assert reading.problems
         assert not reading.complete
         skills = await listing(bench)
         assert set("abc") <= set(names(skills))
         assert not set(names(skills)) - set("abcz")
         assert set(await read_names(bench)) == set(names(skills))
-        assert (await store.read_index(bench.env)).complete
+        assert (await read_index(bench.env)).complete
         bench.kv.faults = fault(Fault.FAIL, "list")
         assert names(await listing(bench)) == names(skills)
 
@@ -473,11 +485,9 @@ def test_a_broken_recent_entry_is_reported_once_and_not_handed_on() -> None:
         await healthy(bench)
         value = bench.kv.peek(INDEX_KEY) or b""
         bench.kv.damage(INDEX_KEY, value.replace(b"What c does", b"What \x80 does"))
-        assert [p.split(":")[0] for p in (await store.read_index(bench.env)).problems] == [
-            "recent entry"
-        ]
+        assert [p.split(":")[0] for p in (await read_index(bench.env)).problems] == ["recent entry"]
         await listing(bench)  # repairs
-        assert (await store.read_index(bench.env)).complete
+        assert (await read_index(bench.env)).complete
 
     run(test)
 
@@ -493,11 +503,11 @@ def test_no_flipped_or_missing_byte_makes_the_listing_smaller(data: st.DataObjec
         end = data.draw(st.sampled_from([b"", value[at + 1 :], value[at + 2 :]]))
         middle = data.draw(st.binary(max_size=3))
         bench.kv.damage(key, value[:at] + middle + end)
-        header = await store.index_header(bench.env)
+        header = await index_header(bench.env)
         assert header.problem is None or header.count == 0
         assert set("abc") <= set(names(await listing(bench)))
-        await store.add_to_published_index(bench.env, [make_skill("d")])
-        await store.read_index(bench.env)
+        await add_to_published_index(bench.env, [make_skill("d")])
+        await read_index(bench.env)
 
     run(test)
 
@@ -524,7 +534,7 @@ def test_a_damaged_page_costs_its_own_part_only(
         await write_index(bench, "g1", "a", "b", "c", "d", "e")
         key = f"{INDEX_KEY}:g1:1"
         bench.kv.damage(key, harm(bench.kv.peek(key) or b""))
-        reading = await store.read_index(bench.env)
+        reading = await read_index(bench.env)
         assert [e.summary.name for e in reading.summaries()] == ["a", "b", "e"]
         assert (len(reading.problems), reading.complete) == (1, False)
         bench.kv.faults = fault(Fault.FAIL, "list")
@@ -594,7 +604,7 @@ def test_lines_that_are_no_summaries_hide_no_record() -> None:
         await write_records(bench, "a", "b", "z")
         signed_page(bench, zlib.compress(LINES), 2, "b", "c")
         env = replace(bench.env, connect_database=no_database)
-        answer = await catalog.get_skills(env, ListingQuery())
+        answer = await listings.get_skills(env, ListingQuery())
         assert (answer.value.total, answer.source) == (3, Source.KV_ENUMERATION)
         assert "kv-index: damaged" in answer.reasons
 
@@ -619,13 +629,13 @@ def test_the_original_shape_is_read(wrap: str) -> None:
             {"name": "broken"},
         ]
         bench.kv.damage(INDEX_KEY, (wrap % json.dumps(entries)).encode())
-        reading = await store.read_index(bench.env)
+        reading = await read_index(bench.env)
         found = {e.summary.name: e.summary.current_version for e in reading.summaries()}
         assert found == {"a": "1.0.0", "b": "2.0.0"}
         assert reading.problems == ["original shape", "entry 2: no repoUrl"]
-        assert (await store.index_header(bench.env)).problem == "original shape"
-        assert not await store.add_to_published_index(bench.env, [make_skill("c")])
-        await store.write_record(bench.env, make_skill("a"))
+        assert (await index_header(bench.env)).problem == "original shape"
+        assert not await add_to_published_index(bench.env, [make_skill("c")])
+        await write_record(bench.env, make_skill("a"))
         (a, b) = await listing(bench)
         assert a == make_skill("a").published_summary()  # of equal age the record counts
         assert b.summary.name == "b"
@@ -640,11 +650,11 @@ def test_the_original_shape_at_its_largest_is_read_in_bounded_memory() -> None:
         parts = (entry.replace(b"000000", b"%06d" % number) for number in range(amount))
         bench.kv.damage(INDEX_KEY, b"[" + b",".join(parts) + b"]")
         tracemalloc.start()
-        reading = await store.read_index(bench.env)
+        reading = await read_index(bench.env)
         layers = reading.layers()
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-        assert sum(summary_blocks.count(blocks) for blocks in layers) == amount
+        assert sum(index_blocks.count(blocks) for blocks in layers) == amount
         assert peak < 20_000_000
 
     run(test)
@@ -654,8 +664,8 @@ def test_reading_a_list_of_garbage_ends_early() -> None:
     async def test(bench: Bench) -> None:
         bench.kv.damage(INDEX_KEY, b"[" + b"7," * 2_000_000 + b"7]")
         with read_entries() as entries:
-            reading = await store.read_index(bench.env)
-        assert len(entries) == index_reading.MAX_UNREADABLE + 1
+            reading = await read_index(bench.env)
+        assert len(entries) == index_original_shape.MAX_UNREADABLE + 1
         assert not reading.complete
 
     run(test)
@@ -665,7 +675,7 @@ def test_a_list_of_garbage_lets_a_deadline_pass() -> None:
     async def test(bench: Bench) -> None:
         bench.kv.damage(INDEX_KEY, b"[" + b"7," * 9_000 + b"7]")
         with read_entries() as entries:
-            reading = asyncio.ensure_future(store.read_index(bench.env))
+            reading = asyncio.ensure_future(read_index(bench.env))
             while not entries:  # noqa: ASYNC110 - until it is in the middle of it
                 await asyncio.sleep(0)
             reading.cancel()
@@ -688,14 +698,14 @@ def test_an_element_without_end_is_not_walked_to_its_end() -> None:
 def read_entries() -> Iterator[list[bytes]]:
     """The elements of the original shape that are looked at meanwhile."""
     seen: list[bytes] = []
-    original = index_reading._original_entry
+    original = index_original_shape._original_entry
 
     def observed(element: bytes) -> PublishedSummary:
         seen.append(element)
         return original(element)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(index_reading, "_original_entry", observed)
+        patch.setattr(index_original_shape, "_original_entry", observed)
         yield seen
 
 
@@ -743,10 +753,10 @@ def test_merging_blocks_keeps_the_newest_of_each_slug(layers: list[list[tuple[in
         size = 3
         packed.append(
             [
-                summary_blocks.pack(map(summary_blocks.entry_of, entries[start : start + size]))
+                index_blocks.pack(map(index_blocks.entry_of, entries[start : start + size]))
                 for start in range(0, len(entries), size)
             ]
         )
-    merged = list(summary_blocks.iterate(summary_blocks.merge(packed, without={"s-07"})))
+    merged = list(index_blocks.iterate(index_blocks.merge(packed, without={"s-07"})))
     expected.pop("s-07", None)
     assert [(e.summary.name, e.revision) for e in merged] == sorted(expected.items())

@@ -9,18 +9,23 @@ from typing import Any
 import msgspec
 import pytest
 
-from marketplace import submission_store
-from marketplace.catalog import get_skill_by_name, get_skills
-from marketplace.consumers import DEAD_LETTER_QUEUE, consume
-from marketplace.env import Env
-from marketplace.light_repair import run_light_repair
-from marketplace.listing import ListingQuery
-from marketplace.messages import publish_message
-from marketplace.models import Scan, Skill, Submission, Verdict
-from marketplace.publish_consumer import PUBLISH_QUEUE
-from marketplace.publishing import Published, publish_skill, publish_skills
-from marketplace.slugs import slug_candidates
-from marketplace.storage import DatabaseError, Source
+from marketplace.catalog.answer import Source
+from marketplace.catalog.listings import get_skills
+from marketplace.catalog.lookup import get_skill_by_name
+from marketplace.kv.dead_letters import list_dead_letters
+from marketplace.kv.records import read_record
+from marketplace.kv.submissions import create_submission, record_scan, submission_status
+from marketplace.ports.env import Env
+from marketplace.ports.errors import DatabaseError
+from marketplace.publishing.consumer import PUBLISH_QUEUE
+from marketplace.publishing.messages import publish_message
+from marketplace.publishing.publish import Published, publish_skill, publish_skills
+from marketplace.repair.light_repair import run_light_repair
+from marketplace.skills.listing_rules import ListingQuery
+from marketplace.skills.skill import Skill
+from marketplace.skills.slugs import slug_candidates
+from marketplace.skills.submission import Scan, Submission, Verdict
+from marketplace.worker.consumers import DEAD_LETTER_QUEUE, consume
 from tests.simulation.database_double import DatabaseDouble
 from tests.simulation.kv import SimulatedKv
 from tests.simulation.remote import Fault
@@ -184,7 +189,7 @@ def test_a_late_older_version_changes_nothing(world: World, database_away: bool)
 
     publish(world, make_skill(version="1.0.0"))
 
-    record = asyncio.run(submission_store.read_record(world.env, "reader"))
+    record = asyncio.run(read_record(world.env, "reader"))
     assert isinstance(record, Skill)
     assert record.current_version == "2.0.0"
     found = asyncio.run(get_skill_by_name(world.env, "reader"))
@@ -199,7 +204,7 @@ def test_a_row_that_postgres_lost_is_not_overwritten_in_kv_by_another_skill(worl
 
     publish(world, make_skill("zeta"))
 
-    record = asyncio.run(submission_store.read_record(world.env, "reader"))
+    record = asyncio.run(read_record(world.env, "reader"))
     assert isinstance(record, Skill)
     assert record.author == "acme"
 
@@ -226,7 +231,7 @@ def test_without_a_look_at_kv_nothing_is_written_there(world: World) -> None:
     assert (outcome.in_database, outcome.in_kv) == (True, False)
     world.kv.faults = None
     assert asyncio.run(run_light_repair(world.env)).kv_backfilled == 0
-    record = asyncio.run(submission_store.read_record(world.env, "reader"))
+    record = asyncio.run(read_record(world.env, "reader"))
     assert isinstance(record, Skill)
     assert record.author == "acme"
 
@@ -245,7 +250,7 @@ def test_the_light_repair_writes_no_older_row_over_a_newer_record(world: World) 
     assert (report.database_backfilled, report.kv_backfilled) == (1, 0)
     (row,) = world.database.rows.values()
     assert row.revision == newer.revision
-    record = asyncio.run(submission_store.read_record(world.env, row.skill.name))
+    record = asyncio.run(read_record(world.env, row.skill.name))
     assert isinstance(record, Skill)
     assert record.revision == newer.revision
 
@@ -263,7 +268,7 @@ def test_a_publish_during_the_light_repair_leaves_its_newer_record(world: World)
     world.meanwhile["mark_in_kv"] = take_newer_row
     asyncio.run(run_light_repair(world.env))
 
-    record = asyncio.run(submission_store.read_record(world.env, "reader"))
+    record = asyncio.run(read_record(world.env, "reader"))
     assert isinstance(record, Skill)
     assert record.current_version == "2.0.0"
     assert world.database.rows[newer.identity].revision_in_kv == newer.revision
@@ -280,10 +285,10 @@ def submit(world: World, submission_id: str, *, verdict: Verdict | None = Verdic
         base_slug="reader",
         created_at=EARLIER,
     )
-    asyncio.run(submission_store.create_submission(world.env, submission))
+    asyncio.run(create_submission(world.env, submission))
     if verdict is not None:
         scan = Scan(submission_id=submission_id, verdict=verdict, score=90, scanned_at=LATER)
-        asyncio.run(submission_store.record_scan(world.env, submission, scan))
+        asyncio.run(record_scan(world.env, submission, scan))
     return Message({"submissionId": submission_id}, id=submission_id)
 
 
@@ -322,7 +327,7 @@ def test_a_bug_that_one_message_meets_does_not_affect_its_neighbours(
             raise ZeroDivisionError
         return await publish_skills(env, skills)
 
-    monkeypatch.setattr("marketplace.publish_consumer.publish_skills", explode)
+    monkeypatch.setattr("marketplace.publishing.consumer.publish_skills", explode)
     deliver(world, good[0], bad, good[1])
 
     assert [message.settled for message in good] == [["ack"], ["ack"]]
@@ -376,7 +381,7 @@ def test_with_both_sources_away_a_message_is_retried_later_and_later(world: Worl
 def test_a_submission_whose_message_was_processed_is_published(world: World) -> None:
     deliver(world, submit(world, "one"))
 
-    status = asyncio.run(submission_store.submission_status(world.env, "one"))
+    status = asyncio.run(submission_status(world.env, "one"))
     assert status is not None
     assert (status.state, status.slug) == ("PUBLISHED", "reader")
 
@@ -395,9 +400,7 @@ def test_a_dead_letter_is_kept_in_kv_when_postgres_is_away(world: World) -> None
 
     deliver(world, Message({"submissionId": "one"}), queue=DEAD_LETTER_QUEUE)
 
-    letters = asyncio.run(
-        submission_store.list_dead_letters(world.env, reason=None, after=None, limit=10)
-    )
+    letters = asyncio.run(list_dead_letters(world.env, reason=None, after=None, limit=10))
     assert [letter.reason for letter in letters] == ["retries-exhausted"]
 
 
@@ -432,14 +435,14 @@ def test_listings_name_their_source_and_say_when_they_are_degraded(world: World)
 def test_with_postgres_away_nothing_is_written_where_another_may_be_by_now(world: World) -> None:
     """The record under a common slug may be what a read from before a move has shown."""
     publish(world, make_skill())
-    before = asyncio.run(submission_store.read_record(world.env, "reader"))
+    before = asyncio.run(read_record(world.env, "reader"))
     world.database_away = True
     newer = make_skill(version="2.0.0", updated_at=LATER)
 
     outcome = publish(world, newer)
 
     assert (outcome.in_database, outcome.in_kv, outcome.skill.name) == (False, True, "reader")
-    assert asyncio.run(submission_store.read_record(world.env, "reader")) == before
+    assert asyncio.run(read_record(world.env, "reader")) == before
     found = asyncio.run(get_skill_by_name(world.env, "reader"))
     assert found is not None
     assert found.value.revision == newer.revision
@@ -449,4 +452,4 @@ def test_with_postgres_away_nothing_is_written_where_another_may_be_by_now(world
 
     world.database_away = False
     asyncio.run(run_light_repair(world.env))
-    assert asyncio.run(submission_store.read_record(world.env, "reader")) == outcome.skill
+    assert asyncio.run(read_record(world.env, "reader")) == outcome.skill

@@ -5,15 +5,17 @@ from typing import Any
 
 import pytest
 
-from marketplace import submission_store
-from marketplace.consumers import MAINTENANCE_QUEUE, consume
-from marketplace.env import Settings
-from marketplace.health import check_health
-from marketplace.models import Skill
-from marketplace.publishing import publish_skills
-from marketplace.rebuild import MAX_ATTEMPTS, get_rebuild, start_rebuild
-from marketplace.slugs import assignable_candidates
-from marketplace.storage import DatabaseError, SkillDatabase
+from marketplace.health.check import check_health
+from marketplace.kv.index import read_index
+from marketplace.kv.records import read_record, write_record
+from marketplace.ports.database import SkillDatabase
+from marketplace.ports.env import Settings
+from marketplace.ports.errors import DatabaseError
+from marketplace.publishing.publish import publish_skills
+from marketplace.repair.rebuild import MAX_ATTEMPTS, get_rebuild, start_rebuild
+from marketplace.skills.skill import Skill
+from marketplace.skills.slugs import assignable_candidates
+from marketplace.worker.consumers import MAINTENANCE_QUEUE, consume
 from tests.simulation.database_double import Held
 from tests.simulation.mutations import mutated
 from tests.simulation.remote import Fault
@@ -48,7 +50,7 @@ def test_every_damage_is_repaired_as_the_dry_run_said(page_limit: int) -> None:
             ("members", ("kv", "kv_index"))
         ]
         assert (health.prisma_count, health.kv_index_count) == (48, 49)
-        occupant = await submission_store.read_record(market.env, "occupied")
+        occupant = await read_record(market.env, "occupied")
         assert isinstance(occupant, Skill)
         assert occupant.identity == make_skill("occupied").identity
         again = await rebuild(market)
@@ -149,7 +151,7 @@ def test_without_postgres_the_index_is_repaired_and_the_report_says_so() -> None
         assert not report["ok"]
         assert report["rebuilt"] == 20
         assert report["errorDetails"][0].key == "postgres"
-        assert len((await submission_store.read_index(env)).pages.blocks()) == 1
+        assert len((await read_index(env)).pages.blocks()) == 1
         kept = await get_rebuild(env, job.id)
         assert kept is not None
         assert kept.complete
@@ -213,15 +215,15 @@ def test_a_slug_that_another_skill_gets_meanwhile_keeps_that_ones_record(
             if operation == "upsert_skills" and other.identity not in market.tables.rows:
                 market.tables.put(Held.of(other))
             if operation == "add_alias":  # the moment before the note is left
-                await submission_store.write_record(market.env, other)
+                await write_record(market.env, other)
 
         market.tables.before = meanwhile
         report = await rebuild(market)
         assert report["conflictsResolved"] == 1
         row = market.tables.rows[lost.identity]
         assert row.name != other.name
-        assert await submission_store.read_record(market.env, row.name) == row.skill
-        kept = await submission_store.read_record(market.env, other.name)
+        assert await read_record(market.env, row.name) == row.skill
+        kept = await read_record(market.env, other.name)
         assert (kept == other) is (without is None)
 
     with mutated(without):

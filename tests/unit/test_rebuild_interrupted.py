@@ -6,19 +6,21 @@ from typing import Any
 
 import pytest
 
-from marketplace import submission_store
-from marketplace.consumers import MAINTENANCE_QUEUE, consume
-from marketplace.env import Settings
-from marketplace.health import check_health
-from marketplace.publishing import publish_skills
-from marketplace.rebuild import (
+from marketplace.health.check import check_health
+from marketplace.kv.index import read_index
+from marketplace.kv.records import enumerate_published_skills
+from marketplace.ports.database import SkillDatabase
+from marketplace.ports.env import Settings
+from marketplace.ports.errors import DatabaseError
+from marketplace.publishing.publish import publish_skills
+from marketplace.repair.rebuild import (
     MAX_RESUMED,
     STALLED_SECONDS,
     get_rebuild,
     resume_stalled,
     start_rebuild,
 )
-from marketplace.storage import DatabaseError, SkillDatabase
+from marketplace.worker.consumers import MAINTENANCE_QUEUE, consume
 from tests.simulation.loop import Invocation, current_loop
 from tests.simulation.loop import finished as ended
 from tests.simulation.remote import Fault
@@ -131,7 +133,7 @@ def test_without_postgres_the_index_keeps_what_only_postgres_had() -> None:
         env = replace(market.env, connect_database=away)
         job = await start_rebuild(env, wait_seconds=5)
         assert job.complete
-        index = await submission_store.read_index(env)
+        index = await read_index(env)
         names = [entry.summary.name for entry in index.summaries()]
         assert names == sorted(skill.name for skill in [*skills, *make_skills(3, "new")])
         assert job.rebuilt == 33
@@ -189,7 +191,7 @@ def test_records_written_without_metadata_get_it_in_steps_within_the_limits() ->
         assert report["progress"]["maxKvOperations"] <= 100
         assert not any(changes(await rebuild(market)))
         before = market.kv.operations["get_many"]
-        async for page in submission_store.enumerate_published_skills(market.env):
+        async for page in enumerate_published_skills(market.env):
             assert page.without_metadata == []
         assert market.kv.operations["get_many"] == before
 

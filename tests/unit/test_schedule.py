@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from marketplace.consumers import MAINTENANCE_QUEUE, consume
-from marketplace.health import check_health
-from marketplace.schedule import NIGHTLY_CRON, run_scheduled
-from marketplace.storage import DatabaseError, QueueError, SkillDatabase
+from marketplace.health.check import check_health
+from marketplace.ports.database import SkillDatabase
+from marketplace.ports.errors import DatabaseError, QueueError
+from marketplace.repair.schedule import NIGHTLY_CRON, run_scheduled
+from marketplace.worker.consumers import MAINTENANCE_QUEUE, consume
 from tests.simulation.remote import Fault
 from tests.unit.kv_support import fault
 from tests.unit.operations_support import REFUSED, Delivered, Market, make_skills, run

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from marketplace.slugs import (
+from marketplace.skills.slugs import (
     MAX_BASE_SLUG_LENGTH,
     assign_slugs,
     identity_of,

@@ -1,7 +1,7 @@
 """The skill page shows what strangers wrote, so everything in it is escaped."""
 
-from marketplace.api.skill_page import render_skill
-from marketplace.models import Skill
+from marketplace.skills.skill import Skill
+from marketplace.web.pages.skill_page import render_skill
 
 
 def make_skill(**changes: str) -> Skill:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marketplace.slugs import (
+from marketplace.skills.slugs import (
     DIGEST_LENGTH,
     MAX_BASE_SLUG_LENGTH,
     MAX_OWNER_LENGTH,

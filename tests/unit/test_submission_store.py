@@ -8,19 +8,51 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marketplace import submission_store as store
-from marketplace.kv_access import MAX_RECORD_BYTES
-from marketplace.models import (
-    InvalidRecord,
+from marketplace.kv.access import MAX_RECORD_BYTES
+from marketplace.kv.aliases import mark_moved, resolve_alias, write_alias
+from marketplace.kv.dead_letters import (
+    clear_letter_records,
+    count_dead_letters,
+    get_dead_letters,
+    list_dead_letters,
+    list_letter_records,
+    store_dead_letter,
+)
+from marketplace.kv.outbox import clear_outbox, list_outbox, list_outbox_summaries, write_outbox
+from marketplace.kv.records import (
+    Alias,
+    PublishedPage,
+    enumerate_published_skills,
+    read_record,
+    read_records,
+    write_record,
+)
+from marketplace.kv.state import acquire_lease, load_state, release_lease, save_state
+from marketplace.kv.submissions import (
+    PendingSubmission,
+    create_submission,
+    find_by_identity,
+    get_scans,
+    get_submission,
+    oldest_pending,
+    record_publication,
+    record_scan,
+    submission_status,
+)
+from marketplace.kv.summaries import Moved, decode_metadata, encode_metadata
+from marketplace.ports.dead_letter import DeadLetter
+from marketplace.ports.errors import KvError
+from marketplace.ports.kv import KV_METADATA_LIMIT, KV_VALUE_LIMIT
+from marketplace.skills.skill import Skill
+from marketplace.skills.stored import InvalidRecord
+from marketplace.skills.submission import (
     Publication,
     Scan,
-    Skill,
     Submission,
     SubmissionState,
     SubmissionStatus,
     Verdict,
 )
-from marketplace.storage import KV_METADATA_LIMIT, KV_VALUE_LIMIT, DeadLetter, KvError
 from tests.simulation.remote import Fault
 from tests.unit.kv_support import Bench, fault, make_skill, run
 
@@ -28,8 +60,8 @@ from tests.unit.kv_support import Bench, fault, make_skill, run
 text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=120)
 
 
-async def enumerate_all(bench: Bench, **options: Any) -> list[store.PublishedPage]:
-    return [page async for page in store.enumerate_published_skills(bench.env, **options)]
+async def enumerate_all(bench: Bench, **options: Any) -> list[PublishedPage]:
+    return [page async for page in enumerate_published_skills(bench.env, **options)]
 
 
 async def listed(bench: Bench) -> list[str]:
@@ -63,19 +95,19 @@ def test_metadata_fits_and_comes_back_the_same_or_is_left_out(
         trending_score_7d=trend,
         base_slug=base_slug,
     )
-    metadata = store.encode_metadata(skill)
+    metadata = encode_metadata(skill)
     if metadata is None:
         size = len(json.dumps(description + display_name + "".join(labels), ensure_ascii=False))
         assert size > 200
     else:
         assert len(json.dumps(metadata, ensure_ascii=False).encode()) <= KV_METADATA_LIMIT
-        assert store.decode_metadata("pdf-tools", metadata) == skill.published_summary()
+        assert decode_metadata("pdf-tools", metadata) == skill.published_summary()
 
 
 def test_a_text_that_only_looks_like_nul_is_a_text() -> None:
     skill = make_skill(description="Escapes \\u0000 and \\\\u0000.")
-    metadata = store.encode_metadata(skill)
-    assert store.decode_metadata("pdf-tools", metadata) == skill.published_summary()
+    metadata = encode_metadata(skill)
+    assert decode_metadata("pdf-tools", metadata) == skill.published_summary()
 
 
 @pytest.mark.parametrize(
@@ -87,13 +119,13 @@ def test_a_text_that_only_looks_like_nul_is_a_text() -> None:
     ],
 )
 def test_metadata_that_no_skill_can_have_is_not_believed(field: str, value: Any) -> None:
-    metadata = store.encode_metadata(msgspec.structs.replace(make_skill(), **{field: value}))
-    assert store.decode_metadata("pdf-tools", metadata) is None
+    metadata = encode_metadata(msgspec.structs.replace(make_skill(), **{field: value}))
+    assert decode_metadata("pdf-tools", metadata) is None
 
 
 def test_an_ordinary_skill_with_the_longest_description_fits() -> None:
     skill = make_skill(description="A sentence. " * 90, license="Apache-2.0")
-    assert store.encode_metadata(skill) is not None
+    assert encode_metadata(skill) is not None
 
 
 @pytest.mark.parametrize(
@@ -114,17 +146,17 @@ def test_an_ordinary_skill_with_the_longest_description_fits() -> None:
     ],
 )
 def test_unusable_metadata_is_none(metadata: object) -> None:
-    assert store.decode_metadata("pdf-tools", metadata) is None
+    assert decode_metadata("pdf-tools", metadata) is None
 
 
 @given(st.data())
 def test_damaged_metadata_never_raises_nor_breaks_the_identity(data: st.DataObject) -> None:
-    metadata = store.encode_metadata(make_skill())
+    metadata = encode_metadata(make_skill())
     assert metadata is not None
     at = data.draw(st.integers(0, len(metadata) - 1))
     damaged = metadata[:at] + data.draw(st.text(max_size=2)) + metadata[at + 1 :]
-    match store.decode_metadata("pdf-tools", damaged):
-        case None | store.Moved():
+    match decode_metadata("pdf-tools", damaged):
+        case None | Moved():
             pass
         case published:
             assert published.summary.name == "pdf-tools"
@@ -132,7 +164,7 @@ def test_damaged_metadata_never_raises_nor_breaks_the_identity(data: st.DataObje
 
 
 def test_metadata_of_another_slug_is_not_believed() -> None:
-    assert store.decode_metadata("other", store.encode_metadata(make_skill())) is None
+    assert decode_metadata("other", encode_metadata(make_skill())) is None
 
 
 # --- enumeration
@@ -142,7 +174,7 @@ def test_metadata_and_values_enumerate_the_same_over_all_pages() -> None:
     async def test(bench: Bench) -> None:
         skills = [make_skill(f"skill-{number}") for number in range(25)]
         for number, skill in enumerate(skills):
-            await store.write_record(bench.env, skill)
+            await write_record(bench.env, skill)
             if number % 2:  # as an older generation wrote it
                 bench.kv.damage(
                     f"skill:{skill.name}", msgspec.json.encode(skill), metadata={"v": 0}
@@ -158,7 +190,7 @@ def test_metadata_and_values_enumerate_the_same_over_all_pages() -> None:
 
 def test_empty_pages_are_not_the_end() -> None:
     async def test(bench: Bench) -> None:
-        await store.write_record(bench.env, make_skill())
+        await write_record(bench.env, make_skill())
         empty = iter([Fault.EMPTY_PAGE, Fault.EMPTY_PAGE])
         bench.kv.faults = lambda operation: next(empty, None) if operation.kind == "list" else None
         assert await listed(bench) == ["pdf-tools"]
@@ -169,7 +201,7 @@ def test_empty_pages_are_not_the_end() -> None:
 def test_the_page_budget_stops_with_a_cursor_to_go_on() -> None:
     async def test(bench: Bench) -> None:
         for number in range(6):
-            await store.write_record(bench.env, make_skill(f"skill-{number}"))
+            await write_record(bench.env, make_skill(f"skill-{number}"))
         first = await enumerate_all(bench, page_budget=2)
         assert [page.last_slug for page in first] == ["skill-1", "skill-3"]
         rest = await enumerate_all(bench, cursor=first[-1].cursor)
@@ -251,13 +283,13 @@ def test_a_value_of_25_mib_is_found_in_few_reads_of_it(whales: int) -> None:
 
 def test_aliases_and_moved_records_are_told_apart_from_skills() -> None:
     async def test(bench: Bench) -> None:
-        await store.write_record(bench.env, make_skill("new"))
-        await store.mark_moved(bench.env, "old", "new")
+        await write_record(bench.env, make_skill("new"))
+        await mark_moved(bench.env, "old", "new")
         bench.kv.damage("skill:alias:older", b'"new"')
         (page,) = await enumerate_all(bench)
         assert [e.summary.name for e in page.summaries] == ["new"]
-        assert page.moved == [store.Moved("old", "new")]
-        assert page.aliases == [store.Alias("old", "new"), store.Alias("older", None)]
+        assert page.moved == [Moved("old", "new")]
+        assert page.aliases == [Alias("old", "new"), Alias("older", None)]
         assert [key.name for key in page.record_keys()] == ["new"]
 
     run(test)
@@ -265,7 +297,7 @@ def test_aliases_and_moved_records_are_told_apart_from_skills() -> None:
 
 def test_a_skill_named_alias_is_a_skill() -> None:
     async def test(bench: Bench) -> None:
-        await store.write_record(bench.env, make_skill("alias"))
+        await write_record(bench.env, make_skill("alias"))
         assert await listed(bench) == ["alias"]
 
     run(test)
@@ -273,13 +305,13 @@ def test_a_skill_named_alias_is_a_skill() -> None:
 
 def test_110_000_keys_take_111_list_calls_at_most() -> None:
     async def test(bench: Bench) -> None:
-        template = store.encode_metadata(make_skill("s-000000"))
+        template = encode_metadata(make_skill("s-000000"))
         assert template is not None
         for number in range(110_000):
             metadata = template.replace("s-000000", f"s-{number:06}")
             bench.kv.damage(f"skill:s-{number:06}", b"{}", metadata=metadata)
         found = 0
-        async for page in store.enumerate_published_skills(bench.env):
+        async for page in enumerate_published_skills(bench.env):
             found += len(page.summaries)
         assert found == 110_000
         assert bench.kv.operations == {"list": 110}
@@ -294,9 +326,9 @@ def test_a_hanging_kv_is_a_failed_kv() -> None:
             await listed(bench)
         assert failure.value.reason == "timeout"
         with pytest.raises(KvError):
-            await store.read_record(bench.env, "a")
+            await read_record(bench.env, "a")
         with pytest.raises(KvError):
-            await store.write_record(bench.env, make_skill())
+            await write_record(bench.env, make_skill())
 
     run(test)
 
@@ -307,15 +339,13 @@ def test_a_hanging_kv_is_a_failed_kv() -> None:
 def test_records_are_read_in_bulk_and_told_apart() -> None:
     async def test(bench: Bench) -> None:
         skill = make_skill(description="long " * 200)
-        await store.write_record(bench.env, skill)
-        await store.mark_moved(bench.env, "old", "pdf-tools")
+        await write_record(bench.env, skill)
+        await mark_moved(bench.env, "old", "pdf-tools")
         bench.kv.damage("skill:bad", b"[]")
         before = bench.kv.operations.total()
-        records = await store.read_records(
-            bench.env, ["pdf-tools", "old", "bad", "none", "x" * 600]
-        )
+        records = await read_records(bench.env, ["pdf-tools", "old", "bad", "none", "x" * 600])
         assert records["pdf-tools"] == skill
-        assert records["old"] == store.Moved("old", "pdf-tools")
+        assert records["old"] == Moved("old", "pdf-tools")
         assert isinstance(records["bad"], InvalidRecord)
         assert records["none"] is None
         assert records["x" * 600] is None
@@ -336,7 +366,7 @@ def test_records_are_read_in_bulk_and_told_apart() -> None:
 def test_what_could_not_be_read_back_is_not_written(skill: Skill) -> None:
     async def test(bench: Bench) -> None:
         with pytest.raises(InvalidRecord):
-            await store.write_record(bench.env, skill)
+            await write_record(bench.env, skill)
         assert bench.kv.keys() == []
 
     run(test)
@@ -348,15 +378,15 @@ def test_what_could_not_be_read_back_is_not_written(skill: Skill) -> None:
 def test_aliases_resolve_over_chains() -> None:
     async def test(bench: Bench) -> None:
         env = bench.env
-        await store.write_record(env, make_skill("c"))
-        await store.mark_moved(env, "b", "c")
-        await store.write_alias(env, "a", "b")
+        await write_record(env, make_skill("c"))
+        await mark_moved(env, "b", "c")
+        await write_alias(env, "a", "b")
         bench.kv.damage("skill:alias:plain", b"c")
         bench.kv.damage("skill:alias:quoted", b'"c"')
         bench.kv.damage("skill:alias:object", b'{"newSlug": "c"}')
         for slug in ("a", "b", "c", "plain", "quoted", "object"):
-            assert await store.resolve_alias(env, slug) == "c", slug
-        assert await store.resolve_alias(env, "unknown") is None
+            assert await resolve_alias(env, slug) == "c", slug
+        assert await resolve_alias(env, "unknown") is None
         assert bench.log.lines == []
 
     run(test)
@@ -365,27 +395,27 @@ def test_aliases_resolve_over_chains() -> None:
 def test_aliases_that_lead_nowhere_end() -> None:
     async def test(bench: Bench) -> None:
         env = bench.env
-        await store.write_alias(env, "lost", "nothing")
-        await store.write_alias(env, "x", "y")
-        await store.write_alias(env, "y", "x")
+        await write_alias(env, "lost", "nothing")
+        await write_alias(env, "x", "y")
+        await write_alias(env, "y", "x")
         for number in range(30):
-            await store.write_alias(env, f"n{number}", f"n{number + 1}")
+            await write_alias(env, f"n{number}", f"n{number + 1}")
         bench.kv.damage("skill:alias:self", b'"self"')
         for slug in ("lost", "x", "n0"):
-            assert await store.resolve_alias(env, slug) is None, slug
+            assert await resolve_alias(env, slug) is None, slug
         assert bench.log.events() == ["alias-unresolved"] * 3
         for slug in ("self", "\ud800", "x" * 2000, ""):
-            assert await store.resolve_alias(env, slug) is None, slug
+            assert await resolve_alias(env, slug) is None, slug
 
     run(test)
 
 
 def test_moving_leaves_the_old_record_until_the_alias_is_there() -> None:
     async def test(bench: Bench) -> None:
-        await store.write_record(bench.env, make_skill("old"))
+        await write_record(bench.env, make_skill("old"))
         bench.kv.faults = fault(Fault.FAIL, "put", key="alias")
         with pytest.raises(KvError):
-            await store.mark_moved(bench.env, "old", "new")
+            await mark_moved(bench.env, "old", "new")
         assert await listed(bench) == ["old"]
 
     run(test)
@@ -398,17 +428,17 @@ def test_the_outbox_keeps_every_state_and_broken_entries_do_not_stand_in_the_way
     async def test(bench: Bench) -> None:
         env = bench.env
         first, second = make_skill(), make_skill(current_version="2.0.0")
-        keys = {await store.write_outbox(env, skill) for skill in (first, second, first)}
+        keys = {await write_outbox(env, skill) for skill in (first, second, first)}
         bench.kv.damage("outbox:0:broken", b"{")
-        entries = await store.list_outbox(env)
+        entries = await list_outbox(env)
         assert {entry.key for entry in entries} == keys
         assert {entry.skill.current_version for entry in entries} == {"1.0.0", "2.0.0"}
-        assert len(await store.list_outbox_summaries(env)) == 2
-        assert len(await store.list_outbox(env, limit=1)) == 1
-        await store.clear_outbox(env, keys)
+        assert len(await list_outbox_summaries(env)) == 2
+        assert len(await list_outbox(env, limit=1)) == 1
+        await clear_outbox(env, keys)
         assert bench.kv.keys() == ["outbox:0:broken"]
         with pytest.raises(ValueError, match="not a key of the outbox"):
-            await store.clear_outbox(env, ["skill:a"])
+            await clear_outbox(env, ["skill:a"])
 
     run(test)
 
@@ -438,7 +468,7 @@ PUBLICATION = Publication(
 
 
 async def status(bench: Bench) -> SubmissionStatus:
-    found = await store.submission_status(bench.env, "id-1")
+    found = await submission_status(bench.env, "id-1")
     assert found is not None
     return found
 
@@ -446,20 +476,18 @@ async def status(bench: Bench) -> SubmissionStatus:
 def test_a_submission_moves_forward_only() -> None:
     async def test(bench: Bench) -> None:
         env, submission = bench.env, make_submission()
-        assert await store.submission_status(env, "id-1") is None
-        await store.create_submission(env, submission)
+        assert await submission_status(env, "id-1") is None
+        await create_submission(env, submission)
         assert (await status(bench)).state is SubmissionState.RECEIVED
-        assert await store.find_by_identity(env, submission.identity) == "id-1"
-        pending = store.PendingSubmission("id-1", submission.created_at)
-        assert await store.oldest_pending(env) == pending
-        await store.record_scan(env, submission, make_scan())
+        assert await find_by_identity(env, submission.identity) == "id-1"
+        pending = PendingSubmission("id-1", submission.created_at)
+        assert await oldest_pending(env) == pending
+        await record_scan(env, submission, make_scan())
         assert (await status(bench)).state is SubmissionState.SCANNED
-        await store.record_publication(env, submission, PUBLICATION)
+        await record_publication(env, submission, PUBLICATION)
         assert (await status(bench)).slug == "pdf-tools"
-        assert await store.oldest_pending(env) is None
-        await store.record_scan(
-            env, submission, make_scan(Verdict.FAIL, "2026-11-05T08:00:00.000Z")
-        )
+        assert await oldest_pending(env) is None
+        await record_scan(env, submission, make_scan(Verdict.FAIL, "2026-11-05T08:00:00.000Z"))
         assert (await status(bench)).state is SubmissionState.PUBLISHED
 
     run(test)
@@ -468,18 +496,18 @@ def test_a_submission_moves_forward_only() -> None:
 def test_a_rejected_submission_stays_rejected() -> None:
     async def test(bench: Bench) -> None:
         env, submission = bench.env, make_submission()
-        await store.create_submission(env, submission)
-        await store.record_scan(env, submission, make_scan())
+        await create_submission(env, submission)
+        await record_scan(env, submission, make_scan())
         late = make_scan(Verdict.FAIL, "2026-11-02T09:00:00.000Z")
-        assert (await store.record_scan(env, submission, late)).verdict is Verdict.PASS
+        assert (await record_scan(env, submission, late)).verdict is Verdict.PASS
         rejection = make_scan(Verdict.FAIL, "2026-11-04T09:00:00.000Z")
-        assert await store.record_scan(env, submission, rejection) == rejection
+        assert await record_scan(env, submission, rejection) == rejection
         later = make_scan(Verdict.PASS, "2026-11-05T09:00:00.000Z")
-        assert await store.record_scan(env, submission, later) == rejection
+        assert await record_scan(env, submission, later) == rejection
         found = await status(bench)
         assert (found.state, found.reason) == (SubmissionState.REJECTED, "because")
         assert found.rejected_at == rejection.scanned_at
-        assert await store.oldest_pending(env) is None
+        assert await oldest_pending(env) is None
 
     run(test)
 
@@ -488,9 +516,9 @@ def test_the_oldest_pending_is_one_list_call() -> None:
     async def test(bench: Bench) -> None:
         for number in (5, 3, 4):
             created_at = f"2026-11-0{number}T08:00:00.000Z"
-            await store.create_submission(bench.env, make_submission(f"a:{number}", created_at))
-        oldest = await store.oldest_pending(bench.env)
-        assert oldest == store.PendingSubmission("a:3", "2026-11-03T08:00:00.000Z")
+            await create_submission(bench.env, make_submission(f"a:{number}", created_at))
+        oldest = await oldest_pending(bench.env)
+        assert oldest == PendingSubmission("a:3", "2026-11-03T08:00:00.000Z")
         assert bench.kv.operations["list"] == 1
 
     run(test)
@@ -500,11 +528,11 @@ def test_damaged_submissions_are_told_from_missing_ones() -> None:
     async def test(bench: Bench) -> None:
         bench.kv.damage("sub:id-1", b'{"id": 7}')
         bench.kv.damage("scan:id-1", b"\xff")
-        assert isinstance(await store.get_submission(bench.env, "id-1"), InvalidRecord)
-        assert isinstance((await store.get_scans(bench.env, ["id-1"]))["id-1"], InvalidRecord)
+        assert isinstance(await get_submission(bench.env, "id-1"), InvalidRecord)
+        assert isinstance((await get_scans(bench.env, ["id-1"]))["id-1"], InvalidRecord)
         with pytest.raises(InvalidRecord):
-            await store.submission_status(bench.env, "id-1")
-        assert await store.get_submission(bench.env, "\ud800") is None
+            await submission_status(bench.env, "id-1")
+        assert await get_submission(bench.env, "\ud800") is None
 
     run(test)
 
@@ -527,20 +555,20 @@ def test_dead_letters_are_listed_filtered_counted_and_removed() -> None:
                 failed_at=env.now(),
                 redriven_at=env.now() if number == 4 else None,
             )
-            await store.store_dead_letter(env, letter)
+            await store_dead_letter(env, letter)
 
         async def ids(reason: str | None, after: str | None, limit: int) -> list[str]:
-            found = await store.list_dead_letters(env, reason=reason, after=after, limit=limit)
+            found = await list_dead_letters(env, reason=reason, after=after, limit=limit)
             return [letter.id for letter in found]
 
         assert await ids(None, None, 10) == ["m0", "m1", "m2", "m3"]
         assert await ids(None, "m0", 2) == ["m1", "m2"]
         assert await ids("poison", None, 10) == ["m0", "m2"]
-        assert await store.count_dead_letters(env) == {"poison": 2, "unknown-submission": 2}
-        records = await store.list_letter_records(env, limit=10)
+        assert await count_dead_letters(env) == {"poison": 2, "unknown-submission": 2}
+        records = await list_letter_records(env, limit=10)
         assert sorted(letter.id for letter in records.values()) == ["m0", "m1", "m2", "m3", "m4"]
-        await store.clear_letter_records(env, [key for key, x in records.items() if x.id == "m0"])
-        assert await store.get_dead_letters(env, ["m0"]) == []
+        await clear_letter_records(env, [key for key, x in records.items() if x.id == "m0"])
+        assert await get_dead_letters(env, ["m0"]) == []
 
     run(test)
 
@@ -560,13 +588,13 @@ def test_the_last_event_of_a_letter_decides_whether_it_waits() -> None:
             ([before, first, redriven], redriven),
             ([again, first, redriven], again),
         ):
-            await store.clear_letter_records(env, await store.list_letter_records(env, limit=10))
+            await clear_letter_records(env, await list_letter_records(env, limit=10))
             for state in states:
-                await store.store_dead_letter(env, state)
-            assert await store.get_dead_letters(env, ["a"]) == [latest]
+                await store_dead_letter(env, state)
+            assert await get_dead_letters(env, ["a"]) == [latest]
             waits = latest.is_open
-            assert await store.count_dead_letters(env) == ({"r": 1} if waits else {})
-            listed = await store.list_dead_letters(env, reason="r", after=None, limit=5)
+            assert await count_dead_letters(env) == ({"r": 1} if waits else {})
+            listed = await list_dead_letters(env, reason="r", after=None, limit=5)
             assert listed == ([latest] if waits else [])
 
     run(test)
@@ -576,15 +604,15 @@ def test_a_lease_is_held_until_it_ends() -> None:
     async def test(bench: Bench) -> None:
         env = bench.env
         later, earlier = "2999-01-01T00:00:00.000Z", "1999-01-01T00:00:00.000Z"
-        assert await store.acquire_lease(env, "repair", "a", expires_at=later)
-        assert await store.acquire_lease(env, "repair", "a", expires_at=later)
-        assert not await store.acquire_lease(env, "repair", "b", expires_at=later)
-        await store.release_lease(env, "repair", "b")
-        assert not await store.acquire_lease(env, "repair", "b", expires_at=later)
-        await store.release_lease(env, "repair", "a")
-        assert await store.acquire_lease(env, "repair", "b", expires_at=earlier)
-        assert await store.acquire_lease(env, "repair", "a", expires_at=later)
-        await store.save_state(env, "report", b"{}")
-        assert await store.load_state(env, "report") == b"{}"
+        assert await acquire_lease(env, "repair", "a", expires_at=later)
+        assert await acquire_lease(env, "repair", "a", expires_at=later)
+        assert not await acquire_lease(env, "repair", "b", expires_at=later)
+        await release_lease(env, "repair", "b")
+        assert not await acquire_lease(env, "repair", "b", expires_at=later)
+        await release_lease(env, "repair", "a")
+        assert await acquire_lease(env, "repair", "b", expires_at=earlier)
+        assert await acquire_lease(env, "repair", "a", expires_at=later)
+        await save_state(env, "report", b"{}")
+        assert await load_state(env, "report") == b"{}"
 
     run(test)

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from marketplace.api.app import create_app
+from marketplace.web.app import create_app
 from tests.worker.conftest import ADDED_FORGE, Marketplace
 from tests.worker.log import log_until_now
 from tests.worker.publishing import OPERATOR

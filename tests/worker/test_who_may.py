@@ -7,7 +7,7 @@ from typing import Any, Final
 import httpx
 import pytest
 
-from marketplace.api.app import create_app
+from marketplace.web.app import create_app
 from tests.worker.conftest import INTERNAL_KEY, JWT_SECRET, Marketplace
 from tests.worker.credentials import Headers, lesser, right, wrong
 from tests.worker.log import log_until_now

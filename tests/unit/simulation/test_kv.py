@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from marketplace.storage import KvError, KvNamespace, KvRateLimited
+from marketplace.ports.errors import KvError, KvRateLimited
+from marketplace.ports.kv import KvNamespace
 from tests.simulation.chance import Chance
 from tests.simulation.errors import SimulationError
 from tests.simulation.kv import KvConduct, KvHandle, KvOperation, KvOperationKind, SimulatedKv

@@ -1,0 +1,1 @@
+"""What any program needs: time as text, JSON, bounded concurrency, log lines."""

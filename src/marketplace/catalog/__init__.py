@@ -1,0 +1,1 @@
+"""Reading the marketplace: listings, single skills, and the sources that answer."""

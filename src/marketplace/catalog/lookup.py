@@ -1,0 +1,183 @@
+"""One skill, by its slug or by its repository. Every answer says where it came from.
+
+The seed is canonical for its slugs: it is looked into first.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import TypeVar
+
+from marketplace.catalog.answer import Answer, Source
+from marketplace.catalog.source_chain import Reading
+from marketplace.kv.aliases import follow_aliases
+from marketplace.kv.index import find_in_index
+from marketplace.kv.outbox import find_identity_in_outbox, find_in_outbox
+from marketplace.kv.records import read_record, read_records
+from marketplace.ports.database import SkillDatabase
+from marketplace.ports.env import Env
+from marketplace.ports.errors import DatabaseError, KvError, StorageError
+from marketplace.skills.skill import Skill
+from marketplace.skills.slugs import identity_of, slug_candidates, slugify
+
+T = TypeVar("T")
+
+
+class PerhapsMissing(StorageError):
+    """Nothing was found, but a source that may have it could not be asked."""
+
+    def __init__(self, wanted: str, reasons: Sequence[str]) -> None:
+        super().__init__(f"{wanted:.200} not found; {'; '.join(reasons)}", reason="incomplete")
+
+
+async def get_skill_by_name(env: Env, name: str) -> Answer[Skill] | None:
+    """The skill of a slug, or the one that left it as an alias; its name tells which it was.
+
+    With PostgreSQL away every skill is found that a listing shows. None only when no source
+    failed: raises PerhapsMissing otherwise.
+    """
+    seeded = env.seed.by_name.get(name)
+    if seeded is not None:
+        return Answer(seeded, Source.SEED)
+    if not name or slugify(name) != name:
+        return None
+    reading = Reading(env)
+    skill = await _row(reading, lambda database: database.get_skill(name))
+    if skill is not None:
+        return reading.answer(skill, Source.POSTGRES)
+    found = await _kept_in_kv(reading, lambda: _by_name_in_kv(reading, name))
+    return _certain(reading, found, name)
+
+
+async def get_skill_by_identity(
+    env: Env, owner: str, repository: str, skill_name: str
+) -> Answer[Skill] | None:
+    """The skill that a GitHub repository calls ``skill_name``, whatever slug it was given.
+
+    Raises PerhapsMissing as ``get_skill_by_name`` does.
+    """
+    repo_url = f"https://github.com/{owner}/{repository}"
+    reading = Reading(env)
+    found = await _find_by_identity(reading, repo_url, slugify(skill_name))
+    return _certain(reading, found, f"{owner}/{repository}/{skill_name}")
+
+
+async def find_by_identity(env: Env, repo_url: str, base_slug: str) -> Answer[Skill] | None:
+    """The listed skill of a repository and base slug, as far as the sources can tell.
+
+    Raises KvError where PostgreSQL does not know it or is away, and KV cannot be asked.
+    """
+    return await _find_by_identity(Reading(env), repo_url, base_slug)
+
+
+async def _find_by_identity(
+    reading: Reading, repo_url: str, base_slug: str
+) -> Answer[Skill] | None:
+    try:
+        identity = identity_of(repo_url, base_slug)
+    except ValueError:
+        return None
+    seeded = reading.env.seed.by_identity.get(identity)
+    if seeded is not None:
+        return Answer(seeded, Source.SEED)
+    skill = await _row(reading, lambda database: database.get_skill_by_identity(identity))
+    if skill is not None:
+        return reading.answer(skill, Source.POSTGRES)
+    candidates = slug_candidates(repo_url, base_slug)
+    return await _kept_in_kv(reading, lambda: _by_identity_in_kv(reading, identity, candidates))
+
+
+def _certain(reading: Reading, found: Answer[Skill] | None, wanted: str) -> Answer[Skill] | None:
+    """What was found. Raises PerhapsMissing for nothing, when a source failed."""
+    if found is None and reading.reasons:
+        raise PerhapsMissing(wanted, reading.reasons)
+    return found
+
+
+async def _row(
+    reading: Reading, read: Callable[[SkillDatabase], Awaitable[Skill | None]]
+) -> Skill | None:
+    """PostgreSQL's answer; none also when it is away, which the reading then tells."""
+    try:
+        return await reading.from_database(read)
+    except DatabaseError:  # noted by the reading
+        return None
+
+
+_Found = tuple[Skill, Source]
+
+
+async def _kept_in_kv(
+    reading: Reading, read: Callable[[], Awaitable[_Found | None]]
+) -> Answer[Skill] | None:
+    found = await reading.from_kv(read)
+    return None if found is None else reading.answer(*found)
+
+
+async def _by_name_in_kv(reading: Reading, name: str) -> _Found | None:
+    """KV's newest state of a slug's skill, over its aliases. Raises KvError.
+
+    Where PostgreSQL answered, the record alone counts: what waits in the outbox or is left in the
+    index is in no listing then.
+    """
+    env = reading.env
+    chain = await follow_aliases(env, name)
+    record = await read_record(env, chain.slugs[-1]) if chain.is_live else None
+    own = record if isinstance(record, Skill) else None
+    if not reading.reasons:
+        return None if own is None else (own, Source.KV_ENUMERATION)
+    waiting, indexed = await asyncio.gather(
+        _attempt(reading, lambda: find_in_outbox(env, chain.slugs)),
+        _summary_in_index(reading, chain.slugs, None, needed=own is None),
+    )
+    return _newest(own, waiting) or indexed
+
+
+async def _by_identity_in_kv(
+    reading: Reading, identity: str, candidates: Sequence[str]
+) -> _Found | None:
+    """As `_by_name_in_kv`, for an identity and the slugs that it may have. Raises KvError."""
+    env = reading.env
+    records = await read_records(env, candidates)
+    own = [r for r in records.values() if isinstance(r, Skill) and r.identity == identity]
+    newest = max(own, key=lambda record: record.revision, default=None)
+    if not reading.reasons:
+        return None if newest is None else (newest, Source.KV_ENUMERATION)
+    waiting, indexed = await asyncio.gather(
+        _attempt(reading, lambda: find_identity_in_outbox(env, identity)),
+        _summary_in_index(reading, candidates, identity, needed=newest is None),
+    )
+    return _newest(newest, waiting) or indexed
+
+
+async def _attempt(reading: Reading, read: Callable[[], Awaitable[T]]) -> T | None:
+    """A part of KV that may hold more; when it fails, what is known already must not be lost."""
+    try:
+        async with asyncio.timeout(reading.seconds_left):
+            return await read()
+    except TimeoutError:
+        reading.note(Source.KV_ENUMERATION, KvError("no answer in time", reason="timeout"))
+        return None
+    except KvError as error:
+        reading.note(Source.KV_ENUMERATION, error)
+        return None
+
+
+def _newest(record: Skill | None, waiting: Skill | None) -> _Found | None:
+    """The record, unless a newer state of the same skill waits for PostgreSQL."""
+    if record is None:
+        return None if waiting is None else (waiting, Source.KV_ENUMERATION)
+    is_newer = (
+        waiting is not None
+        and waiting.identity == record.identity
+        and waiting.revision > record.revision
+    )
+    return (waiting if waiting is not None and is_newer else record), Source.KV_ENUMERATION
+
+
+async def _summary_in_index(
+    reading: Reading, slugs: Collection[str], identity: str | None, *, needed: bool
+) -> _Found | None:
+    if not needed:
+        return None
+    entry = await _attempt(reading, lambda: find_in_index(reading.env, slugs, identity))
+    return None if entry is None else (Skill.from_summary(entry.summary), Source.KV_INDEX)

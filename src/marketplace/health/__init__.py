@@ -1,0 +1,1 @@
+"""How the sources stand, where they disagree, and what repairs it."""

@@ -1,0 +1,45 @@
+"""What health recommends, and the one word that it says about everything."""
+
+from typing import Final, Literal
+
+from marketplace.health.report import REBUILD_CALL, REDRIVE_CALL, Health, Recommendation
+from marketplace.ports.dead_letter import PASSING_REASONS
+
+PENDING_TOLERATED: Final = 3_600.0  # seconds
+
+_CHECKS: Final = {
+    "postgres": "Check that the database is up and that Hyperdrive reaches it.",
+    "kv": "Check the KV namespace and its binding SUBMISSIONS_KV.",
+    "kv_index": "Check the KV namespace and its binding SUBMISSIONS_KV.",
+}
+
+
+def recommend(health: Health) -> None:
+    add = health.recommendations.append
+    for name, state in health.sources.items():
+        if not state.reachable:
+            add(Recommendation(action=_CHECKS[name], reason=f"{name}: {state.error}"))
+    index = health.sources["kv_index"]
+    if health.drifts:
+        reason = " ".join(drift.message for drift in health.drifts)
+        add(Recommendation(action="Rebuild.", reason=reason, call=REBUILD_CALL))
+    elif index.reachable and index.error:
+        reason = f"The index cannot be used: {index.error}"
+        add(Recommendation(action="Rebuild.", reason=reason, call=REBUILD_CALL))
+    elif isinstance(health.last_repair, dict) and health.last_repair.get("ok") is False:
+        reason = "The last repair did not come to a good end; its report says why."
+        add(Recommendation(action="Rebuild again.", reason=reason, call=REBUILD_CALL))
+    passing = sum(health.dead_letters.by_reason.get(reason, 0) for reason in PASSING_REASONS)
+    if passing:
+        reason = f"{passing} messages failed for a passing reason."
+        add(Recommendation(action="Redrive them.", reason=reason, call=REDRIVE_CALL))
+    pending = health.oldest_pending
+    if pending and pending["age_seconds"] > PENDING_TOLERATED:
+        reason = f"Submission {pending['id']} has waited {pending['age_seconds'] / 3600:.1f} hours."
+        add(Recommendation(action="Check the scanner, the publish queue and cron.", reason=reason))
+
+
+def status_of(health: Health) -> Literal["ok", "drift", "failing"]:
+    if any(not state.reachable for state in health.sources.values()):
+        return "failing"
+    return "drift" if health.drifts else "ok"

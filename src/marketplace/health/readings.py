@@ -1,0 +1,170 @@
+"""Reading each source for health, within a time of its own.
+
+A source that fails is a reading with an error, and never fails the whole.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Generic, TypeVar
+
+from marketplace.health.report import SourceState
+from marketplace.kv import access as kv_access
+from marketplace.kv.dead_letters import count_dead_letters
+from marketplace.kv.keys import ALIAS_PREFIX, SKILL_PREFIX
+from marketplace.kv.records import read_records
+from marketplace.kv.state import load_state
+from marketplace.kv.submissions import PendingSubmission, oldest_pending
+from marketplace.kv.summaries import Moved, decode_revision
+from marketplace.operations.reports import LAST_CHECK, LAST_REPAIR
+from marketplace.ports.env import Env, get_db
+from marketplace.ports.errors import StorageError
+from marketplace.ports.kv import KV_BULK_GET_LIMIT, KvKey
+from marketplace.skills.fingerprint import NO_SKILLS, add_versions_to_digest
+from marketplace.skills.skill import Skill
+from marketplace.skills.slugs import is_slug
+
+DATABASE_SECONDS: Final = 4.0
+KV_SECONDS: Final = 8.0  # 110 list pages one after the other
+
+MAX_VALUES_READ: Final = 10_000
+"""Records without usable metadata whose values are read: a hundred bulk gets."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading(Generic[T]):
+    """What a source answered, or why it did not."""
+
+    value: T | None
+    milliseconds: float
+    error: str | None = None
+
+    def state(self) -> SourceState:
+        """The source's entry in the answer."""
+        return SourceState(
+            reachable=self.error is None, latency_ms=self.milliseconds, error=self.error
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SkillCount:
+    """The skills of a source; ``digest`` is None where only their number is known."""
+
+    count: int
+    digest: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class FoundInDatabase:
+    skills: SkillCount
+    letters: Mapping[str, int]
+    last_repair: bytes | None
+    last_check: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class FoundInKv:
+    """What else health wants of KV."""
+
+    letters: Mapping[str, int]
+    pending: PendingSubmission | None
+    last_repair: bytes | None
+    last_check: bytes | None
+
+
+async def read_source(
+    env: Env, source: str, seconds: float, read: Callable[[Env], Awaitable[T]]
+) -> _Reading[T]:
+    """Read a source; a failure and a timeout become part of the reading, and one log line."""
+    start = time.monotonic()
+
+    def elapsed() -> float:
+        return round((time.monotonic() - start) * 1000, 1)
+
+    try:
+        async with asyncio.timeout(seconds):
+            value = await read(env)
+    except TimeoutError:
+        error = f"timeout: no answer within {seconds:.0f} s"
+    except StorageError as failure:
+        error = f"{failure.reason}: {failure}"
+    else:
+        return _Reading(value, elapsed())
+    env.log(f"health: {source} not read", level="warning", source=source, reason=error)
+    return _Reading(None, elapsed(), error)
+
+
+async def read_database(env: Env) -> FoundInDatabase:
+    with await get_db(env) as database:
+        found = await database.fingerprint()
+        return FoundInDatabase(
+            skills=SkillCount(found.count, found.digest),
+            letters=await database.count_dead_letters(),
+            last_repair=await database.load_state(LAST_REPAIR),
+            last_check=await database.load_state(LAST_CHECK),
+        )
+
+
+async def read_rest_of_kv(env: Env) -> FoundInKv:
+    return FoundInKv(
+        letters=await count_dead_letters(env),
+        pending=await oldest_pending(env),
+        last_repair=await load_state(env, LAST_REPAIR),
+        last_check=await load_state(env, LAST_CHECK),
+    )
+
+
+@dataclass(slots=True)
+class _Tally:
+    """The records counted so far, and those whose values have to tell what they are."""
+
+    count: int = 0
+    digest: str = NO_SKILLS.digest
+    by_value: list[str] = field(default_factory=list)
+    left_out: int = 0
+
+    def add(self, versions: Sequence[tuple[str, str]]) -> None:
+        """Count skills, given by slug and revision."""
+        self.count += len(versions)
+        self.digest = add_versions_to_digest(self.digest, versions)
+
+    def sort(self, keys: Sequence[KvKey]) -> None:
+        """Enter a list page, from its metadata."""
+        versions = []
+        for key in keys:
+            slug = key.name.removeprefix(SKILL_PREFIX)
+            if key.name.startswith(ALIAS_PREFIX) or not is_slug(slug):
+                continue
+            match decode_revision(slug, key.metadata):
+                case str() as revision:
+                    versions.append((slug, revision))
+                case Moved():
+                    pass
+                case None if len(self.by_value) < MAX_VALUES_READ:
+                    self.by_value.append(slug)
+                case None:
+                    self.left_out += 1
+        self.add(versions)
+
+
+async def count_records(env: Env) -> SkillCount:
+    """Count the records from list pages; values only where metadata does not tell, and bounded."""
+    tally = _Tally()
+    kept_free = MAX_VALUES_READ // KV_BULK_GET_LIMIT + 50
+    budget = max(1, env.settings.kv_operation_budget - kept_free)
+    cursor: str | None = None
+    async for page in kv_access.list_all_keys(env, SKILL_PREFIX, page_budget=budget):
+        tally.sort(page.keys)
+        cursor = page.cursor
+    if cursor is not None:
+        raise StorageError(f"more than {budget} list pages", reason="too-many")
+    for slugs in kv_access.chunks(tally.by_value, KV_BULK_GET_LIMIT):
+        records = await read_records(env, slugs)
+        skills = [record for record in records.values() if isinstance(record, Skill)]
+        tally.add([(skill.name, skill.revision) for skill in skills])
+    if tally.left_out:
+        return SkillCount(tally.count + tally.left_out, None)
+    return SkillCount(tally.count, tally.digest)

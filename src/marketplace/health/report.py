@@ -1,0 +1,68 @@
+"""The health answer: what it holds, and the calls that it recommends."""
+
+from typing import Any, Final, Literal
+
+import msgspec
+
+REBUILD_CALL: Final = "POST /api/v1/admin/rebuild-index"
+REDRIVE_CALL: Final = "POST /api/v1/admin/dead-letters/redrive"
+
+
+class SourceState(msgspec.Struct, kw_only=True):
+    """Whether a source answered, how fast, and what is wrong with it."""
+
+    reachable: bool
+    latency_ms: float
+    error: str | None = None
+    damaged: bool = False
+    age_seconds: float | None = None
+
+
+class Drift(msgspec.Struct, kw_only=True):
+    """Two sources that disagree, in number or in members."""
+
+    kind: Literal["count", "members"]
+    sources: tuple[str, str]
+    counts: tuple[int, int]
+    difference: int
+    message: str
+
+
+class Recommendation(msgspec.Struct, kw_only=True):
+    """What to do about a finding; ``call`` repairs it, where one call can."""
+
+    action: str
+    reason: str
+    call: str | None = None
+
+
+class DeadLetterCounts(msgspec.Struct, kw_only=True):
+    """Dead letters that wait; None where no store of them could be read."""
+
+    total: int | None = None
+    by_reason: dict[str, int] = {}
+
+
+class Health(msgspec.Struct, kw_only=True):
+    """The health answer. Its field names are what dashboards read."""
+
+    status: Literal["ok", "drift", "failing"] = "ok"
+    kv_index_count: int | None = None
+    kv_enumerated_count: int | None = None
+    prisma_count: int | None = None
+    seed_count: int = 0
+    drift_detected: bool = False
+    drifts: list[Drift] = []
+    recommendations: list[Recommendation] = []
+    sources: dict[str, SourceState] = {}
+    last_repair: Any = None
+    last_check: Any = None
+    dead_letters: DeadLetterCounts = msgspec.field(default_factory=DeadLetterCounts)
+    oldest_pending: dict[str, Any] | None = None
+    heap: dict[str, Any] | None = None
+    kv_operations: dict[str, int] = {}
+
+    @property
+    def needs_rebuild(self) -> bool:
+        """Whether a rebuild would repair something of this."""
+        return any(item.call == REBUILD_CALL for item in self.recommendations)

@@ -1,0 +1,1 @@
+"""Everything that the marketplace keeps in KV."""

@@ -1,0 +1,186 @@
+"""Every call to KV goes through here: bounded in time, in bytes and in number.
+
+Errors: a call that takes longer than ``settings.kv_timeout`` is a failed call,
+``KvError(reason="timeout")``. All functions raise KvError and nothing else.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from itertools import islice
+from typing import Any, Final, TypeVar
+
+from marketplace.basics import json_text
+from marketplace.ports.env import Env
+from marketplace.ports.errors import KvError, KvRateLimited, KvValueTooLarge
+from marketplace.ports.kv import KV_BULK_GET_LIMIT, KV_LIST_LIMIT, KV_WRITE_INTERVAL, KvListPage
+from marketplace.skills.stored import InvalidRecord
+
+MAX_RECORD_BYTES: Final = 256 * 1024
+"""Of one record. A hundred of them just fill what one bulk get may bring; a skill within the
+limits of its fields is under 20 KiB."""
+
+_PARTS: Final = 10  # of a bulk get that was too large
+
+MAX_KEY_BYTES: Final = 512
+"""KV's limit."""
+
+T = TypeVar("T")
+
+Value = bytes | InvalidRecord | None
+"""What was found under a key; InvalidRecord when it is too large to be a record."""
+
+
+async def in_time(env: Env, operation: str, call: Awaitable[T]) -> T:
+    """Await a KV call, at most ``settings.kv_timeout`` seconds."""
+    limit = env.settings.kv_timeout
+    try:
+        async with asyncio.timeout(limit):
+            return await call
+    except TimeoutError as error:
+        raise KvError(f"KV {operation} took longer than {limit} s", reason="timeout") from error
+
+
+async def get_value(env: Env, key: str, *, max_bytes: int = MAX_RECORD_BYTES) -> bytes | None:
+    """One value. Raises KvValueTooLarge beyond ``max_bytes``."""
+    return await in_time(env, "get", env.submissions_kv.get(key, max_bytes=max_bytes))
+
+
+async def put_value(
+    env: Env,
+    key: str,
+    value: bytes,
+    *,
+    metadata: str | None = None,
+    expiration_ttl: int | None = None,
+) -> None:
+    """Write one value. Raises KvRateLimited on a second write to the key within a second."""
+    put = env.submissions_kv.put(key, value, metadata=metadata, expiration_ttl=expiration_ttl)
+    await in_time(env, "put", put)
+
+
+async def write_again_if_refused(write: Callable[[], Awaitable[object]]) -> None:
+    """Write; where KV refuses a second write to the key within a second, once more after that."""
+    try:
+        await write()
+    except KvRateLimited:
+        await asyncio.sleep(1.1 * KV_WRITE_INTERVAL)
+        await write()
+
+
+async def delete_key(env: Env, key: str) -> None:
+    """Remove a key; no error when there is none."""
+    await in_time(env, "delete", env.submissions_kv.delete(key))
+
+
+async def list_page(
+    env: Env, prefix: str, *, cursor: str | None = None, limit: int = KV_LIST_LIMIT
+) -> KvListPage:
+    """One page of keys. Raises KvError when KV hands back the cursor it was given."""
+    listing = env.submissions_kv.list(prefix=prefix, cursor=cursor, limit=limit)
+    page = await in_time(env, "list", listing)
+    if page.cursor is not None and page.cursor == cursor:
+        raise KvError("KV list does not move on", reason="stuck-cursor")
+    return page
+
+
+async def list_all_keys(
+    env: Env, prefix: str, *, cursor: str | None = None, page_budget: int | None = None
+) -> AsyncIterator[KvListPage]:
+    """Every page of keys under ``prefix`` in UTF-8 order, empty ones included.
+
+    Goes on from ``cursor``, up to ``page_budget`` list calls (None: to the end). The last page
+    yielded has the cursor None when all keys were seen; otherwise it tells where to go on.
+    """
+    pages = 0
+    while page_budget is None or pages < page_budget:
+        page = await list_page(env, prefix, cursor=cursor)
+        yield page
+        pages += 1
+        cursor = page.cursor
+        if cursor is None:
+            return
+
+
+async def read_values(env: Env, keys: Sequence[str]) -> Mapping[str, Value]:
+    """The values of up to KV_BULK_GET_LIMIT keys, each of at most MAX_RECORD_BYTES.
+
+    One operation, unless the values are too large together: then the keys are cut in tenths until
+    the values that are too large stand alone, which takes up to 20 operations for each of those.
+    Tenths and not halves, because each try has KV read the large value once more, a quarter of a
+    second of a listing's two. A key that KV cannot have (too long, no text) has no value.
+    """
+    possible = [key for key in keys if _is_possible(key)]
+    values = await _read_possible(env, possible)
+    return {key: values.get(key) for key in keys}
+
+
+async def _read_possible(env: Env, keys: Sequence[str]) -> dict[str, Value]:
+    if not keys:
+        return {}
+    if len(keys) == 1:
+        return {keys[0]: await _read_alone(env, keys[0])}
+    try:
+        values = await in_time(env, "bulk get", env.submissions_kv.get_many(keys))
+    except KvValueTooLarge:
+        found: dict[str, Value] = {}
+        for part in chunks(keys, -(-len(keys) // _PARTS)):
+            found |= await _read_possible(env, part)
+        return found
+    return {key: _within_limit(values.get(key)) for key in keys}
+
+
+async def read_all_values(env: Env, keys: Sequence[str]) -> dict[str, Value]:
+    """As `read_values`, for any number of keys. Holds all values: for short lists only."""
+    values: dict[str, Value] = {}
+    for chunk in chunks(list(dict.fromkeys(keys)), KV_BULK_GET_LIMIT):
+        values |= await read_values(env, chunk)
+    return values
+
+
+def chunks(items: Sequence[T], size: int) -> list[list[T]]:
+    """Cut a sequence into lists of ``size``, the last one shorter."""
+    iterator = iter(items)
+    return list(iter(lambda: list(islice(iterator, size)), []))
+
+
+def _is_possible(key: str) -> bool:
+    """Whether there can be such a key: ids and slugs in keys may come from an address bar."""
+    try:
+        return len(key.encode()) <= MAX_KEY_BYTES
+    except UnicodeEncodeError:
+        return False
+
+
+async def _read_alone(env: Env, key: str) -> Value:
+    try:
+        return _within_limit(await get_value(env, key))
+    except KvValueTooLarge:
+        return _too_large()
+
+
+def _within_limit(value: bytes | None) -> Value:
+    if value is not None and len(value) > MAX_RECORD_BYTES:
+        return _too_large()
+    return value
+
+
+def _too_large() -> InvalidRecord:
+    return InvalidRecord(f"larger than {MAX_RECORD_BYTES} bytes")
+
+
+def decode_json(value: bytes) -> Any:
+    """Decode a stored value. Raises InvalidRecord for whatever is no JSON, however it is broken."""
+    try:
+        return json_text.decode(value)
+    except json_text.UnreadableJson as error:
+        raise InvalidRecord(f"no JSON: {str(error)[:100]}") from error
+
+
+def decode_record(value: Value, kind: type[T]) -> T | InvalidRecord | None:
+    """A value as a record of type ``kind``; what is wrong with it where it is none."""
+    if value is None or isinstance(value, InvalidRecord):
+        return value
+    try:
+        return json_text.decode(value, kind)
+    except json_text.UnreadableJson as error:
+        return InvalidRecord(str(error))

@@ -1,0 +1,128 @@
+"""Old slugs that keep working: ``skill:alias:{old}`` leads to the slug that the skill has now."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from marketplace.kv import access as kv_access
+from marketplace.kv import records as kv_records
+from marketplace.kv import summaries as kv_summaries
+from marketplace.kv.keys import alias_key, skill_key
+from marketplace.ports.env import Env
+from marketplace.skills.slugs import is_slug
+from marketplace.skills.stored import InvalidRecord
+
+MAX_ALIAS_HOPS: Final = 8
+"""Renames that a chain of aliases may have; each is one KV operation for the reader."""
+
+_TARGET_FIELDS: Final = ("slug", "target", "newSlug", "movedTo")
+
+
+async def write_alias(env: Env, alias: str, slug: str) -> None:
+    """Let ``alias`` lead to ``slug``. Raises KvError; ValueError unless both are slugs, and two."""
+    if not is_slug(alias) or not is_slug(slug) or alias == slug:
+        raise ValueError(f"cannot alias {alias!r:.80} to {slug!r:.80}")
+    value = msgspec.json.encode({"slug": slug})
+    metadata = kv_summaries.encode_alias_metadata(alias, slug)
+    await kv_access.put_value(env, alias_key(alias), value, metadata=metadata)
+
+
+async def mark_moved(env: Env, old_slug: str, new_slug: str) -> None:
+    """Leave a forwarding note in place of the record of ``old_slug``, and an alias.
+
+    Call it once the record under ``new_slug`` is written. The alias comes first: cut off in
+    between, the old record is still there and a repeat completes the move.
+    Raises KvError; ValueError as `write_alias`.
+    """
+    await write_alias(env, old_slug, new_slug)
+    await kv_records.write_moved(env, old_slug, new_slug)
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """Where a slug leads to: itself first, then over aliases and forwarding notes.
+
+    ``is_live``: there is a record under the last one, even if a damaged one.
+    """
+
+    slugs: tuple[str, ...]
+    is_live: bool
+
+
+async def follow_aliases(env: Env, slug: str) -> Chain:
+    """Follow aliases and forwarding notes over at most MAX_ALIAS_HOPS renames.
+
+    A chain that ends nowhere, runs in a circle or is too long is logged. Raises KvError.
+    """
+    seen = [slug]
+    while len(seen) <= MAX_ALIAS_HOPS + 1:
+        is_live, following = await _follow(env, seen[-1])
+        if is_live:
+            return Chain(tuple(seen), is_live=True)
+        if following is None or following in seen:
+            break
+        seen.append(following)
+    if len(seen) > 1:
+        env.log("alias-unresolved", level="warning", alias=slug, chain=seen[1:])
+    return Chain(tuple(seen), is_live=False)
+
+
+async def resolve_alias(env: Env, slug: str) -> str | None:
+    """The slug under which KV has the skill that ``slug`` once named; ``slug`` itself if it does.
+
+    None when `follow_aliases` leads to no record. Raises KvError.
+    """
+    chain = await follow_aliases(env, slug)
+    return chain.slugs[-1] if chain.is_live else None
+
+
+async def unresolved_aliases(env: Env, aliases: Mapping[str, str]) -> dict[str, str]:
+    """Those of these aliases that lead to no record, each with where its chain ends.
+
+    The values of ``aliases`` are where to begin. All are followed at once, a hop at a time, with
+    one operation for fifty of them. Raises KvError.
+    """
+    waiting, ended = dict(aliases), dict[str, str]()
+    for _ in range(MAX_ALIAS_HOPS + 1):
+        slugs = sorted(set(waiting.values()))
+        keys = [key for slug in slugs for key in (skill_key(slug), alias_key(slug))]
+        values = await kv_access.read_all_values(env, keys)
+        following = {}
+        for alias, slug in waiting.items():
+            is_live, target = _target(slug, values)
+            if target is not None and not is_live:
+                following[alias] = target
+            elif not is_live:
+                ended[alias] = slug
+        waiting = following
+        if not waiting:
+            break
+    return ended | waiting
+
+
+async def _follow(env: Env, slug: str) -> tuple[bool, str | None]:
+    """Whether there is a record under a slug, even a damaged one; if not, where it leads to."""
+    keys = [skill_key(slug), alias_key(slug)]
+    return _target(slug, await kv_access.read_values(env, keys))
+
+
+def _target(slug: str, values: Mapping[str, kv_access.Value]) -> tuple[bool, str | None]:
+    record = kv_records.decode_skill_record(slug, values[skill_key(slug)])
+    if isinstance(record, kv_summaries.Moved):
+        return False, record.moved_to
+    return record is not None, _read_alias(values[alias_key(slug)])
+
+
+def _read_alias(value: kv_access.Value) -> str | None:
+    """The target in an alias' value: an object, a JSON string, or the bare slug."""
+    if value is None or isinstance(value, InvalidRecord):
+        return None
+    try:
+        target = kv_access.decode_json(value)
+    except InvalidRecord:
+        target = value.decode(errors="replace")
+    if isinstance(target, dict):
+        target = next((target[name] for name in _TARGET_FIELDS if name in target), None)
+    return target if isinstance(target, str) and is_slug(target) else None

@@ -1,0 +1,36 @@
+"""The index ``skills:published-index``: a cache of all listing summaries, never a source of truth.
+
+One manifest names the pages of its generation. Pages are written first, each under a key that no
+other generation uses, and the manifest last, so that a reader sees one generation or another and
+never half of each. What was published since is in the manifest's bounded ``recent`` list.
+
+Everything in it can be made again from the records (`IndexWriter`), so whatever is wrong with it
+is reported in `IndexReading.problems` and not raised: only KV itself failing raises KvError.
+
+The parts: ``manifest`` (manifest and pages), ``reading``, ``writing``, ``blocks`` (summaries in
+little memory), ``original_shape`` (of an index from before there were manifests).
+"""
+
+from marketplace.kv.index.manifest import IndexHeader, PageRef, index_header
+from marketplace.kv.index.reading import IndexReading, find_in_index, read_index
+from marketplace.kv.index.writing import (
+    IndexProgress,
+    IndexWriter,
+    add_to_published_index,
+    new_generation,
+    rewrite_index,
+)
+
+__all__ = [
+    "IndexHeader",
+    "IndexProgress",
+    "IndexReading",
+    "IndexWriter",
+    "PageRef",
+    "add_to_published_index",
+    "find_in_index",
+    "index_header",
+    "new_generation",
+    "read_index",
+    "rewrite_index",
+]

@@ -1,0 +1,153 @@
+"""The index's manifest and the form of its pages: what ``kv.index`` says of both, as types.
+
+Nothing here raises for what is found in KV but InvalidRecord for a page; what is there in place
+of a manifest comes back as a sentence.
+"""
+
+import base64
+import binascii
+import hashlib
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import msgspec
+
+from marketplace.basics import json_text
+from marketplace.basics.timestamps import age_in_seconds
+from marketplace.kv import access as kv_access
+from marketplace.kv.index.blocks import Block, check
+from marketplace.kv.index.original_shape import array_start
+from marketplace.kv.keys import INDEX_KEY
+from marketplace.ports.env import Env
+from marketplace.ports.kv import KV_VALUE_LIMIT
+from marketplace.skills.fingerprint import Fingerprint
+from marketplace.skills.stored import InvalidRecord
+
+MAX_MANIFEST_BYTES: Final = 4 * 1024 * 1024
+
+_FORMAT: Final = "published-index"
+_VERSION: Final = 1
+
+
+class PageRef(msgspec.Struct, frozen=True, rename="camel"):
+    """One page: its key, how many summaries, from which slug to which, digest of its value."""
+
+    key: str
+    count: int
+    first: str
+    last: str
+    digest: str
+
+
+class Recent(msgspec.Struct, frozen=True, rename="camel"):
+    added_at: str
+    entry: msgspec.Raw  # an encoded summary, decoded on its own: one broken entry hides no other
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    format: Literal["published-index"] = _FORMAT
+    version: Literal[1] = _VERSION
+    generation: str
+    written_at: str  # the manifest
+    rebuilt_at: str | None  # the pages; None: only `add_to_published_index` has written it
+    count: int
+    fingerprint: Fingerprint
+    pages: list[PageRef]
+    recent: list[Recent] = []
+    previous_pages: list[str] = []  # keys of the generation before; readers may still be there
+
+
+class _Described(msgspec.Struct):
+    """Enough of an unknown manifest to say what it is."""
+
+    format: str | None = None
+    version: int | str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class IndexHeader:
+    """What the manifest alone tells.
+
+    ``count`` and ``fingerprint`` are of the pages; ``recent`` entries were added since and may be
+    new skills or new states of listed ones, so the index has ``count`` to ``count + recent``.
+    ``problem`` says why there is no usable manifest (``missing``, ``damaged: …``, ``original
+    shape``); everything else is then empty.
+    """
+
+    problem: str | None = None
+    generation: str | None = None
+    count: int = 0
+    recent: int = 0
+    fingerprint: Fingerprint | None = None
+    written_at: str | None = None
+    rebuilt_at: str | None = None
+    age_seconds: float | None = None
+
+
+async def index_header(env: Env) -> IndexHeader:
+    """Count, age and fingerprint of the index, from one read. Raises KvError."""
+    value = await kv_access.get_value(env, INDEX_KEY, max_bytes=KV_VALUE_LIMIT)
+    manifest = read_manifest(value)
+    if isinstance(manifest, str):
+        return IndexHeader(problem=manifest)
+    return IndexHeader(
+        generation=manifest.generation,
+        count=manifest.count,
+        recent=len(manifest.recent),
+        fingerprint=manifest.fingerprint,
+        written_at=manifest.written_at,
+        rebuilt_at=manifest.rebuilt_at,
+        age_seconds=age_in_seconds(manifest.rebuilt_at or manifest.written_at, env.now()),
+    )
+
+
+MISSING: Final = "missing"
+ORIGINAL_SHAPE: Final = "original shape"
+
+
+def read_manifest(value: bytes | None) -> Manifest | str:
+    """The manifest, or what is there instead of one."""
+    if value is None:
+        return MISSING
+    if array_start(value) is not None:
+        return ORIGINAL_SHAPE
+    if len(value) > MAX_MANIFEST_BYTES:
+        return f"damaged: a manifest of {len(value)} bytes"
+    try:
+        manifest = json_text.decode(value, Manifest)
+    except json_text.UnreadableJson as error:
+        return f"damaged: {_describe(value) or str(error)[:100]}"
+    if manifest.count != sum(page.count for page in manifest.pages):
+        return "damaged: the pages do not add up to the count"
+    return manifest
+
+
+def _describe(value: bytes) -> str | None:
+    try:
+        found = json_text.decode(value, _Described)
+    except json_text.UnreadableJson:
+        return None
+    if found.format == _FORMAT and found.version != _VERSION:
+        return f"version {found.version!r:.20}, not {_VERSION}"
+    return None
+
+
+def decode_page(page: PageRef, value: bytes | None) -> Block:
+    if value is None:
+        raise InvalidRecord("missing")
+    if page_digest(value) != page.digest:
+        raise InvalidRecord("damaged")
+    try:
+        data = base64.b64decode(value, validate=True)
+    except binascii.Error as error:
+        raise InvalidRecord("damaged") from error
+    return check(Block(page.first, page.last, page.count, data))
+
+
+def encode_page(block: Block) -> bytes:
+    """KV values are text, so the compressed lines travel as base64."""
+    return base64.b64encode(block.data)
+
+
+def page_digest(value: bytes) -> str:
+    return hashlib.sha256(value).hexdigest()[:16]

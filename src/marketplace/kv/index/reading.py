@@ -1,0 +1,136 @@
+"""Reading the index, of any shape and in any condition."""
+
+import asyncio
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Final
+
+from marketplace.basics.concurrency import SIMULTANEOUS_CONNECTIONS, map_bounded
+from marketplace.kv import access as kv_access
+from marketplace.kv.index.blocks import Block, BlockBuilder, entry_of, find, iterate, merge
+from marketplace.kv.index.manifest import (
+    ORIGINAL_SHAPE,
+    Manifest,
+    PageRef,
+    decode_page,
+    read_manifest,
+)
+from marketplace.kv.index.original_shape import original_entries
+from marketplace.kv.keys import INDEX_KEY
+from marketplace.kv.summaries import decode_summary
+from marketplace.ports.env import Env
+from marketplace.ports.kv import KV_VALUE_LIMIT
+from marketplace.skills.skill import PublishedSummary
+from marketplace.skills.stored import InvalidRecord
+
+MAX_PROBLEMS: Final = 20
+
+_ENTRIES_A_TURN: Final = 500
+
+PAGES_AT_ONCE: Final = SIMULTANEOUS_CONNECTIONS - 2
+"""Two connections are left to the enumeration and the outbox, which are read at the same time."""
+
+
+@dataclass(slots=True)
+class IndexReading:
+    """What could be read of the index so far; it fills while `read_index` runs.
+
+    ``problems`` says what could not (at most MAX_PROBLEMS); ``complete`` whether there was
+    nothing wrong and all was read; ``problem`` why it is no index of ours at all.
+    """
+
+    problem: str | None = None
+    written_at: str | None = None
+    rebuilt_at: str | None = None
+    problems: list[str] = field(default_factory=list)
+    complete: bool = False
+    pages: BlockBuilder = field(default_factory=BlockBuilder)
+    recent: BlockBuilder = field(default_factory=BlockBuilder)
+
+    def layers(self) -> list[list[Block]]:
+        """The summaries read, for `blocks.merge`; recent ones may repeat others."""
+        return [self.pages.blocks(), self.recent.blocks()]
+
+    def summaries(self) -> Iterator[PublishedSummary]:
+        """Every skill once, in slug order."""
+        return iterate(merge(self.layers()))
+
+    def note(self, problem: str) -> None:
+        """Remember something that is wrong."""
+        if len(self.problems) < MAX_PROBLEMS:
+            self.problems.append(problem)
+
+
+async def read_index(env: Env, into: IndexReading | None = None) -> IndexReading:
+    """Read the index, of any shape and in any condition. Raises KvError when KV fails.
+
+    ``into`` is filled on the way, for callers that want what was read before a timeout.
+    Memory: all summaries, compressed, and one page or the value of the original shape.
+    """
+    reading = into if into is not None else IndexReading()
+    value = await kv_access.get_value(env, INDEX_KEY, max_bytes=KV_VALUE_LIMIT)
+    manifest = read_manifest(value)
+    if isinstance(manifest, Manifest):
+        reading.written_at, reading.rebuilt_at = manifest.written_at, manifest.rebuilt_at
+        read_recent(reading, manifest)
+        await _read_pages(env, reading, manifest.pages)
+        reading.complete = not reading.problems
+    else:
+        reading.problem = manifest
+        reading.note(manifest)
+        if value is not None and manifest == ORIGINAL_SHAPE:
+            await _read_original(reading, value)
+    return reading
+
+
+async def find_in_index(
+    env: Env, slugs: Collection[str], identity: str | None = None
+) -> PublishedSummary | None:
+    """The newest summary that the index has under one of these slugs (of this identity, if one is
+    given), as far as it can be read.
+
+    Reads the manifest and the pages that may hold them. Raises KvError when KV fails.
+    """
+    reading = IndexReading()
+    value = await kv_access.get_value(env, INDEX_KEY, max_bytes=KV_VALUE_LIMIT)
+    manifest = read_manifest(value)
+    if isinstance(manifest, Manifest):
+        read_recent(reading, manifest)
+        wanted = [p for p in manifest.pages if any(p.first <= slug <= p.last for slug in slugs)]
+        await _read_pages(env, reading, wanted)
+    elif value is not None and manifest == ORIGINAL_SHAPE:
+        await _read_original(reading, value)
+    try:
+        return find([block for layer in reading.layers() for block in layer], slugs, identity)
+    except InvalidRecord as error:
+        env.log("index-page-damaged", level="warning", reason=str(error))
+        return None
+
+
+def read_recent(reading: IndexReading, manifest: Manifest) -> None:
+    for recent in manifest.recent:
+        try:
+            reading.recent.add([entry_of(decode_summary(bytes(recent.entry)))])
+        except InvalidRecord as error:
+            reading.note(f"recent entry: {error}")
+
+
+async def _read_pages(env: Env, reading: IndexReading, pages: Sequence[PageRef]) -> None:
+    """Read pages at once, so that one that is late holds up no other."""
+    await map_bounded(pages, lambda page: _read_page(env, reading, page), at_once=PAGES_AT_ONCE)
+
+
+async def _read_page(env: Env, reading: IndexReading, page: PageRef) -> None:
+    try:
+        value = await kv_access.get_value(env, page.key, max_bytes=KV_VALUE_LIMIT)
+        reading.pages.add_block(decode_page(page, value))
+    except InvalidRecord as error:
+        reading.note(f"page {page.key}: {error}")
+
+
+async def _read_original(reading: IndexReading, value: bytes) -> None:
+    entries = original_entries(value, reading.note)
+    while some := list(islice(entries, _ENTRIES_A_TURN)):
+        reading.pages.add([entry_of(entry) for entry in some if entry is not None])
+        await asyncio.sleep(0)  # long work without I/O: let a deadline pass

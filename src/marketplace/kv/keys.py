@@ -1,0 +1,101 @@
+"""The names of everything that the marketplace keeps in KV, in one place."""
+
+import hashlib
+from typing import Final
+
+from marketplace.basics.timestamps import EPOCH, normalize_timestamp
+
+SKILL_PREFIX: Final = "skill:"
+ALIAS_PREFIX: Final = "skill:alias:"
+INDEX_KEY: Final = "skills:published-index"
+INDEX_PAGE_PREFIX: Final = f"{INDEX_KEY}:"
+OUTBOX_PREFIX: Final = "outbox:"
+PENDING_PREFIX: Final = "pending:"
+DEAD_LETTER_PREFIX: Final = "dead-letter:"
+
+_DIGEST_DIGITS: Final = 32  # hexadecimal: 128 bits
+
+
+def skill_key(slug: str) -> str:
+    """The record of a published skill."""
+    return f"{SKILL_PREFIX}{slug}"
+
+
+def alias_key(old_slug: str) -> str:
+    """Where a slug that is no longer in use leads to."""
+    return f"{ALIAS_PREFIX}{old_slug}"
+
+
+def index_page_key(generation: str, number: int) -> str:
+    """One page of the index; not under ``skill:``, so that enumerations never meet it."""
+    return f"{INDEX_PAGE_PREFIX}{generation}:{number}"
+
+
+def submission_key(submission_id: str) -> str:
+    """A request to be listed."""
+    return f"sub:{submission_id}"
+
+
+def scan_key(submission_id: str) -> str:
+    """The scanner's verdict on a submission."""
+    return f"scan:{submission_id}"
+
+
+def publication_key(submission_id: str) -> str:
+    """That a submission was published."""
+    return f"published:{submission_id}"
+
+
+def pending_key(created_at: str, submission_id: str) -> str:
+    """Marks a submission as undecided. Sorts by age: the first such key is the oldest."""
+    return f"{PENDING_PREFIX}{created_at}:{submission_id}"
+
+
+def parse_pending_key(key: str) -> tuple[str, str]:
+    """The time and the submission id in a `pending_key`. Raises ValueError for any other key."""
+    rest = key.removeprefix(PENDING_PREFIX)
+    width = len(EPOCH)  # timestamps have one width, and colons of their own
+    created_at, submission_id = rest[:width], rest[width + 1 :]
+    if normalize_timestamp(created_at) != created_at or rest[width : width + 1] != ":":
+        raise ValueError(f"no moment and id in {key!r:.200}")
+    return created_at, submission_id
+
+
+def identity_key(identity: str) -> str:
+    """The latest submission of an identity."""
+    return f"identity:{_digest(identity)}"
+
+
+def outbox_prefix(identity: str) -> str:
+    """What the outbox keys of one identity begin with."""
+    return f"{OUTBOX_PREFIX}{_digest(identity)}:"
+
+
+def outbox_key(identity: str, revision: str) -> str:
+    """A skill that waits for its place in the database; repeats fall on the same key."""
+    return f"{outbox_prefix(identity)}{_digest(revision)}"
+
+
+def dead_letter_key(letter_id: str, failed_at: str) -> str:
+    """One failure of a message; each has a key of its own, so that none is written over."""
+    return f"{DEAD_LETTER_PREFIX}{letter_id}:{failed_at}"
+
+
+def parse_dead_letter_key(key: str) -> tuple[str, str]:
+    """The letter's id and the time in a `dead_letter_key`."""
+    letter_id, _, failed_at = key.removeprefix(DEAD_LETTER_PREFIX).partition(":")
+    return letter_id, failed_at
+
+
+def state_key(name: str) -> str:
+    """A small document: a report, the progress of a job."""
+    return f"state:{name}"
+
+
+def lease_key(name: str) -> str:
+    """Who runs a job that should not run twice at once."""
+    return f"lease:{name}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:_DIGEST_DIGITS]

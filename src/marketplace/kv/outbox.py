@@ -1,0 +1,142 @@
+"""Skills accepted while PostgreSQL was away, waiting for their place in it.
+
+Each has a key of its own, made of identity and revision, so that no two ever overwrite each other.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from marketplace.kv import access as kv_access
+from marketplace.kv import records as kv_records
+from marketplace.kv import summaries as kv_summaries
+from marketplace.kv.keys import OUTBOX_PREFIX, outbox_key, outbox_prefix
+from marketplace.ports.env import Env
+from marketplace.ports.kv import KV_BULK_GET_LIMIT, KvKey
+from marketplace.skills.skill import PublishedSummary, Skill
+from marketplace.skills.stored import InvalidRecord, read_skill
+
+MAX_OUTBOX_PAGES: Final = 5
+"""List pages that one look at the outbox reads: 5,000 waiting skills."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxEntry:
+    """A waiting skill and the key to clear once it is placed."""
+
+    key: str
+    skill: Skill
+
+
+async def write_outbox(env: Env, skill: Skill) -> str:
+    """Keep a skill until the database takes it; returns its key. Idempotent.
+
+    Raises KvError, InvalidRecord. A second write of the same state within a second is the same
+    write, so KV's refusal of it is no error, but it is raised: only the caller knows the first.
+    """
+    value = kv_records.encode_skill(skill)
+    key = outbox_key(skill.identity, skill.revision)
+    await kv_access.put_value(env, key, value, metadata=kv_summaries.encode_metadata(skill))
+    return key
+
+
+async def list_outbox(env: Env, *, limit: int = KV_BULK_GET_LIMIT) -> list[OutboxEntry]:
+    """Up to ``limit`` waiting skills, in no particular order. Raises KvError.
+
+    Entries that cannot be read are logged, left where they are and do not stand in the way.
+    """
+    entries: list[OutboxEntry] = []
+    async for page in kv_access.list_all_keys(env, OUTBOX_PREFIX, page_budget=MAX_OUTBOX_PAGES):
+        for chunk in kv_access.chunks([key.name for key in page.keys], KV_BULK_GET_LIMIT):
+            entries += await _read_entries(env, chunk)
+            if len(entries) >= limit:
+                return entries[:limit]
+    return entries
+
+
+async def list_outbox_summaries(env: Env) -> list[PublishedSummary]:
+    """What the outbox adds to a fallback listing: one list call when there is little in it.
+
+    Two revisions of one skill may both be there. Raises KvError.
+    """
+    summaries: list[PublishedSummary] = []
+    async for page in kv_access.list_all_keys(env, OUTBOX_PREFIX, page_budget=MAX_OUTBOX_PAGES):
+        by_value = [key.name for key in page.keys if not _take_summary(key, summaries)]
+        for chunk in kv_access.chunks(by_value, KV_BULK_GET_LIMIT):
+            entries = await _read_entries(env, chunk)
+            summaries += [entry.skill.published_summary() for entry in entries]
+    return summaries
+
+
+async def find_in_outbox(env: Env, slugs: Collection[str]) -> Skill | None:
+    """The newest waiting skill that has one of these slugs, or None. Raises KvError."""
+    found: list[Skill] = []
+    async for page in kv_access.list_all_keys(env, OUTBOX_PREFIX, page_budget=MAX_OUTBOX_PAGES):
+        likely = [key.name for key in page.keys if _may_be_of(key, slugs)]
+        for chunk in kv_access.chunks(likely, KV_BULK_GET_LIMIT):
+            entries = await _read_entries(env, chunk)
+            found += [entry.skill for entry in entries if entry.skill.name in slugs]
+    return max(found, key=_revision, default=None)
+
+
+async def find_identity_in_outbox(env: Env, identity: str) -> Skill | None:
+    """The newest waiting state of an identity, or None. Raises KvError."""
+    page = await kv_access.list_page(env, outbox_prefix(identity))
+    keys = [key.name for key in page.keys][:KV_BULK_GET_LIMIT]
+    entries = await _read_entries(env, keys) if keys else []
+    found = [entry.skill for entry in entries if entry.skill.identity == identity]
+    return max(found, key=_revision, default=None)
+
+
+def _revision(skill: Skill) -> str:
+    return skill.revision
+
+
+def _may_be_of(key: KvKey, slugs: Collection[str]) -> bool:
+    summaries: list[PublishedSummary] = []
+    return not _take_summary(key, summaries) or summaries[0].summary.name in slugs
+
+
+async def clear_outbox(env: Env, keys: Iterable[str]) -> None:
+    """Remove entries that are placed, one operation each. Raises KvError; ValueError for others."""
+    for key in keys:
+        if not key.startswith(OUTBOX_PREFIX):
+            raise ValueError(f"not a key of the outbox: {key!r:.80}")
+        await kv_access.delete_key(env, key)
+
+
+def _take_summary(key: KvKey, summaries: list[PublishedSummary]) -> bool:
+    if not isinstance(key.metadata, str):
+        return False
+    try:
+        summaries.append(kv_summaries.decode_summary(key.metadata))
+    except InvalidRecord:
+        return False  # the value decides
+    return True
+
+
+async def _read_entries(env: Env, keys: Sequence[str]) -> list[OutboxEntry]:
+    values = await kv_access.read_values(env, keys)
+    entries = []
+    for key in keys:
+        match _read_skill(values[key]):
+            case Skill() as skill:
+                entries.append(OutboxEntry(key, skill))
+            case InvalidRecord() as error:
+                env.log("outbox-malformed", level="error", key=key, reason=str(error))
+            case None:
+                pass  # placed and cleared since the list page was made
+    return entries
+
+
+def _read_skill(value: kv_access.Value) -> Skill | InvalidRecord | None:
+    if value is None or isinstance(value, InvalidRecord):
+        return value
+    try:
+        return read_skill(kv_access.decode_json(value))
+    except InvalidRecord as error:
+        return error
+    except (msgspec.MsgspecError, ValueError, ArithmeticError, RecursionError) as error:
+        return InvalidRecord(str(error)[:200])

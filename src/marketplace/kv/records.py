@@ -1,0 +1,240 @@
+"""The published skills in KV: one record a skill under ``skill:{slug}``, never deleted.
+
+A record's value is the whole skill as JSON; its metadata is the listing summary, so that one list
+call brings a thousand of them. Where a summary does not fit, the value is read instead.
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from marketplace.kv import access as kv_access
+from marketplace.kv.keys import ALIAS_PREFIX, SKILL_PREFIX, skill_key
+from marketplace.kv.summaries import (
+    CompactMoved,
+    Moved,
+    alias_target,
+    decode_metadata,
+    encode_metadata,
+    fitting_metadata,
+    json_encoder,
+)
+from marketplace.ports.database import RecordKey
+from marketplace.ports.env import Env
+from marketplace.ports.kv import KV_BULK_GET_LIMIT, KvKey, KvListPage
+from marketplace.skills.skill import PublishedSummary, Skill
+from marketplace.skills.slugs import identity_of, is_slug
+from marketplace.skills.stored import InvalidRecord, read_skill
+
+MAX_WARNINGS: Final = 20
+"""Log lines about single malformed records in one enumeration; the rest is counted."""
+
+
+# --- single records ---------------------------------------------------------------------------
+
+Record = Skill | Moved | InvalidRecord | None
+"""What is under ``skill:{slug}``: a skill, a forwarding note, something unreadable, or nothing."""
+
+Records = Mapping[str, Record]
+"""What KV holds under slugs that were looked at; others are absent."""
+
+
+def decode_skill_record(slug: str, value: kv_access.Value) -> Record:
+    """Read the value of ``skill:{slug}``, of any generation."""
+    if value is None or isinstance(value, InvalidRecord):
+        return value
+    try:
+        record = kv_access.decode_json(value)
+        if isinstance(record, dict) and "movedTo" in record:
+            return _read_moved(slug, record["movedTo"])
+        return read_skill(record, slug=slug)
+    except InvalidRecord as error:
+        return error
+    except (ValueError, ArithmeticError, RecursionError) as error:
+        return InvalidRecord(str(error)[:200])
+
+
+def _read_moved(slug: str, target: object) -> Moved:
+    if not isinstance(target, str) or not is_slug(target):
+        raise InvalidRecord("movedTo is not a slug")
+    return Moved(slug, target)
+
+
+async def read_records(env: Env, slugs: Sequence[str]) -> Mapping[str, Record]:
+    """The records of these slugs, one operation for every hundred. Raises KvError."""
+    values = await kv_access.read_all_values(env, [skill_key(slug) for slug in slugs])
+    return {slug: decode_skill_record(slug, values[skill_key(slug)]) for slug in slugs}
+
+
+async def read_record(env: Env, slug: str) -> Record:
+    """The record of one slug. Raises KvError."""
+    return (await read_records(env, [slug]))[slug]
+
+
+def encode_skill(skill: Skill) -> bytes:
+    """A whole skill as JSON. Raises InvalidRecord for one that could not be read back."""
+    try:
+        identity_of(skill.repo_url, skill.base_slug)
+        value = json_encoder.encode(skill)
+    except ValueError as error:
+        raise InvalidRecord(str(error)) from error
+    if not is_slug(skill.name):
+        raise InvalidRecord(f"no usable slug: {skill.name!r:.80}")
+    if len(value) > kv_access.MAX_RECORD_BYTES:
+        raise InvalidRecord(f"larger than {kv_access.MAX_RECORD_BYTES} bytes")
+    return value
+
+
+async def write_record(env: Env, skill: Skill) -> None:
+    """Write ``skill:{skill.name}`` with its metadata, over whatever is there: who calls decides
+    which state is the newer one. Raises KvError, InvalidRecord."""
+    value = encode_skill(skill)
+    await kv_access.put_value(env, skill_key(skill.name), value, metadata=encode_metadata(skill))
+
+
+async def write_moved(env: Env, old_slug: str, new_slug: str) -> None:
+    """Replace a record by a note of where its skill lives now. Raises KvError."""
+    value = json_encoder.encode({"movedTo": new_slug})
+    metadata = fitting_metadata(json_encoder.encode(CompactMoved(old_slug, new_slug)))
+    await kv_access.put_value(env, skill_key(old_slug), value, metadata=metadata)
+
+
+# --- all records ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Malformed:
+    """A record that cannot be read, and why."""
+
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Alias:
+    """An old slug; ``target`` is None where only the alias' value tells it."""
+
+    name: str
+    target: str | None
+
+
+@dataclass(slots=True)
+class PublishedPage:
+    """What one list page of ``skill:*`` holds.
+
+    ``cursor`` goes on after this page; None: it was the last one. ``last_slug`` is the greatest
+    slug that the page has a record of, readable or not: with the one before as lower end, it
+    bounds the range of slugs that this page speaks for (None: no record; the range stays open).
+    ``waiting`` has the slugs whose records are not read yet.
+    """
+
+    cursor: str | None = None
+    last_slug: str | None = None
+    summaries: list[PublishedSummary] = field(default_factory=list)
+    moved: list[Moved] = field(default_factory=list)
+    aliases: list[Alias] = field(default_factory=list)
+    malformed: list[Malformed] = field(default_factory=list)
+    without_metadata: list[str] = field(default_factory=list)
+    """Slugs of skills that had to be read by value, though their summary fits into metadata."""
+    waiting: list[str] = field(default_factory=list)
+
+    def record_keys(self) -> list[RecordKey]:
+        """The skills of the page as the database compares them."""
+        return [
+            RecordKey(entry.summary.name, entry.summary.identity, entry.revision)
+            for entry in self.summaries
+        ]
+
+
+async def enumerate_published_skills(
+    env: Env,
+    *,
+    cursor: str | None = None,
+    page_budget: int | None = None,
+    leave_waiting: bool = False,
+) -> AsyncIterator[PublishedPage]:
+    """Every record under ``skill:*``, a list page at a time: summaries, aliases, what is broken.
+
+    One list call a page, and one bulk get for every hundred records without usable metadata.
+    At most ``page_budget`` list calls (None: to the end); all was seen when the last page's
+    cursor is None. Malformed records are logged by name (at most MAX_WARNINGS, then counted by
+    page) and never hide others. Memory: one page of summaries and one bulk get of values.
+    With ``leave_waiting`` values are left to `read_waiting`, for who has little time: reading them
+    is what may take long. Raises KvError.
+    """
+    warnings = Warnings(env)
+    pages = kv_access.list_all_keys(env, SKILL_PREFIX, cursor=cursor, page_budget=page_budget)
+    async for keys in pages:
+        page = _sort_keys(keys)
+        if not leave_waiting:
+            await read_waiting(env, page)
+        warnings.add(page.malformed)
+        yield page
+
+
+async def read_waiting(env: Env, page: PublishedPage) -> None:
+    """Read a page's waiting records into it, one operation for every hundred. Raises KvError."""
+    for chunk in kv_access.chunks(page.waiting, KV_BULK_GET_LIMIT):
+        values = await kv_access.read_values(env, [skill_key(slug) for slug in chunk])
+        for slug in chunk:
+            _sort_record(page, slug, decode_skill_record(slug, values[skill_key(slug)]))
+    page.waiting = []
+
+
+def _sort_keys(keys: KvListPage) -> PublishedPage:
+    page = PublishedPage(cursor=keys.cursor)
+    for key in keys.keys:
+        _sort_key(page, key)
+    return page
+
+
+def _sort_key(page: PublishedPage, key: KvKey) -> None:
+    """Enter what a key and its metadata tell."""
+    if key.name.startswith(ALIAS_PREFIX):
+        alias = key.name.removeprefix(ALIAS_PREFIX)
+        page.aliases.append(Alias(alias, alias_target(alias, key.metadata)))
+        return
+    slug = key.name.removeprefix(SKILL_PREFIX)
+    if not is_slug(slug):
+        page.malformed.append(Malformed(key.name, "the key is not a slug"))
+        return
+    page.last_slug = slug
+    match decode_metadata(slug, key.metadata):
+        case PublishedSummary() as published:
+            page.summaries.append(published)
+        case Moved() as moved:
+            page.moved.append(moved)
+        case None:
+            page.waiting.append(slug)
+
+
+def _sort_record(page: PublishedPage, slug: str, record: Record) -> None:
+    match record:
+        case Skill():
+            page.summaries.append(record.published_summary())
+            if encode_metadata(record) is not None:
+                page.without_metadata.append(slug)
+        case Moved():
+            page.moved.append(record)
+        case InvalidRecord():
+            page.malformed.append(Malformed(skill_key(slug), str(record)))
+        case None:
+            page.malformed.append(Malformed(skill_key(slug), "listed, but has no value"))
+
+
+class Warnings:
+    """Logs malformed records: MAX_WARNINGS by name, the rest counted as they come."""
+
+    def __init__(self, env: Env) -> None:
+        self._env = env
+        self._left = MAX_WARNINGS
+
+    def add(self, malformed: Sequence[Malformed]) -> None:
+        """Log some more."""
+        log = self._env.log
+        for broken in malformed[: self._left]:
+            log("kv-record-malformed", level="warning", key=broken.key, reason=broken.reason)
+        if len(malformed) > self._left:
+            not_named = len(malformed) - self._left
+            log("kv-records-malformed", level="warning", not_named=not_named)
+        self._left = max(0, self._left - len(malformed))

@@ -1,0 +1,215 @@
+"""A skill's summary as compact JSON: the metadata of its record, and the lines of the index.
+
+The metadata of a forwarding note and of an alias have the same form.
+"""
+
+import re
+from typing import Final, cast
+
+import msgspec
+
+from marketplace.basics.timestamps import EPOCH
+from marketplace.ports.kv import KV_METADATA_LIMIT
+from marketplace.skills.skill import (
+    MAX_SCORE,
+    CertMethod,
+    CertTier,
+    PublishedSummary,
+    Skill,
+    SkillSummary,
+)
+from marketplace.skills.slugs import identity_of, is_slug
+from marketplace.skills.stored import InvalidRecord
+
+
+class Moved(msgspec.Struct, frozen=True):
+    """A record that was left behind: the skill ``name`` lives under ``moved_to`` now."""
+
+    name: str
+    moved_to: str
+
+
+class _CompactSummary(msgspec.Struct, frozen=True, array_like=True, tag="s1", gc=False):
+    """A PublishedSummary as a JSON array. Another order or set of fields is another tag."""
+
+    revision: str
+    name: str
+    base_slug: str  # empty when it is the name, as it nearly always is
+    display_name: str
+    description: str
+    author: str
+    repo_url: str
+    skill_path: str
+    license: str | None
+    category: str
+    current_version: str
+    cert_tier: CertTier
+    cert_method: CertMethod
+    cert_score: int
+    certified_at: str | None
+    labels: tuple[str, ...]
+    extensible: bool
+    trending_score_7d: float
+    trending_score_30d: float
+    published_at: str
+    updated_at: str
+
+
+class CompactMoved(msgspec.Struct, frozen=True, array_like=True, tag="m1"):
+    name: str
+    moved_to: str
+
+
+class _SummaryHead(msgspec.Struct, frozen=True, array_like=True, tag="s1"):
+    """The first fields of a _CompactSummary."""
+
+    revision: str
+    name: str
+
+
+class _CompactAlias(msgspec.Struct, frozen=True, array_like=True, tag="a1"):
+    name: str
+    slug: str
+
+
+_MOMENTS: Final = re.compile(
+    r"(?:\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z){3}", re.ASCII
+)  # of the timestamps of a summary, one after the other
+
+json_encoder = msgspec.json.Encoder()
+_record_decoder = msgspec.json.Decoder(_CompactSummary | CompactMoved)
+_summary_decoder = msgspec.json.Decoder(_CompactSummary)
+_head_decoder = msgspec.json.Decoder(_SummaryHead | CompactMoved)
+_alias_decoder = msgspec.json.Decoder(_CompactAlias)
+
+_PLAIN_REPOSITORY = re.compile(
+    r"https://[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?/[A-Za-z0-9_][\w.~-]*/[A-Za-z0-9_][\w.~-]*",
+    re.ASCII,
+)
+
+
+def encode_summary(published: PublishedSummary) -> bytes:
+    """A summary as compact JSON, the form that metadata and index pages hold."""
+    values = msgspec.structs.asdict(published.summary)
+    if values["base_slug"] == values["name"]:
+        values["base_slug"] = ""
+    return json_encoder.encode(_CompactSummary(revision=published.revision, **values))
+
+
+def decode_summary(text: bytes | str) -> PublishedSummary:
+    """Read `encode_summary`'s form. Raises InvalidRecord, also for what no skill can have."""
+    try:
+        compact = _summary_decoder.decode(text)
+        _check_nul(text, compact)
+        return _published(compact)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise InvalidRecord(str(error)[:200]) from error
+
+
+def decode_for_matching(text: bytes) -> SkillSummary:
+    """Read `encode_summary`'s form for filters and sort keys alone, in a fourth of the time.
+
+    What comes back has a summary's fields, but an empty ``base_slug`` where it is the name, and
+    was checked when it was encoded, not now. Raises msgspec.MsgspecError, ValueError.
+    """
+    return cast("SkillSummary", _summary_decoder.decode(text))
+
+
+def _published(compact: _CompactSummary) -> PublishedSummary:
+    values = msgspec.structs.asdict(compact)
+    revision = values.pop("revision")
+    values["base_slug"] = values["base_slug"] or compact.name
+    summary = SkillSummary(**values)
+    _check_identity(summary)
+    if not 0 <= summary.cert_score <= MAX_SCORE or not _MOMENTS.fullmatch(
+        summary.published_at + summary.updated_at + (summary.certified_at or EPOCH)
+    ):
+        raise InvalidRecord("a score or a time that no skill has")
+    return PublishedSummary(summary, revision)
+
+
+def _check_nul(text: bytes | str, compact: msgspec.Struct) -> None:
+    """No skill has the character that PostgreSQL cannot hold. Looked for where the text has
+    something like it only, since enumerations do this for every skill."""
+    if (b"\\u0000" in text) if isinstance(text, bytes) else ("\\u0000" in text):
+        for value in msgspec.structs.astuple(compact):
+            texts = value if isinstance(value, tuple) else (value,)
+            if any(isinstance(each, str) and "\0" in each for each in texts):
+                raise InvalidRecord("a NUL character")
+
+
+def _check_identity(summary: SkillSummary) -> None:
+    """Raise ValueError where ``summary.identity`` would. Quick for addresses in their plain form,
+    since enumerations do this for every skill."""
+    if not is_slug(summary.name):
+        raise InvalidRecord(f"no usable slug: {summary.name!r:.80}")
+    plain = _PLAIN_REPOSITORY.fullmatch(summary.repo_url)
+    if not plain or (summary.base_slug != summary.name and not is_slug(summary.base_slug)):
+        identity_of(summary.repo_url, summary.base_slug)
+
+
+def encode_metadata(skill: Skill) -> str | None:
+    """A skill's summary as KV metadata: the text of a JSON array.
+
+    None when the text, serialised once more as a JSON string, exceeds KV's 1,024 bytes; such a
+    record is written without and read by value.
+    """
+    return fitting_metadata(encode_summary(skill.published_summary()))
+
+
+def fitting_metadata(text: bytes) -> str | None:
+    metadata = text.decode()
+    return metadata if len(json_encoder.encode(metadata)) <= KV_METADATA_LIMIT else None
+
+
+def decode_metadata(slug: str, metadata: object) -> PublishedSummary | Moved | None:
+    """The summary in the metadata of ``skill:{slug}``, or where the skill has moved to.
+
+    None for all that cannot be used: none at all, that of an older generation, damage, or
+    metadata that belongs to another slug. The record's value decides then.
+    """
+    if not isinstance(metadata, str):
+        return None
+    try:
+        compact = _record_decoder.decode(metadata)
+        _check_nul(metadata, compact)
+        if compact.name != slug:
+            return None
+        if isinstance(compact, CompactMoved):
+            return Moved(slug, compact.moved_to) if is_slug(compact.moved_to) else None
+        return _published(compact)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None  # by contract: unusable, whatever the reason
+
+
+def decode_revision(slug: str, metadata: object) -> str | Moved | None:
+    """The revision alone, or where the skill has moved to: a tenth of `decode_metadata`'s time.
+
+    None where the metadata does not begin as it should; what comes after is not looked at.
+    """
+    if not isinstance(metadata, str):
+        return None
+    try:
+        head = _head_decoder.decode(metadata)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None  # by contract: unusable, whatever the reason
+    if head.name != slug:
+        return None
+    if isinstance(head, _SummaryHead):
+        return head.revision
+    return Moved(slug, head.moved_to) if is_slug(head.moved_to) else None
+
+
+def encode_alias_metadata(alias: str, slug: str) -> str | None:
+    """An alias and its target as KV metadata, so that enumerations see both."""
+    return fitting_metadata(json_encoder.encode(_CompactAlias(alias, slug)))
+
+
+def alias_target(alias: str, metadata: object) -> str | None:
+    if not isinstance(metadata, str):
+        return None
+    try:
+        compact = _alias_decoder.decode(metadata)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None  # an alias of an older generation: its value has the target
+    return compact.slug if compact.name == alias else None

@@ -1,0 +1,1 @@
+"""What operators find again: dead letters, reports and leases."""

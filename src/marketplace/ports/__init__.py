@@ -1,0 +1,1 @@
+"""What an invocation is given: its Env, and the stores and queues behind it as protocols."""

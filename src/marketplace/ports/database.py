@@ -1,0 +1,217 @@
+"""The skill database as a protocol, and what it answers with.
+
+``postgres.db`` speaks it to PostgreSQL. Nothing here knows SQL.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from types import TracebackType
+from typing import Protocol, Self
+
+import msgspec
+
+from marketplace.ports.dead_letter import DeadLetter
+from marketplace.skills.fingerprint import Fingerprint
+from marketplace.skills.listing_rules import ListingQuery, SortKey
+from marketplace.skills.skill import Skill
+
+
+class Upserted(StrEnum):
+    """What an upsert did."""
+
+    INSERTED = "inserted"
+    UPDATED = "updated"
+    UNCHANGED = "unchanged"  # the stored revision is the same or a newer one
+
+
+@dataclass(frozen=True, slots=True)
+class UpsertResult:
+    """``skill`` is the row as it stands afterwards, whoever wrote it."""
+
+    skill: Skill
+    outcome: Upserted
+
+
+@dataclass(frozen=True, slots=True)
+class ListingRow:
+    """One listed skill: its sort key, its slug and its summary as JSON (camelCase, UTF-8)."""
+
+    key: SortKey
+    name: str
+    item: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ListingRows:
+    """A page of rows, and how many rows the filters match in all."""
+
+    rows: Sequence[ListingRow]
+    total: int
+
+
+class RecordKey(msgspec.Struct, frozen=True, array_like=True):
+    """What a KV key and its metadata tell about a skill without reading its value."""
+
+    name: str
+    identity: str
+    revision: str
+
+
+class DifferenceKind(StrEnum):
+    """How a slug range differs between KV records and the table."""
+
+    MISSING_IN_DATABASE = "missing-in-database"  # no row with this identity
+    NEWER_IN_KV = "newer-in-kv"
+    NEWER_IN_DATABASE = "newer-in-database"
+    MISSING_IN_KV = "missing-in-kv"  # a row in the range that no record names
+    OTHER_SLUG = "other-slug"  # the identity's row has another slug
+    TAKEN_SLUG = "taken-slug"  # no row with this identity, and its slug belongs to another's row
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One difference. ``row`` is the database's skill where there is one for this identity.
+
+    ``name`` is the KV record's slug, or the row's where KV has no record.
+    """
+
+    kind: DifferenceKind
+    name: str
+    row: Skill | None = None
+
+
+class SkillDatabase(Protocol):
+    """The connection to the source of truth, one a request. Methods raise DatabaseError.
+
+    The order of trust between two states of a skill is ``Skill.revision``; identity is unique and
+    so is the slug. Every method is one statement or one transaction.
+    """
+
+    async def list_skills(
+        self, query: ListingQuery, *, exclude: Sequence[str], offset: int, limit: int
+    ) -> ListingRows:
+        """Rows ``offset`` to ``offset + limit`` in the query's order, ``exclude`` (slugs) left out.
+
+        With ``query.cursor`` the rows after it (``offset`` is 0 then). ``total`` ignores the page.
+        """
+
+    async def get_skill(self, name: str) -> Skill | None:
+        """The skill of this slug or, if none has it, of the skill that left it as an alias."""
+
+    async def get_skill_by_identity(self, identity: str) -> Skill | None:
+        """The skill of a repository and base slug."""
+
+    async def count_skills(self, query: ListingQuery, *, exclude: Sequence[str]) -> int:
+        """How many rows match."""
+
+    async def count_categories(self, *, exclude: Sequence[str]) -> Mapping[str, int]:
+        """Rows per category."""
+
+    async def upsert_skill(self, skill: Skill, *, candidates: Sequence[str]) -> UpsertResult:
+        """Insert under the first free candidate slug, or update the identity's row if newer.
+
+        Atomic: the slug is chosen and taken by the statement itself, a row keeps the slug it has,
+        ``published_at`` only ever moves back, an older revision changes nothing. Trending scores
+        are of the first insert: they are measured, and a publication brings none.
+        A slug is free when neither a row nor an alias of another identity has it.
+        """
+
+    async def upsert_skills(self, skills: Sequence[Skill]) -> Sequence[Skill]:
+        """Upsert up to 1,000 skills under their own names, in bulk; older revisions change nothing.
+
+        A row keeps the slug it has. Of several states of one identity the newest counts, of
+        several new identities with one name a single one. Returns those it could not place since
+        their slug belongs to another identity. All or nothing: when one is rejected
+        (``DatabaseError.reason``), none is written.
+        """
+
+    async def check_skills(self, skills: Sequence[Skill]) -> Sequence[Skill]:
+        """Answer and raise as ``upsert_skills`` would, and change nothing."""
+
+    async def move_skill(self, identity: str, *, candidates: Sequence[str]) -> Skill | None:
+        """Give the identity's row the first free candidate slug and leave its old one as alias.
+
+        The slug it has is free for it. KV counts as not holding the moved skill. None: no row.
+        """
+
+    async def add_alias(self, alias: str, identity: str) -> None:
+        """Let an old slug lead to the skill of this identity. Idempotent.
+
+        An alias that leads to another identity stays: it is that skill's link.
+        """
+
+    async def mark_in_kv(self, versions: Sequence[RecordKey]) -> Sequence[str]:
+        """Note that KV holds these revisions. Returns the slugs whose row has moved on since.
+
+        That is: whose identity's row has another revision or another slug by now.
+        """
+
+    async def skills_not_in_kv(self, *, limit: int) -> Sequence[Skill]:
+        """Rows whose newest revision is not known to be in KV, oldest first."""
+
+    async def compare_range(
+        self,
+        records: Sequence[RecordKey],
+        *,
+        after: str,
+        until: str | None,
+        limit: int | None = None,
+    ) -> Sequence[Difference]:
+        """Compare KV records with the rows whose slug is in (after, until]; None: no upper end.
+
+        Records may be up to 1,000; only differences come back, in slug order. A slug has two when
+        its record and its row are of different identities: TAKEN_SLUG, MISSING_IN_DATABASE or
+        OTHER_SLUG for the record, then MISSING_IN_KV for the row, unless KV names it elsewhere.
+
+        ``limit`` bounds the answer, which is as large as the range when KV is empty; the two of
+        one slug are never torn apart, so there may be one more. With as many as ``limit`` there
+        may be further ones: go on with ``after`` the last one's name and the records after it.
+        """
+
+    async def fingerprint(self) -> Fingerprint:
+        """Count and digest over all rows."""
+
+    async def store_dead_letter(self, letter: DeadLetter) -> None:
+        """Insert or, for the same id, replace a state whose ``last_event`` is not later."""
+
+    async def list_dead_letters(
+        self, *, reason: str | None, after: str | None, limit: int
+    ) -> Sequence[DeadLetter]:
+        """Letters not redriven, ordered by id, after the id ``after``."""
+
+    async def get_dead_letters(self, ids: Sequence[str]) -> Sequence[DeadLetter]:
+        """The letters of these ids, redriven or not; unknown ids are left out."""
+
+    async def count_dead_letters(self) -> Mapping[str, int]:
+        """Letters not redriven, per reason."""
+
+    async def acquire_lease(self, name: str, holder: str, *, now: str, expires_at: str) -> bool:
+        """Take a lease that is free, expired or already the holder's. Atomic."""
+
+    async def release_lease(self, name: str, holder: str) -> None:
+        """Give a lease back; nothing happens when another holds it."""
+
+    async def save_state(self, name: str, value: bytes) -> None:
+        """Keep a small JSON document (a report, the progress of a job) under a name."""
+
+    async def load_state(self, name: str) -> bytes | None:
+        """The document kept under a name."""
+
+    def close(self) -> None:
+        """End the session. Never blocks; also ends a transaction left open, by rolling it back."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+
+class DatabaseConnector(Protocol):
+    """Opens one session with the skill database. Raises DatabaseError."""
+
+    async def __call__(self) -> SkillDatabase: ...

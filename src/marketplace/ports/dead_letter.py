@@ -1,0 +1,55 @@
+"""A message that could not be processed, and the reasons for that."""
+
+from enum import StrEnum
+from typing import Any, Final
+
+import msgspec
+
+
+class DeadLetterReason(StrEnum):
+    """Why a message could not be processed."""
+
+    INVALID_MESSAGE = "invalid-message"
+    UNKNOWN_SUBMISSION = "unknown-submission"
+    NOT_SCANNED = "not-scanned"
+    NOT_PASSED = "not-passed"
+    INVALID_RECORD = "invalid-record"
+    RETRIES_EXHAUSTED = "retries-exhausted"
+
+
+# KV may be 60 s behind, and an outage ends: these go away by themselves.
+PASSING_REASONS: Final = frozenset(
+    {
+        DeadLetterReason.UNKNOWN_SUBMISSION,
+        DeadLetterReason.NOT_SCANNED,
+        DeadLetterReason.RETRIES_EXHAUSTED,
+    }
+)
+
+
+class DeadLetter(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A message that could not be processed, kept until an operator or cron redrives it."""
+
+    id: str
+    queue: str
+    body: Any
+    reason: str
+    detail: str
+    attempts: int
+    failed_at: str
+    redrives: int = 0
+    redriven_at: str | None = None  # the moment before its message was sent again
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it still waits to be redriven."""
+        return self.redriven_at is None
+
+    @property
+    def last_event(self) -> tuple[str, bool]:
+        """Of two states of a letter the one whose last event is later counts.
+
+        Of a failure and a redrive at one moment it is the failure: the message went round within
+        that millisecond.
+        """
+        return max(self.failed_at, self.redriven_at or ""), self.is_open

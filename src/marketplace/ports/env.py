@@ -1,0 +1,81 @@
+"""The bindings of one invocation, handed down as an argument to everything that needs them."""
+
+import asyncio
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from marketplace.basics.logs import Logger, log_to_stdout
+from marketplace.basics.timestamps import format_timestamp
+from marketplace.ports.database import DatabaseConnector, SkillDatabase
+from marketplace.ports.errors import QueueError
+from marketplace.ports.isolate import FallbackCache
+from marketplace.ports.kv import KvNamespace
+from marketplace.ports.queue import MessageQueue
+from marketplace.skills.seed import EMPTY_SEED, Seed
+
+READ_BUDGET_SECONDS: Final = 2.0  # no read takes longer because of one source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the operator may set: vars and secrets of the Worker. Times in seconds."""
+
+    internal_keys: tuple[str, ...] = ()
+    jwt_secrets: tuple[str, ...] = ()
+    jwt_issuer: str | None = None
+    jwt_audience: str | None = None
+    forges: tuple[str, ...] = ()  # hosts that are taken besides the known ones
+    database_read_timeout: float = 1.0  # to connect and answer one read
+    kv_timeout: float = 5.0
+    queue_timeout: float = 5.0
+    enumeration_page_budget: int = 10  # list pages that one listing may read
+    kv_operation_budget: int = 900  # of the platform's 1,000 an invocation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Env:
+    """Bindings, settings, clock and log of one invocation. Made at the edge, never kept."""
+
+    submissions_kv: KvNamespace
+    connect_database: DatabaseConnector
+    publish_queue: MessageQueue
+    maintenance_queue: MessageQueue
+    settings: Settings = field(default_factory=Settings)
+    seed: Seed = EMPTY_SEED
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    log: Logger = log_to_stdout
+    heap_bytes: Callable[[], int | None] = lambda: None  # of the runtime, where it tells
+    fallback_cache: FallbackCache | None = None  # the isolate's: plain data, outlives the Env
+
+    def now(self) -> str:
+        """The present moment as a timestamp."""
+        return format_timestamp(self.clock())
+
+
+def split_secrets(text: str) -> tuple[str, ...]:
+    """The secrets of a comma- or whitespace-separated list; to rotate, set the new and the old."""
+    return tuple(secret for secret in re.split(r"[,\s]+", text) if secret)
+
+
+async def get_db(env: Env) -> SkillDatabase:
+    """Open the invocation's session with the skill database; the caller closes it.
+
+    Raises DatabaseError.
+    """
+    return await env.connect_database()
+
+
+async def send_messages(env: Env, queue: MessageQueue, bodies: Sequence[Mapping[str, Any]]) -> None:
+    """Enqueue up to 100 messages within ``settings.queue_timeout`` seconds. Raises QueueError.
+
+    After an error some of them may have been taken all the same.
+    """
+    limit = env.settings.queue_timeout
+    try:
+        async with asyncio.timeout(limit):
+            await queue.send_batch(bodies)
+    except TimeoutError as error:
+        raise QueueError(f"the queue took longer than {limit} s", reason="timeout") from error

@@ -1,0 +1,138 @@
+"""What the requests of an isolate share when sources fail. Plain data, bounded.
+
+- The last fallback listing. Reading all records of KV takes a large part of a second. If every
+  request did that for itself, a handful of visitors at once would be too slow for any of them and
+  need more memory than an isolate has. So one request reads, and those that come meanwhile take
+  its listing. A request that comes later reads again.
+- The last whole answers. When the sources are too slow to answer now, the answer that they gave
+  before stands in, marked as degraded, for KEPT_SECONDS.
+
+Times are the event loop's, in seconds.
+"""
+
+import asyncio
+import math
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol, TypeVar
+
+KEPT_SECONDS: Final = 600.0
+"""How long an older listing or answer stands in for one that failed."""
+
+MAKING_SECONDS: Final = 1.0
+"""A request that makes a listing for longer is not waited for: it may be gone."""
+
+MAX_KEPT_BYTES: Final = 6 * 1024 * 1024
+"""Of a listing that is kept; a larger one would stand in memory beside the next, and 110,000 skills
+have 12 MB. It is still shared with those who wait for it."""
+
+MAX_ANSWERS: Final = 32
+"""Finished pages and counts that are kept; a page of 100 entries has about 100 KB."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class KeptAnswer:
+    """The last whole answer to a question, the source that gave it, and the moment.
+
+    ``skills.listing_rules`` is the number of the fallback listing that it was made of; None: of
+    another source.
+    """
+
+    value: Any
+    source: str
+    moment: float
+    listing: int | None
+
+
+class SharedListing(Protocol):
+    """A listing that requests of one isolate share: plain data."""
+
+    @property
+    def source(self) -> str: ...
+
+    @property
+    def count(self) -> int: ...
+
+    @property
+    def thinned(self) -> bool: ...
+
+    @property
+    def bytes(self) -> int: ...
+
+
+@dataclass(slots=True)
+class FallbackCache:
+    """Made by the entry point, handed down in the Env.
+
+    A request may end at any await without a trace, so nothing here is held or awaited: what one
+    was making, another makes after MAKING_SECONDS.
+    """
+
+    latest: SharedListing | None = None  # for those who waited for it, thinned or not
+    made: int = 0  # listings so far
+    good: SharedListing | None = None  # that no failure has thinned
+    good_begun: float = -math.inf
+    being_made_until: float = -math.inf
+    _answers: dict[Hashable, KeptAnswer] = field(default_factory=dict)  # the oldest first
+
+    def is_being_made(self) -> bool:
+        """Whether another request is making a listing that is worth waiting for."""
+        return _now() < self.being_made_until
+
+    def begin(self, end: float) -> float:
+        """Note that a listing is being made, until ``end`` at most; the moment, for `keep`."""
+        begun = _now()
+        self.latest = None
+        self.being_made_until = min(end, begun + MAKING_SECONDS)
+        return begun
+
+    def end(self) -> None:
+        """Note that no listing is being made any more."""
+        self.being_made_until = -math.inf
+
+    def keep(self, skills: SharedListing, begun: float) -> None:
+        """Keep a listing; one that a failure has thinned for those alone who waited for it."""
+        self.latest = skills
+        self.made += 1
+        if not skills.thinned and skills.bytes <= MAX_KEPT_BYTES:
+            self.good, self.good_begun = skills, begun
+
+    def made_since(self, made_before: int) -> SharedListing | None:
+        """The listing that came after ``made_before`` others, if one did."""
+        return self.latest if self.made > made_before else None
+
+    def older(self) -> SharedListing | None:
+        """The last good listing, if it is not too old to stand in for one that failed."""
+        return self.good if _now() - self.good_begun < KEPT_SECONDS else None
+
+    def answer(self, skills: SharedListing, question: Hashable, make: Callable[[], T]) -> T:
+        """What ``make`` makes of a listing. Requests that share the listing share the answer."""
+        if skills is not self.latest or skills.thinned:
+            return make()
+        kept = self._answers.get(question)
+        if kept is None or kept.listing != self.made:
+            value = make()
+            self.remember(question, value, skills.source, listing=self.made)
+            return value
+        shared: T = kept.value
+        return shared
+
+    def remember(
+        self, question: Hashable, value: object, source: str, *, listing: int | None = None
+    ) -> None:
+        """Keep a whole answer as the last one to this question."""
+        self._answers.pop(question, None)
+        if len(self._answers) >= MAX_ANSWERS:
+            del self._answers[next(iter(self._answers))]
+        self._answers[question] = KeptAnswer(value, source, _now(), listing)
+
+    def recall(self, question: Hashable) -> KeptAnswer | None:
+        """The last whole answer to a question, if it is not older than KEPT_SECONDS."""
+        kept = self._answers.get(question)
+        return kept if kept is not None and _now() - kept.moment < KEPT_SECONDS else None
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

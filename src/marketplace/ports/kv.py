@@ -1,0 +1,58 @@
+"""Workers KV as a protocol, and its limits."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+KV_BULK_GET_LIMIT: Final = 100  # keys a bulk get, counted as one operation
+KV_LIST_LIMIT: Final = 1000  # keys a list page
+KV_METADATA_LIMIT: Final = 1024  # bytes of serialised JSON
+KV_VALUE_LIMIT: Final = 25 * 1024 * 1024  # bytes
+KV_WRITE_INTERVAL: Final = 1.0  # seconds between two writes to one key; KV refuses quicker ones
+
+
+@dataclass(frozen=True, slots=True)
+class KvKey:
+    """A key of a list page, with its metadata as decoded JSON (None when there is none)."""
+
+    name: str
+    metadata: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class KvListPage:
+    """Up to KV_LIST_LIMIT keys in UTF-8 order; ``cursor`` is None on the last page.
+
+    A page may be empty and still not the last one.
+    """
+
+    keys: Sequence[KvKey]
+    cursor: str | None
+
+
+class KvNamespace(Protocol):
+    """Workers KV. Reads and lists may be 60 s stale. Every method raises KvError."""
+
+    async def get(self, key: str, *, max_bytes: int = KV_VALUE_LIMIT) -> bytes | None:
+        """The value, or None. Raises KvValueTooLarge beyond ``max_bytes``."""
+
+    async def get_many(self, keys: Sequence[str]) -> Mapping[str, bytes | None]:
+        """Values of up to KV_BULK_GET_LIMIT keys in one operation; None where there is none."""
+
+    async def put(
+        self,
+        key: str,
+        value: bytes,
+        *,
+        metadata: str | None = None,
+        expiration_ttl: int | None = None,
+    ) -> None:
+        """Write a value (UTF-8 text). ``metadata`` is stored as a JSON string; ttl in seconds."""
+
+    async def delete(self, key: str) -> None:
+        """Remove a key; no error when there is none."""
+
+    async def list(
+        self, *, prefix: str, cursor: str | None = None, limit: int = KV_LIST_LIMIT
+    ) -> KvListPage:
+        """One page of the keys that start with ``prefix``."""

@@ -1,0 +1,1 @@
+"""The skill database on PostgreSQL: its session and its SQL."""

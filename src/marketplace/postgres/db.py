@@ -1,0 +1,402 @@
+"""The source of truth: the skill database, on PostgreSQL.
+
+``PostgresSkillDatabase`` is ``ports.database.SkillDatabase`` over one pgwire connection. Statements
+are in ``queries`` and ``listing_sql``; this module sends them and reads their answers. A write that
+loses a race is run again, a bounded number of times; a connection that breaks is reported and
+never retried here, since only the caller knows whether the write may happen twice (all of these
+may).
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Final, Self
+
+import msgspec
+
+from marketplace.ports.database import (
+    DatabaseConnector,
+    Difference,
+    DifferenceKind,
+    ListingRow,
+    ListingRows,
+    RecordKey,
+    SkillDatabase,
+    Upserted,
+    UpsertResult,
+)
+from marketplace.ports.dead_letter import DeadLetter
+from marketplace.ports.errors import DatabaseError
+from marketplace.postgres import queries
+from marketplace.postgres.listing_sql import (
+    count_statement,
+    matches_nothing,
+    page_statement,
+    read_sort_key,
+)
+from marketplace.skills.fingerprint import Fingerprint
+from marketplace.skills.listing_rules import ListingQuery, document_terms, title_terms
+from marketplace.skills.skill import Skill
+from marketplace.skills.slugs import normalize_repository
+from pgwire import (
+    Connection,
+    ConnectionFailed,
+    Parameter,
+    PostgresError,
+    QueryTimeout,
+    Result,
+    Statement,
+)
+
+MAX_ATTEMPTS: Final = 5  # of a write that keeps losing races
+
+_SLUG_CONSTRAINT: Final = "skill_name_key"
+_UNIQUE_VIOLATION: Final = "23505"
+_QUERY_CANCELED: Final = "57014"  # what statement_timeout raises
+_SERIALIZATION_CLASS: Final = "40"  # deadlocks and serialization failures
+_UNAVAILABLE_CLASSES: Final = ("08", "53", "57")  # connection, resources, operator intervention
+_NO_LIMIT: Final = 2**31
+_DIGEST_MODULUS: Final = 2**64
+
+_read_skill_json = msgspec.json.Decoder(Skill).decode
+_read_dead_letter_json = msgspec.json.Decoder(DeadLetter).decode
+
+
+def postgres_connector(connect: Callable[[], Awaitable[Connection]]) -> DatabaseConnector:
+    """A connector that opens its sessions with ``connect``, of whichever transport that is."""
+
+    async def open_session() -> SkillDatabase:
+        try:
+            connection = await connect()
+        except (PostgresError, ConnectionFailed) as error:
+            raise database_error(error) from error
+        return PostgresSkillDatabase(connection)
+
+    return open_session
+
+
+def database_error(error: PostgresError | ConnectionFailed) -> DatabaseError:
+    """The client's error as the port's, with a reason: what the caller can do about it.
+
+    ``timeout`` and ``unavailable`` may pass, ``conflict`` is a race lost too often, ``rejected``
+    will be rejected again.
+    """
+    if isinstance(error, QueryTimeout):
+        return DatabaseError(str(error), reason="timeout")
+    if isinstance(error, ConnectionFailed):
+        return DatabaseError(str(error), reason="unavailable")
+    if error.sqlstate == _QUERY_CANCELED:
+        return DatabaseError(str(error), reason="timeout")
+    if error.sqlstate.startswith(_UNAVAILABLE_CLASSES):
+        return DatabaseError(str(error), reason="unavailable")
+    if _lost_a_race(error):
+        return DatabaseError(str(error), reason="conflict")
+    return DatabaseError(str(error), reason="rejected")
+
+
+def _lost_a_race(error: PostgresError) -> bool:
+    """Whether the same statement may succeed now that another transaction is through."""
+    took_our_slug = error.sqlstate == _UNIQUE_VIOLATION and error.constraint == _SLUG_CONSTRAINT
+    return took_our_slug or error.sqlstate.startswith(_SERIALIZATION_CLASS)
+
+
+class PostgresSkillDatabase:
+    """One session. Its methods are those of ``ports.database.SkillDatabase``, which documents
+    them."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def list_skills(
+        self, query: ListingQuery, *, exclude: Sequence[str], offset: int, limit: int
+    ) -> ListingRows:
+        """See ``SkillDatabase``. One round trip."""
+        if matches_nothing(query):
+            return ListingRows([], 0)
+        page, total = await self._pipeline(
+            page_statement(query, exclude=exclude, offset=offset, limit=limit),
+            count_statement(query, exclude=exclude),
+        )
+        rows = [
+            ListingRow(read_sort_key(query, key), name, item.encode())
+            for key, name, item in _filled(page)
+        ]
+        return ListingRows(rows, _integer(total))
+
+    async def get_skill(self, name: str) -> Skill | None:
+        """See ``SkillDatabase``."""
+        return await self._one_skill(queries.GET_SKILL, name)
+
+    async def get_skill_by_identity(self, identity: str) -> Skill | None:
+        """See ``SkillDatabase``."""
+        return await self._one_skill(queries.GET_SKILL_BY_IDENTITY, identity)
+
+    async def count_skills(self, query: ListingQuery, *, exclude: Sequence[str]) -> int:
+        """See ``SkillDatabase``."""
+        if matches_nothing(query):
+            return 0
+        (total,) = await self._pipeline(count_statement(query, exclude=exclude))
+        return _integer(total)
+
+    async def count_categories(self, *, exclude: Sequence[str]) -> Mapping[str, int]:
+        """See ``SkillDatabase``. In the order of the names."""
+        result = await self._query(queries.COUNT_CATEGORIES, exclude)
+        return {category: int(count) for category, count in _filled(result)}
+
+    async def upsert_skill(self, skill: Skill, *, candidates: Sequence[str]) -> UpsertResult:
+        """See ``SkillDatabase``. Also raises DatabaseError of the reason ``conflict``.
+
+        That is: no candidate is free, or other sessions were faster MAX_ATTEMPTS times.
+        """
+        row = _row(skill)
+        parameters = (_json([row]), row["identity"], candidates, row["revision"])
+        result = await self._write(queries.UPSERT_SKILL, *parameters, needs_row=True)
+        for outcome, stored in _filled(result):
+            return UpsertResult(_read_skill_json(stored), Upserted(outcome))
+        raise DatabaseError(f"no slug is free for {row['identity']}", reason="conflict")
+
+    async def upsert_skills(self, skills: Sequence[Skill]) -> Sequence[Skill]:
+        """See ``SkillDatabase``. Of several states of one identity the newest counts.
+
+        All or nothing: when PostgreSQL rejects one of them, none is written.
+        """
+        newest = _newest_of_each(skills)
+        if not newest:
+            return []
+        result = await self._write(queries.UPSERT_SKILLS, _rows_json(newest))
+        return [newest[identity] for (identity,) in _filled(result)]
+
+    async def check_skills(self, skills: Sequence[Skill]) -> Sequence[Skill]:
+        """See ``SkillDatabase``. The same statement, rolled back: one round trip."""
+        newest = _newest_of_each(skills)
+        if not newest:
+            return []
+        try:
+            _, result, _ = await self._pipeline(
+                Statement("begin"),
+                Statement(queries.UPSERT_SKILLS, (_rows_json(newest),)),
+                Statement("rollback"),
+            )
+        except DatabaseError as error:
+            if error.reason in ("rejected", "conflict"):  # the session is still in the transaction
+                await self._query("rollback")
+            raise
+        return [newest[identity] for (identity,) in _filled(result)]
+
+    async def move_skill(self, identity: str, *, candidates: Sequence[str]) -> Skill | None:
+        """See ``SkillDatabase``. None: no such skill. Also raises reason ``conflict``.
+
+        A candidate that the skill has already counts as free: it then stays where it is.
+        """
+        result = await self._write(queries.MOVE_SKILL, identity, candidates)
+        for placed, stored in _filled(result):
+            if placed != "t":
+                raise DatabaseError(f"no slug is free for {identity}", reason="conflict")
+            return _read_skill_json(stored)
+        return None
+
+    async def add_alias(self, alias: str, identity: str) -> None:
+        """See ``SkillDatabase``."""
+        await self._query(queries.ADD_ALIAS, alias, identity)
+
+    async def mark_in_kv(self, versions: Sequence[RecordKey]) -> Sequence[str]:
+        """See ``SkillDatabase``."""
+        result = await self._write(queries.MARK_IN_KV, *_columns(versions))
+        return [name for (name,) in _filled(result)]
+
+    async def skills_not_in_kv(self, *, limit: int) -> Sequence[Skill]:
+        """See ``SkillDatabase``."""
+        result = await self._query(queries.SKILLS_NOT_IN_KV, limit)
+        return [_read_skill_json(skill) for (skill,) in _filled(result)]
+
+    async def compare_range(
+        self,
+        records: Sequence[RecordKey],
+        *,
+        after: str,
+        until: str | None,
+        limit: int | None = None,
+    ) -> Sequence[Difference]:
+        """See ``SkillDatabase``."""
+        result = await self._query(
+            queries.COMPARE_RANGE,
+            *_columns(records),
+            after,
+            until,
+            _NO_LIMIT if limit is None else limit,
+        )
+        return [_difference(*row) for row in result.rows]
+
+    async def fingerprint(self) -> Fingerprint:
+        """See ``SkillDatabase``."""
+        result = await self._query(queries.FINGERPRINT)
+        ((count, total),) = _filled(result)
+        return Fingerprint(count=int(count), digest=f"{int(total) % _DIGEST_MODULUS:016x}")
+
+    async def store_dead_letter(self, letter: DeadLetter) -> None:
+        """See ``SkillDatabase``."""
+        await self._query(
+            queries.STORE_DEAD_LETTER,
+            letter.id,
+            letter.queue,
+            _json(letter.body),
+            _without_nul(letter.reason),
+            _without_nul(letter.detail),
+            letter.attempts,
+            letter.failed_at,
+            letter.redrives,
+            letter.redriven_at,
+        )
+
+    async def list_dead_letters(
+        self, *, reason: str | None, after: str | None, limit: int
+    ) -> Sequence[DeadLetter]:
+        """See ``SkillDatabase``."""
+        result = await self._query(queries.LIST_DEAD_LETTERS, reason, after, limit)
+        return [_read_dead_letter_json(letter) for (letter,) in _filled(result)]
+
+    async def get_dead_letters(self, ids: Sequence[str]) -> Sequence[DeadLetter]:
+        """See ``SkillDatabase``. Ordered by id."""
+        result = await self._query(queries.GET_DEAD_LETTERS, ids)
+        return [_read_dead_letter_json(letter) for (letter,) in _filled(result)]
+
+    async def count_dead_letters(self) -> Mapping[str, int]:
+        """See ``SkillDatabase``."""
+        result = await self._query(queries.COUNT_DEAD_LETTERS)
+        return {reason: int(count) for reason, count in _filled(result)}
+
+    async def acquire_lease(self, name: str, holder: str, *, now: str, expires_at: str) -> bool:
+        """See ``SkillDatabase``."""
+        result = await self._query(queries.ACQUIRE_LEASE, name, holder, now, expires_at)
+        return result.affected == 1
+
+    async def release_lease(self, name: str, holder: str) -> None:
+        """See ``SkillDatabase``."""
+        await self._query(queries.RELEASE_LEASE, name, holder)
+
+    async def save_state(self, name: str, value: bytes) -> None:
+        """See ``SkillDatabase``."""
+        await self._query(queries.SAVE_STATE, name, value.decode())
+
+    async def load_state(self, name: str) -> bytes | None:
+        """See ``SkillDatabase``."""
+        value = (await self._query(queries.LOAD_STATE, name)).scalar()
+        return None if value is None else value.encode()
+
+    def close(self) -> None:
+        """See ``SkillDatabase``."""
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    async def _one_skill(self, sql: str, parameter: str) -> Skill | None:
+        if "\0" in parameter:  # no text in PostgreSQL has it, and none is sent with it
+            return None
+        stored = (await self._query(sql, parameter)).scalar()
+        return None if stored is None else _read_skill_json(stored)
+
+    async def _query(self, sql: str, *parameters: Parameter) -> Result:
+        (result,) = await self._pipeline(Statement(sql, parameters))
+        return result
+
+    async def _pipeline(self, *statements: Statement) -> list[Result]:
+        try:
+            return await self._connection.pipeline(statements)
+        except (PostgresError, ConnectionFailed) as error:
+            raise database_error(error) from error
+
+    async def _write(self, sql: str, *parameters: Parameter, needs_row: bool = False) -> Result:
+        """Run one statement; again, with a new snapshot, when it lost a race.
+
+        With ``needs_row`` an answer without any row is a lost race too, and is returned only
+        after MAX_ATTEMPTS.
+        """
+        for _ in range(MAX_ATTEMPTS - 1):
+            try:
+                result = await self._connection.query(sql, *parameters)
+            except ConnectionFailed as error:
+                raise database_error(error) from error
+            except PostgresError as error:
+                if not _lost_a_race(error):
+                    raise database_error(error) from error
+                continue
+            if result.rows or not needs_row:
+                return result
+        return await self._query(sql, *parameters)
+
+
+def _newest_of_each(skills: Sequence[Skill]) -> dict[str, Skill]:
+    """The newest state of each identity, by identity."""
+    newest: dict[str, Skill] = {}
+    for skill in skills:
+        rival = newest.setdefault(skill.identity, skill)
+        if skill.revision > rival.revision:
+            newest[skill.identity] = skill
+    return newest
+
+
+def _rows_json(skills: Mapping[str, Skill]) -> str:
+    return _json([_row(skill) for skill in skills.values()])
+
+
+def _row(skill: Skill) -> dict[str, Any]:
+    """A skill as the columns of ``queries.SKILL_COLUMNS``."""
+    summary = skill.summary()
+    words = msgspec.structs.replace(summary, name="")  # the table adds those of the slug it has
+    return {
+        **msgspec.structs.asdict(skill),
+        "identity": skill.identity,
+        "repository": normalize_repository(skill.repo_url),
+        "summary": summary.description,
+        "author_lower": skill.author.lower(),
+        "revision": skill.revision,
+        "title_terms": title_terms(words),
+        "search_terms": document_terms(words),
+    }
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _columns(records: Sequence[RecordKey]) -> tuple[list[str], list[str], list[str]]:
+    return (
+        [record.name for record in records],
+        [record.identity for record in records],
+        [record.revision for record in records],
+    )
+
+
+def _filled(result: Result) -> list[tuple[str, ...]]:
+    """The rows of a statement that returns no NULL."""
+    rows = []
+    for row in result.rows:
+        values = tuple(value for value in row if value is not None)
+        if len(values) != len(row):
+            raise DatabaseError(f"NULL in one of the columns {result.columns}", reason="rejected")
+        rows.append(values)
+    return rows
+
+
+def _integer(result: Result) -> int:
+    ((value,),) = _filled(result)
+    return int(value)
+
+
+def _difference(kind: str | None, name: str | None, row: str | None) -> Difference:
+    if kind is None or name is None:
+        raise DatabaseError("a difference without kind or name", reason="rejected")
+    return Difference(DifferenceKind(kind), name, None if row is None else _read_skill_json(row))
+
+
+def _without_nul(text: str) -> str:
+    """PostgreSQL's text cannot hold NUL; a letter must never be refused for it."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")

@@ -1,0 +1,353 @@
+"""The statements that ``db`` sends, named and described. SQL text is fixed here, once, at import.
+
+What is put together is put together from constants of this module, never from input; input
+travels as parameters. ``listing_sql`` composes the listing, whose filters and order vary.
+"""
+
+# ruff: noqa: S608 - see above: every fragment is a constant
+
+from typing import Final
+
+import msgspec
+
+from marketplace.ports.dead_letter import DeadLetter
+from marketplace.skills.skill import Skill, SkillSummary
+
+SKILL_COLUMNS: Final = {
+    "identity": "text",
+    "name": "text",
+    "base_slug": "text",
+    "repository": "text",
+    "display_name": "text",
+    "description": "text",
+    "summary": "text",
+    "author": "text",
+    "author_lower": "text",
+    "repo_url": "text",
+    "skill_path": "text",
+    "license": "text",
+    "category": "text",
+    "current_version": "text",
+    "cert_tier": "text",
+    "cert_method": "text",
+    "cert_score": "integer",
+    "certified_at": "text",
+    "labels": "text[]",
+    "extensible": "boolean",
+    "extension_points": "text[]",
+    "trending_score_7d": "double precision",
+    "trending_score_30d": "double precision",
+    "published_at": "text",
+    "updated_at": "text",
+    "revision": "text",
+    "title_terms": "text[]",
+    "search_terms": "text[]",
+}
+"""Columns of ``skill`` that an upsert writes, and the type each is read as from the parameter."""
+
+MANAGED_COLUMNS: Final = ("revision_in_kv", "title_vector", "search_vector", "digest")
+"""Columns that ``mark_in_kv`` or PostgreSQL itself fills."""
+
+_KEPT_ON_UPDATE: Final = {
+    "identity",
+    "name",  # links carry it
+    "published_at",  # of the first publication, see the statement
+    "trending_score_7d",  # measured, not published: a new version has none of its own
+    "trending_score_30d",
+}
+
+
+def _json_of(kind: type[msgspec.Struct], table: str, **columns: str) -> str:
+    """An expression giving the JSON of ``kind`` as msgspec writes it, from a row of ``table``.
+
+    ``columns`` names the column of a field where it is not called like the field.
+    """
+    fields = ", ".join(
+        f'{table}.{columns.get(field.name, field.name)} as "{field.encode_name}"'
+        for field in msgspec.structs.fields(kind)
+    )
+    return f"(select row_to_json(item) from (select {fields}) as item)"
+
+
+def skill_json(table: str) -> str:
+    """The expression for a whole skill."""
+    return _json_of(Skill, table)
+
+
+def summary_json(table: str) -> str:
+    """The expression for a listing's entry."""
+    return _json_of(SkillSummary, table, description="summary")
+
+
+_RECORDS = (
+    "json_to_recordset($1::json) as record ("
+    + ", ".join(f"{column} {type_}" for column, type_ in SKILL_COLUMNS.items())
+    + ")"
+)
+_INSERTED = ", ".join(SKILL_COLUMNS)
+_VALUES = ", ".join(
+    "chosen.name" if column == "name" else f"record.{column}" for column in SKILL_COLUMNS
+)
+_ON_CONFLICT = """
+    on conflict (identity) do update set
+        published_at = least(stored.published_at, excluded.published_at),
+        {assignments}
+    where excluded.revision > stored.revision
+""".format(
+    assignments=", ".join(
+        f"{column} = excluded.{column}" for column in SKILL_COLUMNS if column not in _KEPT_ON_UPDATE
+    )
+)
+
+GET_SKILL: Final = f"""
+select {skill_json("skill")}
+from skill
+where identity = coalesce(
+    (select identity from skill where name = $1::text),
+    (select identity from skill_alias where alias = $1::text)
+)
+"""
+"""$1 slug. The skill that has the slug, or else the one that left it behind."""
+
+GET_SKILL_BY_IDENTITY: Final = f"""
+select {skill_json("skill")} from skill where identity = $1::text
+"""
+
+COUNT_CATEGORIES: Final = """
+select category, sum(skills)
+from (
+    select category, count(*) as skills from skill group by category
+    union all
+    select category, -count(*) from skill where name = any($1::text[]) group by category
+) as counted
+group by category
+having sum(skills) > 0
+order by category
+"""
+"""$1 slugs left out."""
+
+UPSERT_SKILL: Final = f"""
+with chosen as (
+    select coalesce(
+        (select name from skill where identity = $2::text),
+        (
+            select candidate
+            from unnest($3::text[]) with ordinality as option (candidate, place)
+            where not exists (select from skill where name = candidate)
+                and not exists (
+                    select from skill_alias where alias = candidate and identity <> $2::text
+                )
+            order by place
+            limit 1
+        )
+    ) as name
+),
+written as (
+    insert into skill as stored ({_INSERTED})
+    select {_VALUES} from {_RECORDS} cross join chosen where chosen.name is not null
+    {_ON_CONFLICT}
+    -- A row version that an UPDATE made carries the lock of its transaction in xmax.
+    returning stored.*, stored.xmax = 0 as inserted
+)
+select case when inserted then 'inserted' else 'updated' end, {skill_json("written")} from written
+union all
+select 'unchanged', {skill_json("skill")}
+from skill
+where identity = $2::text and revision >= $4::text and not exists (select from written)
+"""
+"""$1 JSON array of one record, $2 its identity, $3 candidate slugs, $4 its revision.
+
+One row: what happened, and the skill as it stands. No row in two cases: no candidate is free, or
+another session wrote this identity's row after this statement's snapshot was taken, so that the
+statement neither may write nor can see what stands; run again, it sees it. A unique_violation on
+``skill_name_key`` means that another identity took the chosen slug meanwhile.
+"""
+
+UPSERT_SKILLS: Final = f"""
+with record as (
+    select record.* from {_RECORDS}
+),
+chosen as (
+    select distinct on (name) record.identity, coalesce(own.name, record.name) as name
+    from record
+    left join skill as own on own.identity = record.identity
+    where own.identity is not null
+        or not exists (select from skill where skill.name = record.name)
+        and not exists (
+            select from skill_alias
+            where alias = record.name and skill_alias.identity <> record.identity
+        )
+    order by name, record.identity
+),
+written as (
+    insert into skill as stored ({_INSERTED})
+    select {_VALUES} from record join chosen using (identity)
+    -- One order for all sessions, so that they wait for each other in line, not in a circle.
+    order by record.identity
+    {_ON_CONFLICT}
+)
+select identity from record where identity not in (select identity from chosen)
+"""
+"""$1 JSON array of records, each identity once. Returns the identities that were not placed."""
+
+MOVE_SKILL: Final = f"""
+with present as (
+    select name from skill where identity = $1::text for update
+),
+chosen as (
+    select candidate as name
+    from present, unnest($2::text[]) with ordinality as option (candidate, place)
+    where not exists (select from skill where name = candidate and identity <> $1::text)
+        and not exists (select from skill_alias where alias = candidate and identity <> $1::text)
+    order by place
+    limit 1
+),
+left_behind as (
+    insert into skill_alias (alias, identity)
+    select present.name, $1::text from present, chosen where present.name <> chosen.name
+    -- An alias of another identity was hidden by this row; links led here, and still shall.
+    on conflict (alias) do update set identity = excluded.identity
+),
+moved as (
+    update skill set name = chosen.name, revision_in_kv = null
+    from present, chosen
+    where skill.identity = $1::text and present.name <> chosen.name
+    returning skill.*
+)
+select true, {skill_json("moved")} from moved
+union all
+select exists (select from chosen), {skill_json("skill")}
+from skill
+where identity = $1::text and not exists (select from moved)
+"""
+"""$1 identity, $2 candidate slugs. Whether a candidate was free, and the skill as it stands.
+
+KV does not hold the skill under its new slug, hence revision_in_kv = null. No row: no such skill.
+"""
+
+ADD_ALIAS: Final = """
+insert into skill_alias (alias, identity) values ($1::text, $2::text) on conflict do nothing
+"""
+"""$1 alias, $2 identity. An alias that leads to another skill stays: it is that skill's link."""
+
+MARK_IN_KV: Final = """
+with noted as (
+    select * from unnest($1::text[], $2::text[], $3::text[]) as version (name, identity, revision)
+),
+locked as (
+    -- In one order, as in UPSERT_SKILLS.
+    select identity from skill where identity = any($2::text[]) order by identity for update
+),
+marked as (
+    update skill set revision_in_kv = noted.revision
+    from noted join locked on locked.identity = noted.identity
+    where skill.identity = noted.identity and skill.name = noted.name
+        and skill.revision_in_kv is distinct from noted.revision
+)
+select noted.name
+from noted join skill on skill.identity = noted.identity
+where skill.name <> noted.name or skill.revision <> noted.revision
+order by noted.name collate "C"
+"""
+"""$1 slugs, $2 identities, $3 revisions. Returns the slugs whose row is at another state."""
+
+SKILLS_NOT_IN_KV: Final = f"""
+select {skill_json("dirty")}
+from (
+    select * from skill
+    where revision_in_kv is distinct from revision
+    order by updated_at, name
+    limit $1::bigint
+) as dirty
+order by updated_at, name
+"""
+
+COMPARE_RANGE: Final = f"""
+with record as (
+    select name collate "C" as name, identity collate "C" as identity,
+        revision collate "C" as revision
+    from unnest($1::text[], $2::text[], $3::text[]) as record (name, identity, revision)
+),
+compared as (
+    select record.name, mine.identity, case
+        when mine.identity is null and taken.identity is not null then 'taken-slug'
+        when mine.identity is null then 'missing-in-database'
+        when mine.name <> record.name then 'other-slug'
+        when mine.revision < record.revision then 'newer-in-kv'
+        when mine.revision > record.revision then 'newer-in-database'
+    end as kind
+    from record
+    left join skill as mine on mine.identity = record.identity
+    left join skill as taken on taken.name = record.name
+    union all
+    select name, identity, 'missing-in-kv'
+    from skill
+    where name > $4::text and ($5::text is null or name <= $5::text)
+        and identity not in (select identity from record)
+),
+difference as (
+    select * from compared where kind is not null
+    order by name
+    -- With ties: the two differences that one slug can have are never torn apart.
+    fetch first ($6::bigint) rows with ties
+)
+select difference.kind, difference.name,
+    case when skill.identity is not null then {skill_json("skill")} end
+from difference left join skill on skill.identity = difference.identity
+order by difference.name, difference.kind = 'missing-in-kv'
+"""
+"""$1 slugs, $2 identities, $3 revisions of KV's records; $4 after, $5 until (NULL: the end),
+$6 how many differences at most."""
+
+FINGERPRINT: Final = "select count(*), coalesce(sum(digest), 0) from skill"
+"""Count, and the exact sum (numeric, signed) of all rows' digests."""
+
+STORE_DEAD_LETTER: Final = """
+insert into dead_letter as stored
+    (id, queue, body, reason, detail, attempts, failed_at, redrives, redriven_at)
+values ($1, $2, $3::json, $4, $5, $6::integer, $7, $8::integer, $9)
+on conflict (id) do update set
+    queue = excluded.queue, body = excluded.body, reason = excluded.reason,
+    detail = excluded.detail, attempts = excluded.attempts, failed_at = excluded.failed_at,
+    redrives = excluded.redrives, redriven_at = excluded.redriven_at
+where row(greatest(stored.failed_at, stored.redriven_at), stored.redriven_at is null)
+    <= row(greatest(excluded.failed_at, excluded.redriven_at), excluded.redriven_at is null)
+"""
+"""The fields in order. A letter whose last event is later than the new one's is left alone."""
+
+_DEAD_LETTER_JSON = _json_of(DeadLetter, "dead_letter")
+
+LIST_DEAD_LETTERS: Final = f"""
+select {_DEAD_LETTER_JSON}
+from dead_letter
+where redriven_at is null
+    and ($1::text is null or reason = $1::text)
+    and ($2::text is null or id > $2::text)
+order by id
+limit $3::bigint
+"""
+"""$1 reason or NULL, $2 the id before the page or NULL, $3 limit."""
+
+GET_DEAD_LETTERS: Final = f"""
+select {_DEAD_LETTER_JSON} from dead_letter where id = any($1::text[]) order by id
+"""
+
+COUNT_DEAD_LETTERS: Final = """
+select reason, count(*) from dead_letter where redriven_at is null group by reason order by reason
+"""
+
+ACQUIRE_LEASE: Final = """
+insert into lease as held (name, holder, expires_at) values ($1::text, $2::text, $4::text)
+on conflict (name) do update set holder = excluded.holder, expires_at = excluded.expires_at
+where held.holder = excluded.holder or held.expires_at <= $3::text
+"""
+"""$1 name, $2 holder, $3 now, $4 expiry. One row affected: the lease is the holder's."""
+
+RELEASE_LEASE: Final = "delete from lease where name = $1::text and holder = $2::text"
+
+SAVE_STATE: Final = """
+insert into state (name, value) values ($1::text, $2::json)
+on conflict (name) do update set value = excluded.value
+"""
+
+LOAD_STATE: Final = "select value from state where name = $1::text"

@@ -1,0 +1,1 @@
+"""The way from a submission to a published skill."""

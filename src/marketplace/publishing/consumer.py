@@ -1,0 +1,251 @@
+"""The consumer of the publish queue: each message of a batch is settled for itself."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from marketplace.basics.concurrency import map_bounded
+from marketplace.kv.index import add_to_published_index
+from marketplace.kv.submissions import get_scans, get_submissions, record_publication
+from marketplace.operations.dead_letters import bury
+from marketplace.ports.dead_letter import DeadLetterReason
+from marketplace.ports.env import Env
+from marketplace.ports.errors import KvError, StorageError
+from marketplace.ports.queue import QueueMessage, retry_delay
+from marketplace.publishing.messages import scanned_at_of, submission_id_of
+from marketplace.publishing.publish import Published, PublishOutcome, publish_skills
+from marketplace.skills.skill import Skill
+from marketplace.skills.stored import InvalidRecord
+from marketplace.skills.submission import (
+    Publication,
+    Scan,
+    Submission,
+    Verdict,
+    skill_from_submission,
+)
+
+PUBLISH_QUEUE: Final = "skill-publish"
+OUTDATED_READS: Final = 5
+"""How often a message waits for KV to catch up: 5 + 10 + … + 80 s, and KV takes about 60."""
+
+
+@dataclass(slots=True)
+class BatchReport:
+    """What became of a batch, in messages."""
+
+    published: int = 0
+    buried: int = 0
+    retried: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Publishable:
+    submission: Submission
+    skill: Skill
+
+
+@dataclass(frozen=True, slots=True)
+class _Unpublishable:
+    reason: DeadLetterReason
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Outdated:
+    """KV does not show the verdict yet that the message is about."""
+
+
+_Reading = _Publishable | _Unpublishable | _Outdated
+
+
+async def handle_publish_batch(env: Env, messages: Sequence[QueueMessage]) -> BatchReport:
+    """Publish what the messages name. Every message is acknowledged, buried or retried.
+
+    Acknowledged: its skill is stored in PostgreSQL or in KV. Buried: it can never be published as
+    it stands, so it became a dead-letter record with the reason and was acknowledged. Retried:
+    storage was away; the delay grows with the attempts, and the queue's dead-letter queue follows.
+    """
+    report = BatchReport()
+    await _handle(env, messages, report)
+    env.log(
+        f"publish batch of {len(messages)}: {report.published} published",
+        messages=len(messages),
+        published=report.published,
+        buried=report.buried,
+        retried=report.retried,
+        reasons=report.reasons,
+    )
+    return report
+
+
+async def _handle(env: Env, messages: Sequence[QueueMessage], report: BatchReport) -> None:
+    """Settle messages together; if one of them meets a bug, each for itself."""
+    try:
+        readings = await _read_submissions(env, messages)
+        await _publish(env, messages, readings, report)
+    except KvError as error:
+        env.log("kv unavailable: batch retried", level="warning", reason=error.reason)
+        for message in messages:
+            _retry(message, report, error.reason)
+    except Exception as error:  # noqa: BLE001 - a bug that one message meets is not its neighbours'
+        if len(messages) == 1:
+            env.log("message not processed", level="error", id=messages[0].id, reason=repr(error))
+            _retry(messages[0], report, "unexpected-error")
+            return
+        env.log("batch taken apart", level="error", messages=len(messages), reason=repr(error))
+        for message in messages:
+            await _handle(env, [message], report)
+
+
+async def _publish(
+    env: Env,
+    messages: Sequence[QueueMessage],
+    readings: Mapping[str, _Reading],
+    report: BatchReport,
+) -> None:
+    publishable = [r for r in readings.values() if isinstance(r, _Publishable)]
+    outcomes = await publish_skills(env, [reading.skill for reading in publishable])
+    for message in messages:
+        reading = readings[message.id]
+        if isinstance(reading, _Publishable):
+            _settle_published(message, outcomes[reading.skill.identity], report)
+        elif isinstance(reading, _Outdated):
+            _retry(message, report, "outdated-read")
+        else:
+            await _settle_unpublishable(env, message, reading, report)
+    await _note_publications(env, publishable, outcomes)
+
+
+async def _read_submissions(env: Env, messages: Sequence[QueueMessage]) -> Mapping[str, _Reading]:
+    """What each message asks for, read afresh. Raises KvError."""
+    ids = {message.id: submission_id_of(message.body) for message in messages}
+    known = sorted({submission_id for submission_id in ids.values() if submission_id})
+    submissions = await get_submissions(env, known)
+    scans = await get_scans(env, known)
+    return {
+        message.id: _read_message(message, submission_id, submissions, scans)
+        if (submission_id := ids[message.id]) is not None
+        else _invalid_message()
+        for message in messages
+    }
+
+
+def _read_message(
+    message: QueueMessage,
+    submission_id: str,
+    submissions: Mapping[str, Submission | InvalidRecord | None],
+    scans: Mapping[str, Scan | InvalidRecord | None],
+) -> _Reading:
+    """What one message asks for; Outdated while KV may only be late to show it."""
+    submission, scan = submissions[submission_id], scans[submission_id]
+    told = scanned_at_of(message.body)
+    seen = scan.scanned_at if isinstance(scan, Scan) else ""
+    if isinstance(scan, InvalidRecord) or (seen >= told and (submission or not told)):
+        return _reading(submission_id, submission, scan)
+    if message.attempts <= OUTDATED_READS:
+        return _Outdated()
+    if submission is None:
+        return _reading(submission_id, None, scan)
+    return _Unpublishable(
+        DeadLetterReason.NOT_SCANNED, f"there is no verdict of {told} on {submission_id}"
+    )
+
+
+def _invalid_message() -> _Unpublishable:
+    return _Unpublishable(DeadLetterReason.INVALID_MESSAGE, "the message names no submission")
+
+
+def _reading(
+    submission_id: str,
+    submission: Submission | InvalidRecord | None,
+    scan: Scan | InvalidRecord | None,
+) -> _Reading:
+    if isinstance(submission, InvalidRecord):
+        return _Unpublishable(DeadLetterReason.INVALID_RECORD, f"submission: {submission}")
+    if isinstance(scan, InvalidRecord):
+        return _Unpublishable(DeadLetterReason.INVALID_RECORD, f"verdict: {scan}")
+    if submission is None:
+        return _Unpublishable(
+            DeadLetterReason.UNKNOWN_SUBMISSION, f"there is no submission {submission_id}"
+        )
+    if scan is None:
+        return _Unpublishable(
+            DeadLetterReason.NOT_SCANNED, f"there is no verdict on submission {submission_id}"
+        )
+    if scan.verdict is not Verdict.PASS:
+        return _Unpublishable(
+            DeadLetterReason.NOT_PASSED, f"submission {submission_id} did not pass its scan"
+        )
+    try:
+        skill = skill_from_submission(submission, scan)
+        skill.identity  # noqa: B018 - raises where the record names no repository
+    except ValueError as error:
+        return _Unpublishable(DeadLetterReason.INVALID_RECORD, str(error))
+    return _Publishable(submission, skill)
+
+
+async def _note_publications(
+    env: Env, publishable: Sequence[_Publishable], outcomes: Mapping[str, PublishOutcome]
+) -> None:
+    """Note the new state of the submissions and of the index. Losing either loses no skill."""
+    now = env.now()
+    stored: dict[str, Skill] = {}
+    notes: dict[str, tuple[Submission, Publication]] = {}
+    for reading in publishable:
+        outcome = outcomes[reading.skill.identity]
+        if isinstance(outcome, Published):
+            skill = outcome.skill
+            stored[skill.name] = skill
+            notes[reading.submission.id] = (
+                reading.submission,
+                Publication(
+                    submission_id=reading.submission.id,
+                    slug=skill.name,
+                    version=skill.current_version,
+                    published_at=now,
+                ),
+            )
+    if not stored:
+        return
+
+    async def note(entry: tuple[Submission, Publication]) -> None:
+        try:
+            await record_publication(env, *entry)
+        except KvError as error:
+            env.log(
+                f"kv unavailable: publication of {entry[0].id} not noted",
+                level="warning",
+                id=entry[0].id,
+                reason=error.reason,
+            )
+
+    await map_bounded(notes.values(), note)
+    await add_to_published_index(env, list(stored.values()))
+
+
+def _settle_published(message: QueueMessage, outcome: PublishOutcome, report: BatchReport) -> None:
+    if isinstance(outcome, Published):
+        message.ack()
+        report.published += 1
+    else:
+        _retry(message, report, outcome.reason)
+
+
+async def _settle_unpublishable(
+    env: Env, message: QueueMessage, why: _Unpublishable, report: BatchReport
+) -> None:
+    try:
+        await bury(env, message, queue=PUBLISH_QUEUE, reason=why.reason, detail=why.detail)
+    except StorageError as error:
+        _retry(message, report, error.reason)
+        return
+    message.ack()
+    report.buried += 1
+    report.reasons[why.reason] = report.reasons.get(why.reason, 0) + 1
+
+
+def _retry(message: QueueMessage, report: BatchReport, reason: str) -> None:
+    message.retry(delay_seconds=retry_delay(message.attempts))
+    report.retried += 1
+    report.reasons[reason] = report.reasons.get(reason, 0) + 1

@@ -1,0 +1,163 @@
+"""From a queue message to a published skill: the one write path.
+
+PostgreSQL decides and KV follows. Every step can be repeated, and none depends on what an
+earlier invocation remembered: a message names a submission, and its records are read again.
+
+With PostgreSQL away, KV alone takes the skill. KV has no compare-and-set, so nothing may be
+decided there by whoever writes first, nor be written where another may be by now: a skill new to KV
+takes the slug that carries the digest of its identity, which no other skill can be given, and each
+revision is kept in an outbox record of its own, which no other can overwrite. The repair brings
+both into PostgreSQL.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeGuard
+
+from marketplace.basics.concurrency import map_bounded
+from marketplace.kv.outbox import write_outbox
+from marketplace.kv.records import write_record
+from marketplace.ports.database import SkillDatabase
+from marketplace.ports.env import Env, get_db
+from marketplace.ports.errors import DatabaseError
+from marketplace.publishing.kv_copy import free_for_rows, settle_in_kv, try_kv_write, write_row
+from marketplace.publishing.slug_plan import SlugPlan, certain_slug, plan_slug, read_wanted_records
+from marketplace.skills.skill import Skill
+
+_DATABASE_SESSIONS: Final = 2  # a lost connection is replaced once; the queue retries beyond that
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """Where a skill was stored. ``skill`` is the stored state, which may be a newer revision."""
+
+    skill: Skill
+    in_database: bool
+    in_kv: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PublishFailed:
+    """Neither PostgreSQL nor KV took the skill."""
+
+    reason: str
+
+
+PublishOutcome = Published | PublishFailed
+
+
+def is_in_both(outcome: PublishOutcome) -> TypeGuard[Published]:
+    """Whether PostgreSQL and KV have the skill."""
+    return isinstance(outcome, Published) and outcome.in_database and outcome.in_kv
+
+
+async def publish_skill(env: Env, skill: Skill) -> PublishOutcome:
+    """Publish one skill. Idempotent; an older revision than the stored one changes nothing.
+
+    The slug is decided here: ``skill.name`` is not looked at.
+    """
+    outcomes = await publish_skills(env, [skill])
+    return outcomes[skill.identity]
+
+
+async def publish_skills(env: Env, skills: Sequence[Skill]) -> Mapping[str, PublishOutcome]:
+    """Publish a batch of skills; the result tells the outcome for each identity.
+
+    Of several revisions of one identity the newest is published.
+    """
+    newest: dict[str, Skill] = {}
+    for skill in skills:
+        known = newest.get(skill.identity)
+        if known is None or skill.revision > known.revision:
+            newest[skill.identity] = skill
+    records = await read_wanted_records(env, newest.values())
+    plans = [plan_slug(env, skill, records) for skill in newest.values()]
+    rows = await _store_in_database(env, plans)
+    free = await free_for_rows(env, rows.values(), records)
+    outcomes: dict[str, PublishOutcome] = dict(
+        await map_bounded(
+            plans, lambda plan: _store_in_kv(env, plan, rows.get(plan.skill.identity), free)
+        )
+    )
+    await settle_in_kv(
+        env,
+        [outcome.skill for outcome in outcomes.values() if is_in_both(outcome)],
+    )
+    return outcomes
+
+
+async def _store_in_database(env: Env, plans: Sequence[SlugPlan]) -> Mapping[str, Skill]:
+    """The rows as they stand after the upserts, by identity; absent where PostgreSQL failed."""
+    rows: dict[str, Skill] = {}
+    waiting = list(plans)
+    for _ in range(_DATABASE_SESSIONS):
+        if not waiting:
+            break
+        try:
+            with await get_db(env) as database:
+                while waiting:
+                    await _upsert(env, database, waiting[0], rows)
+                    waiting.pop(0)
+        except DatabaseError as error:
+            env.log(
+                f"postgres unavailable: {len(waiting)} skills not stored there",
+                level="warning",
+                reason=error.reason,
+                detail=str(error),
+            )
+            if error.reason == "timeout":
+                break  # a second wait as long would only delay what KV can take now
+    return rows
+
+
+async def _upsert(
+    env: Env, database: SkillDatabase, plan: SlugPlan, rows: dict[str, Skill]
+) -> None:
+    """Upsert one skill. A statement that PostgreSQL rejects concerns this skill alone."""
+    try:
+        result = await database.upsert_skill(plan.skill, candidates=plan.candidates)
+    except DatabaseError as error:
+        if error.reason not in ("rejected", "conflict"):
+            raise
+        env.log(
+            f"postgres rejected {plan.skill.identity}",
+            level="error",
+            identity=plan.skill.identity,
+            reason=error.reason,
+            detail=str(error),
+        )
+        return
+    rows[plan.skill.identity] = result.skill
+
+
+async def _store_in_kv(
+    env: Env, plan: SlugPlan, row: Skill | None, free: Collection[str]
+) -> tuple[str, PublishOutcome]:
+    """Write the KV record from the row or, without one, from the skill itself.
+
+    A row whose slug is not free stays marked in the table, and the repair finds it.
+    """
+    identity = plan.skill.identity
+    if row is None:
+        return identity, await _store_in_kv_alone(env, plan)
+    in_kv = row.name in free and await try_kv_write(env, row, write_row)
+    return identity, Published(row, in_database=True, in_kv=in_kv)
+
+
+async def _store_in_kv_alone(env: Env, plan: SlugPlan) -> PublishOutcome:
+    if not plan.checked:
+        return PublishFailed("storage-unavailable")
+    own = plan.own
+    certain = certain_slug(plan.skill)
+    name = own.name if own is not None else certain
+    published_at = plan.skill.published_at
+    if own is not None:
+        published_at = min(own.published_at, published_at)
+    skill = plan.skill.renamed(name, published_at=published_at)
+    if not await try_kv_write(env, skill, write_outbox):
+        return PublishFailed("storage-unavailable")
+    # Any other slug may be another skill's since what was read, a minute ago at most. An outbox
+    # entry is shown in place of an older record until the repair gives PostgreSQL the word.
+    if name == certain and (own is None or own.revision < skill.revision):
+        await try_kv_write(env, skill, write_record)
+    return Published(skill, in_database=False, in_kv=True)

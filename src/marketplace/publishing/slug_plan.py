@@ -1,0 +1,67 @@
+"""Which slugs a skill may get, as far as KV and the seed tell. PostgreSQL decides among them."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from marketplace.kv.records import Records, read_records
+from marketplace.ports.env import Env
+from marketplace.ports.errors import KvError
+from marketplace.skills.skill import Skill
+from marketplace.skills.slugs import assignable_candidates
+
+
+@dataclass(frozen=True, slots=True)
+class SlugPlan:
+    """A skill to publish, with what KV knows about the slugs that it may get."""
+
+    skill: Skill  # the message's, unless KV holds a newer state
+    candidates: Sequence[str]  # free or its own, as far as KV and the seed tell; its own first
+    own: Skill | None  # what KV holds of this identity
+    checked: bool  # whether KV could be asked; without that nothing may be written there
+
+
+async def read_wanted_records(env: Env, skills: Iterable[Skill]) -> Records:
+    """The records of all slugs that these skills may get; none of them where KV is away."""
+    slugs = sorted({slug for skill in skills for slug in _wanted_slugs(env, skill)})
+    try:
+        return await read_records(env, slugs)
+    except KvError as error:
+        env.log("kv unavailable: slugs not checked", level="warning", reason=error.reason)
+        return {}
+
+
+def _wanted_slugs(env: Env, skill: Skill) -> Sequence[str]:
+    """The slug rule's candidates; a seed skill has its slug already."""
+    candidates = assignable_candidates(skill.repo_url, skill.base_slug)
+    seeded = env.seed.by_identity.get(skill.identity)
+    return candidates if seeded is None else (seeded.name, candidates[-1])
+
+
+def certain_slug(skill: Skill) -> str:
+    """The slug that carries the digest of the identity: no other skill can be given it."""
+    return assignable_candidates(skill.repo_url, skill.base_slug)[-1]
+
+
+def plan_slug(env: Env, skill: Skill, records: Records) -> SlugPlan:
+    """Leave out slugs that another identity holds in KV or in the seed.
+
+    PostgreSQL alone decides what is free. But a row that it lost, or never received while it was
+    away, still lives in KV under its slug.
+    """
+    identity, wanted = skill.identity, _wanted_slugs(env, skill)
+    holders = {slug: found for slug in wanted if isinstance(found := records.get(slug), Skill)}
+
+    def is_free(slug: str) -> bool:
+        claims = (env.seed.by_name.get(slug), holders.get(slug))
+        return all(claim is None or claim.identity == identity for claim in claims)
+
+    candidates = [slug for slug in wanted[:-1] if is_free(slug)] + [wanted[-1]]
+    owned = [holders[slug] for slug in candidates if slug in holders]
+    own = max(owned, key=lambda record: record.revision, default=None)
+    checked = wanted[-1] in records
+    if own is None:
+        return SlugPlan(skill, candidates, None, checked)
+    # A row that PostgreSQL lost comes back as KV has it: under its slug, and not older.
+    candidates.sort(key=lambda slug: slug != own.name)
+    newest = max(skill, own, key=lambda state: state.revision)
+    return SlugPlan(newest, candidates, own, checked)

@@ -1,0 +1,215 @@
+"""Requests to be listed, and the verdicts of scanners on them."""
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+from marketplace.basics.concurrency import map_bounded
+from marketplace.basics.timestamps import seconds_since
+from marketplace.catalog.lookup import find_by_identity
+from marketplace.kv import submissions as kv_submissions
+from marketplace.kv.submissions import PendingSubmission
+from marketplace.ports.env import Env, send_messages
+from marketplace.ports.errors import KvError, QueueError
+from marketplace.publishing.messages import publish_message
+from marketplace.skills.skill import Skill
+from marketplace.skills.slugs import slugify
+from marketplace.skills.stored import InvalidRecord
+from marketplace.skills.submission import (
+    Scan,
+    Submission,
+    SubmissionState,
+    SubmissionStatus,
+    Verdict,
+)
+from marketplace.skills.versions import version_order
+
+_UNDER_WAY: Final = (SubmissionState.RECEIVED, SubmissionState.SCANNED)
+MAX_RESULTS_A_CALL: Final = 100  # keeps one call well inside 1,000 KV operations
+MAX_PENDING_PAGES: Final = 5  # of a thousand, that one look for stuck submissions reads
+STUCK_SECONDS: Final = 900.0  # longer than any ordinary retries take
+ASK_AGAIN_SECONDS: Final = 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """What a submitter is told: the submission to follow, and whether it is an earlier one."""
+
+    id: str | None
+    state: SubmissionState
+    slug: str | None = None
+    duplicate: bool = False
+    already_verified: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedResult:
+    """A scan result that changed nothing, and why."""
+
+    submission_id: str
+    reason: str
+
+
+@dataclass(slots=True)
+class ResultsReceipt:
+    """What became of each scan result of a call."""
+
+    accepted: list[str] = field(default_factory=list)
+    rejected: list[RefusedResult] = field(default_factory=list)
+
+
+def new_submission_id() -> str:
+    """An id that cannot be guessed and sorts nowhere: 128 random bits as 32 hex digits."""
+    return secrets.token_hex(16)
+
+
+async def submit(env: Env, submission: Submission) -> Receipt:
+    """Take a request to be listed, unless the skill is waiting or listed already.
+
+    A submission of the same identity that is under way answers as a duplicate of the earlier one;
+    a skill that is listed in this version or a newer one is verified already. A newer version, or
+    another try after a rejection, is a new submission. Raises KvError.
+    """
+    earlier = await _earlier_submission(env, submission.identity)
+    if earlier is not None and earlier.state in _UNDER_WAY:
+        return Receipt(id=earlier.id, state=earlier.state, duplicate=True)
+    listed = await find_by_identity(env, submission.repo_url, submission.base_slug)
+    if listed is not None and not _is_newer(submission, listed.value):
+        return Receipt(
+            id=earlier.id if earlier else None,
+            state=SubmissionState.PUBLISHED,
+            slug=listed.value.name,
+            already_verified=True,
+        )
+    await kv_submissions.create_submission(env, submission)
+    return Receipt(id=submission.id, state=SubmissionState.RECEIVED)
+
+
+async def get_submission_status(env: Env, submission_id: str) -> SubmissionStatus | None:
+    """Where a submission stands; None for an unknown id.
+
+    What KV could not note while it was away is told by the listing itself. Raises KvError;
+    InvalidRecord when the submission's record is damaged.
+    """
+    status = await kv_submissions.submission_status(env, submission_id)
+    if status is None or status.state is not SubmissionState.SCANNED:
+        return status
+    listed = await find_by_identity(env, status.repo_url, slugify(status.skill_name))
+    if listed is None or (listed.value.certified_at or "") < (status.scanned_at or ""):
+        return status
+    return msgspec.structs.replace(
+        status,
+        state=SubmissionState.PUBLISHED,
+        slug=listed.value.name,
+        published_at=listed.value.updated_at,
+    )
+
+
+async def record_scan_results(env: Env, scans: Sequence[Scan]) -> ResultsReceipt:
+    """Keep verdicts and enqueue what passed. Each is accepted or refused for itself.
+
+    A verdict is kept before its message is sent: cut off in between, the submission stays pending
+    and the light repair sends the message. Raises KvError when no submission can be read.
+    """
+    ids = sorted({scan.submission_id for scan in scans})
+    submissions = await kv_submissions.get_submissions(env, ids)
+    kept = await map_bounded(scans, lambda scan: _keep(env, submissions[scan.submission_id], scan))
+    receipt = ResultsReceipt()
+    receipt.rejected += [result for result in kept if isinstance(result, RefusedResult)]
+    standing = [result for result in kept if isinstance(result, Scan)]
+    passed = {s.submission_id: s for s in standing if s.verdict is Verdict.PASS}
+    unsent = await enqueue(env, list(passed.values()))
+    receipt.accepted += [s.submission_id for s in standing if s.submission_id not in unsent]
+    receipt.rejected += [RefusedResult(i, "queue-unavailable") for i in unsent]
+    return receipt
+
+
+async def _keep(
+    env: Env, submission: Submission | InvalidRecord | None, scan: Scan
+) -> Scan | RefusedResult:
+    """Keep one verdict; the scan that stands afterwards, which may be an earlier one."""
+    if submission is None:
+        return RefusedResult(scan.submission_id, "unknown-submission")
+    if isinstance(submission, InvalidRecord):
+        return RefusedResult(scan.submission_id, "invalid-record")
+    try:
+        standing = await kv_submissions.record_scan(env, submission, scan)
+    except KvError as error:
+        env.log(
+            f"kv unavailable: verdict on {scan.submission_id} not kept",
+            level="warning",
+            id=scan.submission_id,
+            reason=error.reason,
+        )
+        return RefusedResult(scan.submission_id, f"storage-{error.reason}")
+    if standing.verdict is not scan.verdict:
+        return RefusedResult(scan.submission_id, "already-rejected")
+    return standing
+
+
+async def enqueue(env: Env, scans: Sequence[Scan]) -> Sequence[str]:
+    """Ask for publication; the submissions for which the queue did not take the message."""
+    if not scans:
+        return ()
+    messages = [publish_message(scan.submission_id, scan.scanned_at) for scan in scans]
+    try:
+        await send_messages(env, env.publish_queue, messages)
+    except QueueError as error:
+        env.log("queue unavailable: nothing enqueued", level="error", reason=error.reason)
+        return [scan.submission_id for scan in scans]
+    return ()
+
+
+async def ask_again(env: Env) -> int:
+    """Ask once more for what passed a while ago and is not published; how many that were.
+
+    Its message was lost between keeping the verdict and the queue, or has failed at length. Looks
+    at MAX_PENDING_PAGES of the oldest; each is asked for once in ASK_AGAIN_SECONDS. Raises KvError.
+    """
+    asked = 0
+    async for pending in kv_submissions.list_pending(env, page_budget=MAX_PENDING_PAGES):
+        old = [p for p in pending if _is_older(env, p.created_at, STUCK_SECONDS)]
+        scans = await kv_submissions.get_scans(env, [p.id for p in old])
+        published = await kv_submissions.get_publications(env, [p.id for p in old])
+        stuck = []
+        for submission in old:
+            scan = scans[submission.id]
+            if published[submission.id] is not None:  # noted, but the mark stayed
+                await kv_submissions.unmark_pending(env, submission.created_at, submission.id)
+            elif isinstance(scan, Scan) and _is_stuck(env, submission, scan):
+                stuck.append((submission, scan))
+        stuck = stuck[: MAX_RESULTS_A_CALL - asked]
+        unsent = await enqueue(env, [scan for _, scan in stuck])
+        for submission, _ in stuck if not unsent else ():
+            await kv_submissions.mark_asked(env, submission)
+            asked += 1
+    return asked
+
+
+def _is_stuck(env: Env, pending: PendingSubmission, scan: Scan) -> bool:
+    return (
+        scan.verdict is Verdict.PASS
+        and _is_older(env, scan.scanned_at, STUCK_SECONDS)
+        and (not pending.asked_at or _is_older(env, pending.asked_at, ASK_AGAIN_SECONDS))
+    )
+
+
+def _is_older(env: Env, moment: str, seconds: float) -> bool:
+    return seconds_since(moment, env.now()) >= seconds
+
+
+async def _earlier_submission(env: Env, identity: str) -> SubmissionStatus | None:
+    submission_id = await kv_submissions.find_by_identity(env, identity)
+    if submission_id is None:
+        return None
+    try:
+        return await get_submission_status(env, submission_id)
+    except InvalidRecord:
+        return None
+
+
+def _is_newer(submission: Submission, listed: Skill) -> bool:
+    return version_order(submission.version) > version_order(listed.current_version)

@@ -1,0 +1,1 @@
+"""Making the sources agree again: by cron, by call, step by step."""

@@ -1,0 +1,69 @@
+"""The light repair: what is known to be undone, without enumerating everything.
+
+Outbox records and dead letters, which KV alone took, go into PostgreSQL; rows that KV is not known
+to hold go into KV. What passed its scan and was never published is asked for again. These lists are
+short unless a source was away.
+"""
+
+from typing import Final
+
+import msgspec
+
+from marketplace.kv.outbox import list_outbox
+from marketplace.kv.records import read_records
+from marketplace.operations.dead_letters import move_letters
+from marketplace.ports.env import Env, get_db
+from marketplace.ports.errors import DatabaseError, KvError
+from marketplace.publishing.kv_copy import free_in_kv, newer_record, settle_in_kv, write_rows
+from marketplace.publishing.outbox import OUTBOX_BATCH, place_outbox
+from marketplace.publishing.publish import Published, publish_skills
+from marketplace.publishing.submissions import ask_again
+
+_ROW_BATCH: Final = 200
+
+
+class LightRepairReport(msgspec.Struct, rename="camel"):
+    """What one light repair did, in skills; ``asked_again`` in submissions."""
+
+    database_backfilled: int = 0
+    kv_backfilled: int = 0
+    asked_again: int = 0
+    errors: list[str] = msgspec.field(default_factory=list)
+
+
+async def run_light_repair(env: Env) -> LightRepairReport:
+    """Carry over what one source has and the other lacks. Failures are reported, not raised."""
+    report = LightRepairReport()
+    try:
+        await _drain_outbox(env, report)
+        await _write_missing_records(env, report)
+        await move_letters(env)
+        report.asked_again = await ask_again(env)
+    except (DatabaseError, KvError) as error:
+        report.errors.append(f"{type(error).__name__}: {error.reason}")
+        env.log("light repair cut short", level="error", reason=error.reason, detail=str(error))
+    return report
+
+
+async def _drain_outbox(env: Env, report: LightRepairReport) -> None:
+    """Give a batch of waiting skills their place in both stores. Raises KvError."""
+    entries = await list_outbox(env, limit=OUTBOX_BATCH)
+    report.database_backfilled += len(await place_outbox(env, entries))
+
+
+async def _write_missing_records(env: Env, report: LightRepairReport) -> None:
+    """Write the rows that KV lacks; where two skills have one slug, the full repair acts."""
+    with await get_db(env) as database:
+        rows = await database.skills_not_in_kv(limit=_ROW_BATCH)
+    if not rows:
+        return
+    records = await read_records(env, [row.name for row in rows])
+    free = await free_in_kv(env, rows, records)
+    written = await write_rows(env, [row for row in rows if row.name in free])
+    await settle_in_kv(env, written)
+    report.kv_backfilled += len(written)
+    newer = [found for row in rows if (found := newer_record(records[row.name], row))]
+    outcomes = await publish_skills(env, newer)
+    report.database_backfilled += sum(
+        isinstance(outcome, Published) and outcome.in_database for outcome in outcomes.values()
+    )

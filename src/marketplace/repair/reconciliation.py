@@ -1,0 +1,338 @@
+"""Settling the differences of one slug range, both ways: the newer state wins, nothing is removed.
+
+What is to be done, and how it counts, is planned from reads alone and kept in the job's state
+before it is done. So a dry run makes the same decisions from the same reads and leaves out the
+writes; and a step that was cut off finds in the kept plan what it had done already.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+from marketplace.basics.concurrency import map_bounded
+from marketplace.kv.access import chunks
+from marketplace.kv.aliases import mark_moved
+from marketplace.kv.records import encode_skill, read_records
+from marketplace.ports.database import Difference, DifferenceKind, RecordKey, SkillDatabase
+from marketplace.ports.env import Env
+from marketplace.ports.errors import KvError, KvRateLimited
+from marketplace.ports.kv import KV_BULK_GET_LIMIT
+from marketplace.publishing.kv_copy import settle_in_kv, write_row
+from marketplace.publishing.publish import is_in_both, publish_skills
+from marketplace.publishing.slug_plan import certain_slug
+from marketplace.repair.bulk_upsert import upsert_in_bulk
+from marketplace.repair.rebuild_job import Change, RebuildJob, copy_of, encode_job, state_name
+from marketplace.skills.skill import Skill
+from marketplace.skills.stored import InvalidRecord
+
+WITHOUT_METADATA: Final = "without-metadata"
+"""Kind of the change that gives a record the metadata it lacks."""
+
+_INTO_DATABASE: Final = {DifferenceKind.MISSING_IN_DATABASE, DifferenceKind.NEWER_IN_KV}
+_INTO_KV: Final = {DifferenceKind.NEWER_IN_DATABASE, DifferenceKind.MISSING_IN_KV}
+_PLACED_AT_ONCE: Final = 50
+
+_FAILURES_OF_SINGLE_KEYS: Final = 3  # of a batch; more of them are KV's
+
+RESTORING_COST: Final = 1.0 + 1 / KV_BULK_GET_LIMIT
+"""KV operations that giving a record its metadata takes."""
+
+
+def kv_cost(difference: Difference) -> float:
+    """KV operations that settling a difference takes, about."""
+    if difference.kind in _INTO_DATABASE:
+        return 1 / KV_BULK_GET_LIMIT
+    return 1.0 if difference.kind in _INTO_KV else 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reconciler:
+    """Settles differences with one database session; counts into the job.
+
+    ``counted`` are slugs of which an earlier attempt at the step has done, and this one has
+    counted, a change; what follows from it counts no more, unlike the changes that are still
+    ``undone``.
+    """
+
+    env: Env
+    job: RebuildJob
+    database: SkillDatabase
+    counted: set[str] = field(default_factory=set)
+    undone: dict[tuple[str, str], Change] = field(default_factory=dict)
+
+    async def credit(
+        self,
+        records: Iterable[RecordKey],
+        differences: Sequence[Difference],
+        unmarked: Iterable[str],
+        until: str | None,
+    ) -> None:
+        """Count what an earlier attempt intended and did: whose difference is gone by now.
+
+        ``differences`` and ``unmarked`` (slugs without metadata) are all there are up to the slug
+        ``until``; None: to the end. The attempt may not have come to noting what KV holds.
+        """
+        left = {(found.name, str(found.kind)) for found in differences}
+        left |= {(name, WITHOUT_METADATA) for name in unmarked}
+        covered = [c for c in self.job.intended if until is None or c.name <= until]
+        for change in covered:
+            if (change.name, change.kind) in left:
+                self.undone[change.name, change.kind] = change
+            else:
+                self.job.count(change)
+                self.counted.add(change.name)
+        self.job.intended = [c for c in self.job.intended if c not in covered]
+        if self.counted and not self.job.dry_run:
+            done = [record for record in records if record.name in self.counted]
+            await self.database.mark_in_kv(done)
+
+    async def settle(self, differences: Sequence[Difference], unmarked: Sequence[str]) -> None:
+        """Settle differences of whole slugs, and give records the metadata that they lack.
+
+        Raises DatabaseError, KvError.
+        """
+        if not differences and not unmarked:
+            return
+        plan = _Plan(copy_of(self.job))
+        await self._fill(plan, differences, unmarked)
+        await self._intend(plan)
+        # Records first move out of slugs that belong to others; then those write theirs.
+        await self._into_database(plan)
+        owned = {row.name for row in plan.into_kv}
+        kept_out = await self._place_taken(plan)
+        kept_out |= await self._merge_moved(plan, [s for s in plan.moved if s.name in owned])
+        written = await self._write([row for row in plan.into_kv if row.name not in kept_out])
+        self._count(plan, written, _INTO_KV)
+        await self._merge_moved(plan, [s for s in plan.moved if s.name not in owned], note=True)
+        self._count(plan, await self._write(plan.unmarked), {WITHOUT_METADATA})
+
+    # --- what to do
+
+    async def _fill(
+        self, plan: "_Plan", differences: Sequence[Difference], unmarked: Sequence[str]
+    ) -> None:
+        read = [found.name for found in differences if found.kind not in _INTO_KV]
+        skills = await self._read([*read, *unmarked])
+        moved = []
+        for found in differences:
+            skill = skills.get(found.name)
+            if found.kind in _INTO_KV:
+                if found.row is not None and found.name not in self.job.placed:
+                    plan.into_kv.append(found.row)
+                    self._add(plan, Change(found.name, found.kind, kv=1))
+            elif skill is None:
+                continue  # it cannot be read: an error, and no obstacle
+            elif found.kind in _INTO_DATABASE:
+                plan.into_database.append(skill)
+                self._add(plan, Change(found.name, found.kind, prisma=1))
+            elif found.kind is DifferenceKind.TAKEN_SLUG:
+                plan.taken.append(skill)
+                self._add(plan, Change(found.name, found.kind, prisma=1, conflicts=1))
+            elif found.row is not None:
+                moved.append((skill, found.row))
+        await self._plan_moved(plan, moved)
+        plan.unmarked = [skills[name] for name in unmarked if name in skills]
+        for skill in plan.unmarked:
+            self._add(plan, Change(skill.name, WITHOUT_METADATA, metadata=1))
+
+    async def _plan_moved(self, plan: "_Plan", pairs: Sequence[tuple[Skill, Skill]]) -> None:
+        """What bringing records together with their rows, which have other slugs, takes."""
+        settled = {row.name for row in plan.into_kv}
+        names = [row.name for _, row in pairs]
+        there = await read_records(self.env, names) if names else {}
+        for skill, row in pairs:
+            newer = int(skill.revision > row.revision)
+            record = there[row.name]
+            is_current = isinstance(record, Skill) and record.revision >= row.revision
+            ahead = row.name > self.job.position.after and row.name not in settled
+            into_kv = int(bool(newer) or (ahead and not is_current))
+            kind = DifferenceKind.OTHER_SLUG
+            self._add(plan, Change(skill.name, kind, prisma=newer, kv=into_kv, conflicts=1))
+            plan.moved.append(skill)
+            if ahead:
+                self.job.placed = [*self.job.placed, row.name]
+
+    def _add(self, plan: "_Plan", change: Change) -> None:
+        """Enter a change; what follows from one that is counted already counts nothing."""
+        key = (change.name, change.kind)
+        if key in self.undone:
+            change = self.undone[key]  # as it stood before anything was done
+        elif change.name in self.counted:
+            change = Change(*key)
+        plan.changes[key] = change
+
+    async def _read(self, names: Sequence[str]) -> dict[str, Skill]:
+        """The records of these slugs; one that cannot be read is an error, and no obstacle."""
+        skills = {}
+        for chunk in chunks(list(dict.fromkeys(names)), KV_BULK_GET_LIMIT):
+            for name, record in (await read_records(self.env, chunk)).items():
+                if isinstance(record, Skill):
+                    skills[name] = record
+                elif isinstance(record, InvalidRecord):
+                    self.job.add_error(f"skill:{name}", str(record))
+        return skills
+
+    async def _intend(self, plan: "_Plan") -> None:
+        """Keep what is about to be done, before it is done."""
+        if self.job.dry_run:
+            return
+        kept = plan.before
+        kept.intended = [*self.job.intended, *plan.changes.values()]
+        state = encode_job(self.env, kept)
+        self.job.sequence = kept.sequence
+        await self.database.save_state(state_name(self.job.id), state)
+
+    def _count(self, plan: "_Plan", done: Iterable[Skill], kinds: Iterable[str]) -> None:
+        for skill in done:
+            for kind in kinds:
+                change = plan.changes.get((skill.name, kind))
+                if change is not None:
+                    self.job.count(change)
+
+    # --- KV into PostgreSQL
+
+    async def _into_database(self, plan: "_Plan") -> None:
+        upsert = self.database.check_skills if self.job.dry_run else self.database.upsert_skills
+        outcome = await upsert_in_bulk(plan.into_database, upsert)
+        self._count(plan, outcome.stored, _INTO_DATABASE)
+        if outcome.stored and not self.job.dry_run:
+            await self.database.mark_in_kv(_keys(outcome.stored))
+        for skill, reason in outcome.rejected:
+            self.job.add_error(f"skill:{skill.name}", reason)
+        unplaced = await self._placeable(outcome.unplaced)
+        if unplaced:
+            self._note_conflicts(plan, unplaced)
+            await self._intend(plan)
+            self._count(plan, await self._place(unplaced, leave_note=True), _INTO_DATABASE)
+            names = {skill.name for skill in unplaced}  # notes are there now, or nothing is
+            plan.unmarked = [skill for skill in plan.unmarked if skill.name not in names]
+
+    def _note_conflicts(self, plan: "_Plan", unplaced: Sequence[Skill]) -> None:
+        """Their slugs are others' aliases, as only the upsert tells."""
+        names = {skill.name for skill in unplaced}
+        for key, change in plan.changes.items():
+            if change.name in names and change.kind in _INTO_DATABASE and change.prisma:
+                plan.changes[key] = msgspec.structs.replace(change, conflicts=1)
+
+    # --- two skills with one slug, one skill with two
+
+    async def _place_taken(self, plan: "_Plan") -> set[str]:
+        """Give slugs of their own to those whose slug belongs to another's row.
+
+        Returns the slugs that still hold such a record, and must not be overwritten.
+        """
+        placed = await self._place(await self._placeable(plan.taken), leave_note=False)
+        self._count(plan, placed, {DifferenceKind.TAKEN_SLUG})
+        placed_names = {skill.name for skill in placed}
+        self.job.parted += len(placed_names & {row.name for row in plan.into_kv})
+        return {skill.name for skill in plan.taken} - placed_names
+
+    async def _merge_moved(
+        self, plan: "_Plan", moved: Sequence[Skill], *, note: bool = False
+    ) -> set[str]:
+        """Bring records together with their rows, which have other slugs.
+
+        Returns the slugs that still hold such a record.
+        """
+        placed = await self._place(await self._placeable(moved), leave_note=note)
+        self._count(plan, placed, {DifferenceKind.OTHER_SLUG})
+        return {skill.name for skill in moved} - {skill.name for skill in placed}
+
+    async def _placeable(self, skills: Sequence[Skill]) -> list[Skill]:
+        """Those that PostgreSQL would take under a slug of their own; the others are errors."""
+        renamed = [skill.renamed(certain_slug(skill)) for skill in skills]
+        outcome = await upsert_in_bulk(renamed, self.database.check_skills)
+        rejected = {skill.identity: reason for skill, reason in outcome.rejected}
+        for skill in skills:
+            if skill.identity in rejected:
+                self.job.add_error(f"skill:{skill.name}", rejected[skill.identity])
+        return [skill for skill in skills if skill.identity not in rejected]
+
+    async def _place(self, skills: Sequence[Skill], *, leave_note: bool) -> list[Skill]:
+        """Publish skills under the slug that PostgreSQL gives or has given them; those placed."""
+        if self.job.dry_run:
+            return list(skills)
+        placed = []
+        for chunk in chunks(skills, _PLACED_AT_ONCE):
+            outcomes = await publish_skills(self.env, chunk)
+            for skill in chunk:
+                outcome = outcomes[skill.identity]
+                if not is_in_both(outcome):
+                    self.job.add_error(f"skill:{skill.name}", "not stored in both sources")
+                    continue
+                placed.append(skill)
+                if leave_note and outcome.skill.name != skill.name:
+                    await self._leave_note(skill, outcome.skill.name)
+        return placed
+
+    async def _leave_note(self, skill: Skill, new_name: str) -> None:
+        """Let the slug that a skill had lead to the one that it has.
+
+        Or to another skill, whose old slug it is as well: the alias in PostgreSQL comes first and
+        reserves the slug. Where another skill has it now, its record is in the place of the note,
+        and must stay.
+        """
+        await self.database.add_alias(skill.name, skill.identity)
+        owner = await self.database.get_skill(skill.name)
+        target = new_name if owner is None else owner.name
+        if target == skill.name:
+            return
+        try:
+            await mark_moved(self.env, skill.name, target)
+        except KvError as error:
+            self.job.add_error(f"skill:{skill.name}", f"{error.reason}: {error}")
+
+    # --- into KV
+
+    async def _write(self, skills: Sequence[Skill]) -> list[Skill]:
+        """Write the records of rows, or records again; those that were, or would be, written."""
+        write = _check_only if self.job.dry_run else write_row
+        failures = await map_bounded(skills, lambda skill: self._attempt(skill, write))
+        results = list(zip(skills, failures, strict=True))
+        written = [skill for skill, failure in results if failure is None]
+        for skill, failure in results:
+            if failure is not None:
+                self.job.add_error(f"skill:{skill.name}", str(failure))
+        if written and not self.job.dry_run:
+            await settle_in_kv(self.env, written)
+        away = [f for f in failures if isinstance(f, KvError) and not isinstance(f, KvRateLimited)]
+        if len(away) > _FAILURES_OF_SINGLE_KEYS or (away and not written):
+            raise away[0]  # KV itself fails: the step is tried again as a whole
+        return written
+
+    async def _attempt(
+        self, skill: Skill, write: Callable[[Env, Skill], Awaitable[None]]
+    ) -> KvError | InvalidRecord | None:
+        try:
+            await write(self.env, skill)
+        except (KvError, InvalidRecord) as error:
+            return error
+        return None
+
+
+@dataclass(slots=True)
+class _Plan:
+    """What to do about some differences, and how each of it counts, by slug and kind.
+
+    ``before`` is the job as it stood: what is kept until all of it is done, so that a repeat
+    counts nothing twice.
+    """
+
+    before: RebuildJob
+    into_database: list[Skill] = field(default_factory=list)
+    taken: list[Skill] = field(default_factory=list)
+    into_kv: list[Skill] = field(default_factory=list)  # rows
+    moved: list[Skill] = field(default_factory=list)
+    unmarked: list[Skill] = field(default_factory=list)  # records without metadata
+    changes: dict[tuple[str, str], Change] = field(default_factory=dict)
+
+
+async def _check_only(_env: Env, skill: Skill) -> None:
+    """What writing would refuse."""
+    encode_skill(skill)
+
+
+def _keys(skills: Sequence[Skill]) -> list[RecordKey]:
+    return [RecordKey(skill.name, skill.identity, skill.revision) for skill in skills]

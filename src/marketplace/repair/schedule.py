@@ -1,0 +1,153 @@
+"""What the cron triggers run: a light check every few minutes, a full rebuild at night.
+
+A lease keeps runs from overlapping. Each run leaves one log line, and its report where health
+reads it.
+"""
+
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import msgspec
+
+from marketplace.basics.timestamps import EPOCH, seconds_since
+from marketplace.health.check import check_health
+from marketplace.health.report import Health
+from marketplace.kv.counting import CountingKv
+from marketplace.operations.leases import give_lease_back, take_lease
+from marketplace.operations.redrive import RedriveOutcome, redrive_passing
+from marketplace.operations.reports import LAST_CHECK, load_states, save_report, save_state
+from marketplace.ports.env import Env
+from marketplace.ports.errors import StorageError
+from marketplace.repair.light_repair import run_light_repair
+from marketplace.repair.rebuild import describe, resume_stalled, start_rebuild
+
+NIGHTLY_CRON: Final = "17 3 * * *"
+
+# What the next run does when this one has too little left: at 110,000 skills, about.
+_HEALTH_OPERATIONS: Final = 250
+_REDRIVE_OPERATIONS: Final = 400
+
+FIRST_WAIT_SECONDS: Final = 600.0
+LONGEST_WAIT_SECONDS: Final = 6 * 3600.0
+
+_PACE: Final = "rebuilds-by-check"
+_CHECK_LEASE: Final = "scheduled-check"
+_NIGHTLY_LEASE: Final = "scheduled-rebuild"
+
+Report = dict[str, Any]
+
+
+async def run_scheduled(env: Env, cron: str) -> None:
+    """Run a trigger's work under its lease and log its report as one line.
+
+    Raises StorageError, logged, when the run failed: the platform then counts it as failed.
+    """
+    nightly = cron == NIGHTLY_CRON
+    name, work = (_NIGHTLY_LEASE, _rebuild) if nightly else (_CHECK_LEASE, _check)
+    holder = secrets.token_hex(8)
+    try:
+        if not await take_lease(env, name, holder):
+            env.log("scheduled run skipped: lease held", level="warning", cron=cron)
+            return
+        try:
+            await _run(env, cron, work)
+        finally:
+            await give_lease_back(env, name, holder)
+    except StorageError as error:
+        env.log("scheduled run failed", level="error", cron=cron, reason=error.reason)
+        raise
+
+
+async def _run(env: Env, cron: str, work: Callable[[Env], Awaitable[Report]]) -> None:
+    report = {"cron": cron, "startedAt": env.now()} | await work(env)
+    env.log("scheduled run finished", **report)
+    await save_report(env, LAST_CHECK, report)
+
+
+async def _check(env: Env) -> Report:
+    """Rebuilds that got stuck, what is known to be undone, the counts, and what failed for a
+    passing reason.
+
+    A rebuild itself goes through the queue: the operations of this invocation are not enough
+    for the counts and for it.
+    """
+    kv = CountingKv(env.submissions_kv)
+    env = replace(env, submissions_kv=kv)
+    budget = env.settings.kv_operation_budget
+    unfinished = await resume_stalled(env)
+    repair = await run_light_repair(env)
+    if budget - kv.operations < _HEALTH_OPERATIONS:
+        return {"ok": not repair.errors, "repair": repair, "cutShort": "KV operations"}
+    health = await check_health(env)
+    report: Report = {
+        "ok": not repair.errors and health.status != "failing",
+        "status": health.status,
+        "drifts": [drift.message for drift in health.drifts],
+        "repair": repair,
+    }
+    report |= await _rebuild_on_drift(env, health, unfinished)
+    if budget - kv.operations < _REDRIVE_OPERATIONS:
+        return report | {"cutShort": "KV operations"}
+    return report | await _redrive(env)
+
+
+class _Pace(msgspec.Struct, frozen=True, rename="camel"):
+    """How many rebuilds in a row the checks have begun, and when the last one."""
+
+    rebuilds: int = 0
+    begun_at: str = EPOCH
+
+    @property
+    def wait(self) -> float:
+        """Seconds from the last one to the next: twice as long each time."""
+        if self.rebuilds == 0:
+            return 0.0
+        return min(FIRST_WAIT_SECONDS * 2.0 ** min(self.rebuilds - 1, 20), LONGEST_WAIT_SECONDS)
+
+
+async def _rebuild_on_drift(env: Env, health: Health, unfinished: Sequence[str]) -> Report:
+    """Begin a rebuild where one would help, unless one is under way or has just not helped.
+
+    What a rebuild cannot mend (a record that PostgreSQL refuses, in a small marketplace) must not
+    make it run every five minutes for ever.
+    """
+    pace = await _load_pace(env)
+    since = seconds_since(pace.begun_at, env.now())
+    if not health.needs_rebuild:
+        if pace.rebuilds and since > 2 * pace.wait:
+            await _save_pace(env, _Pace(0, pace.begun_at))
+        return {}
+    if unfinished:
+        return {"rebuildUnderWay": unfinished}
+    if since < pace.wait:
+        return {"rebuildPutOffFor": round(pace.wait - since)}
+    await _save_pace(env, _Pace(pace.rebuilds + 1, env.now()))
+    job = await start_rebuild(env)
+    return {"rebuildJob": job.id}
+
+
+async def _load_pace(env: Env) -> _Pace:
+    paces = await load_states(env, _PACE, _Pace)
+    return max(paces, key=lambda pace: pace.begun_at, default=_Pace())
+
+
+async def _save_pace(env: Env, pace: _Pace) -> None:
+    await save_state(env, _PACE, msgspec.json.encode(pace))
+
+
+async def _redrive(env: Env) -> Report:
+    try:
+        results = await redrive_passing(env)
+    except StorageError as error:
+        env.log("dead letters not redriven", level="error", reason=error.reason)
+        return {"ok": False, "redriven": None}
+    redriven = sum(result.outcome is RedriveOutcome.REDRIVEN for result in results)
+    return {"redriven": redriven, "notRedriven": len(results) - redriven}
+
+
+async def _rebuild(env: Env) -> Report:
+    """The nightly run: it only begins here and goes on in the queue, step by step."""
+    job = await start_rebuild(env)
+    return {"ok": True, "rebuildJob": job.id, "report": describe(env, job)}

@@ -1,0 +1,1 @@
+"""What a skill is, and the rules about it. No I/O."""

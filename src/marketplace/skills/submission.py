@@ -1,0 +1,126 @@
+"""Submissions, the verdicts of scanners on them, and the skill that they make."""
+
+from enum import StrEnum
+
+import msgspec
+
+from marketplace.skills.skill import (
+    DEFAULT_CATEGORY,
+    DEFAULT_LABELS,
+    DEFAULT_VERSION,
+    CertMethod,
+    CertTier,
+    Skill,
+)
+from marketplace.skills.slugs import identity_of, repository_owner
+from marketplace.skills.stored import storable
+
+
+class SubmissionState(StrEnum):
+    """Where a submission stands. RECEIVED → SCANNED → PUBLISHED, or REJECTED; never back."""
+
+    RECEIVED = "RECEIVED"
+    SCANNED = "SCANNED"
+    PUBLISHED = "PUBLISHED"
+    REJECTED = "REJECTED"
+
+
+class Verdict(StrEnum):
+    """What a scanner found."""
+
+    PASS = "PASS"  # noqa: S105 - a verdict, not a password
+    FAIL = "FAIL"
+
+
+class Submission(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A repository's request to be listed: ``sub:{id}`` in KV, written once and never changed."""
+
+    id: str
+    repo_url: str
+    skill_name: str
+    base_slug: str
+    created_at: str
+    display_name: str | None = None
+    skill_path: str = ""
+    description: str = ""
+    category: str = DEFAULT_CATEGORY
+    version: str = DEFAULT_VERSION
+    license: str | None = None
+    labels: tuple[str, ...] = DEFAULT_LABELS
+    extensible: bool = False
+    extension_points: tuple[str, ...] = ()
+
+    @property
+    def identity(self) -> str:
+        """The identity of the skill that this submission wants listed."""
+        return identity_of(self.repo_url, self.base_slug)
+
+
+class Scan(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A scanner's verdict on a submission: ``scan:{id}`` in KV; the newest replaces older ones."""
+
+    submission_id: str
+    verdict: Verdict
+    score: int
+    scanned_at: str
+    cert_tier: CertTier = CertTier.SCANNED
+    cert_method: CertMethod = CertMethod.AUTOMATED_SCAN
+    version: str | None = None
+    reason: str | None = None
+
+
+class Publication(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """That a submission was published, and as what: ``published:{id}`` in KV."""
+
+    submission_id: str
+    slug: str
+    version: str
+    published_at: str
+
+
+class SubmissionStatus(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """The state of a submission, derived from the records that each step leaves behind.
+
+    Every step writes a key of its own and changes no other, so the state can only move forward.
+    """
+
+    id: str
+    state: SubmissionState
+    repo_url: str
+    skill_name: str
+    received_at: str
+    scanned_at: str | None = None
+    published_at: str | None = None
+    rejected_at: str | None = None
+    slug: str | None = None
+    reason: str | None = None
+
+
+def skill_from_submission(submission: Submission, scan: Scan) -> Skill:
+    """The skill that a passed submission publishes. Deterministic: repeats give the same revision.
+
+    The slug is the base slug for now; publishing decides the one it gets. Raises ValueError when
+    the records, which may be damaged, make no skill.
+    """
+    skill = Skill(
+        name=submission.base_slug,
+        base_slug=submission.base_slug,
+        display_name=submission.display_name or submission.skill_name,
+        description=submission.description,
+        author=repository_owner(submission.repo_url),
+        repo_url=submission.repo_url,
+        skill_path=submission.skill_path,
+        license=submission.license,
+        category=submission.category,
+        current_version=scan.version or submission.version,
+        cert_tier=scan.cert_tier,
+        cert_method=scan.cert_method,
+        cert_score=scan.score,
+        certified_at=scan.scanned_at,
+        labels=submission.labels,
+        extensible=submission.extensible,
+        extension_points=submission.extension_points,
+        published_at=scan.scanned_at,
+        updated_at=scan.scanned_at,
+    )
+    return storable(skill)

@@ -1,0 +1,1 @@
+"""The HTTP interface. It translates between HTTP and the domain, and knows no storage."""

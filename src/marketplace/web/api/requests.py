@@ -1,0 +1,156 @@
+"""The shapes of request bodies, for validation and for ``/openapi.json``."""
+
+from typing import Annotated, Final
+
+from pydantic import AfterValidator, ConfigDict, Field
+
+from marketplace.basics.timestamps import normalize_timestamp
+from marketplace.publishing.submissions import MAX_RESULTS_A_CALL
+from marketplace.skills.forges import repository_address
+from marketplace.skills.skill import (
+    DEFAULT_CATEGORY,
+    DEFAULT_LABELS,
+    DEFAULT_VERSION,
+    MAX_CATEGORY_LENGTH,
+    MAX_DESCRIPTION_LENGTH,
+    MAX_DISPLAY_NAME_LENGTH,
+    MAX_EXTENSION_POINT_LENGTH,
+    MAX_EXTENSION_POINTS,
+    MAX_LABEL_LENGTH,
+    MAX_LABELS,
+    MAX_LICENSE_LENGTH,
+    MAX_PATH_LENGTH,
+    MAX_REPO_URL_LENGTH,
+    MAX_SCORE,
+    MAX_SKILL_NAME_LENGTH,
+    CertMethod,
+    CertTier,
+)
+from marketplace.skills.slugs import slugify
+from marketplace.skills.submission import Scan, Submission, Verdict
+from marketplace.skills.versions import MAX_VERSION_LENGTH, is_version
+from marketplace.web.api.documents import Document
+from marketplace.web.characters import ONE_LINE, PROSE
+
+MAX_REASON_LENGTH: Final = 500
+
+
+def _sluggable(text: str) -> str:
+    if not slugify(text):
+        raise ValueError("must contain a letter a-z or a digit")
+    return text
+
+
+def _relative_path(text: str) -> str:
+    path = text.strip("/")
+    if ".." in path.split("/"):
+        raise ValueError("must not contain '..'")
+    return path
+
+
+def _version(text: str) -> str:
+    if not is_version(text):
+        raise ValueError("must be a version like 1.2.3 (Semantic Versioning)")
+    return text
+
+
+def _category(text: str) -> str:
+    if slugify(text) != text:
+        raise ValueError("must be lower case letters, digits and single hyphens")
+    return text
+
+
+def _time(text: str) -> str:
+    try:
+        return normalize_timestamp(text)
+    except ValueError as error:
+        raise ValueError("must be a time as in 2026-11-24T08:15:30Z (RFC 3339)") from error
+
+
+_Label = Annotated[str, Field(min_length=1, max_length=MAX_LABEL_LENGTH), ONE_LINE]
+_ExtensionPoint = Annotated[
+    str, Field(min_length=1, max_length=MAX_EXTENSION_POINT_LENGTH), ONE_LINE
+]
+_Version = Annotated[str, Field(max_length=MAX_VERSION_LENGTH), AfterValidator(_version)]
+
+
+class SubmissionRequest(Document):
+    """A request to be listed."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    repo_url: Annotated[
+        str, Field(max_length=MAX_REPO_URL_LENGTH), ONE_LINE, AfterValidator(repository_address)
+    ]
+    skill_name: Annotated[
+        str,
+        Field(min_length=1, max_length=MAX_SKILL_NAME_LENGTH),
+        ONE_LINE,
+        AfterValidator(_sluggable),
+    ]
+    display_name: (
+        Annotated[str, Field(min_length=1, max_length=MAX_DISPLAY_NAME_LENGTH), ONE_LINE] | None
+    ) = None
+    skill_path: Annotated[
+        str, Field(max_length=MAX_PATH_LENGTH), ONE_LINE, AfterValidator(_relative_path)
+    ] = ""
+    description: Annotated[str, Field(max_length=MAX_DESCRIPTION_LENGTH), PROSE] = ""
+    category: Annotated[
+        str, Field(min_length=1, max_length=MAX_CATEGORY_LENGTH), AfterValidator(_category)
+    ] = DEFAULT_CATEGORY
+    version: _Version = DEFAULT_VERSION
+    license: Annotated[str, Field(max_length=MAX_LICENSE_LENGTH), ONE_LINE] | None = None
+    labels: Annotated[list[_Label], Field(max_length=MAX_LABELS)] = list(DEFAULT_LABELS)  # noqa: RUF012 - Pydantic copies it
+    extensible: bool = False
+    extension_points: Annotated[list[_ExtensionPoint], Field(max_length=MAX_EXTENSION_POINTS)] = []  # noqa: RUF012 - Pydantic copies it
+
+    def to_submission(self, submission_id: str, created_at: str) -> Submission:
+        """The submission that is kept."""
+        return Submission(
+            id=submission_id,
+            repo_url=self.repo_url,
+            skill_name=self.skill_name,
+            base_slug=slugify(self.skill_name),
+            created_at=created_at,
+            display_name=self.display_name or None,
+            skill_path=self.skill_path,
+            description=self.description,
+            category=self.category,
+            version=self.version,
+            license=self.license or None,
+            labels=tuple(self.labels),
+            extensible=self.extensible or bool(self.extension_points),
+            extension_points=tuple(self.extension_points),
+        )
+
+
+class ScanResult(Document):
+    """A scanner's verdict on one submission. Fields not named here are ignored."""
+
+    submission_id: Annotated[str, Field(min_length=1, max_length=64, pattern="^[0-9A-Za-z_-]+$")]
+    verdict: Verdict
+    score: Annotated[int, Field(ge=0, le=MAX_SCORE, strict=True)]
+    cert_tier: CertTier = CertTier.SCANNED
+    cert_method: CertMethod = CertMethod.AUTOMATED_SCAN
+    version: _Version | None = None
+    reason: Annotated[str, Field(max_length=MAX_REASON_LENGTH), PROSE] | None = None
+    scanned_at: Annotated[str, Field(max_length=40), AfterValidator(_time)] | None = None
+
+    def to_scan(self, now: str) -> Scan:
+        """The verdict that is kept; made at ``now`` unless the scanner says when."""
+        return Scan(
+            submission_id=self.submission_id,
+            verdict=self.verdict,
+            score=self.score,
+            scanned_at=min(self.scanned_at, now) if self.scanned_at else now,
+            cert_tier=self.cert_tier,
+            cert_method=self.cert_method,
+            version=self.version,
+            reason=self.reason or None,
+        )
+
+
+class ScanResults(Document):
+    """The verdicts that a scanner reports in one call."""
+
+    results: Annotated[list[ScanResult], Field(min_length=1, max_length=MAX_RESULTS_A_CALL)]

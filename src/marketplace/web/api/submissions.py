@@ -1,0 +1,70 @@
+"""Asking to be listed, and reporting verdicts."""
+
+from http import HTTPStatus
+from typing import Annotated
+
+from fastapi import APIRouter, Path
+from starlette.responses import Response
+
+from marketplace.publishing import submissions
+from marketplace.skills.forges import require_known_forge
+from marketplace.web.answers import private
+from marketplace.web.api.documents import (
+    ReceiptDocument,
+    ResultsReceiptDocument,
+    StatusDocument,
+    documented,
+)
+from marketplace.web.api.requests import ScanResults, SubmissionRequest
+from marketplace.web.characters import LOOKED_UP
+from marketplace.web.context import CurrentEnv, Operator
+from marketplace.web.problems import NotFound
+
+router = APIRouter(prefix="/api/v1", tags=["submissions"])
+
+
+@router.post("/submissions", status_code=202, responses=documented(ReceiptDocument, 202))
+async def submit(env: CurrentEnv, body: SubmissionRequest) -> Response:
+    """Ask for a skill to be listed. 202: taken; 200: an earlier request or listing stands."""
+    require_known_forge(body.repo_url, env.settings.forges)
+    submission = body.to_submission(submissions.new_submission_id(), env.now())
+    receipt = await submissions.submit(env, submission)
+    stands = receipt.duplicate or receipt.already_verified
+    document = {
+        "id": receipt.id,
+        "state": receipt.state,
+        "slug": receipt.slug,
+        "duplicate": receipt.duplicate,
+        "alreadyVerified": receipt.already_verified,
+    }
+    return private(document, status=HTTPStatus.OK if stands else HTTPStatus.ACCEPTED)
+
+
+@router.get("/submissions/{submission_id}", responses=documented(StatusDocument))
+async def get_submission(
+    env: CurrentEnv, submission_id: Annotated[str, Path(), LOOKED_UP]
+) -> Response:
+    """Where a submission stands."""
+    status = await submissions.get_submission_status(env, submission_id)
+    if status is None:
+        raise NotFound(f"There is no submission {submission_id!r:.100}.")
+    return private(status)
+
+
+@router.post(
+    "/webhooks/scan-results", status_code=202, responses=documented(ResultsReceiptDocument, 202)
+)
+async def report_scan_results(env: CurrentEnv, _operator: Operator, body: ScanResults) -> Response:
+    """Report verdicts; what passed is published. Each is accepted or rejected for itself."""
+    now = env.now()
+    receipt = await submissions.record_scan_results(
+        env, [result.to_scan(now) for result in body.results]
+    )
+    document = {
+        "accepted": receipt.accepted,
+        "rejected": [
+            {"submissionId": refused.submission_id, "reason": refused.reason}
+            for refused in receipt.rejected
+        ],
+    }
+    return private(document, status=HTTPStatus.ACCEPTED)

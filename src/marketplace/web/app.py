@@ -1,0 +1,51 @@
+"""The HTTP application: its routes and how its errors look."""
+
+from fastapi import FastAPI
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from marketplace.web.answers import private
+from marketplace.web.api import admin, skills, submissions
+from marketplace.web.limits import BodyLimit
+from marketplace.web.pages import skill_page
+from marketplace.web.problems import LastResort, add_problem_handlers
+
+
+def create_app() -> FastAPI:
+    """A new application. The invocation's Env reaches the routes in the request's scope."""
+    app = FastAPI(
+        title="Skill marketplace",
+        description="A registry of AI-agent skills.",
+        version="1",
+        docs_url=None,
+        redoc_url=None,
+        separate_input_output_schemas=False,
+    )
+    add_problem_handlers(app)
+    app.include_router(skills.router)
+    app.include_router(submissions.router)
+    app.include_router(skill_page.router)
+    app.include_router(admin.router)
+    app.add_api_route("/api/v1/health", _liveness, methods=["GET"], tags=["health"])
+    app.add_middleware(HeadAsGet)
+    app.add_middleware(BodyLimit)
+    app.add_middleware(LastResort)
+    return app
+
+
+async def _liveness() -> Response:
+    """That the Worker serves; asks no storage."""
+    return private({"status": "ok"})
+
+
+class HeadAsGet:
+    """Answers HEAD as GET, which the routes know. The runtime sends no body for HEAD."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on."""
+        if scope["type"] == "http" and scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}
+        await self._app(scope, receive, send)

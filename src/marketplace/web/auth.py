@@ -1,0 +1,220 @@
+"""Who may: operators and scanners, by the internal key or by a SUPER_ADMIN bearer token.
+
+Pure: header values and the clock come in, a principal or one of two refusals comes out.
+
+Decisions:
+
+* **A locked door is the default.** A secret shorter than MIN_SECRET_BYTES, or one that is plainly a
+  placeholder, counts as unset, and without a usable secret nothing is accepted. (RFC 7518 asks for
+  32 bytes of key with HS256; the internal key follows the same rule, so that there is one rule.)
+* **Every credential presented must be right.** A right token does not excuse a wrong key, nor the
+  other way round: a client that sends a wrong credential is misconfigured or guessing.
+* **One refusal for everything wrong**, with no cause attached, so that neither an answer nor a log
+  line tells which part was wrong. Only a token that is right in all respects but its role, with
+  no other credential wrong, is told apart: Forbidden.
+* **No early exit.** Each credential is tried against all configured secrets.
+* **Roles**: the claim ``role`` (a string), or ``roles`` (a list of strings); SUPER_ADMIN in either
+  suffices, case matters. Any other type makes the token a wrong one.
+* **Audience**: a token that names an audience is refused when no audience is configured, as
+  RFC 7519 section 4.1.3 demands: it was made for somebody else.
+* **Clock**: CLOCK_LEEWAY_SECONDS either way for ``exp``, ``nbf`` and ``iat``.
+"""
+
+import hashlib
+import hmac
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Final
+
+import jwt
+
+from marketplace.ports.env import Settings
+
+SUPER_ADMIN: Final = "SUPER_ADMIN"
+MIN_SECRET_BYTES: Final = 32
+CLOCK_LEEWAY_SECONDS: Final = 30
+MAX_INTERNAL_KEY_LENGTH: Final = 512
+MAX_AUTHORIZATION_LENGTH: Final = 4096  # a real token has a few hundred characters
+
+_ALGORITHM: Final = "HS256"
+_PLACEHOLDERS: Final = ("changeme", "placeholder", "replaceme", "yoursecret", "yourkey")
+_BEARER: Final = re.compile(r"bearer +([\w-]+\.[\w-]+\.[\w-]+)", re.ASCII | re.IGNORECASE)
+
+
+class CredentialKind(StrEnum):
+    """What a principal proved itself with."""
+
+    INTERNAL_KEY = "internal-key"
+    TOKEN = "token"  # noqa: S105 - the kind of a credential, not one
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who is calling, for log lines. ``subject`` is the token's ``sub``, None for a key."""
+
+    kind: CredentialKind
+    subject: str | None = None
+
+
+class Unauthenticated(Exception):
+    """No credential, or a wrong one (401). Always says the same."""
+
+    def __init__(self) -> None:
+        super().__init__("a valid X-Internal-Key or a SUPER_ADMIN bearer token is required")
+
+
+class Forbidden(Exception):
+    """A right token of a lesser role (403)."""
+
+    def __init__(self) -> None:
+        super().__init__(f"the role {SUPER_ADMIN} is required")
+
+
+def describe_unusable_secrets(settings: Settings) -> list[str]:
+    """A sentence for every configured secret that counts as unset, and for a door without any key.
+
+    For the log line of a refusal: a locked door should not be a riddle. Never holds (a part of) a
+    secret.
+    """
+    sentences = []
+    for name, secrets in (
+        ("INTERNAL_KEY", settings.internal_keys),
+        ("JWT_SECRET", settings.jwt_secrets),
+    ):
+        problems = [(number, _problem_with(secret)) for number, secret in enumerate(secrets, 1)]
+        sentences += [
+            f"{name}: secret {number} of {len(secrets)} {problem} and counts as unset"
+            for number, problem in problems
+            if problem
+        ]
+        if all(problem for _, problem in problems):
+            sentences.append(f"{name}: no usable secret, every such credential is refused")
+    return sentences
+
+
+def authenticate(
+    settings: Settings, *, internal_key: str | None, authorization: str | None, now: datetime
+) -> Principal:
+    """Who is calling, from ``X-Internal-Key`` and ``Authorization`` (None where there is none).
+
+    Raises Unauthenticated or Forbidden. ``now`` is an aware datetime.
+    """
+    if internal_key is None and authorization is None:
+        raise Unauthenticated
+    key_is_right = internal_key is not None and _is_internal_key(settings, internal_key)
+    claims = None if authorization is None else _token_claims(settings, authorization, now)
+    if (internal_key is not None and not key_is_right) or (
+        authorization is not None and claims is None
+    ):
+        raise Unauthenticated
+    if claims is None:
+        return Principal(CredentialKind.INTERNAL_KEY)
+    if SUPER_ADMIN not in _roles(claims):
+        raise Forbidden
+    return Principal(CredentialKind.TOKEN, claims.get("sub"))
+
+
+def _problem_with(secret: str) -> str | None:
+    if len(secret.encode(errors="surrogatepass")) < MIN_SECRET_BYTES:
+        return f"is shorter than {MIN_SECRET_BYTES} bytes"
+    letters = re.sub(r"[^a-z]", "", secret.lower())
+    if any(placeholder in letters for placeholder in _PLACEHOLDERS):
+        return "is a placeholder"
+    return None
+
+
+def _usable(secrets: Sequence[str]) -> list[str]:
+    return [secret for secret in secrets if _problem_with(secret) is None]
+
+
+def _digest(text: str) -> bytes:
+    """Makes every comparison one of 32 bytes: compare_digest tells lengths, and takes no non-ASCII.
+
+    A header holds any byte as a character, and surrogates must not raise either.
+    """
+    return hashlib.sha256(text.encode(errors="surrogatepass")).digest()
+
+
+def _is_internal_key(settings: Settings, presented: str) -> bool:
+    if len(presented) > MAX_INTERNAL_KEY_LENGTH:
+        return False
+    digest = _digest(presented)
+    found = False
+    for key in _usable(settings.internal_keys):
+        found |= hmac.compare_digest(_digest(key), digest)  # `|=`, not `or`: no early exit
+    return found
+
+
+def _token_claims(
+    settings: Settings, authorization: str, now: datetime
+) -> Mapping[str, Any] | None:
+    """The claims of a token that is right in every respect but perhaps its role, else None."""
+    if len(authorization) > MAX_AUTHORIZATION_LENGTH:  # before any parsing
+        return None
+    bearer = _BEARER.fullmatch(authorization)
+    if bearer is None:
+        return None
+    claims = None
+    for secret in _usable(settings.jwt_secrets):
+        verified = _verify(settings, bearer[1], secret)
+        claims = claims if verified is None else verified  # no early exit here either
+    if claims is None or not _is_current(claims, now) or not _has_wellformed_roles(claims):
+        return None
+    return claims
+
+
+def _verify(settings: Settings, token: str, secret: str) -> Mapping[str, Any] | None:
+    """Check signature, algorithm, type, issuer and audience; the times are checked elsewhere."""
+    try:
+        decoded = jwt.decode_complete(
+            token,
+            secret,
+            algorithms=[_ALGORITHM],
+            issuer=settings.jwt_issuer,
+            audience=settings.jwt_audience,
+            # PyJWT reads the system's clock, we are given ours.
+            options={"verify_exp": False, "verify_nbf": False, "verify_iat": False},
+        )
+    except jwt.PyJWTError:  # also InvalidKeyError: a secret that looks like a PEM or JSON key
+        return None
+    kind = decoded["header"].get("typ", "JWT")
+    if not isinstance(kind, str) or kind.upper() != "JWT":
+        return None
+    claims: Mapping[str, Any] = decoded["payload"]
+    return claims
+
+
+def _is_current(claims: Mapping[str, Any], now: datetime) -> bool:
+    """``exp`` is there and ahead; ``nbf`` and ``iat``, where they are, lie behind."""
+    moment = now.timestamp()
+    if not _is_moment(claims.get("exp")) or claims["exp"] <= moment - CLOCK_LEEWAY_SECONDS:
+        return False
+    return all(
+        _is_moment(claims[name]) and claims[name] <= moment + CLOCK_LEEWAY_SECONDS
+        for name in ("nbf", "iat")
+        if name in claims
+    )
+
+
+def _is_moment(value: object) -> bool:
+    """A JSON number that is a time; Python's reader also takes NaN and Infinity, we do not."""
+    if isinstance(value, bool):
+        return False
+    return isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _has_wellformed_roles(claims: Mapping[str, Any]) -> bool:
+    role, roles = claims.get("role", ""), claims.get("roles", [])
+    return (
+        isinstance(role, str)
+        and isinstance(roles, list)
+        and all(isinstance(item, str) for item in roles)
+    )
+
+
+def _roles(claims: Mapping[str, Any]) -> set[str]:
+    return {claims.get("role", ""), *claims.get("roles", [])}

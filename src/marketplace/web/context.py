@@ -1,0 +1,45 @@
+"""What the routes take from a request besides its parameters: the invocation's Env."""
+
+from typing import Annotated
+
+from fastapi import Depends, Header, Request
+
+from marketplace.ports.env import Env
+from marketplace.web.auth import Principal, Unauthenticated, authenticate, describe_unusable_secrets
+
+
+def env_of(request: Request) -> Env:
+    """The Env that the entry point put into the request's scope."""
+    env = request.scope["env"]
+    if not isinstance(env, Env):
+        raise TypeError(f"the request scope carries {type(env).__name__} instead of Env")
+    return env
+
+
+async def _env(request: Request) -> Env:  # async: FastAPI runs plain functions in threads
+    return env_of(request)
+
+
+CurrentEnv = Annotated[Env, Depends(_env)]
+
+
+async def require_operator(
+    env: CurrentEnv,
+    x_internal_key: Annotated[str | None, Header()] = None,
+    authorization: Annotated[str | None, Header()] = None,
+) -> Principal:
+    """Let operators and scanners in. Raises Unauthenticated or Forbidden.
+
+    Logs secrets that count as unset where that may be why nobody gets in.
+    """
+    try:
+        return authenticate(
+            env.settings, internal_key=x_internal_key, authorization=authorization, now=env.clock()
+        )
+    except Unauthenticated:
+        for sentence in describe_unusable_secrets(env.settings):
+            env.log(sentence, level="error")
+        raise
+
+
+Operator = Annotated[Principal, Depends(require_operator)]

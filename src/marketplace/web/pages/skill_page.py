@@ -1,0 +1,120 @@
+"""The page of one skill, ``/skills/{slug}``, rendered here so that reading needs no script."""
+
+from html import escape
+from http import HTTPStatus
+from string import Template
+from typing import Final
+from urllib.parse import quote, urlsplit
+
+from fastapi import APIRouter, Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+from marketplace.catalog import lookup
+from marketplace.ports.errors import StorageError
+from marketplace.skills.skill import Skill
+from marketplace.web.answers import NO_STORE, SKILLS_TAG, cacheable
+from marketplace.web.context import CurrentEnv
+from marketplace.web.problems import RETRY_AFTER_SECONDS, log_storage_failure
+
+router = APIRouter(include_in_schema=False)
+
+_PAGE: Final = Template("""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>$title - Skill marketplace</title>
+<meta name="description" content="$summary">
+<link rel="stylesheet" href="/style.css">
+</head>
+<body>
+<header><a class="home" href="/">Skill marketplace</a></header>
+<main class="skill">
+$content
+</main>
+</body>
+</html>
+""")
+
+_SKILL: Final = Template("""<h1>$title</h1>
+<p class="byline">by $author · version $version · <span class="tier">$tier</span> $score/100</p>
+<p class="description">$description</p>
+<dl>
+<dt>Slug</dt><dd><code>$name</code></dd>
+<dt>Category</dt><dd><a href="/?category=$category_query">$category</a></dd>
+<dt>Repository</dt><dd><a href="$repo_url" rel="nofollow noopener">$repo_url</a></dd>
+<dt>Path</dt><dd><code>$path</code></dd>
+<dt>License</dt><dd>$license</dd>
+<dt>Labels</dt><dd>$labels</dd>
+<dt>Published</dt><dd><time datetime="$published_at">$published_on</time></dd>
+<dt>Updated</dt><dd><time datetime="$updated_at">$updated_on</time></dd>
+</dl>""")
+
+
+@router.get("/skills/{slug}")
+async def skill_page(request: Request, env: CurrentEnv, slug: str) -> Response:
+    """The page of a skill; an old slug leads on to the present one for good."""
+    try:
+        answer = await lookup.get_skill_by_name(env, slug)
+    except StorageError as error:
+        log_storage_failure(request, error)
+        page = _message("Not available", f"{_code(slug)} cannot be looked up now. Try again soon.")
+        headers = NO_STORE | {"Retry-After": RETRY_AFTER_SECONDS}
+        return HTMLResponse(page, HTTPStatus.SERVICE_UNAVAILABLE, headers=headers)
+    if answer is None:
+        page = _message("No such skill", f"Nothing is listed as {_code(slug)}.")
+        return HTMLResponse(page, HTTPStatus.NOT_FOUND, headers=NO_STORE)
+    skill = answer.value
+    if skill.name != slug:
+        return RedirectResponse(f"/skills/{quote(skill.name)}", HTTPStatus.PERMANENT_REDIRECT)
+    return cacheable(
+        request,
+        render_skill(skill).encode(),
+        tags=[SKILLS_TAG, f"skill-{skill.name}"],
+        degraded=answer.degraded,
+        media_type="text/html; charset=utf-8",
+    )
+
+
+def render_skill(skill: Skill) -> str:
+    """The whole document. Every value comes from a stranger and is escaped."""
+    content = _SKILL.substitute(
+        title=escape(skill.display_name),
+        author=escape(skill.author),
+        version=escape(skill.current_version),
+        tier=escape(skill.cert_tier.capitalize()),
+        score=skill.cert_score,
+        description=escape(skill.description) or "No description.",
+        name=escape(skill.name),
+        category=escape(skill.category),
+        category_query=quote(skill.category),
+        repo_url=escape(_web_address(skill.repo_url)),
+        path=escape(skill.skill_path) or "/",
+        license=escape(skill.license or "not stated"),
+        labels=escape(", ".join(skill.labels)) or "none",
+        published_at=escape(skill.published_at),
+        published_on=escape(skill.published_at[:10]),
+        updated_at=escape(skill.updated_at),
+        updated_on=escape(skill.updated_at[:10]),
+    )
+    return _PAGE.substitute(
+        title=escape(skill.display_name),
+        summary=escape(skill.summary().description),
+        content=content,
+    )
+
+
+def _web_address(repo_url: str) -> str:
+    """The address if a browser may be sent there; records of old may hold anything."""
+    return repo_url if urlsplit(repo_url).scheme in ("https", "http") else ""
+
+
+def _code(slug: str) -> str:
+    """What was asked for, as it can be shown: without what turns or ends a line."""
+    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in slug[:200])
+    return f"<code>{escape(shown)}</code>"
+
+
+def _message(title: str, text: str) -> str:
+    content = f'<h1>{title}</h1><p>{text}</p><p><a href="/">Browse all skills</a></p>'
+    return _PAGE.substitute(title=title, summary="", content=content)

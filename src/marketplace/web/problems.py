@@ -1,0 +1,238 @@
+"""Errors as problem details (RFC 9457). A client learns what to change, never how we failed."""
+
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, Final
+
+import msgspec
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.routing import Match
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from marketplace.ports.errors import StorageError
+from marketplace.skills.forges import UnknownForge
+from marketplace.skills.listing_rules import InvalidQuery
+from marketplace.skills.stored import InvalidRecord
+from marketplace.web.auth import Forbidden, Unauthenticated
+from marketplace.web.context import env_of
+
+PROBLEM_JSON: Final = "application/problem+json"
+RETRY_AFTER_SECONDS: Final = "10"
+_NO_STORE: Final = {"Cache-Control": "no-store"}
+_ROUTED_METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
+
+
+@dataclass(frozen=True, slots=True)
+class FieldError:
+    """What is wrong with one field; ``field`` is its path, for example ``results[0].score``."""
+
+    field: str
+    message: str
+
+
+def problem(
+    status: HTTPStatus,
+    detail: str,
+    *,
+    errors: Sequence[FieldError] = (),
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """A problem response; ``errors`` name the fields to change."""
+    body: dict[str, Any] = {
+        "type": "about:blank",
+        "title": status.phrase,
+        "status": int(status),
+        "detail": _encodable(detail),
+    }
+    if errors:
+        body["errors"] = [
+            FieldError(_encodable(error.field), _encodable(error.message)) for error in errors
+        ]
+    return Response(
+        msgspec.json.encode(body),
+        status_code=status,
+        media_type=PROBLEM_JSON,
+        headers=_NO_STORE | dict(headers or {}),
+    )
+
+
+def _encodable(text: str) -> str:
+    """UTF-8 cannot hold halves of surrogate pairs, and a client may name a field with one."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def misconfigured() -> Response:
+    """The answer of a Worker that lacks a binding, whatever was asked."""
+    return problem(
+        HTTPStatus.INTERNAL_SERVER_ERROR, "The marketplace is not configured. It has been logged."
+    )
+
+
+class NotFound(Exception):
+    """There is no such thing; the message says what was looked for."""
+
+
+def add_problem_handlers(app: FastAPI) -> None:
+    """Answer every error of the application as a problem."""
+    handlers = {
+        RequestValidationError: _invalid_request,
+        InvalidQuery: _invalid_field,
+        UnknownForge: _invalid_field,
+        NotFound: _not_found,
+        Unauthenticated: _unauthenticated,
+        Forbidden: _forbidden,
+        StorageError: _storage_failed,
+        InvalidRecord: _damaged_record,
+        HTTPException: _http_error,
+    }
+    for kind, handler in handlers.items():
+        app.add_exception_handler(kind, handler)
+
+
+async def _invalid_request(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this type only
+    details = error.errors()
+    if any(detail["type"] == "json_invalid" for detail in details):
+        return problem(HTTPStatus.BAD_REQUEST, "The body is not valid JSON.")
+    if isinstance(error.body, bytes):  # not decoded, whatever it holds
+        return problem(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            "Send the body as JSON, with the header Content-Type: application/json.",
+            headers={"Accept": "application/json"},
+        )
+    errors = [FieldError(_path(detail["loc"]), detail["msg"]) for detail in details]
+    fields = ", ".join(dict.fromkeys(error.field for error in errors))
+    return problem(
+        HTTPStatus.UNPROCESSABLE_ENTITY, f"Change these fields: {fields}.", errors=errors
+    )
+
+
+def _path(location: Sequence[str | int]) -> str:
+    """``("body", "results", 0, "score")`` as ``results[0].score``; the body itself as ``body``."""
+    path = ""
+    for part in location[1:]:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
+    return path or str(location[0])
+
+
+async def _invalid_field(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, InvalidQuery | UnknownForge)  # noqa: S101 - registered for these only
+    return problem(
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        f"Change these fields: {error.field}.",
+        errors=[FieldError(error.field, str(error))],
+    )
+
+
+async def _not_found(_request: Request, error: Exception) -> Response:
+    return problem(HTTPStatus.NOT_FOUND, str(error))
+
+
+async def _unauthenticated(_request: Request, error: Exception) -> Response:
+    return problem(
+        HTTPStatus.UNAUTHORIZED,
+        str(error),
+        headers={"WWW-Authenticate": 'Bearer realm="skill-marketplace"'},
+    )
+
+
+async def _forbidden(_request: Request, error: Exception) -> Response:
+    return problem(HTTPStatus.FORBIDDEN, str(error))
+
+
+def log_storage_failure(request: Request, error: Exception) -> None:
+    """The one line about a request that storage could not answer."""
+    env_of(request).log(
+        "request failed: storage unavailable",
+        level="error",
+        path=request.scope["path"],
+        reason=getattr(error, "reason", "unavailable"),
+        detail=str(error),
+    )
+
+
+async def _storage_failed(request: Request, error: Exception) -> Response:
+    log_storage_failure(request, error)
+    return problem(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "Storage is unavailable at the moment; nothing was changed. Try again.",
+        headers={"Retry-After": RETRY_AFTER_SECONDS},
+    )
+
+
+async def _damaged_record(request: Request, error: Exception) -> Response:
+    env_of(request).log(
+        "request failed: damaged record",
+        level="error",
+        path=request.scope["path"],
+        detail=str(error),
+    )
+    return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "The stored record is damaged.")
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101 - registered for this type only
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        allowed = ", ".join(_allowed_methods(request))
+        return problem(
+            HTTPStatus.METHOD_NOT_ALLOWED,
+            f"This address takes {allowed}.",
+            headers={"Allow": allowed},
+        )
+    return problem(HTTPStatus(error.status_code), str(error.detail), headers=error.headers)
+
+
+def _allowed_methods(request: Request) -> list[str]:
+    """The router itself names those of the first route alone that has the address."""
+    allowed = {
+        method
+        for method in _ROUTED_METHODS
+        for route in request.app.routes
+        if route.matches({**request.scope, "method": method})[0] is Match.FULL
+    }
+    return sorted(allowed | {"HEAD"} if "GET" in allowed else allowed)
+
+
+class LastResort:
+    """Answers a defect with a problem and one log line, where Starlette would raise it again."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on; answer for it if nothing else did."""
+        started = False
+
+        async def observed(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, observed)
+        except Exception as error:
+            if scope["type"] != "http" or started:
+                raise
+            _log_defect(Request(scope), error)
+            answer = problem(
+                HTTPStatus.INTERNAL_SERVER_ERROR,
+                "This should not have happened. It has been logged.",
+            )
+            await answer(scope, receive, send)
+
+
+def _log_defect(request: Request, error: Exception) -> None:
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    env_of(request).log(
+        f"request failed: {type(error).__name__}",
+        level="error",
+        path=request.scope["path"],
+        method=request.method,
+        detail=str(error),
+        where=f"{where.filename}:{where.lineno}",
+    )
