@@ -49,7 +49,7 @@ def filled_env(count: int) -> tuple[Env, MemoryKv]:
     nothing = cast("Any", None)
     env = Env(
         submissions_kv=kv,
-        connect_database=nothing,
+        database=nothing,
         publish_queue=nothing,
         maintenance_queue=nothing,
         settings=Settings(enumeration_page_budget=1000),

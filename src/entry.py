@@ -1,5 +1,6 @@
 """The Worker's three handlers. They translate and delegate; nothing else lives here."""
 
+from contextlib import closing
 from typing import Any
 
 from workers import WorkerEntrypoint
@@ -25,14 +26,17 @@ class Default(WorkerEntrypoint):
             env = env_from_bindings(self.env, fallback_cache)
         except MissingBinding:  # logged where it was raised
             return await asgi_bridge.serve(misconfigured(), request, None)
-        return await asgi_bridge.serve(app, request, env)
+        with closing(env):
+            return await asgi_bridge.serve(app, request, env)
 
     # The runtime hands these two their own `env` and `ctx` as None; the instance has the real ones.
 
     async def queue(self, batch: Any, _env: Any, _ctx: Any) -> None:
         """Consume a queue batch."""
-        await consume(env_from_bindings(self.env, fallback_cache), batch.queue, messages_of(batch))
+        with closing(env_from_bindings(self.env, fallback_cache)) as env:
+            await consume(env, batch.queue, messages_of(batch))
 
     async def scheduled(self, controller: Any, _env: Any, _ctx: Any) -> None:
         """Run what a cron trigger asks for."""
-        await run_scheduled(env_from_bindings(self.env, fallback_cache), str(controller.cron))
+        with closing(env_from_bindings(self.env, fallback_cache)) as env:
+            await run_scheduled(env, str(controller.cron))

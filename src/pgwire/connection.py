@@ -158,6 +158,11 @@ class Connection:
         """
         return _Transaction(self, begin=self._begin, commit=self._commit)
 
+    @property
+    def closed(self) -> bool:
+        """Whether the session has ended: closed, lost, or given up by a deadline."""
+        return self._closed
+
     def close(self) -> None:
         """End the session. Never blocks, never fails, may be repeated."""
         if self._closed:

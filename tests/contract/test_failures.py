@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 
-from marketplace.ports.database import DatabaseConnector
+from marketplace.ports.database import DatabaseConnector, DatabaseSession
 from marketplace.ports.env import Env, get_db
 from marketplace.ports.errors import DatabaseError
 from marketplace.postgres.db import (
@@ -160,9 +160,9 @@ async def test_a_session_ended_by_the_server_is_unavailable(
 async def test_get_db_opens_a_session_of_the_environment(connect: DatabaseConnector) -> None:
     env = Env(
         submissions_kv=cast("Any", None),
-        connect_database=connect,
+        database=DatabaseSession(connect),
         publish_queue=cast("Any", None),
         maintenance_queue=cast("Any", None),
     )
-    with await get_db(env) as db:
-        assert await db.get_skill("nothing") is None
+    db = await get_db(env)
+    assert await db.get_skill("nothing") is None

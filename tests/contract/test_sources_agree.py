@@ -19,7 +19,7 @@ from marketplace.kv.aliases import mark_moved, write_alias
 from marketplace.kv.index import IndexWriter
 from marketplace.kv.outbox import write_outbox
 from marketplace.kv.records import encode_skill, write_record
-from marketplace.ports.database import DatabaseConnector, SkillDatabase
+from marketplace.ports.database import DatabaseConnector, DatabaseSession, SkillDatabase
 from marketplace.ports.env import Env
 from marketplace.ports.errors import DatabaseError, StorageError
 from marketplace.postgres.db import postgres_connector
@@ -174,7 +174,7 @@ def _env(content: Content, connect: DatabaseConnector, kv: SimulatedKv | None) -
         kv.faults = _all_fails
     return Env(
         submissions_kv=kv,
-        connect_database=connect,
+        database=DatabaseSession(connect),
         publish_queue=_NOTHING,
         maintenance_queue=_NOTHING,
         seed=content.seed,

@@ -87,6 +87,11 @@ class FaultySession:
 
         return statement
 
+    @property
+    def closed(self) -> bool:
+        """See SkillDatabase."""
+        return self._broken
+
     def close(self) -> None:
         """See SkillDatabase."""
         self._inner.close()

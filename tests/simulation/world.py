@@ -5,7 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
 
-from marketplace.ports.database import SkillDatabase
+from marketplace.ports.database import DatabaseSession, SkillDatabase
 from marketplace.ports.env import Env, Settings
 from marketplace.ports.isolate import FallbackCache
 from tests.simulation.actors import Marketplace
@@ -174,7 +174,7 @@ class World:
         conduct = KvConduct(stale_reads=self.weather.stale_reads, blind_to_own=0.1, network=network)
         return Env(
             submissions_kv=self.kv.at(location, self._kv_fault, conduct=conduct),
-            connect_database=connect,
+            database=DatabaseSession(connect),
             publish_queue=self._producer(self.publish_queue, network),
             maintenance_queue=self._producer(self.maintenance_queue, network),
             settings=self.settings,

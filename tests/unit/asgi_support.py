@@ -11,7 +11,7 @@ from urllib.parse import unquote
 import msgspec
 from starlette.types import Message, Scope
 
-from marketplace.ports.database import SkillDatabase
+from marketplace.ports.database import DatabaseSession, SkillDatabase
 from marketplace.ports.env import Settings
 from marketplace.ports.errors import DatabaseError
 from marketplace.web.app import create_app
@@ -111,7 +111,7 @@ async def _exchange(
         "raw_path": path.encode(),
         "query_string": query.encode(),
         "headers": headers,
-        "env": dataclasses.replace(market.env, connect_database=connect),
+        "env": dataclasses.replace(market.env, database=DatabaseSession(connect)),
     }
     await APP(scope, receive, send)
     start, *bodies = sent

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
 from marketplace.catalog.published_skills import PublishedSkills
+from marketplace.ports.database import DatabaseSession
 from marketplace.ports.env import Env, Settings
 from marketplace.skills.skill import Skill
 from tests.simulation.kv import KvFaults, KvOperation, SimulatedKv
@@ -44,7 +45,7 @@ def run(test: Callable[[Bench], Coroutine[Any, Any, T]], **options: Any) -> T:
         nothing = cast("Any", None)
         env = Env(
             submissions_kv=kv,
-            connect_database=nothing,
+            database=DatabaseSession(nothing),
             publish_queue=nothing,
             maintenance_queue=nothing,
             settings=Settings(),

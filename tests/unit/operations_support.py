@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from marketplace.kv.index import IndexWriter
 from marketplace.kv.records import write_record
-from marketplace.ports.database import RecordKey, SkillDatabase
+from marketplace.ports.database import DatabaseSession, RecordKey, SkillDatabase
 from marketplace.ports.env import Env, Settings
 from marketplace.ports.errors import QueueError
 from marketplace.skills.skill import Skill
@@ -111,7 +111,7 @@ def run(
         publish, maintenance = ListQueue(), ListQueue()
         env = Env(
             submissions_kv=kv,
-            connect_database=tables.connect,
+            database=DatabaseSession(tables.connect),
             publish_queue=publish,
             maintenance_queue=maintenance,
             settings=settings or Settings(),

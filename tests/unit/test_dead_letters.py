@@ -17,7 +17,7 @@ from marketplace.operations.redrive import (
     redrive_ids,
     redrive_passing,
 )
-from marketplace.ports.database import SkillDatabase
+from marketplace.ports.database import DatabaseSession, SkillDatabase
 from marketplace.ports.dead_letter import DeadLetterReason
 from marketplace.ports.errors import DatabaseError
 from marketplace.repair.light_repair import run_light_repair
@@ -29,7 +29,7 @@ async def _away() -> SkillDatabase:
 
 
 async def _bury(market: Market, number: int, *, in_kv: bool = False) -> None:
-    env = replace(market.env, connect_database=_away) if in_kv else market.env
+    env = replace(market.env, database=DatabaseSession(_away)) if in_kv else market.env
     await bury(
         env,
         Delivered({"submissionId": f"sub-{number}"}),

@@ -12,7 +12,7 @@ from marketplace.catalog.published_skills import PublishedSkills, get_published_
 from marketplace.kv.index import IndexWriter
 from marketplace.kv.keys import INDEX_KEY
 from marketplace.kv.records import write_record
-from marketplace.ports.database import SkillDatabase
+from marketplace.ports.database import DatabaseSession, SkillDatabase
 from marketplace.ports.errors import DatabaseError, KvError
 from marketplace.ports.isolate import KEPT_SECONDS, MAKING_SECONDS, MAX_ANSWERS, FallbackCache
 from marketplace.skills.listing_rules import ListingQuery
@@ -145,7 +145,7 @@ def test_an_older_listing_stands_in_for_one_that_failed_or_lacks_skills_for_ten_
 def test_finished_answers_are_kept_with_their_listing_and_bounded() -> None:
     async def test(bench: Bench, cache: FallbackCache) -> None:
         await write_elsewhere(bench, "a", "b")
-        env = replace(bench.env, connect_database=_no_database)
+        env = replace(bench.env, database=DatabaseSession(_no_database))
         first, again, other, count, categories = await asyncio.gather(
             listings.get_skills(env, ListingQuery()),
             listings.get_skills(env, ListingQuery()),

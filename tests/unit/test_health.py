@@ -10,7 +10,7 @@ from cli.answers import Health as CliHealth
 from marketplace.health.check import check_health
 from marketplace.health.report import REBUILD_CALL, Health
 from marketplace.operations.reports import LAST_REPAIR, save_report
-from marketplace.ports.database import SkillDatabase
+from marketplace.ports.database import DatabaseSession, SkillDatabase
 from marketplace.ports.errors import DatabaseError
 from marketplace.skills.skill import Skill
 from tests.simulation.remote import Fault
@@ -142,7 +142,7 @@ def test_postgres_away_is_null_and_a_finding() -> None:
         async def away() -> SkillDatabase:
             raise DatabaseError("away")
 
-        health = await check_health(replace(market.env, connect_database=away))
+        health = await check_health(replace(market.env, database=DatabaseSession(away)))
         assert _counts(health) == (None, 100, 100)
         assert health.status == "failing"
         assert not health.sources["postgres"].reachable
@@ -159,7 +159,7 @@ def test_a_database_that_hangs_does_not_hang_the_answer() -> None:
             await asyncio.sleep(3600)
             raise AssertionError
 
-        health = await check_health(replace(market.env, connect_database=hangs))
+        health = await check_health(replace(market.env, database=DatabaseSession(hangs)))
         assert _counts(health) == (None, 100, 100)
         assert "timeout" in (health.sources["postgres"].error or "")
 

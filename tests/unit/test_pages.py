@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from marketplace.catalog.listings import get_skills
-from marketplace.ports.database import SkillDatabase
+from marketplace.ports.database import DatabaseSession, SkillDatabase
 from marketplace.ports.env import Env
 from marketplace.ports.errors import DatabaseError
 from marketplace.skills.listing_rules import (
@@ -52,7 +52,7 @@ async def _catalog(market: Market, skills: list[Skill]) -> _Catalog:
 
     seed = read_seed(msgspec.json.encode(skills[::7]))
     await market.fill([s for n, s in enumerate(skills) if n % 7 or n % 2], table=False)
-    env = replace(market.env, connect_database=away, seed=seed)
+    env = replace(market.env, database=DatabaseSession(away), seed=seed)
     return _Catalog(env, [skill.summary() for skill in skills])
 
 

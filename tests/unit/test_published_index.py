@@ -37,7 +37,7 @@ from marketplace.kv.index.writing import ABANDONED_SECONDS, MAX_SWEPT, new_gener
 from marketplace.kv.keys import INDEX_KEY, INDEX_PAGE_PREFIX, index_page_key
 from marketplace.kv.outbox import write_outbox
 from marketplace.kv.records import write_record
-from marketplace.ports.database import SkillDatabase
+from marketplace.ports.database import DatabaseSession, SkillDatabase
 from marketplace.ports.errors import DatabaseError, KvError
 from marketplace.ports.kv import KV_VALUE_LIMIT
 from marketplace.skills import fingerprint
@@ -603,7 +603,7 @@ def test_lines_that_are_no_summaries_hide_no_record() -> None:
     async def test(bench: Bench) -> None:
         await write_records(bench, "a", "b", "z")
         signed_page(bench, zlib.compress(LINES), 2, "b", "c")
-        env = replace(bench.env, connect_database=no_database)
+        env = replace(bench.env, database=DatabaseSession(no_database))
         answer = await listings.get_skills(env, ListingQuery())
         assert (answer.value.total, answer.source) == (3, Source.KV_ENUMERATION)
         assert "kv-index: damaged" in answer.reasons

@@ -15,6 +15,7 @@ from marketplace.catalog.lookup import get_skill_by_name
 from marketplace.kv.dead_letters import list_dead_letters
 from marketplace.kv.records import read_record
 from marketplace.kv.submissions import create_submission, record_scan, submission_status
+from marketplace.ports.database import DatabaseSession
 from marketplace.ports.env import Env
 from marketplace.ports.errors import DatabaseError
 from marketplace.publishing.consumer import PUBLISH_QUEUE
@@ -67,7 +68,7 @@ class World:
         self.log: list[tuple[str, dict[str, Any]]] = []
         self.env = Env(
             submissions_kv=self.kv,
-            connect_database=self.database.connect,
+            database=DatabaseSession(self.database.connect),
             publish_queue=UnusedQueue(),
             maintenance_queue=UnusedQueue(),
             log=lambda event, **fields: self.log.append((event, fields)),

@@ -8,7 +8,7 @@ import pytest
 from marketplace.health.check import check_health
 from marketplace.kv.index import read_index
 from marketplace.kv.records import read_record, write_record
-from marketplace.ports.database import SkillDatabase
+from marketplace.ports.database import DatabaseSession, SkillDatabase
 from marketplace.ports.env import Settings
 from marketplace.ports.errors import DatabaseError
 from marketplace.publishing.publish import publish_skills
@@ -122,7 +122,7 @@ def test_what_only_the_outbox_has_keeps_its_slug() -> None:
             raise DatabaseError("away")
 
         skills = make_skills(3)
-        await publish_skills(replace(market.env, connect_database=away), skills)
+        await publish_skills(replace(market.env, database=DatabaseSession(away)), skills)
         dry = await rebuild(market, dry_run=True)
         real = await rebuild(market)
         assert numbers(dry) == numbers(real)
@@ -144,7 +144,7 @@ def test_without_postgres_the_index_is_repaired_and_the_report_says_so() -> None
         async def away() -> SkillDatabase:
             raise DatabaseError("away")
 
-        env = replace(market.env, connect_database=away)
+        env = replace(market.env, database=DatabaseSession(away))
         job = await start_rebuild(env, wait_seconds=5)
         report = job.report(env.now())
         assert report["complete"]

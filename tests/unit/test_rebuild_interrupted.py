@@ -9,7 +9,7 @@ import pytest
 from marketplace.health.check import check_health
 from marketplace.kv.index import read_index
 from marketplace.kv.records import enumerate_published_skills
-from marketplace.ports.database import SkillDatabase
+from marketplace.ports.database import DatabaseSession, SkillDatabase
 from marketplace.ports.env import Settings
 from marketplace.ports.errors import DatabaseError
 from marketplace.publishing.publish import publish_skills
@@ -130,7 +130,7 @@ def test_without_postgres_the_index_keeps_what_only_postgres_had() -> None:
         async def away() -> SkillDatabase:
             raise DatabaseError("away")
 
-        env = replace(market.env, connect_database=away)
+        env = replace(market.env, database=DatabaseSession(away))
         job = await start_rebuild(env, wait_seconds=5)
         assert job.complete
         index = await read_index(env)
@@ -225,7 +225,7 @@ def test_a_first_step_that_died_with_its_request_is_resumed() -> None:
     async def test(market: Market) -> None:
         await market.fill(make_skills(30), table=False)
         market.tables.before = market.tables.after = _turn
-        invocation = Invocation("request", cut_at=40)
+        invocation = Invocation("request", cut_at=25)
         current_loop().start(invocation, start_rebuild(market.env, wait_seconds=5))
         await ended(invocation)
         assert invocation.was_cut
@@ -257,13 +257,13 @@ def test_a_rebuild_that_never_moves_is_ended_with_a_report() -> None:
     run(test)
 
 
-@pytest.mark.parametrize("cut_at", range(10, 82, 6))
+@pytest.mark.parametrize("cut_at", range(10, 76, 6))
 def test_what_the_outbox_gave_is_counted_though_the_step_was_killed(cut_at: int) -> None:
     async def test(market: Market) -> None:
         async def away() -> SkillDatabase:
             raise DatabaseError("away")
 
-        await publish_skills(replace(market.env, connect_database=away), make_skills(5))
+        await publish_skills(replace(market.env, database=DatabaseSession(away)), make_skills(5))
         market.tables.before = market.tables.after = _turn
         job = await start_rebuild(market.env)
         assert await _killed(market, market.maintenance.bodies[0], cut_at=cut_at)

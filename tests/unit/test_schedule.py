@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from marketplace.health.check import check_health
-from marketplace.ports.database import SkillDatabase
+from marketplace.ports.database import DatabaseSession, SkillDatabase
 from marketplace.ports.errors import DatabaseError, QueueError
 from marketplace.repair.schedule import NIGHTLY_CRON, run_scheduled
 from marketplace.worker.consumers import MAINTENANCE_QUEUE, consume
@@ -80,7 +80,7 @@ def test_with_postgres_away_the_lease_and_the_report_are_in_kv() -> None:
         async def away() -> SkillDatabase:
             raise DatabaseError("away")
 
-        env = replace(market.env, connect_database=away)
+        env = replace(market.env, database=DatabaseSession(away))
         await run_scheduled(env, _CHECK)
         assert (await check_health(env)).last_check["status"] == "failing"
         assert market.kv.keys("lease:") == []

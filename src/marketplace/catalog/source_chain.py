@@ -54,8 +54,8 @@ class Reading:
         """Run a read on a session of its own. Raises DatabaseError, noted, also when too slow."""
 
         async def in_session() -> T:
-            with await get_db(self.env) as database:
-                return await read(database)
+            database = await get_db(self.env)
+            return await read(database)
 
         seconds = min(self.env.settings.database_read_timeout, self.seconds_left)
         return await self._within(seconds, in_session, Source.POSTGRES, DatabaseError)

@@ -98,14 +98,14 @@ async def read_source(
 
 
 async def read_database(env: Env) -> FoundInDatabase:
-    with await get_db(env) as database:
-        found = await database.fingerprint()
-        return FoundInDatabase(
-            skills=SkillCount(found.count, found.digest),
-            letters=await database.count_dead_letters(),
-            last_repair=await database.load_state(LAST_REPAIR),
-            last_check=await database.load_state(LAST_CHECK),
-        )
+    database = await get_db(env)
+    found = await database.fingerprint()
+    return FoundInDatabase(
+        skills=SkillCount(found.count, found.digest),
+        letters=await database.count_dead_letters(),
+        last_repair=await database.load_state(LAST_REPAIR),
+        last_check=await database.load_state(LAST_CHECK),
+    )
 
 
 async def read_rest_of_kv(env: Env) -> FoundInKv:

@@ -39,8 +39,8 @@ async def _redrives(env: Env, letter_id: str) -> int:
     """How often this content was redriven before: what counts against trying it for ever."""
     known: list[DeadLetter] = []
     try:
-        with await get_db(env) as database:
-            known += await database.get_dead_letters([letter_id])
+        database = await get_db(env)
+        known += await database.get_dead_letters([letter_id])
     except DatabaseError as error:
         env.log("earlier redrives not read", level="warning", reason=error.reason)
         known += await kv_dead_letters.get_dead_letters(env, [letter_id])
@@ -56,8 +56,8 @@ def dead_letter_id(queue: str, body: object) -> str:
 async def store_dead_letter(env: Env, letter: DeadLetter) -> None:
     """Store in PostgreSQL or, with that away, in KV. Raises KvError when both are away."""
     try:
-        with await get_db(env) as database:
-            await database.store_dead_letter(letter)
+        database = await get_db(env)
+        await database.store_dead_letter(letter)
     except DatabaseError as error:
         env.log(
             "postgres unavailable: dead letter kept in kv", level="warning", reason=error.reason
@@ -73,7 +73,7 @@ async def move_letters(env: Env) -> None:
     letters = await kv_dead_letters.list_letter_records(env, limit=MOVED_AT_ONCE)
     if not letters:
         return
-    with await get_db(env) as database:
-        for letter in letters.values():
-            await database.store_dead_letter(letter)
+    database = await get_db(env)
+    for letter in letters.values():
+        await database.store_dead_letter(letter)
     await kv_dead_letters.clear_letter_records(env, letters)

@@ -18,8 +18,8 @@ async def take_lease(env: Env, name: str, holder: str) -> bool:
     """Take the lease in PostgreSQL or, with that away, in KV. Raises KvError."""
     expires_at = format_timestamp(env.clock() + timedelta(seconds=LEASE_SECONDS))
     try:
-        with await get_db(env) as database:
-            return await database.acquire_lease(name, holder, now=env.now(), expires_at=expires_at)
+        database = await get_db(env)
+        return await database.acquire_lease(name, holder, now=env.now(), expires_at=expires_at)
     except DatabaseError as error:
         env.log("postgres unavailable: lease taken in kv", level="warning", reason=error.reason)
     return await acquire_lease(env, name, holder, expires_at=expires_at)
@@ -28,8 +28,8 @@ async def take_lease(env: Env, name: str, holder: str) -> bool:
 async def give_lease_back(env: Env, name: str, holder: str) -> None:
     """Give the lease back, wherever it was; one that stays expires by itself."""
     try:
-        with await get_db(env) as database:
-            await database.release_lease(name, holder)
+        database = await get_db(env)
+        await database.release_lease(name, holder)
     except DatabaseError as error:
         env.log("lease not released in postgres", level="warning", reason=error.reason)
     try:

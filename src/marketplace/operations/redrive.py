@@ -50,8 +50,8 @@ async def _from_both(
     answers: list[T] = []
     failure: StorageError | None = None
     try:
-        with await get_db(env) as database:
-            answers.append(await from_database(database))
+        database = await get_db(env)
+        answers.append(await from_database(database))
     except DatabaseError as error:
         failure = error
         env.log("dead letters of postgres not read", level="warning", reason=error.reason)

@@ -32,8 +32,8 @@ async def save_report(env: Env, name: str, report: Mapping[str, Any]) -> None:
 async def save_state(env: Env, name: str, document: bytes) -> None:
     """Keep a document in PostgreSQL or, with that away, in KV. Raises KvError."""
     try:
-        with await get_db(env) as database:
-            await database.save_state(name, document)
+        database = await get_db(env)
+        await database.save_state(name, document)
     except DatabaseError as error:
         env.log(f"postgres unavailable: {name} kept in kv", level="warning", reason=error.reason)
         await kv_state.save_state(env, name, document)
@@ -57,8 +57,8 @@ async def _load_documents(env: Env, name: str) -> list[bytes]:
     documents = []
     away: DatabaseError | None = None
     try:
-        with await get_db(env) as database:
-            documents.append(await database.load_state(name))
+        database = await get_db(env)
+        documents.append(await database.load_state(name))
     except DatabaseError as error:
         away = error
         env.log(f"postgres unavailable: {name} read from kv", level="warning", reason=error.reason)

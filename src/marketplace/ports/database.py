@@ -82,7 +82,7 @@ class Difference:
 
 
 class SkillDatabase(Protocol):
-    """The connection to the source of truth, one a request. Methods raise DatabaseError.
+    """The connection to the source of truth, one an invocation. Methods raise DatabaseError.
 
     The order of trust between two states of a skill is ``Skill.revision``; identity is unique and
     so is the slug. Every method is one statement or one transaction.
@@ -198,6 +198,10 @@ class SkillDatabase(Protocol):
     async def load_state(self, name: str) -> bytes | None:
         """The document kept under a name."""
 
+    @property
+    def closed(self) -> bool:
+        """Whether the session has ended, by `close` or because it broke."""
+
     def close(self) -> None:
         """End the session. Never blocks; also ends a transaction left open, by rolling it back."""
 
@@ -215,3 +219,22 @@ class DatabaseConnector(Protocol):
     """Opens one session with the skill database. Raises DatabaseError."""
 
     async def __call__(self) -> SkillDatabase: ...
+
+
+class DatabaseSession:
+    """The one session of an invocation with the skill database, for one task at a time."""
+
+    def __init__(self, connect: DatabaseConnector) -> None:
+        self._connect = connect
+        self._database: SkillDatabase | None = None
+
+    async def get(self) -> SkillDatabase:
+        """The session, opened on first use; another one where it broke. Raises DatabaseError."""
+        if self._database is None or self._database.closed:
+            self._database = await self._connect()
+        return self._database
+
+    def close(self) -> None:
+        """End the session, if there is one. Never blocks."""
+        if self._database is not None:
+            self._database.close()

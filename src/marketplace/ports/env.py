@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from marketplace.basics.logs import Logger, log_to_stdout
 from marketplace.basics.timestamps import format_timestamp
-from marketplace.ports.database import DatabaseConnector, SkillDatabase
+from marketplace.ports.database import DatabaseSession, SkillDatabase
 from marketplace.ports.errors import QueueError
 from marketplace.ports.isolate import FallbackCache
 from marketplace.ports.kv import KvNamespace
@@ -37,10 +37,13 @@ class Settings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Env:
-    """Bindings, settings, clock and log of one invocation. Made at the edge, never kept."""
+    """Bindings, settings, clock and log of one invocation. Made at the edge, never kept.
+
+    Whoever makes one closes it when the invocation ends.
+    """
 
     submissions_kv: KvNamespace
-    connect_database: DatabaseConnector
+    database: DatabaseSession
     publish_queue: MessageQueue
     maintenance_queue: MessageQueue
     settings: Settings = field(default_factory=Settings)
@@ -49,6 +52,10 @@ class Env:
     log: Logger = log_to_stdout
     heap_bytes: Callable[[], int | None] = lambda: None  # of the runtime, where it tells
     fallback_cache: FallbackCache | None = None  # the isolate's: plain data, outlives the Env
+
+    def close(self) -> None:
+        """End what the invocation has opened."""
+        self.database.close()
 
     def now(self) -> str:
         """The present moment as a timestamp."""
@@ -61,11 +68,11 @@ def split_secrets(text: str) -> tuple[str, ...]:
 
 
 async def get_db(env: Env) -> SkillDatabase:
-    """Open the invocation's session with the skill database; the caller closes it.
+    """The invocation's session with the skill database. Raises DatabaseError.
 
-    Raises DatabaseError.
+    The handler closes it, with `Env.close`.
     """
-    return await env.connect_database()
+    return await env.database.get()
 
 
 async def send_messages(env: Env, queue: MessageQueue, bodies: Sequence[Mapping[str, Any]]) -> None:

@@ -282,6 +282,11 @@ class PostgresSkillDatabase:
         value = (await self._query(queries.LOAD_STATE, name)).scalar()
         return None if value is None else value.encode()
 
+    @property
+    def closed(self) -> bool:
+        """See ``SkillDatabase``."""
+        return self._connection.closed
+
     def close(self) -> None:
         """See ``SkillDatabase``."""
         self._connection.close()

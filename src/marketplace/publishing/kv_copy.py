@@ -55,11 +55,11 @@ async def _left_by_holders(env: Env, held: Mapping[str, Skill]) -> set[str]:
     """The slugs whose record is only what a skill left behind, and not newer than its row."""
     left: set[str] = set()
     try:
-        with await get_db(env) as database:
-            for slug, record in held.items():
-                row = await database.get_skill_by_identity(record.identity)
-                if row is not None and row.name != slug and row.revision >= record.revision:
-                    left.add(slug)
+        database = await get_db(env)
+        for slug, record in held.items():
+            row = await database.get_skill_by_identity(record.identity)
+            if row is not None and row.name != slug and row.revision >= record.revision:
+                left.add(slug)
     except DatabaseError as error:
         env.log("postgres unavailable: slugs not checked", level="warning", reason=error.reason)
     for slug in held.keys() - left:
@@ -113,11 +113,11 @@ async def settle_in_kv(env: Env, written: Sequence[Skill]) -> None:
 
 async def _moved_on(env: Env, written: Sequence[Skill]) -> list[Skill]:
     """Mark what was written; return the present rows of those that are newer than that."""
-    with await get_db(env) as database:
-        names = await database.mark_in_kv(
-            [RecordKey(skill.name, skill.identity, skill.revision) for skill in written]
-        )
-        rows = [await database.get_skill(name) for name in names]
+    database = await get_db(env)
+    names = await database.mark_in_kv(
+        [RecordKey(skill.name, skill.identity, skill.revision) for skill in written]
+    )
+    rows = [await database.get_skill(name) for name in names]
     return [row for row in rows if row is not None]
 
 

@@ -94,10 +94,10 @@ async def _store_in_database(env: Env, plans: Sequence[SlugPlan]) -> Mapping[str
         if not waiting:
             break
         try:
-            with await get_db(env) as database:
-                while waiting:
-                    await _upsert(env, database, waiting[0], rows)
-                    waiting.pop(0)
+            database = await get_db(env)
+            while waiting:
+                await _upsert(env, database, waiting[0], rows)
+                waiting.pop(0)
         except DatabaseError as error:
             env.log(
                 f"postgres unavailable: {len(waiting)} skills not stored there",

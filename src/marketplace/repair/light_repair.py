@@ -53,8 +53,8 @@ async def _drain_outbox(env: Env, report: LightRepairReport) -> None:
 
 async def _write_missing_records(env: Env, report: LightRepairReport) -> None:
     """Write the rows that KV lacks; where two skills have one slug, the full repair acts."""
-    with await get_db(env) as database:
-        rows = await database.skills_not_in_kv(limit=_ROW_BATCH)
+    database = await get_db(env)
+    rows = await database.skills_not_in_kv(limit=_ROW_BATCH)
     if not rows:
         return
     records = await read_records(env, [row.name for row in rows])

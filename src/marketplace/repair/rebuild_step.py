@@ -111,14 +111,14 @@ class Step:
     async def _outbox(self) -> bool:
         """What only KV took comes first, under the slug that it has there."""
         job = self._job
-        with await get_db(self._env) as database:
-            job.estimated_total = (await database.fingerprint()).count
-            if not job.dry_run:  # its records are found in the walk as well
-                while self._has_room(_OUTBOX_OPERATIONS):
-                    if not await self._drain_outbox(database):
-                        break
-                else:
-                    return False
+        database = await get_db(self._env)
+        job.estimated_total = (await database.fingerprint()).count
+        if not job.dry_run:  # its records are found in the walk as well
+            while self._has_room(_OUTBOX_OPERATIONS):
+                if not await self._drain_outbox(database):
+                    break
+            else:
+                return False
         job.move_to("reconcile")
         return True
 
@@ -144,14 +144,14 @@ class Step:
         job = self._job
         while self._has_room():
             page = await self._page()
-            with await get_db(self._env) as database:
-                if not await self._reconcile(page, database):
-                    return False
-                await self._count_page(page, database)
-                job.position = Position(page.cursor, page.last_slug or job.position.after)
-                if page.cursor is None:
-                    job.move_to("index")
-                await self._keep(database)
+            database = await get_db(self._env)
+            if not await self._reconcile(page, database):
+                return False
+            await self._count_page(page, database)
+            job.position = Position(page.cursor, page.last_slug or job.position.after)
+            if page.cursor is None:
+                job.move_to("index")
+            await self._keep(database)
             if page.cursor is None:
                 return True
         return False
@@ -246,10 +246,10 @@ class Step:
                 self._kept = await KeptIndex.read(self._env)
             yield self._kept.merged_with(page, after)
             return
-        with await get_db(self._env) as database:
-            async for differences, until in find_differences(page, after, database):
-                yield merge_portion(page, start, (after, until), differences)
-                after = until or after
+        database = await get_db(self._env)
+        async for differences, until in find_differences(page, after, database):
+            yield merge_portion(page, start, (after, until), differences)
+            after = until or after
 
     def _count_without_database(self, page: PublishedPage) -> None:
         self._job.processed += len(page.summaries)

@@ -14,7 +14,7 @@ from pyodide.ffi import JsException, to_js
 import pgwire.hyperdrive
 from marketplace.basics import json_text
 from marketplace.basics.logs import Logger, log_to_stdout
-from marketplace.ports.database import DatabaseConnector
+from marketplace.ports.database import DatabaseSession
 from marketplace.ports.env import Env, Settings, split_secrets
 from marketplace.ports.errors import KvValueTooLarge, QueueError, StorageError
 from marketplace.ports.isolate import FallbackCache
@@ -46,7 +46,7 @@ def env_from_bindings(bindings: Any, fallback_cache: FallbackCache) -> Env:
     raw = _unwrapped(bindings)
     return Env(
         submissions_kv=WorkersKv(_binding(raw, "SUBMISSIONS_KV")),
-        connect_database=_database(_binding(raw, "HYPERDRIVE")),
+        database=_database(_binding(raw, "HYPERDRIVE")),
         publish_queue=WorkersQueue(_binding(raw, "PUBLISH_QUEUE")),
         maintenance_queue=WorkersQueue(_binding(raw, "MAINTENANCE_QUEUE")),
         settings=_settings(raw),
@@ -90,8 +90,8 @@ def _settings(raw: Any) -> Settings:
     )
 
 
-def _database(hyperdrive: Any) -> DatabaseConnector:
-    return postgres_connector(lambda: pgwire.hyperdrive.connect(hyperdrive))
+def _database(hyperdrive: Any) -> DatabaseSession:
+    return DatabaseSession(postgres_connector(lambda: pgwire.hyperdrive.connect(hyperdrive)))
 
 
 class WorkersKv:
