@@ -132,7 +132,11 @@ def publish(
     ctx: typer.Context,
     file: Annotated[Path, typer.Argument(help="A JSON or JSON Lines file; - for standard input.")],
     scan_pass: Annotated[
-        bool, typer.Option("--scan-pass", help="Report each as passed, as a scanner would.")
+        bool,
+        typer.Option(
+            "--scan-pass",
+            help="Submit as an operator, who may update listed skills, and report each as passed.",
+        ),
     ] = False,
     score: Annotated[int, typer.Option(min=0, max=100, help="The score for --scan-pass.")] = 100,
     as_json: JsonOption = False,

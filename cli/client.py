@@ -132,9 +132,10 @@ class MarketplaceClient:
             if not answer.get("remaining") or len(redriven) == before:
                 return {"results": list(results.values()), "remaining": answer.get("remaining")}
 
-    def submit(self, submission: Mapping[str, Any]) -> dict[str, Any]:
-        """Ask for a skill to be listed. The route is public, so no credential is sent."""
-        return self._call("POST", "/api/v1/submissions", body=submission, authenticated=False)
+    def submit(self, submission: Mapping[str, Any], *, as_operator: bool) -> dict[str, Any]:
+        """Ask for a skill to be listed. Public; what changes a listed skill needs the credential,
+        which otherwise stays at home."""
+        return self._call("POST", "/api/v1/submissions", body=submission, authenticated=as_operator)
 
     def report_verdicts(self, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Report scan verdicts as a scanner does, up to BATCH_SIZE."""

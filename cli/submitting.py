@@ -39,7 +39,8 @@ class Submitter:
     """Keeps the results as they come, so that what was done before an abort is still shown."""
 
     def __init__(self, client: MarketplaceClient, *, scan_score: int | None) -> None:
-        """With ``scan_score``, every submission is reported as passed with that score."""
+        """With ``scan_score``, every submission is an operator's, and reported as passed with that
+        score."""
         self._client = client
         self._scan_score = scan_score
         self._to_pass: list[Result] = []
@@ -66,7 +67,7 @@ class Submitter:
             return Result(number=entry.number, outcome=Outcome.FAILED, reason=entry.problem)
         name = str(entry.submission.get("skillName", ""))
         try:
-            answer = self._client.submit(entry.submission)
+            answer = self._client.submit(entry.submission, as_operator=self._scan_score is not None)
         except RequestRefused as refusal:
             return Result(
                 number=entry.number, outcome=Outcome.FAILED, name=name, reason=str(refusal)
@@ -78,7 +79,7 @@ class Submitter:
         return Result(
             number=entry.number,
             outcome=outcome,
-            name=name,
+            name=name or _text(answer, "skillName") or "",
             id=_text(answer, "id"),
             state=_text(answer, "state"),
             slug=_text(answer, "slug"),

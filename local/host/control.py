@@ -8,7 +8,7 @@ The host process (local/host/control_server.mjs) answers `POST` on a loopback po
 | /kv/get | binding, key | value: str or null, metadata |
 | /kv/put | binding, entries: [{key, value or base64, metadata?}] | written |
 | /kv/delete | binding, keys: [str] | deleted |
-| /kv/list | binding, prefix, cursor: str or null | keys: [{name, metadata?}], cursor: str or null |
+| /kv/list | binding, prefix, cursor: str or null | keys: [{name, metadata?, expiration?}], cursor |
 | /queue/send | binding, messages: [any JSON] | sent |
 | /scheduled | cron, scheduledTime: milliseconds or null | outcome: "ok", "exception", … |
 
@@ -104,6 +104,13 @@ class ControlClient:
             cursor = batch["cursor"]
             if cursor is None:
                 return
+
+    def kv_expiration(self, key: str, binding: str = KV_BINDING) -> int | None:
+        """The second since 1970 at which a key expires; None if it does not, or is not there."""
+        page = self._post("/kv/list", binding=binding, prefix=key, cursor=None)
+        found = {entry["name"]: entry for entry in page["keys"]}
+        expiration: int | None = found.get(key, {}).get("expiration")
+        return expiration
 
     def send(self, *messages: Any, binding: str = PUBLISH_QUEUE) -> None:
         """Sends JSON messages to a queue, as the Worker's own producer would."""

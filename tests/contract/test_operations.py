@@ -55,6 +55,46 @@ async def test_letters_are_listed_by_id_reason_and_page(connect: DatabaseConnect
         assert await db.count_dead_letters() == {"even": 2, "odd": 2}
 
 
+async def test_what_can_be_redriven_is_found_by_reason_age_and_redrives_before_the_limit(
+    connect: DatabaseConnector,
+) -> None:
+    with await connect() as db:
+        letters: dict[str, dict[str, Any]] = {
+            "a": {"failed_at": MARCH},
+            "b": {"redrives": 2},
+            "c": {"reason": "odd"},
+            "d": {"body": "no message"},
+            "e": {"redriven_at": FEBRUARY},
+            "f": {"failed_at": FEBRUARY},
+            "g": {"failed_at": FEBRUARY, "body": {}},
+        }
+        for id_, fields in letters.items():
+            await db.store_dead_letter(letter(id_, **fields))
+
+        async def ids(**filters: Any) -> str:
+            everything: dict[str, Any] = {
+                "reasons": None,
+                "failed_until": None,
+                "max_redrives": None,
+                "limit": 9,
+            }
+            found = await db.list_redrivable(**(everything | filters))
+            return "".join(item.id for item in found)
+
+        assert await ids() == "bcfga"
+        assert await ids(limit=2) == "bc"
+        assert await ids(reasons=["odd", "none"]) == "c"
+        assert await ids(reasons=[]) == ""
+        assert await ids(failed_until=FEBRUARY) == "bcfg"
+        assert await ids(max_redrives=1) == "cfga"
+        one: dict[str, Any] = {
+            "reasons": ["unknown-submission"],
+            "failed_until": FEBRUARY,
+            "limit": 1,
+        }
+        assert await ids(max_redrives=1, **one) == "f"
+
+
 async def test_a_redriven_letter_is_kept_but_no_longer_listed(connect: DatabaseConnector) -> None:
     redriven = letter(redrives=1, redriven_at=FEBRUARY)
     with await connect() as db:

@@ -8,6 +8,7 @@ import pytest
 from marketplace.basics.timestamps import normalize_timestamp
 from marketplace.ports.database import DatabaseConnector, Upserted
 from marketplace.ports.errors import DatabaseError
+from marketplace.skills.skill import CertMethod, CertTier
 from marketplace.skills.slugs import assignable_candidates
 from tests.contract.examples import FEBRUARY, JANUARY, MARCH, publish, skill
 
@@ -109,6 +110,64 @@ async def test_a_late_older_revision_changes_nothing(connect: DatabaseConnector)
 
         assert (late.outcome, late.skill) == (Upserted.UNCHANGED, newest)
         assert await db.get_skill(newest.name) == newest
+
+
+_SAID_DIFFERENTLY: dict[str, Any] = {
+    "display_name": "Other",
+    "description": "Other.",
+    "author": "Acme",
+    "repo_url": "https://github.com/Acme/tools",
+    "skill_path": "other",
+    "license": "MIT",
+    "category": "other",
+    "current_version": "2.0.0",
+    "labels": ("other",),
+    "extensible": True,
+    "extension_points": ("other",),
+}
+
+
+@pytest.mark.parametrize("field", _SAID_DIFFERENTLY)
+async def test_an_untrusted_state_that_says_something_else_changes_nothing(
+    connect: DatabaseConnector, field: str
+) -> None:
+    listed = skill()
+    said = {field: _SAID_DIFFERENTLY[field], "updated_at": MARCH}
+    other = msgspec.structs.replace(listed, **said)
+    with await connect() as db:
+        await publish(db, listed)
+        result = await db.upsert_skill(other, candidates=["free"], trusted=False)
+
+        assert (result.outcome, result.skill) == (Upserted.UNCHANGED, listed)
+        assert await db.get_skill(listed.name) == listed
+        assert await db.get_skill("free") is None
+        assert (await publish(db, other)).outcome is Upserted.UPDATED
+
+
+async def test_an_untrusted_state_may_be_new_and_bring_a_later_verdict(
+    connect: DatabaseConnector,
+) -> None:
+    first = skill(license=None)
+    later = skill(
+        updated_at=MARCH,
+        certified_at=MARCH,
+        cert_score=99,
+        cert_tier=CertTier.VERIFIED,
+        cert_method=CertMethod.HUMAN_REVIEW,
+    )
+    with await connect() as db:
+        results = [
+            await db.upsert_skill(state, candidates=["pdf-tools"], trusted=False)
+            for state in (first, later, first, later)
+        ]
+
+    assert [result.outcome for result in results] == [
+        Upserted.INSERTED,
+        Upserted.UPDATED,
+        Upserted.UNCHANGED,
+        Upserted.UNCHANGED,
+    ]
+    assert [result.skill for result in results] == [first, later, later, later]
 
 
 async def test_the_same_revision_again_is_unchanged(connect: DatabaseConnector) -> None:

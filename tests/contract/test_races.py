@@ -11,7 +11,7 @@ from marketplace.postgres.db import PostgresSkillDatabase
 from marketplace.skills.listing_rules import ListingQuery
 from marketplace.skills.skill import Skill
 from pgwire import Connection
-from tests.contract.examples import JANUARY, MARCH, key_of, publish, skill
+from tests.contract.examples import FEBRUARY, JANUARY, MARCH, key_of, publish, skill
 from tests.contract.postgres import PostgresServer
 
 ROUNDS = 40
@@ -99,6 +99,56 @@ async def test_an_older_state_that_waited_for_a_newer_one_sees_it(
             await _until_waiting(observer)
 
         assert await late == UpsertResult(newer, Upserted.UNCHANGED)
+
+
+@pytest.mark.parametrize("same_row_first", [False, True])
+async def test_an_untrusted_state_that_waited_for_a_trusted_one_changes_nothing(
+    open_connection: OpenConnection, same_row_first: bool
+) -> None:
+    """Its snapshot has no row, or one that it might replace: what is there in the end decides."""
+    said, listed = skill(), skill(description="Other.", updated_at=FEBRUARY)
+    strange = skill(updated_at=MARCH)
+    with (
+        await open_connection() as first,
+        await open_connection() as second,
+        await open_connection() as observer,
+    ):
+        if same_row_first:
+            await publish(PostgresSkillDatabase(first), said)
+        async with first.transaction():
+            await publish(PostgresSkillDatabase(first), listed)
+            late = asyncio.create_task(
+                PostgresSkillDatabase(second).upsert_skill(
+                    strange, candidates=[strange.name], trusted=False
+                )
+            )
+            await _until_waiting(observer)
+
+        assert await late == UpsertResult(listed, Upserted.UNCHANGED)
+
+
+async def test_of_untrusted_states_racing_one_is_taken_and_all_are_told_of_it(
+    postgres: DatabaseConnector,
+) -> None:
+    for number in range(ROUNDS):
+        states = [
+            skill(f"pdf-{number}", current_version=f"{version}.0.0") for version in range(SESSIONS)
+        ]
+        sessions = [await postgres() for _ in states]
+        try:
+            results = await asyncio.gather(
+                *(
+                    session.upsert_skill(state, candidates=[state.name], trusted=False)
+                    for session, state in zip(sessions, states, strict=True)
+                )
+            )
+        finally:
+            for session in sessions:
+                session.close()
+
+        outcomes = sorted(result.outcome for result in results)
+        assert outcomes == [Upserted.INSERTED, *[Upserted.UNCHANGED] * (SESSIONS - 1)]
+        assert len({result.skill.revision for result in results}) == 1
 
 
 async def test_an_update_that_waited_for_a_newer_one_is_told_of_that(

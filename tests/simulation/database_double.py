@@ -30,7 +30,7 @@ from marketplace.ports.dead_letter import DeadLetter
 from marketplace.ports.errors import DatabaseError
 from marketplace.skills.fingerprint import Fingerprint
 from marketplace.skills.listing_rules import ListingQuery, cursor_rank, matches, rank
-from marketplace.skills.skill import Skill, SkillSummary
+from marketplace.skills.skill import Skill, SkillSummary, says_the_same
 from marketplace.skills.slugs import slugify
 
 Hook = Callable[[str], Awaitable[None]]
@@ -40,7 +40,7 @@ An exception from ``before``: the operation is not carried out. From ``after``: 
 caller sees the exception, as when the answer to a COMMIT is lost.
 """
 
-_TIMESTAMP: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
+_TIMESTAMP: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", re.ASCII)
 
 
 async def no_hook(operation: str) -> None:
@@ -205,12 +205,15 @@ class DoubleSession:
         return dict(sorted(Counter(summary.category for summary in found).items()))
 
     @_operation
-    def upsert_skill(self, skill: Skill, *, candidates: Sequence[str]) -> UpsertResult:
+    def upsert_skill(
+        self, skill: Skill, *, candidates: Sequence[str], trusted: bool = True
+    ) -> UpsertResult:
         self.tables.check(skill)
         tables, identity = self.tables, skill.identity
         present = tables.rows.get(identity)
         if present is not None:
-            outcome = tables.update(present, skill)
+            stands = not (trusted or says_the_same(skill, present.skill))
+            outcome = Upserted.UNCHANGED if stands else tables.update(present, skill)
             return UpsertResult(tables.rows[identity].skill, outcome)
         name = tables.first_free(candidates, identity)
         if name is None:
@@ -342,6 +345,25 @@ class DoubleSession:
             if reason in (None, letter.reason) and (after is None or letter.id > after)
         ]
         return letters[:limit]
+
+    @_operation
+    def list_redrivable(
+        self,
+        *,
+        reasons: Sequence[str] | None,
+        failed_until: str | None,
+        max_redrives: int | None,
+        limit: int,
+    ) -> Sequence[DeadLetter]:
+        letters = [
+            letter
+            for letter in self._open_letters()
+            if isinstance(letter.body, Mapping)
+            and (reasons is None or letter.reason in reasons)
+            and (failed_until is None or letter.failed_at <= failed_until)
+            and (max_redrives is None or letter.redrives <= max_redrives)
+        ]
+        return sorted(letters, key=lambda letter: letter.failed_at)[:limit]
 
     @_operation
     def get_dead_letters(self, ids: Sequence[str]) -> Sequence[DeadLetter]:

@@ -1,7 +1,7 @@
 """The model of truth, and the invariants of the design as checks on it.
 
 Numbers in the messages are those of the design: 1 durable, 2 visible, 3 convergent, 4 no
-clobbering, 5 no going back, 6 nothing silent, 7 bounded.
+clobbering, 5 no going back, 6 nothing silent, 7 bounded, 8 authority.
 """
 
 from collections.abc import Iterable, Mapping
@@ -13,7 +13,7 @@ from marketplace.kv.keys import OUTBOX_PREFIX, SKILL_PREFIX
 from marketplace.ports.env import READ_BUDGET_SECONDS
 from marketplace.ports.errors import StorageError
 from marketplace.publishing.messages import scanned_at_of
-from marketplace.skills.skill import Skill
+from marketplace.skills.skill import Skill, says_the_same
 from marketplace.skills.submission import Scan
 from tests.simulation.actors import Listing, stamp
 from tests.simulation.database_double import Held
@@ -24,15 +24,23 @@ LISTING_LIMIT: Final = 2.2
 """Seconds: what a read may take with every source hanging, and the time to say so."""
 
 
+ANY_REVISION: Final = "!"
+"""Less than every revision of a skill, and more than none."""
+
+
 class Violation(AssertionError):
     """An invariant does not hold."""
 
 
 @dataclass(slots=True)
 class Sent:
-    """One submission, as the marketplace was told of it, and what became of it."""
+    """One submission, as the marketplace was told of it, and what became of it.
+
+    A stranger's is owed nothing but that its skill is there: as it says, or as others said.
+    """
 
     id: str
+    trusted: bool = True
     states: dict[str, Held] = field(default_factory=dict)  # what each verdict makes, by its moment
     kept: str = ""  # the revision owed that was seen in a store: from then on it must stay there
     acknowledged_at: float | None = None
@@ -41,6 +49,10 @@ class Sent:
     def identity(self) -> str:
         """Of its skill."""
         return next(iter(self.states.values())).identity
+
+    def owed(self, moment: str) -> str:
+        """The revision that a store must have once the verdict of a moment is taken."""
+        return self.states[moment].revision if self.trusted else ANY_REVISION
 
 
 @dataclass(slots=True)
@@ -76,6 +88,7 @@ class Truth:
     def __init__(self, world: World) -> None:
         self.world = world
         self.sent: dict[str, Sent] = {}
+        self._strangers: set[str] = set()  # the revisions that only strangers said
         self.poison: set[str] = set()  # ids of messages that name no submission
         self.promises: dict[str, set[str]] = {}  # submission id → moments of accepted verdicts
         self.slugs: dict[str, set[str]] = {}  # every slug ever given → the skills that had it
@@ -113,6 +126,12 @@ class Truth:
 
     # What happens
 
+    def send(self, sent: Sent, state: Held) -> None:
+        """A scanner has come to a verdict, which makes a state of a skill."""
+        self.sent[sent.id] = sent
+        if not sent.trusted:
+            self._strangers.add(state.revision)
+
     def promised(self, scan: Scan) -> None:
         """The marketplace has accepted a verdict."""
         self.promises.setdefault(scan.submission_id, set()).add(scan.scanned_at)
@@ -148,9 +167,8 @@ class Truth:
             return
         if sent.acknowledged_at is None:
             sent.acknowledged_at = self.world.loop.time()
-        self._owed[sent.id] = max(
-            self._owed.get(sent.id, ""), sent.states[scanned_at_of(delivery.body)].revision
-        )
+        owed = sent.owed(scanned_at_of(delivery.body))
+        self._owed[sent.id] = max(self._owed.get(sent.id, ""), owed)
         self.check_durable()
 
     # The invariants
@@ -192,11 +210,11 @@ class Truth:
         return {_submission_id(body) for body in bodies}
 
     def check_rows(self) -> None:
-        """4 and 5 for the table, after every statement."""
+        """4, 5 and 8 for the table, after every statement."""
         rows = self.world.marketplace.rows(self.world.database)
         if rows == self._rows:
             return
-        self._rows = dict(rows)
+        earlier, self._rows = self._rows, dict(rows)
         slugs: dict[str, str] = {}
         for identity, row in rows.items():
             self.slugs.setdefault(row.name, set()).add(identity)
@@ -204,6 +222,7 @@ class Truth:
                 self._violated(
                     f"4 no clobbering: {identity} and {slugs[row.name]} share {row.name}"
                 )
+            self._check_authority(identity, earlier.get(identity), row)
             before = self._revisions.get(identity, "")
             if row.revision < before and not self._may_return_older(identity, row):
                 self._violated(
@@ -212,6 +231,16 @@ class Truth:
             if row.revision >= before:
                 self._removed.discard(identity)
             self._revisions[identity] = max(row.revision, before)
+
+    def _check_authority(self, identity: str, before: Held | None, row: Held) -> None:
+        """A stranger's state takes the place of no other, unless it only brings another verdict."""
+        if before is None or before.revision == row.revision:
+            return
+        if row.revision in self._strangers and not says_the_same(row.skill, before.skill):
+            self._violated(
+                f"8 authority: a stranger changed {identity} from {before.revision} to "
+                f"{row.revision}"
+            )
 
     def _may_return_older(self, identity: str, row: Held) -> bool:
         """A row that was lost comes back as KV has it, if KV has it and could be asked."""
@@ -388,7 +417,7 @@ class Truth:
             known.setdefault(sent.identity, set()).update(revisions)
         for sent in self.owed_in_the_end():
             moments = self.promises.get(sent.id, ())
-            owed = (sent.states[moment].revision for moment in moments)
+            owed = (sent.owed(moment) for moment in moments)
             least[sent.identity] = max(least.get(sent.identity, ""), *owed, "")
         if not least.keys() <= rows.keys() <= known.keys():
             missing, strange = sorted(least.keys() - rows), sorted(rows.keys() - known)

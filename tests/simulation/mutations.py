@@ -14,8 +14,11 @@ import msgspec
 from marketplace.catalog import source_chain
 from marketplace.catalog.answer import Source
 from marketplace.kv import access as kv_access
+from marketplace.kv import outbox as kv_outbox
+from marketplace.kv import submissions as kv_submissions
 from marketplace.kv.aliases import mark_moved
 from marketplace.kv.index import IndexWriter
+from marketplace.kv.keys import pending_key, scan_key
 from marketplace.kv.outbox import OutboxEntry, clear_outbox
 from marketplace.kv.records import write_record
 from marketplace.operations import dead_letters, redrive
@@ -29,7 +32,9 @@ from marketplace.publishing import kv_copy, publish, slug_plan, submissions
 from marketplace.repair import light_repair, rebuild, rebuild_step, reconciliation
 from marketplace.skills.skill import Skill
 from marketplace.skills.slugs import assignable_candidates
+from marketplace.skills.submission import Scan, Submission
 from marketplace.worker import consumers
+from tests.simulation import database_double
 from tests.simulation.database_double import DatabaseDouble, Held
 
 Mutation = Callable[[], AbstractContextManager[object]]
@@ -136,13 +141,13 @@ def ignores_records_of_others() -> AbstractContextManager[object]:
     """Offers the table slugs that another skill holds in KV."""
     plan = slug_plan.plan_slug
 
-    def blind(env: Env, skill: Skill, records: Mapping[str, Any]) -> Any:
+    def blind(env: Env, states: Sequence[Skill], records: Mapping[str, Any], **options: Any) -> Any:
         own = {
             slug: record
             for slug, record in records.items()
-            if not isinstance(record, Skill) or record.identity == skill.identity
+            if not isinstance(record, Skill) or record.identity == states[0].identity
         }
-        return plan(env, skill, own)
+        return plan(env, states, own, **options)
 
     return _replaced(publish, "plan_slug", blind)
 
@@ -172,8 +177,11 @@ def takes_a_lost_row_for_a_new_skill() -> AbstractContextManager[object]:
     """Gives PostgreSQL, which has lost a row, an older state than KV has."""
     plan = slug_plan.plan_slug
 
-    def forgetful(env: Env, skill: Skill, records: Mapping[str, Any]) -> Any:
-        return replace(plan(env, skill, records), skill=skill)
+    def forgetful(
+        env: Env, states: Sequence[Skill], records: Mapping[str, Any], **options: Any
+    ) -> Any:
+        newest = max(states, key=lambda state: state.revision)
+        return replace(plan(env, states, records, **options), skill=newest)
 
     return _replaced(publish, "plan_slug", forgetful)
 
@@ -182,6 +190,30 @@ def takes_a_lost_row_for_a_new_skill() -> AbstractContextManager[object]:
 def writes_older_rows_over_newer_records() -> AbstractContextManager[object]:
     """Writes KV from a row that is older than what KV has."""
     return _everywhere("newer_record", lambda _record, _row: None, kv_copy, light_repair)
+
+
+@_mutation
+def lets_strangers_change_what_is_listed() -> AbstractContextManager[object]:
+    """The table takes a stranger's newer state like anybody's."""
+    return _replaced(database_double, "says_the_same", lambda _state, _other: True)
+
+
+@_mutation
+def forgets_who_filled_the_outbox() -> AbstractContextManager[object]:
+    """Takes what waits in the outbox as if nobody there were a stranger."""
+    return _everywhere("is_trusted_outbox_key", lambda _key: True, kv_outbox)
+
+
+@_mutation
+def keeps_verdicts_before_their_marks() -> AbstractContextManager[object]:
+    """A call that ends between the two leaves a verdict that nobody looks at again."""
+
+    async def keep(env: Env, submission: Submission, scan: Scan, _standing: object) -> None:
+        value = msgspec.json.encode(scan)
+        await kv_access.put_value(env, scan_key(submission.id), value)
+        await kv_access.put_value(env, pending_key(scan.scanned_at, submission.id), value)
+
+    return _replaced(kv_submissions, "_keep_pass", keep)
 
 
 @_mutation

@@ -32,8 +32,9 @@ T = TypeVar("T")
 
 CATEGORY: Final = "simulated"
 STUCK: Final = 1000.0  # seconds: longer than a lost message goes unnoticed
-SCANNER_TRIES: Final = 3
+SCANNER_TRIES: Final = 3  # at most: some never ask again
 MAX_DRAINS: Final = 400
+STRANGERS: Final = 4  # every fourth submission is a stranger's
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +129,11 @@ class Run:
         if outcome.value != submission.id:
             return  # refused, a duplicate, listed already; or the author was not told
         await asyncio.sleep(step.choice % 100)
-        scan = self._verdict(submission, Sent(submission.id))
-        for _ in range(SCANNER_TRIES):
-            told = await self._invoke("report", lambda e: self.marketplace.report(e, scan), None)
+        scan = self._verdict(submission, Sent(submission.id, trusted=submission.trusted))
+        for attempt in range(1 + step.choice // 1024 % SCANNER_TRIES):
+            told = await self._invoke(
+                "report", lambda e: self.marketplace.report(e, scan), None if attempt else step
+            )
             if told.value:
                 self.truth.promised(scan)
                 return
@@ -139,8 +142,7 @@ class Run:
     async def _submit(self, step: Step) -> None:
         submission = self._submission(step)
         self.world.kv.damage(f"sub:{submission.id}", msgspec.json.encode(submission))
-        self.world.kv.damage(pending_key(submission.created_at, submission.id), b"{}")
-        self._scan(submission, Sent(submission.id))
+        self._scan(submission, Sent(submission.id, trusted=submission.trusted))
 
     def _submission(self, step: Step) -> Submission:
         repository = self._one_of(self.schedule.repositories, step)
@@ -156,6 +158,7 @@ class Run:
             category=CATEGORY,
             description=f"submission {self._submissions}",
             version=f"{1 + step.choice // 64 % 3}.0.0",
+            trusted=step.choice // 256 % STRANGERS != STRANGERS - 1,
         )
 
     def _verdict(self, submission: Submission, sent: Sent) -> Scan:
@@ -168,14 +171,17 @@ class Run:
         )
         skill = Held.of(skill_from_submission(submission, scan))
         sent.states[scan.scanned_at] = skill
-        self.truth.sent[sent.id] = sent
-        self.world.note(f"        {sent.id} is {sent.identity} {skill.revision}")
+        self.truth.send(sent, skill)
+        who = "" if sent.trusted else ", a stranger's"
+        self.world.note(f"        {sent.id} is {sent.identity} {skill.revision}{who}")
         return scan
 
     def _scan(self, submission: Submission, sent: Sent) -> None:
         """A verdict that the webhook has kept and enqueued."""
         scan = self._verdict(submission, sent)
-        self.world.kv.damage(f"scan:{submission.id}", msgspec.json.encode(scan))
+        kept = msgspec.json.encode(scan)
+        self.world.kv.damage(pending_key(scan.scanned_at, submission.id), kept)
+        self.world.kv.damage(f"scan:{submission.id}", kept)
         self.truth.promised(scan)
         self._send(sent.id, scan.scanned_at)
 

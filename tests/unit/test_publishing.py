@@ -323,10 +323,10 @@ def test_a_bug_that_one_message_meets_does_not_affect_its_neighbours(
     good = [submit(world, "one"), submit(world, "two")]
     bad = submit(world, "three")
 
-    async def explode(env: Env, skills: Sequence[Skill]) -> Any:
-        if any("three" in skill.repo_url for skill in skills):
+    async def explode(env: Env, skills: Sequence[Skill], *, untrusted: Sequence[Skill]) -> Any:
+        if any("three" in skill.repo_url for skill in (*skills, *untrusted)):
             raise ZeroDivisionError
-        return await publish_skills(env, skills)
+        return await publish_skills(env, skills, untrusted=untrusted)
 
     monkeypatch.setattr("marketplace.publishing.consumer.publish_skills", explode)
     deliver(world, good[0], bad, good[1])

@@ -1,6 +1,8 @@
 """Records, enumeration, aliases, outbox and submissions in KV."""
 
+import asyncio
 import json
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -41,6 +43,7 @@ from marketplace.kv.submissions import (
 )
 from marketplace.kv.summaries import Moved, decode_metadata, encode_metadata
 from marketplace.ports.dead_letter import DeadLetter
+from marketplace.ports.env import Settings
 from marketplace.ports.errors import KvError
 from marketplace.ports.kv import KV_METADATA_LIMIT, KV_VALUE_LIMIT
 from marketplace.skills.skill import Skill
@@ -463,7 +466,11 @@ def make_scan(verdict: Verdict = Verdict.PASS, at: str = "2026-11-03T08:00:00.00
 
 
 PUBLICATION = Publication(
-    submission_id="id-1", slug="pdf-tools", version="1.0.0", published_at="2026-11-04T08:00:00.000Z"
+    submission_id="id-1",
+    slug="pdf-tools",
+    version="1.0.0",
+    published_at="2026-11-04T08:00:00.000Z",
+    scanned_at="2026-11-03T08:00:00.000Z",
 )
 
 
@@ -480,11 +487,12 @@ def test_a_submission_moves_forward_only() -> None:
         await create_submission(env, submission)
         assert (await status(bench)).state is SubmissionState.RECEIVED
         assert await find_by_identity(env, submission.identity) == "id-1"
-        pending = PendingSubmission("id-1", submission.created_at)
-        assert await oldest_pending(env) == pending
+        assert await oldest_pending(env) is None
         await record_scan(env, submission, make_scan())
+        pending = PendingSubmission("id-1", make_scan().scanned_at)
+        assert await oldest_pending(env) == pending
         assert (await status(bench)).state is SubmissionState.SCANNED
-        await record_publication(env, submission, PUBLICATION)
+        await record_publication(env, PUBLICATION)
         assert (await status(bench)).slug == "pdf-tools"
         assert await oldest_pending(env) is None
         await record_scan(env, submission, make_scan(Verdict.FAIL, "2026-11-05T08:00:00.000Z"))
@@ -515,11 +523,93 @@ def test_a_rejected_submission_stays_rejected() -> None:
 def test_the_oldest_pending_is_one_list_call() -> None:
     async def test(bench: Bench) -> None:
         for number in (5, 3, 4):
-            created_at = f"2026-11-0{number}T08:00:00.000Z"
-            await create_submission(bench.env, make_submission(f"a:{number}", created_at))
+            submission = make_submission(f"a:{number}", "2026-11-01T08:00:00.000Z")
+            scan = make_scan(at=f"2026-11-0{number}T08:00:00.000Z")
+            scan = msgspec.structs.replace(scan, submission_id=submission.id)
+            await create_submission(bench.env, submission)
+            await record_scan(bench.env, submission, scan)
         oldest = await oldest_pending(bench.env)
         assert oldest == PendingSubmission("a:3", "2026-11-03T08:00:00.000Z")
         assert bench.kv.operations["list"] == 1
+
+    run(test)
+
+
+def test_what_nobody_answers_expires_and_what_passed_stays() -> None:
+    async def test(bench: Bench) -> None:
+        env = replace(bench.env, settings=Settings(submission_ttl=60))
+        scans = [make_scan(), make_scan(Verdict.FAIL), None]
+        for number, scan in enumerate(scans):
+            submission = make_submission(f"id-{number}")
+            await create_submission(env, submission)
+            if scan is not None:
+                scan = msgspec.structs.replace(scan, submission_id=submission.id)
+                await record_scan(env, submission, scan)
+        assert len(bench.kv.keys("sub:")) == 3
+        await asyncio.sleep(61)
+        kept = {"sub:id-0", "scan:id-0", "pending:2026-11-03T08:00:00.000Z:id-0"}
+        assert set(bench.kv.keys()) == kept
+        assert await submission_status(env, "id-2") is None
+        found = await submission_status(env, "id-0")
+        assert found is not None
+        assert found.state is SubmissionState.SCANNED
+
+    run(test)
+
+
+def test_a_submission_lives_thirty_days() -> None:
+    async def test(bench: Bench) -> None:
+        await create_submission(bench.env, make_submission())
+        await asyncio.sleep(30 * 86_400 - 1)
+        assert (await status(bench)).state is SubmissionState.RECEIVED
+        await asyncio.sleep(2)
+        assert bench.kv.keys() == []
+
+    run(test)
+
+
+def test_a_rejection_after_a_pass_stays() -> None:
+    async def test(bench: Bench) -> None:
+        env, submission = bench.env, make_submission()
+        await create_submission(env, submission)
+        await record_scan(env, submission, make_scan())
+        rejection = make_scan(Verdict.FAIL, "2026-11-04T09:00:00.000Z")
+        await record_scan(env, submission, rejection)
+        assert await oldest_pending(env) is None
+        await asyncio.sleep(env.settings.submission_ttl + 1)
+        assert (await status(bench)).state is SubmissionState.REJECTED
+
+    run(test)
+
+
+def test_a_verdict_within_a_second_keeps_its_submission() -> None:
+    async def test(bench: Bench) -> None:
+        env, submission = bench.env, make_submission()
+        await create_submission(env, submission)
+        await record_scan(env, submission, make_scan())
+        assert bench.kv.refusals["sub:id-1"] == 1
+        await asyncio.sleep(env.settings.submission_ttl + 1)
+        assert (await status(bench)).state is SubmissionState.SCANNED
+
+    run(test, rate_limited=True)
+
+
+@pytest.mark.parametrize("key", ["sub:", "pending:", "scan:"])
+def test_a_pass_that_is_cut_off_leaves_what_it_can_be_taken_up_from(key: str) -> None:
+    """No verdict without its mark, no mark of a submission that expires."""
+
+    async def test(bench: Bench) -> None:
+        env, submission = bench.env, make_submission()
+        await create_submission(env, submission)
+        bench.kv.faults = fault(Fault.FAIL, "put", key=key)
+        with pytest.raises(KvError):
+            await record_scan(env, submission, make_scan())
+        bench.kv.faults = None
+        assert bench.kv.keys("scan:") == []
+        await asyncio.sleep(env.settings.submission_ttl + 1)
+        marks, submissions = bench.kv.keys("pending:"), bench.kv.keys("sub:")
+        assert bool(marks) == (key == "scan:")
+        assert bool(submissions) == (key != "sub:")
 
     run(test)
 
@@ -567,6 +657,7 @@ def test_dead_letters_are_listed_filtered_counted_and_removed() -> None:
         assert await count_dead_letters(env) == {"poison": 2, "unknown-submission": 2}
         records = await list_letter_records(env, limit=10)
         assert sorted(letter.id for letter in records.values()) == ["m0", "m1", "m2", "m3", "m4"]
+        assert len(await list_letter_records(env, limit=2)) == 2
         await clear_letter_records(env, [key for key, x in records.items() if x.id == "m0"])
         assert await get_dead_letters(env, ["m0"]) == []
 

@@ -27,10 +27,12 @@ def eventually(read: Callable[[], T], good: Callable[[T], bool]) -> T:
     return value
 
 
-def submit(client: httpx.Client, owner: str, name: str, **fields: Any) -> dict[str, Any]:
-    """Ask for a skill to be listed; the receipt."""
+def submit(
+    client: httpx.Client, owner: str, name: str, *, trusted: bool = False, **fields: Any
+) -> dict[str, Any]:
+    """Ask for a skill to be listed, as a stranger or as an operator; the receipt."""
     body = {"repoUrl": f"https://github.com/{owner}/tools", "skillName": name, **fields}
-    response = client.post("/api/v1/submissions", json=body)
+    response = client.post("/api/v1/submissions", json=body, headers=OPERATOR if trusted else None)
     assert response.status_code in (200, 202), response.text
     receipt: dict[str, Any] = response.json()
     return receipt
@@ -53,9 +55,11 @@ def status(client: httpx.Client, submission_id: str) -> dict[str, Any]:
     return answer
 
 
-def publish(client: httpx.Client, owner: str, name: str, **fields: Any) -> dict[str, Any]:
+def publish(
+    client: httpx.Client, owner: str, name: str, *, trusted: bool = False, **fields: Any
+) -> dict[str, Any]:
     """Submit, pass, and wait until it is published; the final status."""
-    submission_id = submit(client, owner, name, **fields)["id"]
+    submission_id = submit(client, owner, name, trusted=trusted, **fields)["id"]
     assert report(client, submission_id)["accepted"] == [submission_id]
     return wait_published(client, submission_id)
 

@@ -51,6 +51,7 @@ def post(client: httpx.Client, path: str, document: object) -> httpx.Response:
         ({"skillName": 7}, "skillName"),
         ({"skillName": ""}, "skillName"),
         ({"skillName": "???"}, "skillName"),
+        ({"repoUrl": "https://github.com/bad/___", "skillName": None}, "skillName"),
         ({"skillName": "x" * 65}, "skillName"),
         ({"description": "x" * 1025}, "description"),
         ({"description": "nul \u0000"}, "description"),
@@ -61,11 +62,11 @@ def post(client: httpx.Client, path: str, document: object) -> httpx.Response:
         ({"license": "a\u0085b"}, "license"),
         ({"category": "No Such Shape"}, "category"),
         ({"version": "latest"}, "version"),
+        ({"version": "1.\u0660.0"}, "version"),
         ({"skillPath": "../../etc"}, "skillPath"),
         ({"labels": "one"}, "labels"),
         ({"labels": ["x" * 33]}, "labels[0]"),
         ({"extensible": "yes"}, "extensible"),
-        ({"skilName": "typo"}, "skilName"),
     ],
 )
 def test_a_wrong_field_is_named_and_nothing_is_stored(
@@ -78,6 +79,19 @@ def test_a_wrong_field_is_named_and_nothing_is_stored(
     assert response.status_code == 422
     assert field in {error["field"] for error in problem(response)["errors"]}
     assert keys(marketplace) == before
+
+
+def test_what_widely_used_clients_send_is_taken(
+    marketplace: Marketplace, client: httpx.Client
+) -> None:
+    body = {"repoUrl": "https://github.com/bad/Nameless", "source": "cli", "skilName": "typo"}
+
+    receipt = client.post("/api/v1/submissions", json=body).json()
+
+    assert (receipt["state"], receipt["skillName"]) == ("RECEIVED", "Nameless")
+    assert f"sub:{receipt['submissionId']}" in keys(marketplace)
+    status = client.get(f"/api/v1/submissions/{receipt['id']}").json()
+    assert status["status"] == status["state"] == "RECEIVED"
 
 
 def test_malformed_json_is_a_bad_request(client: httpx.Client) -> None:

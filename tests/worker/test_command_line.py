@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +15,7 @@ import pytest
 from local.host.control import KvEntry
 from local.host.ports import free_port
 from local.paths import REPOSITORY
+from marketplace.basics.timestamps import format_timestamp
 from tests.worker.conftest import INTERNAL_KEY, JWT_SECRET, Marketplace
 from tests.worker.credentials import token
 from tests.worker.publishing import eventually, listing, names, submit
@@ -115,13 +117,15 @@ class TestHealth:
         self, whole: Marketplace, client: httpx.Client
     ) -> None:
         submission_id = submit(client, "console-waiting", "Waiting here")["id"]
+        scanned_at = format_timestamp(datetime.now(UTC))
+        whole.worker.control.kv_put([KvEntry(f"pending:{scanned_at}:{submission_id}", "")])
 
         result = run(whole.url, "health")
 
         whole.worker.control.kv_delete(keys(whole, "pending:"))
         assert result.returncode == 0, result.stdout
-        created_at = rf"id {submission_id}, created_at \d{{4}}-\d\d-\d\dT"
-        assert re.search(rf"oldest pending submission\W+{created_at}", result.stdout)
+        waiting = f"id {submission_id}, scanned_at {scanned_at}"
+        assert re.search(rf"oldest pending submission\W+{waiting}", result.stdout)
 
 
 class TestRebuild:
@@ -280,7 +284,7 @@ class TestPublish:
     def test_a_bad_line_is_named_and_the_others_are_taken(self, whole: Marketplace) -> None:
         lines = (
             '{"repoUrl": "https://github.com/console-lines/tools", "skillName": "Good"}\n'
-            '{"repoUrl": "https://github.com/console-lines/tools"}\n'
+            '{"repoUrl": "https://github.com/console-lines/tools", "skillName": "???"}\n'
             "no json\n"
         )
 

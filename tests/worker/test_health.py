@@ -207,8 +207,9 @@ def test_dead_letters_and_the_oldest_pending_submission(
 
     control.kv_delete([f"{PENDING_MARK}{submission_id}"])
     pending = answer["oldest_pending"]
-    assert (pending["id"], pending["created_at"]) == (submission_id, "2026-11-20T08:00:00.000Z")
+    assert (pending["id"], pending["scanned_at"]) == (submission_id, "2026-11-20T08:00:00.000Z")
     assert pending["age_seconds"] > 3_600
     (recommendation,) = answer["recommendations"]
     assert submission_id in recommendation["reason"]
-    assert "scanner" in recommendation["action"]
+    assert "passed" in recommendation["reason"]
+    assert "publish queue" in recommendation["action"]

@@ -1,12 +1,24 @@
 """From submission to listing, through the real queue, PostgreSQL and KV."""
 
 import json
+import time
 
 import httpx
 
+from marketplace.kv.keys import identity_key
+from marketplace.skills.slugs import identity_of
 from tests.worker.conftest import Marketplace
-from tests.worker.publishing import eventually, listing, names, publish, report, status, submit
-from tests.worker.storage import query
+from tests.worker.publishing import (
+    eventually,
+    listing,
+    names,
+    publish,
+    report,
+    status,
+    submit,
+    wait_published,
+)
+from tests.worker.storage import keys, query
 
 
 def test_a_passed_submission_is_listed_stored_and_in_kv(
@@ -56,13 +68,60 @@ def test_a_published_skill_answers_a_repeat_as_already_verified(client: httpx.Cl
 
 def test_a_newer_version_replaces_the_older_one(client: httpx.Client) -> None:
     publish(client, "path-seven", "Growing", version="1.2.0")
-    publish(client, "path-seven", "Growing", version="1.10.0")
+    publish(client, "path-seven", "Growing", version="1.10.0", trusted=True)
 
     skill = eventually(
         lambda: client.get("/api/v1/skills/growing").json(),
         lambda answer: answer["currentVersion"] == "1.10.0",
     )
     assert skill["name"] == "growing"
+
+
+def test_a_stranger_changes_no_listed_skill_in_any_version(client: httpx.Client) -> None:
+    publish(client, "path-ten", "Mine", description="As I say.")
+
+    for version in ("9.0.0", "9999999999.0.0"):
+        receipt = submit(client, "path-ten", "Mine", version=version, description="As they say.")
+        assert (receipt["alreadyVerified"], receipt["slug"]) == (True, "mine")
+    assert client.get("/api/v1/skills/mine").json()["description"] == "As I say."
+
+
+def test_a_strangers_submission_from_before_it_was_listed_changes_nothing(
+    marketplace: Marketplace, client: httpx.Client
+) -> None:
+    stranger = submit(client, "path-eleven", "Raced", version="9.0.0", description="Theirs.")["id"]
+    control = marketplace.worker.control
+    identity = identity_of("https://github.com/path-eleven/tools", "raced")
+    control.kv_delete([identity_key(identity)])  # as KV may show it for a minute
+    publish(client, "path-eleven", "Raced", description="Ours.")
+
+    report(client, stranger)
+
+    assert wait_published(client, stranger)["slug"] == "raced"
+    skill = client.get("/api/v1/skills/raced").json()
+    assert (skill["description"], skill["currentVersion"]) == ("Ours.", "1.0.0")
+    rows = query(marketplace, "select description from skill where name = $1", "raced")
+    assert rows == [("Ours.",)]
+
+
+def test_a_submission_expires_until_it_has_passed(
+    marketplace: Marketplace, client: httpx.Client
+) -> None:
+    submission_id = submit(client, "path-twelve", "Fleeting")["id"]
+    control = marketplace.worker.control
+    identity = identity_of("https://github.com/path-twelve/tools", "fleeting")
+    for key in (f"sub:{submission_id}", identity_key(identity)):
+        expires_at = control.kv_expiration(key)
+        assert expires_at is not None, key
+        assert 29.9 < (expires_at - time.time()) / 86_400 <= 30, key
+
+    report(client, submission_id)
+    wait_published(client, submission_id)
+
+    for key in (f"sub:{submission_id}", f"scan:{submission_id}", f"published:{submission_id}"):
+        assert control.kv_get(key) is not None, key
+        assert control.kv_expiration(key) is None, key
+    assert not [key for key in keys(marketplace, "pending:") if key.endswith(submission_id)]
 
 
 def test_a_failed_scan_rejects_and_lists_nothing(client: httpx.Client) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from marketplace.web.app import create_app
 from tests.worker.conftest import INTERNAL_KEY, JWT_SECRET, Marketplace
-from tests.worker.credentials import Headers, lesser, right, wrong
+from tests.worker.credentials import BEARER, KEY, Headers, lesser, right, wrong
 from tests.worker.log import log_until_now
 from tests.worker.storage import keys
 
@@ -41,6 +41,7 @@ CHANGING_HEADERS: Final = {"date"}
 TOO_LARGE: Final = 64 * 1024  # of a header: the HTTP server may refuse it before the Worker
 
 Route = tuple[str, str]
+SUBMIT: Final[Route] = ("POST", "/api/v1/submissions")
 for_every_route = pytest.mark.parametrize("route", GUARDED, ids=" ".join)
 
 
@@ -118,6 +119,25 @@ def test_every_right_credential_is_let_in_and_the_answer_is_never_stored(
 def test_who_may_is_decided_before_what_is_asked(client: httpx.Client, route: Route) -> None:
     for changes in ({"json": {"no": "such"}}, {"params": {"wait": "x", "limit": "x"}}):
         assert seen(ask(client, route, [], **changes)) == seen(ask(client, route, []))
+
+
+def test_whoever_submits_with_a_wrong_credential_is_refused_as_everywhere(
+    marketplace: Marketplace, client: httpx.Client
+) -> None:
+    refusal = ask(client, ("GET", "/api/v1/admin/dead-letters"), [])
+    before = keys(marketplace, "sub:")
+
+    for name, credential in wrong().items():
+        answer = ask(client, SUBMIT, credential)
+        if not {header for header, _ in credential} & {KEY, BEARER}:
+            assert answer.status_code == 422, name  # a stranger, whose body is looked at
+        elif not (size(credential) > TOO_LARGE and answer.status_code == 431):
+            assert seen(answer) == seen(refusal), name
+    for name, credential in lesser().items():
+        assert ask(client, SUBMIT, credential).status_code == 403, name
+    for name, credential in right().items():
+        assert ask(client, SUBMIT, credential).status_code == 422, name
+    assert keys(marketplace, "sub:") == before
 
 
 def test_a_refused_rebuild_starts_nothing(marketplace: Marketplace, client: httpx.Client) -> None:

@@ -11,7 +11,7 @@ from marketplace.catalog.answer import Answer, Source
 from marketplace.catalog.source_chain import Reading
 from marketplace.kv.aliases import follow_aliases
 from marketplace.kv.index import find_in_index
-from marketplace.kv.outbox import find_identity_in_outbox, find_in_outbox
+from marketplace.kv.outbox import OutboxEntry, find_identity_in_outbox, find_in_outbox
 from marketplace.kv.records import read_record, read_records
 from marketplace.ports.database import SkillDatabase
 from marketplace.ports.env import Env
@@ -162,16 +162,16 @@ async def _attempt(reading: Reading, read: Callable[[], Awaitable[T]]) -> T | No
         return None
 
 
-def _newest(record: Skill | None, waiting: Skill | None) -> _Found | None:
+def _newest(record: Skill | None, waiting: OutboxEntry | None) -> _Found | None:
     """The record, unless a newer state of the same skill waits for PostgreSQL."""
     if record is None:
-        return None if waiting is None else (waiting, Source.KV_ENUMERATION)
+        return None if waiting is None else (waiting.skill, Source.KV_ENUMERATION)
     is_newer = (
         waiting is not None
-        and waiting.identity == record.identity
-        and waiting.revision > record.revision
+        and waiting.skill.identity == record.identity
+        and waiting.rank > record.revision
     )
-    return (waiting if waiting is not None and is_newer else record), Source.KV_ENUMERATION
+    return (waiting.skill if waiting is not None and is_newer else record), Source.KV_ENUMERATION
 
 
 async def _summary_in_index(

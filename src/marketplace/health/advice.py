@@ -35,8 +35,9 @@ def recommend(health: Health) -> None:
         add(Recommendation(action="Redrive them.", reason=reason, call=REDRIVE_CALL))
     pending = health.oldest_pending
     if pending and pending["age_seconds"] > PENDING_TOLERATED:
-        reason = f"Submission {pending['id']} has waited {pending['age_seconds'] / 3600:.1f} hours."
-        add(Recommendation(action="Check the scanner, the publish queue and cron.", reason=reason))
+        hours = pending["age_seconds"] / 3600
+        reason = f"Submission {pending['id']} passed {hours:.1f} hours ago and is not published."
+        add(Recommendation(action="Check the publish queue, dead letters and cron.", reason=reason))
 
 
 def status_of(health: Health) -> Literal["ok", "drift", "failing"]:

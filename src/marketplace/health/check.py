@@ -110,7 +110,8 @@ def _describe_index(health: Health, header: IndexHeader | None) -> None:
 def _add_operations(
     env: Env, health: Health, database: FoundInDatabase | None, rest: FoundInKv | None
 ) -> None:
-    """Dead letters, reports and the oldest pending submission, from whichever store has them."""
+    """Dead letters, reports and the submission that has waited longest to be published, from
+    whichever store has them."""
     letters: dict[str, int] = {}
     for source in (database, rest):
         for reason, number in source.letters.items() if source else ():
@@ -121,9 +122,9 @@ def _add_operations(
     health.last_repair = newest_report(*(source.last_repair for source in sources))
     health.last_check = newest_report(*(source.last_check for source in sources))
     if rest and rest.pending:
-        created_at = rest.pending.created_at
+        scanned_at = rest.pending.scanned_at
         health.oldest_pending = {
             "id": rest.pending.id,
-            "created_at": created_at,
-            "age_seconds": seconds_between(created_at, env.now()),
+            "scanned_at": scanned_at,
+            "age_seconds": seconds_between(scanned_at, env.now()),
         }

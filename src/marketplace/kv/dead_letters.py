@@ -5,7 +5,7 @@ methods of the same names are the exact ones.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
@@ -22,11 +22,12 @@ MAX_LETTER_PAGES: Final = 20
 """List pages that one look at the dead letters reads: 20,000 letters."""
 
 
-class _LetterMark(msgspec.Struct, frozen=True, array_like=True, tag="d2"):
+class _LetterMark(msgspec.Struct, frozen=True, array_like=True, tag="d3"):
     """Metadata of a failure: enough to filter and count without its value."""
 
     reason: str
     redriven_at: str | None
+    redrives: int
 
 
 async def store_dead_letter(env: Env, letter: DeadLetter) -> None:
@@ -39,7 +40,7 @@ async def store_dead_letter(env: Env, letter: DeadLetter) -> None:
 
 
 def _mark(letter: DeadLetter) -> str | None:
-    mark = _LetterMark(letter.reason, letter.redriven_at)
+    mark = _LetterMark(letter.reason, letter.redriven_at, letter.redrives)
     text = msgspec.json.encode(mark).decode()
     return text if len(msgspec.json.encode(text)) <= KV_METADATA_LIMIT else None
 
@@ -51,18 +52,58 @@ async def list_dead_letters(
 
     Reads from the start, as KV cannot begin a list at a key; at most MAX_LETTER_PAGES pages.
     """
-    letters: list[DeadLetter] = []
-    waiting = {
-        letter_id: mark
+    waiting = [
+        mark.key
         for letter_id, mark in (await _latest_marks(env)).items()
-        if (after is None or letter_id > after) and _may_match(mark, reason)
-    }
-    for chunk in kv_access.chunks(list(waiting), min(limit, KV_BULK_GET_LIMIT)):
-        found = await _read_letters(env, [waiting[letter_id].key for letter_id in chunk])
-        letters += [x for x in found.values() if x.is_open and reason in (None, x.reason)]
+        if (after is None or letter_id > after)
+        and mark.is_open
+        and reason in (None, mark.reason or reason)
+    ]
+    return await _read_first(env, waiting, lambda x: reason in (None, x.reason), limit)
+
+
+async def list_redrivable(
+    env: Env,
+    *,
+    reasons: Collection[str] | None,
+    failed_until: str | None,
+    max_redrives: int | None,
+    limit: int,
+) -> list[DeadLetter]:
+    """As ``SkillDatabase.list_redrivable``, within MAX_LETTER_PAGES pages. Raises KvError."""
+
+    def fits(reason: str, redrives: int) -> bool:
+        return (reasons is None or reason in reasons) and (
+            max_redrives is None or redrives <= max_redrives
+        )
+
+    marks = (await _latest_marks(env)).values()
+    waiting = [
+        mark.key
+        for mark in sorted(marks, key=lambda mark: mark.moment)
+        if mark.is_open
+        and (failed_until is None or mark.moment <= failed_until)
+        and (mark.reason is None or fits(mark.reason, mark.redrives))
+    ]
+    return await _read_first(
+        env,
+        waiting,
+        lambda x: isinstance(x.body, Mapping) and fits(x.reason, x.redrives),
+        limit,
+    )
+
+
+async def _read_first(
+    env: Env, keys: Sequence[str], wanted: Callable[[DeadLetter], bool], limit: int
+) -> list[DeadLetter]:
+    """The first ``limit`` open letters under these keys that are wanted, past all others."""
+    letters: list[DeadLetter] = []
+    for chunk in kv_access.chunks(keys, min(limit, KV_BULK_GET_LIMIT)):
+        found = (await _read_letters(env, chunk)).values()
+        letters += [letter for letter in found if letter.is_open and wanted(letter)]
         if len(letters) >= limit:
-            return letters[:limit]
-    return letters
+            break
+    return letters[:limit]
 
 
 async def get_dead_letters(env: Env, ids: Sequence[str]) -> list[DeadLetter]:
@@ -82,9 +123,18 @@ async def count_dead_letters(env: Env) -> Mapping[str, int]:
 
 
 async def list_letter_records(env: Env, *, limit: int) -> Mapping[str, DeadLetter]:
-    """Up to ``limit`` failures as they are kept, by key. Raises KvError."""
-    page = await kv_access.list_page(env, DEAD_LETTER_PREFIX, limit=limit)
-    return await _read_letters(env, [key.name for key in page.keys])
+    """Up to ``limit`` failures as they are kept, by key, past those that cannot be read.
+
+    Raises KvError.
+    """
+    letters: dict[str, DeadLetter] = {}
+    pages = kv_access.list_all_keys(env, DEAD_LETTER_PREFIX, page_budget=MAX_LETTER_PAGES)
+    async for page in pages:
+        for chunk in kv_access.chunks([key.name for key in page.keys], KV_BULK_GET_LIMIT):
+            letters |= await _read_letters(env, chunk)
+            if len(letters) >= limit:
+                return dict(list(letters.items())[:limit])
+    return letters
 
 
 async def clear_letter_records(env: Env, keys: Iterable[str]) -> None:
@@ -103,10 +153,7 @@ class _LatestMark(NamedTuple):
     key: str
     reason: str | None  # None where only the value tells
     redriven_at: str | None
-
-
-def _may_match(mark: _LatestMark, reason: str | None) -> bool:
-    return mark.redriven_at is None and (mark.reason is None or reason in (None, mark.reason))
+    redrives: int
 
 
 async def _latest_marks(env: Env) -> dict[str, _LatestMark]:
@@ -130,8 +177,9 @@ def _read_mark(key: KvKey, failed_at: str) -> _LatestMark:
         else:
             redriven = mark.redriven_at
             moment = max(failed_at, redriven or "")
-            return _LatestMark(moment, redriven is None, key.name, mark.reason, redriven)
-    return _LatestMark(failed_at, True, key.name, None, None)
+            is_open = redriven is None
+            return _LatestMark(moment, is_open, key.name, mark.reason, redriven, mark.redrives)
+    return _LatestMark(failed_at, True, key.name, None, None, 0)
 
 
 async def _read_letters(env: Env, keys: Sequence[str]) -> dict[str, DeadLetter]:

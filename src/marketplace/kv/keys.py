@@ -14,6 +14,7 @@ PENDING_PREFIX: Final = "pending:"
 DEAD_LETTER_PREFIX: Final = "dead-letter:"
 
 _DIGEST_DIGITS: Final = 32  # hexadecimal: 128 bits
+_UNTRUSTED: Final = ":untrusted"
 
 
 def skill_key(slug: str) -> str:
@@ -46,19 +47,22 @@ def publication_key(submission_id: str) -> str:
     return f"published:{submission_id}"
 
 
-def pending_key(created_at: str, submission_id: str) -> str:
-    """Marks a submission as undecided. Sorts by age: the first such key is the oldest."""
-    return f"{PENDING_PREFIX}{created_at}:{submission_id}"
+def pending_key(scanned_at: str, submission_id: str) -> str:
+    """Marks a submission that passed its scan at a moment and is not known to be published.
+
+    Sorts by age: the first such key is the oldest.
+    """
+    return f"{PENDING_PREFIX}{scanned_at}:{submission_id}"
 
 
 def parse_pending_key(key: str) -> tuple[str, str]:
     """The time and the submission id in a `pending_key`. Raises ValueError for any other key."""
     rest = key.removeprefix(PENDING_PREFIX)
     width = len(EPOCH)  # timestamps have one width, and colons of their own
-    created_at, submission_id = rest[:width], rest[width + 1 :]
-    if normalize_timestamp(created_at) != created_at or rest[width : width + 1] != ":":
+    scanned_at, submission_id = rest[:width], rest[width + 1 :]
+    if normalize_timestamp(scanned_at) != scanned_at or rest[width : width + 1] != ":":
         raise ValueError(f"no moment and id in {key!r:.200}")
-    return created_at, submission_id
+    return scanned_at, submission_id
 
 
 def identity_key(identity: str) -> str:
@@ -71,9 +75,15 @@ def outbox_prefix(identity: str) -> str:
     return f"{OUTBOX_PREFIX}{_digest(identity)}:"
 
 
-def outbox_key(identity: str, revision: str) -> str:
+def outbox_key(identity: str, revision: str, *, trusted: bool) -> str:
     """A skill that waits for its place in the database; repeats fall on the same key."""
-    return f"{outbox_prefix(identity)}{_digest(revision)}"
+    key = f"{outbox_prefix(identity)}{_digest(revision)}"
+    return key if trusted else f"{key}{_UNTRUSTED}"
+
+
+def is_trusted_outbox_key(key: str) -> bool:
+    """Whether the skill under an `outbox_key` may change one that is listed."""
+    return not key.endswith(_UNTRUSTED)
 
 
 def dead_letter_key(letter_id: str, failed_at: str) -> str:

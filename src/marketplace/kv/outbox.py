@@ -12,7 +12,7 @@ import msgspec
 from marketplace.kv import access as kv_access
 from marketplace.kv import records as kv_records
 from marketplace.kv import summaries as kv_summaries
-from marketplace.kv.keys import OUTBOX_PREFIX, outbox_key, outbox_prefix
+from marketplace.kv.keys import OUTBOX_PREFIX, is_trusted_outbox_key, outbox_key, outbox_prefix
 from marketplace.ports.env import Env
 from marketplace.ports.kv import KV_BULK_GET_LIMIT, KvKey
 from marketplace.skills.skill import PublishedSummary, Skill
@@ -29,15 +29,25 @@ class OutboxEntry:
     key: str
     skill: Skill
 
+    @property
+    def trusted(self) -> bool:
+        """Whether it may change a skill that is listed."""
+        return is_trusted_outbox_key(self.key)
 
-async def write_outbox(env: Env, skill: Skill) -> str:
+    @property
+    def rank(self) -> str:
+        """Of two states the one of greater rank is shown: a stranger's gives way to any other."""
+        return self.skill.revision if self.trusted else ""
+
+
+async def write_outbox(env: Env, skill: Skill, *, trusted: bool = True) -> str:
     """Keep a skill until the database takes it; returns its key. Idempotent.
 
     Raises KvError, InvalidRecord. A second write of the same state within a second is the same
     write, so KV's refusal of it is no error, but it is raised: only the caller knows the first.
     """
     value = kv_records.encode_skill(skill)
-    key = outbox_key(skill.identity, skill.revision)
+    key = outbox_key(skill.identity, skill.revision, trusted=trusted)
     await kv_access.put_value(env, key, value, metadata=kv_summaries.encode_metadata(skill))
     return key
 
@@ -59,39 +69,40 @@ async def list_outbox(env: Env, *, limit: int = KV_BULK_GET_LIMIT) -> list[Outbo
 async def list_outbox_summaries(env: Env) -> list[PublishedSummary]:
     """What the outbox adds to a fallback listing: one list call when there is little in it.
 
-    Two revisions of one skill may both be there. Raises KvError.
+    Two revisions of one skill may both be there. A stranger's has an empty revision, so that it
+    is listed only where nothing else is known of its skill. Raises KvError.
     """
     summaries: list[PublishedSummary] = []
     async for page in kv_access.list_all_keys(env, OUTBOX_PREFIX, page_budget=MAX_OUTBOX_PAGES):
         by_value = [key.name for key in page.keys if not _take_summary(key, summaries)]
         for chunk in kv_access.chunks(by_value, KV_BULK_GET_LIMIT):
             entries = await _read_entries(env, chunk)
-            summaries += [entry.skill.published_summary() for entry in entries]
+            summaries += [PublishedSummary(x.skill.summary(), x.rank) for x in entries]
     return summaries
 
 
-async def find_in_outbox(env: Env, slugs: Collection[str]) -> Skill | None:
-    """The newest waiting skill that has one of these slugs, or None. Raises KvError."""
-    found: list[Skill] = []
+async def find_in_outbox(env: Env, slugs: Collection[str]) -> OutboxEntry | None:
+    """The entry of greatest rank that has one of these slugs, or None. Raises KvError."""
+    found: list[OutboxEntry] = []
     async for page in kv_access.list_all_keys(env, OUTBOX_PREFIX, page_budget=MAX_OUTBOX_PAGES):
         likely = [key.name for key in page.keys if _may_be_of(key, slugs)]
         for chunk in kv_access.chunks(likely, KV_BULK_GET_LIMIT):
             entries = await _read_entries(env, chunk)
-            found += [entry.skill for entry in entries if entry.skill.name in slugs]
-    return max(found, key=_revision, default=None)
+            found += [entry for entry in entries if entry.skill.name in slugs]
+    return max(found, key=_rank, default=None)
 
 
-async def find_identity_in_outbox(env: Env, identity: str) -> Skill | None:
-    """The newest waiting state of an identity, or None. Raises KvError."""
+async def find_identity_in_outbox(env: Env, identity: str) -> OutboxEntry | None:
+    """The entry of greatest rank of an identity, or None. Raises KvError."""
     page = await kv_access.list_page(env, outbox_prefix(identity))
     keys = [key.name for key in page.keys][:KV_BULK_GET_LIMIT]
     entries = await _read_entries(env, keys) if keys else []
-    found = [entry.skill for entry in entries if entry.skill.identity == identity]
-    return max(found, key=_revision, default=None)
+    found = [entry for entry in entries if entry.skill.identity == identity]
+    return max(found, key=_rank, default=None)
 
 
-def _revision(skill: Skill) -> str:
-    return skill.revision
+def _rank(entry: OutboxEntry) -> tuple[str, str]:
+    return entry.rank, entry.skill.revision
 
 
 def _may_be_of(key: KvKey, slugs: Collection[str]) -> bool:
@@ -111,9 +122,11 @@ def _take_summary(key: KvKey, summaries: list[PublishedSummary]) -> bool:
     if not isinstance(key.metadata, str):
         return False
     try:
-        summaries.append(kv_summaries.decode_summary(key.metadata))
+        published = kv_summaries.decode_summary(key.metadata)
     except InvalidRecord:
         return False  # the value decides
+    rank = published.revision if is_trusted_outbox_key(key.name) else ""
+    summaries.append(PublishedSummary(published.summary, rank))
     return True
 
 

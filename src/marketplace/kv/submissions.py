@@ -1,10 +1,11 @@
 """Submissions and what became of them.
 
-Every step writes a key of its own (``sub:``, ``scan:``, ``published:``) and changes no other, so
-that a state derived from them can only move forward.
+Every step writes a key of its own (``sub:``, ``scan:``, ``published:``), so that a state derived
+from them can only move forward. A submission expires (``settings.submission_ttl``) unless it
+passes its scan; from then on it is kept, and has a mark (``pending:``) until it is published.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,7 +23,7 @@ from marketplace.kv.keys import (
 )
 from marketplace.ports.env import Env
 from marketplace.ports.errors import KvRateLimited
-from marketplace.ports.kv import KvKey
+from marketplace.ports.kv import KV_BULK_GET_LIMIT, KvKey
 from marketplace.skills.stored import InvalidRecord
 from marketplace.skills.submission import (
     Publication,
@@ -45,27 +46,42 @@ class _Latest(msgspec.Struct, frozen=True, rename="camel"):
 
 @dataclass(frozen=True, slots=True)
 class PendingSubmission:
-    """A submission that was neither published nor rejected.
+    """A submission that passed its scan and is not known to be published.
 
-    ``asked_at``: when its publication was last asked for once more, if ever.
+    ``scanned_at``: of the verdict. ``asked_at``: when its publication was last asked for once
+    more, if ever.
     """
 
     id: str
-    created_at: str
+    scanned_at: str
     asked_at: str = ""
+
+    @property
+    def key(self) -> str:
+        """Of the mark in KV."""
+        return pending_key(self.scanned_at, self.id)
+
+
+@dataclass(frozen=True, slots=True)
+class PendingPage:
+    """Some of them, the oldest first. ``cursor``: where the next ones begin, None at the end."""
+
+    submissions: Sequence[PendingSubmission]
+    cursor: str | None
 
 
 async def create_submission(env: Env, submission: Submission) -> None:
-    """Keep a new submission, findable by its identity and as pending. Raises KvError.
+    """Keep a new submission until it expires, findable by its identity. Raises KvError.
 
     The submission itself comes first: cut off later, it is complete but harder to find.
     """
+    ttl = env.settings.submission_ttl
     value = msgspec.json.encode(submission)
-    await kv_access.put_value(env, submission_key(submission.id), value)
-    await kv_access.put_value(env, pending_key(submission.created_at, submission.id), b"{}")
+    await kv_access.put_value(env, submission_key(submission.id), value, expiration_ttl=ttl)
     latest = msgspec.json.encode(_Latest(submission.identity, submission.id))
+    key = identity_key(submission.identity)
     try:
-        await kv_access.put_value(env, identity_key(submission.identity), latest)
+        await kv_access.put_value(env, key, latest, expiration_ttl=ttl)
     except KvRateLimited as error:  # another submission of this identity, a moment ago
         env.log("identity-not-written", level="warning", id=submission.id, reason=str(error))
 
@@ -105,12 +121,41 @@ async def record_scan(env: Env, submission: Submission, scan: Scan) -> Scan:
     """
     standing = (await get_scans(env, [submission.id]))[submission.id]
     if isinstance(standing, Scan) and not _supersedes(scan, standing):
-        scan = standing
-    else:
-        await kv_access.put_value(env, scan_key(submission.id), msgspec.json.encode(scan))
+        return standing
     if scan.verdict is Verdict.FAIL:
-        await _settle(env, submission)
+        await _keep_rejection(env, scan, standing)
+    else:
+        await _keep_pass(env, submission, scan, standing)
     return scan
+
+
+async def _keep_pass(
+    env: Env, submission: Submission, scan: Scan, standing: Scan | InvalidRecord | None
+) -> None:
+    """Three writes, each to a key of its own and each leaving what a cut off call can be taken up
+    from.
+
+    First the submission stops expiring: whoever finds the mark must find it, however long
+    publishing takes. It is written once, so a stale read of it is no older state. Then the mark,
+    which holds the verdict; then the verdict. Cut off between the two, `ask_again` keeps the
+    verdict from the mark. A verdict kept first, without mark and message, would be looked at by
+    nobody.
+    """
+    if not isinstance(standing, Scan):  # else an earlier verdict has done it
+        key, value = submission_key(submission.id), msgspec.json.encode(submission)
+        await kv_access.write_again_if_refused(lambda: kv_access.put_value(env, key, value))
+    value = msgspec.json.encode(scan)
+    await kv_access.put_value(env, pending_key(scan.scanned_at, scan.submission_id), value)
+    await kv_access.put_value(env, scan_key(scan.submission_id), value)
+
+
+async def _keep_rejection(env: Env, scan: Scan, standing: Scan | InvalidRecord | None) -> None:
+    """The verdict expires with its submission, unless that passed before and is kept."""
+    ttl = env.settings.submission_ttl if standing is None else None
+    value = msgspec.json.encode(scan)
+    await kv_access.put_value(env, scan_key(scan.submission_id), value, expiration_ttl=ttl)
+    if isinstance(standing, Scan):
+        await unmark_pending(env, PendingSubmission(scan.submission_id, standing.scanned_at))
 
 
 def _supersedes(scan: Scan, standing: Scan) -> bool:
@@ -119,27 +164,35 @@ def _supersedes(scan: Scan, standing: Scan) -> bool:
     return scan.scanned_at >= standing.scanned_at
 
 
-async def record_publication(env: Env, submission: Submission, publication: Publication) -> None:
+async def record_publication(env: Env, publication: Publication) -> None:
     """Keep that a submission was published. Idempotent. Raises KvError."""
+    submission_id = publication.submission_id
     value = msgspec.json.encode(publication)
-    await kv_access.put_value(env, publication_key(submission.id), value)
-    await _settle(env, submission)
+    await kv_access.put_value(env, publication_key(submission_id), value)
+    await unmark_pending(env, PendingSubmission(submission_id, publication.scanned_at))
 
 
-async def _settle(env: Env, submission: Submission) -> None:
-    """Take the pending mark away: the submission is decided."""
-    await unmark_pending(env, submission.created_at, submission.id)
+async def unmark_pending(env: Env, pending: PendingSubmission) -> None:
+    """Note that a submission is published or rejected. Raises KvError."""
+    await kv_access.delete_key(env, pending.key)
 
 
-async def unmark_pending(env: Env, created_at: str, submission_id: str) -> None:
-    """Note that a submission is decided. Raises KvError."""
-    await kv_access.delete_key(env, pending_key(created_at, submission_id))
+async def mark_asked(env: Env, pending: PendingSubmission, scan: Scan) -> None:
+    """Note that a submission's publication was asked for once more. Raises KvError."""
+    value = msgspec.json.encode(scan)
+    await kv_access.put_value(env, pending.key, value, metadata=env.now())
 
 
-async def mark_asked(env: Env, pending: PendingSubmission) -> None:
-    """Note that a pending submission's publication was asked for once more. Raises KvError."""
-    key = pending_key(pending.created_at, pending.id)
-    await kv_access.put_value(env, key, b"{}", metadata=env.now())
+async def keep_marked_scans(
+    env: Env, pending: Sequence[PendingSubmission]
+) -> Mapping[str, Scan | InvalidRecord | None]:
+    """Keep the verdicts that marks hold, by the keys of the marks. Raises KvError."""
+    values = await kv_access.read_all_values(env, [submission.key for submission in pending])
+    scans = {key: kv_access.decode_record(value, Scan) for key, value in values.items()}
+    for scan in scans.values():
+        if isinstance(scan, Scan):
+            await kv_access.put_value(env, scan_key(scan.submission_id), msgspec.json.encode(scan))
+    return scans
 
 
 async def submission_status(env: Env, submission_id: str) -> SubmissionStatus | None:
@@ -206,7 +259,7 @@ async def find_by_identity(env: Env, identity: str) -> str | None:
 
 
 async def oldest_pending(env: Env) -> PendingSubmission | None:
-    """The submission that has waited longest for a decision. One list call, as a rule.
+    """The submission that has waited longest to be published. One list call, as a rule.
 
     Raises KvError.
     """
@@ -218,21 +271,21 @@ async def oldest_pending(env: Env) -> PendingSubmission | None:
     return None
 
 
-async def list_pending(env: Env, *, page_budget: int) -> AsyncIterator[list[PendingSubmission]]:
-    """Pending submissions, the oldest first, a list page at a time. Raises KvError.
+async def list_pending(env: Env, *, cursor: str | None = None) -> PendingPage:
+    """A page of the submissions that wait to be published, no more than one bulk get reads.
 
-    Keys that tell no moment are left out, with a warning that names them.
+    Keys that tell no moment are left out, with a warning that names them. Raises KvError.
     """
-    async for page in kv_access.list_all_keys(env, PENDING_PREFIX, page_budget=page_budget):
-        found = [_pending(env, key) for key in page.keys]
-        yield [pending for pending in found if pending is not None]
+    page = await kv_access.list_page(env, PENDING_PREFIX, cursor=cursor, limit=KV_BULK_GET_LIMIT)
+    found = [_pending(env, key) for key in page.keys]
+    return PendingPage([pending for pending in found if pending is not None], page.cursor)
 
 
 def _pending(env: Env, key: KvKey) -> PendingSubmission | None:
     try:
-        created_at, submission_id = parse_pending_key(key.name)
+        scanned_at, submission_id = parse_pending_key(key.name)
     except ValueError as error:
         env.log("pending-malformed", level="warning", key=key.name, reason=str(error))
         return None
     asked_at = key.metadata if isinstance(key.metadata, str) else ""
-    return PendingSubmission(submission_id, created_at, asked_at)
+    return PendingSubmission(submission_id, scanned_at, asked_at)

@@ -68,12 +68,21 @@ async def store_dead_letter(env: Env, letter: DeadLetter) -> None:
 async def move_letters(env: Env) -> None:
     """Give PostgreSQL a batch of the letters that KV kept while it was away.
 
-    Of each, whichever state is the later one stays. Raises KvError, DatabaseError.
+    Of each, whichever state is the later one stays. One that PostgreSQL refuses stays in KV.
+    Raises KvError, DatabaseError.
     """
     letters = await kv_dead_letters.list_letter_records(env, limit=MOVED_AT_ONCE)
     if not letters:
         return
+    moved = []
     database = await get_db(env)
-    for letter in letters.values():
-        await database.store_dead_letter(letter)
-    await kv_dead_letters.clear_letter_records(env, letters)
+    for key, letter in letters.items():
+        try:
+            await database.store_dead_letter(letter)
+        except DatabaseError as error:
+            if error.reason != "rejected":
+                raise
+            env.log("dead-letter-refused", level="error", key=key, reason=str(error))
+        else:
+            moved.append(key)
+    await kv_dead_letters.clear_letter_records(env, moved)

@@ -4,13 +4,19 @@ A letter may be in PostgreSQL, in KV, or in both where one was away; the later f
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import timedelta
 from enum import StrEnum
 from typing import Final, TypeVar
 
 import msgspec
 
-from marketplace.basics.timestamps import seconds_since
-from marketplace.kv.dead_letters import count_dead_letters, get_dead_letters, list_dead_letters
+from marketplace.basics.timestamps import format_timestamp
+from marketplace.kv.dead_letters import (
+    count_dead_letters,
+    get_dead_letters,
+    list_dead_letters,
+    list_redrivable,
+)
 from marketplace.operations.dead_letters import move_letters, store_dead_letter
 from marketplace.ports.database import SkillDatabase
 from marketplace.ports.dead_letter import PASSING_REASONS, DeadLetter
@@ -122,24 +128,44 @@ async def redrive_ids(env: Env, ids: Sequence[str]) -> list[RedriveResult]:
 
 
 async def redrive_all(env: Env, *, reason: str | None) -> list[RedriveResult]:
-    """Redrive the first MAX_REDRIVEN letters that wait. Raises StorageError."""
-    letters = await list_letters(env, reason=reason, after=None, limit=MAX_REDRIVEN)
-    return await redrive_ids(env, [letter.id for letter in letters])
+    """Redrive the MAX_REDRIVEN letters that have waited longest. Raises StorageError."""
+    reasons = None if reason is None else [reason]
+    return await _redrive_first(env, reasons=reasons, failed_until=None, max_redrives=None)
 
 
 async def redrive_passing(env: Env) -> list[RedriveResult]:
     """Redrive what failed for a passing reason a while ago and not too often. Raises
     StorageError."""
-    due: list[str] = []
-    for reason in sorted(PASSING_REASONS):
-        letters = await list_letters(env, reason=reason, after=None, limit=MAX_REDRIVEN)
-        due += [letter.id for letter in letters if _is_due(env, letter)]
-    return await redrive_ids(env, due[:MAX_REDRIVEN])
+    return await _redrive_first(
+        env,
+        reasons=sorted(PASSING_REASONS),
+        failed_until=format_timestamp(env.clock() - timedelta(seconds=AUTOMATIC_AFTER_SECONDS)),
+        max_redrives=MAX_AUTOMATIC_REDRIVES - 1,
+    )
 
 
-def _is_due(env: Env, letter: DeadLetter) -> bool:
-    old_enough = seconds_since(letter.failed_at, env.now()) >= AUTOMATIC_AFTER_SECONDS
-    return old_enough and letter.redrives < MAX_AUTOMATIC_REDRIVES
+async def _redrive_first(
+    env: Env, *, reasons: Sequence[str] | None, failed_until: str | None, max_redrives: int | None
+) -> list[RedriveResult]:
+    """Redrive the first MAX_REDRIVEN of the letters that fit, however many others wait."""
+    found = await _from_both(
+        env,
+        lambda database: database.list_redrivable(
+            reasons=reasons,
+            failed_until=failed_until,
+            max_redrives=max_redrives,
+            limit=MAX_REDRIVEN,
+        ),
+        lambda: list_redrivable(
+            env,
+            reasons=reasons,
+            failed_until=failed_until,
+            max_redrives=max_redrives,
+            limit=MAX_REDRIVEN,
+        ),
+    )
+    letters = sorted(_merged(found), key=lambda letter: letter.failed_at)
+    return await redrive_ids(env, [letter.id for letter in letters[:MAX_REDRIVEN]])
 
 
 async def _redrive(env: Env, letter_id: str, letter: DeadLetter | None) -> RedriveResult:

@@ -108,8 +108,11 @@ class SkillDatabase(Protocol):
     async def count_categories(self, *, exclude: Sequence[str]) -> Mapping[str, int]:
         """Rows per category."""
 
-    async def upsert_skill(self, skill: Skill, *, candidates: Sequence[str]) -> UpsertResult:
-        """Insert under the first free candidate slug, or update the identity's row if newer.
+    async def upsert_skill(
+        self, skill: Skill, *, candidates: Sequence[str], trusted: bool = True
+    ) -> UpsertResult:
+        """Insert under the first free candidate slug, or update the identity's row if it gives
+        way (`skills.skill.replaces`).
 
         Atomic: the slug is chosen and taken by the statement itself, a row keeps the slug it has,
         ``published_at`` only ever moves back, an older revision changes nothing. Trending scores
@@ -179,6 +182,20 @@ class SkillDatabase(Protocol):
         self, *, reason: str | None, after: str | None, limit: int
     ) -> Sequence[DeadLetter]:
         """Letters not redriven, ordered by id, after the id ``after``."""
+
+    async def list_redrivable(
+        self,
+        *,
+        reasons: Sequence[str] | None,
+        failed_until: str | None,
+        max_redrives: int | None,
+        limit: int,
+    ) -> Sequence[DeadLetter]:
+        """Letters not redriven whose body is a message, the one that failed first in front.
+
+        Only those of the given reasons, that failed at ``failed_until`` or before, and that were
+        redriven at most ``max_redrives`` times; None: any.
+        """
 
     async def get_dead_letters(self, ids: Sequence[str]) -> Sequence[DeadLetter]:
         """The letters of these ids, redriven or not; unknown ids are left out."""

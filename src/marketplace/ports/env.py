@@ -33,6 +33,7 @@ class Settings:
     queue_timeout: float = 5.0
     enumeration_page_budget: int = 10  # list pages that one listing may read
     kv_operation_budget: int = 900  # of the platform's 1,000 an invocation
+    submission_ttl: int = 30 * 86_400  # of a submission without a verdict, or with a FAIL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -142,13 +142,15 @@ class PostgresSkillDatabase:
         result = await self._query(queries.COUNT_CATEGORIES, exclude)
         return {category: int(count) for category, count in _filled(result)}
 
-    async def upsert_skill(self, skill: Skill, *, candidates: Sequence[str]) -> UpsertResult:
+    async def upsert_skill(
+        self, skill: Skill, *, candidates: Sequence[str], trusted: bool = True
+    ) -> UpsertResult:
         """See ``SkillDatabase``. Also raises DatabaseError of the reason ``conflict``.
 
         That is: no candidate is free, or other sessions were faster MAX_ATTEMPTS times.
         """
         row = _row(skill)
-        parameters = (_json([row]), row["identity"], candidates, row["revision"])
+        parameters = (_json([row]), row["identity"], candidates, row["revision"], trusted)
         result = await self._write(queries.UPSERT_SKILL, *parameters, needs_row=True)
         for outcome, stored in _filled(result):
             return UpsertResult(_read_skill_json(stored), Upserted(outcome))
@@ -252,6 +254,20 @@ class PostgresSkillDatabase:
     ) -> Sequence[DeadLetter]:
         """See ``SkillDatabase``."""
         result = await self._query(queries.LIST_DEAD_LETTERS, reason, after, limit)
+        return [_read_dead_letter_json(letter) for (letter,) in _filled(result)]
+
+    async def list_redrivable(
+        self,
+        *,
+        reasons: Sequence[str] | None,
+        failed_until: str | None,
+        max_redrives: int | None,
+        limit: int,
+    ) -> Sequence[DeadLetter]:
+        """See ``SkillDatabase``."""
+        result = await self._query(
+            queries.LIST_REDRIVABLE, reasons, failed_until, max_redrives, limit
+        )
         return [_read_dead_letter_json(letter) for (letter,) in _filled(result)]
 
     async def get_dead_letters(self, ids: Sequence[str]) -> Sequence[DeadLetter]:

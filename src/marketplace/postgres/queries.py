@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from marketplace.ports.dead_letter import DeadLetter
-from marketplace.skills.skill import Skill, SkillSummary
+from marketplace.skills.skill import SUBMITTED_FIELDS, Skill, SkillSummary
 
 SKILL_COLUMNS: Final = {
     "identity": "text",
@@ -99,6 +99,13 @@ _ON_CONFLICT = """
     )
 )
 
+
+def _says_the_same(table: str, other: str) -> str:
+    """`skills.skill.says_the_same`, of a row of each table."""
+    fields, others = (", ".join(f"{t}.{f}" for f in SUBMITTED_FIELDS) for t in (table, other))
+    return f"row({fields}) is not distinct from row({others})"
+
+
 GET_SKILL: Final = f"""
 select {skill_json("skill")}
 from skill
@@ -145,17 +152,21 @@ with chosen as (
 written as (
     insert into skill as stored ({_INSERTED})
     select {_VALUES} from {_RECORDS} cross join chosen where chosen.name is not null
-    {_ON_CONFLICT}
+    {_ON_CONFLICT} and ($5::boolean or {_says_the_same("stored", "excluded")})
     -- A row version that an UPDATE made carries the lock of its transaction in xmax.
     returning stored.*, stored.xmax = 0 as inserted
 )
 select case when inserted then 'inserted' else 'updated' end, {skill_json("written")} from written
 union all
 select 'unchanged', {skill_json("skill")}
-from skill
-where identity = $2::text and revision >= $4::text and not exists (select from written)
+from skill cross join {_RECORDS}
+where skill.identity = $2::text
+    and (skill.revision >= $4::text or not ($5::boolean or {_says_the_same("skill", "record")}))
+    and not exists (select from written)
 """
-"""$1 JSON array of one record, $2 its identity, $3 candidate slugs, $4 its revision.
+"""$1 JSON array of one record, $2 its identity, $3 candidate slugs, $4 its revision, $5 trusted.
+
+Where it is not trusted, a row that says something else is left as it is.
 
 One row: what happened, and the skill as it stands. No row in two cases: no candidate is free, or
 another session wrote this identity's row after this statement's snapshot was taken, so that the
@@ -327,6 +338,22 @@ order by id
 limit $3::bigint
 """
 """$1 reason or NULL, $2 the id before the page or NULL, $3 limit."""
+
+LIST_REDRIVABLE: Final = f"""
+select {_DEAD_LETTER_JSON}
+from dead_letter
+where redriven_at is null
+    and json_typeof(body) = 'object'
+    and ($1::text[] is null or reason = any($1::text[]))
+    and ($2::text is null or failed_at <= $2::text)
+    and ($3::integer is null or redrives <= $3::integer)
+order by failed_at, id
+limit $4::bigint
+"""
+"""$1 reasons, $2 the latest failure, $3 the most redrives, each NULL for any; $4 limit.
+
+What is redriven and fails again comes last, so that call after call all letters have their turn.
+"""
 
 GET_DEAD_LETTERS: Final = f"""
 select {_DEAD_LETTER_JSON} from dead_letter where id = any($1::text[]) order by id

@@ -14,7 +14,7 @@ from marketplace.ports.errors import KvError, StorageError
 from marketplace.ports.queue import QueueMessage, retry_delay
 from marketplace.publishing.messages import scanned_at_of, submission_id_of
 from marketplace.publishing.publish import Published, PublishOutcome, publish_skills
-from marketplace.skills.skill import Skill
+from marketplace.skills.skill import Skill, says_the_same
 from marketplace.skills.stored import InvalidRecord
 from marketplace.skills.submission import (
     Publication,
@@ -42,6 +42,7 @@ class BatchReport:
 @dataclass(frozen=True, slots=True)
 class _Publishable:
     submission: Submission
+    scan: Scan
     skill: Skill
 
 
@@ -105,7 +106,11 @@ async def _publish(
     report: BatchReport,
 ) -> None:
     publishable = [r for r in readings.values() if isinstance(r, _Publishable)]
-    outcomes = await publish_skills(env, [reading.skill for reading in publishable])
+    outcomes = await publish_skills(
+        env,
+        [reading.skill for reading in publishable if reading.submission.trusted],
+        untrusted=[reading.skill for reading in publishable if not reading.submission.trusted],
+    )
     for message in messages:
         reading = readings[message.id]
         if isinstance(reading, _Publishable):
@@ -182,7 +187,7 @@ def _reading(
         skill.identity  # noqa: B018 - raises where the record names no repository
     except ValueError as error:
         return _Unpublishable(DeadLetterReason.INVALID_RECORD, str(error))
-    return _Publishable(submission, skill)
+    return _Publishable(submission, scan, skill)
 
 
 async def _note_publications(
@@ -191,32 +196,36 @@ async def _note_publications(
     """Note the new state of the submissions and of the index. Losing either loses no skill."""
     now = env.now()
     stored: dict[str, Skill] = {}
-    notes: dict[str, tuple[Submission, Publication]] = {}
+    notes: dict[str, Publication] = {}
     for reading in publishable:
         outcome = outcomes[reading.skill.identity]
-        if isinstance(outcome, Published):
-            skill = outcome.skill
+        if not isinstance(outcome, Published):
+            continue
+        submission, skill = reading.submission, outcome.skill
+        if not (submission.trusted or says_the_same(reading.skill, skill)):
+            env.log("stranger-changed-nothing", id=submission.id, slug=skill.name)
+        # A stranger's skill that waits in the outbox may turn out to be listed already: the index,
+        # where the newest state counts, must not have it.
+        if submission.trusted or outcome.in_database:
             stored[skill.name] = skill
-            notes[reading.submission.id] = (
-                reading.submission,
-                Publication(
-                    submission_id=reading.submission.id,
-                    slug=skill.name,
-                    version=skill.current_version,
-                    published_at=now,
-                ),
-            )
-    if not stored:
+        notes[submission.id] = Publication(
+            submission_id=submission.id,
+            slug=skill.name,
+            version=skill.current_version,
+            published_at=now,
+            scanned_at=reading.scan.scanned_at,
+        )
+    if not notes:
         return
 
-    async def note(entry: tuple[Submission, Publication]) -> None:
+    async def note(publication: Publication) -> None:
         try:
-            await record_publication(env, *entry)
+            await record_publication(env, publication)
         except KvError as error:
             env.log(
-                f"kv unavailable: publication of {entry[0].id} not noted",
+                f"kv unavailable: publication of {publication.submission_id} not noted",
                 level="warning",
-                id=entry[0].id,
+                id=publication.submission_id,
                 reason=error.reason,
             )
 

@@ -12,7 +12,11 @@ OUTBOX_BATCH: Final = 100
 
 async def place_outbox(env: Env, entries: Sequence[OutboxEntry]) -> list[str]:
     """Publish waiting skills and clear those that both stores took. Their keys. Raises KvError."""
-    outcomes = await publish_skills(env, [entry.skill for entry in entries])
+    outcomes = await publish_skills(
+        env,
+        [entry.skill for entry in entries if entry.trusted],
+        untrusted=[entry.skill for entry in entries if not entry.trusted],
+    )
     done = [entry.key for entry in entries if is_in_both(outcomes[entry.skill.identity])]
     await clear_outbox(env, done)
     return done

@@ -8,21 +8,26 @@ decided there by whoever writes first, nor be written where another may be by no
 takes the slug that carries the digest of its identity, which no other skill can be given, and each
 revision is kept in an outbox record of its own, which no other can overwrite. The repair brings
 both into PostgreSQL.
+
+What a stranger submitted makes a new skill and changes none: wherever a store has a state of its
+identity, that one stands (`skills.skill.replaces`), as the statement in PostgreSQL decides. So it
+goes nowhere while KV cannot say what it has, and without PostgreSQL into the outbox alone, under a
+key that tells: a record would count as listed.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeGuard
 
 from marketplace.basics.concurrency import map_bounded
-from marketplace.kv.outbox import write_outbox
+from marketplace.kv.outbox import find_identity_in_outbox, write_outbox
 from marketplace.kv.records import write_record
 from marketplace.ports.database import SkillDatabase
 from marketplace.ports.env import Env, get_db
-from marketplace.ports.errors import DatabaseError
+from marketplace.ports.errors import DatabaseError, KvError
 from marketplace.publishing.kv_copy import free_for_rows, settle_in_kv, try_kv_write, write_row
 from marketplace.publishing.slug_plan import SlugPlan, certain_slug, plan_slug, read_wanted_records
-from marketplace.skills.skill import Skill
+from marketplace.skills.skill import Skill, replaces
 
 _DATABASE_SESSIONS: Final = 2  # a lost connection is replaced once; the queue retries beyond that
 
@@ -60,19 +65,20 @@ async def publish_skill(env: Env, skill: Skill) -> PublishOutcome:
     return outcomes[skill.identity]
 
 
-async def publish_skills(env: Env, skills: Sequence[Skill]) -> Mapping[str, PublishOutcome]:
+async def publish_skills(
+    env: Env, skills: Sequence[Skill], *, untrusted: Sequence[Skill] = ()
+) -> Mapping[str, PublishOutcome]:
     """Publish a batch of skills; the result tells the outcome for each identity.
 
-    Of several revisions of one identity the newest is published.
+    Of several revisions of one identity the newest is published. ``untrusted``: what strangers
+    submitted; published where no store and none of ``skills`` has another state of the identity.
     """
-    newest: dict[str, Skill] = {}
-    for skill in skills:
-        known = newest.get(skill.identity)
-        if known is None or skill.revision > known.revision:
-            newest[skill.identity] = skill
-    records = await read_wanted_records(env, newest.values())
-    plans = [plan_slug(env, skill, records) for skill in newest.values()]
-    rows = await _store_in_database(env, plans)
+    states = _by_identity(skills)
+    strange = {i: found for i, found in _by_identity(untrusted).items() if i not in states}
+    records = await read_wanted_records(env, [found[0] for found in (states | strange).values()])
+    plans = [plan_slug(env, found, records) for found in states.values()]
+    plans += [plan_slug(env, found, records, trusted=False) for found in strange.values()]
+    rows = await _store_in_database(env, [plan for plan in plans if plan.trusted or plan.checked])
     free = await free_for_rows(env, rows.values(), records)
     outcomes: dict[str, PublishOutcome] = dict(
         await map_bounded(
@@ -84,6 +90,13 @@ async def publish_skills(env: Env, skills: Sequence[Skill]) -> Mapping[str, Publ
         [outcome.skill for outcome in outcomes.values() if is_in_both(outcome)],
     )
     return outcomes
+
+
+def _by_identity(skills: Iterable[Skill]) -> dict[str, list[Skill]]:
+    states: dict[str, list[Skill]] = {}
+    for skill in skills:
+        states.setdefault(skill.identity, []).append(skill)
+    return states
 
 
 async def _store_in_database(env: Env, plans: Sequence[SlugPlan]) -> Mapping[str, Skill]:
@@ -115,7 +128,9 @@ async def _upsert(
 ) -> None:
     """Upsert one skill. A statement that PostgreSQL rejects concerns this skill alone."""
     try:
-        result = await database.upsert_skill(plan.skill, candidates=plan.candidates)
+        result = await database.upsert_skill(
+            plan.skill, candidates=plan.candidates, trusted=plan.trusted
+        )
     except DatabaseError as error:
         if error.reason not in ("rejected", "conflict"):
             raise
@@ -154,6 +169,8 @@ async def _store_in_kv_alone(env: Env, plan: SlugPlan) -> PublishOutcome:
     if own is not None:
         published_at = min(own.published_at, published_at)
     skill = plan.skill.renamed(name, published_at=published_at)
+    if not plan.trusted:
+        return await _store_in_outbox_alone(env, skill)
     if not await try_kv_write(env, skill, write_outbox):
         return PublishFailed("storage-unavailable")
     # Any other slug may be another skill's since what was read, a minute ago at most. An outbox
@@ -161,3 +178,21 @@ async def _store_in_kv_alone(env: Env, plan: SlugPlan) -> PublishOutcome:
     if name == certain and (own is None or own.revision < skill.revision):
         await try_kv_write(env, skill, write_record)
     return Published(skill, in_database=False, in_kv=True)
+
+
+async def _store_in_outbox_alone(env: Env, skill: Skill) -> PublishOutcome:
+    """Keep a stranger's skill for PostgreSQL, unless another state of it waits there already."""
+    try:
+        waiting = await find_identity_in_outbox(env, skill.identity)
+    except KvError as error:
+        env.log("kv unavailable: outbox not read", level="warning", reason=error.reason)
+        return PublishFailed("storage-unavailable")
+    if waiting is not None and not replaces(skill, waiting.skill, trusted=False):
+        return Published(waiting.skill, in_database=False, in_kv=True)
+    if not await try_kv_write(env, skill, _write_untrusted):
+        return PublishFailed("storage-unavailable")
+    return Published(skill, in_database=False, in_kv=True)
+
+
+async def _write_untrusted(env: Env, skill: Skill) -> None:
+    await write_outbox(env, skill, trusted=False)

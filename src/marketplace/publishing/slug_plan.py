@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from marketplace.kv.records import Records, read_records
 from marketplace.ports.env import Env
 from marketplace.ports.errors import KvError
-from marketplace.skills.skill import Skill
+from marketplace.skills.skill import Skill, replaces
 from marketplace.skills.slugs import assignable_candidates
 
 
@@ -14,10 +14,11 @@ from marketplace.skills.slugs import assignable_candidates
 class SlugPlan:
     """A skill to publish, with what KV knows about the slugs that it may get."""
 
-    skill: Skill  # the message's, unless KV holds a newer state
+    skill: Skill  # the message's, unless the state that KV holds stands
     candidates: Sequence[str]  # free or its own, as far as KV and the seed tell; its own first
     own: Skill | None  # what KV holds of this identity
     checked: bool  # whether KV could be asked; without that nothing may be written there
+    trusted: bool  # whether the skill may change a listed one
 
 
 async def read_wanted_records(env: Env, skills: Iterable[Skill]) -> Records:
@@ -42,13 +43,16 @@ def certain_slug(skill: Skill) -> str:
     return assignable_candidates(skill.repo_url, skill.base_slug)[-1]
 
 
-def plan_slug(env: Env, skill: Skill, records: Records) -> SlugPlan:
-    """Leave out slugs that another identity holds in KV or in the seed.
+def plan_slug(
+    env: Env, states: Sequence[Skill], records: Records, *, trusted: bool = True
+) -> SlugPlan:
+    """Choose among the states of one skill, and leave out slugs that another identity holds in KV
+    or in the seed.
 
     PostgreSQL alone decides what is free. But a row that it lost, or never received while it was
     away, still lives in KV under its slug.
     """
-    identity, wanted = skill.identity, _wanted_slugs(env, skill)
+    identity, wanted = states[0].identity, _wanted_slugs(env, states[0])
     holders = {slug: found for slug in wanted if isinstance(found := records.get(slug), Skill)}
 
     def is_free(slug: str) -> bool:
@@ -60,8 +64,14 @@ def plan_slug(env: Env, skill: Skill, records: Records) -> SlugPlan:
     own = max(owned, key=lambda record: record.revision, default=None)
     checked = wanted[-1] in records
     if own is None:
-        return SlugPlan(skill, candidates, None, checked)
+        return SlugPlan(_newest(states), candidates, None, checked, trusted)
     # A row that PostgreSQL lost comes back as KV has it: under its slug, and not older.
     candidates.sort(key=lambda slug: slug != own.name)
-    newest = max(skill, own, key=lambda state: state.revision)
-    return SlugPlan(newest, candidates, own, checked)
+    newer = [state for state in states if replaces(state, own, trusted=trusted)]
+    if not newer:
+        return SlugPlan(own, candidates, own, checked, trusted=True)
+    return SlugPlan(_newest(newer), candidates, own, checked, trusted)
+
+
+def _newest(states: Sequence[Skill]) -> Skill:
+    return max(states, key=lambda state: state.revision)

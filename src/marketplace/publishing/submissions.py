@@ -1,17 +1,18 @@
 """Requests to be listed, and the verdicts of scanners on them."""
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
 
 from marketplace.basics.concurrency import map_bounded
-from marketplace.basics.timestamps import seconds_since
+from marketplace.basics.timestamps import EPOCH, seconds_since
 from marketplace.catalog.lookup import find_by_identity
 from marketplace.kv import submissions as kv_submissions
 from marketplace.kv.submissions import PendingSubmission
+from marketplace.operations.reports import load_states, save_state
 from marketplace.ports.env import Env, send_messages
 from marketplace.ports.errors import KvError, QueueError
 from marketplace.publishing.messages import publish_message
@@ -19,6 +20,7 @@ from marketplace.skills.skill import Skill
 from marketplace.skills.slugs import slugify
 from marketplace.skills.stored import InvalidRecord
 from marketplace.skills.submission import (
+    Publication,
     Scan,
     Submission,
     SubmissionState,
@@ -29,9 +31,11 @@ from marketplace.skills.versions import version_order
 
 _UNDER_WAY: Final = (SubmissionState.RECEIVED, SubmissionState.SCANNED)
 MAX_RESULTS_A_CALL: Final = 100  # keeps one call well inside 1,000 KV operations
-MAX_PENDING_PAGES: Final = 5  # of a thousand, that one look for stuck submissions reads
+MAX_PENDING_PAGES: Final = 25  # of a hundred, that one look for stuck submissions reads
+MAX_PENDING_WRITES: Final = 100  # after which that look ends
 STUCK_SECONDS: Final = 900.0  # longer than any ordinary retries take
 ASK_AGAIN_SECONDS: Final = 3600.0
+_PLACE: Final = "ask-again"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,15 +73,20 @@ def new_submission_id() -> str:
 async def submit(env: Env, submission: Submission) -> Receipt:
     """Take a request to be listed, unless the skill is waiting or listed already.
 
-    A submission of the same identity that is under way answers as a duplicate of the earlier one;
-    a skill that is listed in this version or a newer one is verified already. A newer version, or
-    another try after a rejection, is a new submission. Raises KvError.
+    A submission of the same identity that is under way answers as a duplicate of the earlier one.
+    A skill that is listed is verified already, to a stranger in any version, otherwise in this
+    version or a newer one. What a trusted submission changes no stranger's does: where a skill is
+    listed, only a trusted one that is under way stands for it. Another try after a rejection is a
+    new submission. Raises KvError.
     """
     earlier = await _earlier_submission(env, submission.identity)
-    if earlier is not None and earlier.state in _UNDER_WAY:
-        return Receipt(id=earlier.id, state=earlier.state, duplicate=True)
+    under_way = earlier if earlier is not None and earlier.state in _UNDER_WAY else None
+    if under_way is not None and not submission.trusted:
+        return Receipt(id=under_way.id, state=under_way.state, duplicate=True)
     listed = await find_by_identity(env, submission.repo_url, submission.base_slug)
-    if listed is not None and not _is_newer(submission, listed.value):
+    if under_way is not None and (listed is None or await _is_trusted(env, under_way.id)):
+        return Receipt(id=under_way.id, state=under_way.state, duplicate=True)
+    if listed is not None and not (submission.trusted and _is_newer(submission, listed.value)):
         return Receipt(
             id=earlier.id if earlier else None,
             state=SubmissionState.PUBLISHED,
@@ -111,7 +120,7 @@ async def get_submission_status(env: Env, submission_id: str) -> SubmissionStatu
 async def record_scan_results(env: Env, scans: Sequence[Scan]) -> ResultsReceipt:
     """Keep verdicts and enqueue what passed. Each is accepted or refused for itself.
 
-    A verdict is kept before its message is sent: cut off in between, the submission stays pending
+    A verdict is kept before its message is sent: cut off in between, the submission keeps its mark
     and the light repair sends the message. Raises KvError when no submission can be read.
     """
     ids = sorted({scan.submission_id for scan in scans})
@@ -163,37 +172,111 @@ async def enqueue(env: Env, scans: Sequence[Scan]) -> Sequence[str]:
     return ()
 
 
+class _Place(msgspec.Struct, frozen=True, rename="camel"):
+    """Where the next look for stuck submissions begins; without a cursor at the oldest one."""
+
+    cursor: str | None = None
+    kept_at: str = EPOCH
+
+
 async def ask_again(env: Env) -> int:
     """Ask once more for what passed a while ago and is not published; how many that were.
 
-    Its message was lost between keeping the verdict and the queue, or has failed at length. Looks
-    at MAX_PENDING_PAGES of the oldest; each is asked for once in ASK_AGAIN_SECONDS. Raises KvError.
+    Its message was lost between keeping the verdict and the queue, or has failed at length. Each
+    is asked for once in ASK_AGAIN_SECONDS. One call reads MAX_PENDING_PAGES; the next goes on
+    where it stopped, and begins again at the end, so that no number of submissions hides those
+    behind them. A place that is read late costs a round and hides nothing either. Raises KvError.
     """
-    asked = 0
-    async for pending in kv_submissions.list_pending(env, page_budget=MAX_PENDING_PAGES):
-        old = [p for p in pending if _is_older(env, p.created_at, STUCK_SECONDS)]
-        scans = await kv_submissions.get_scans(env, [p.id for p in old])
-        published = await kv_submissions.get_publications(env, [p.id for p in old])
-        stuck = []
-        for submission in old:
-            scan = scans[submission.id]
-            if published[submission.id] is not None:  # noted, but the mark stayed
-                await kv_submissions.unmark_pending(env, submission.created_at, submission.id)
-            elif isinstance(scan, Scan) and _is_stuck(env, submission, scan):
-                stuck.append((submission, scan))
-        stuck = stuck[: MAX_RESULTS_A_CALL - asked]
-        unsent = await enqueue(env, [scan for _, scan in stuck])
-        for submission, _ in stuck if not unsent else ():
-            await kv_submissions.mark_asked(env, submission)
-            asked += 1
+    place = await _load_place(env)
+    cursor, asked, writes = place.cursor, 0, 0
+    try:
+        for _ in range(MAX_PENDING_PAGES):
+            page = await kv_submissions.list_pending(env, cursor=cursor)
+            look = await _look(env, page.submissions)
+            asked, writes = asked + look.asked, writes + look.writes
+            if not look.complete:
+                break
+            newest = page.submissions[-1].scanned_at if page.submissions else EPOCH
+            cursor = page.cursor if _is_older(env, newest, STUCK_SECONDS) else None
+            if cursor is None or writes >= MAX_PENDING_WRITES:
+                break
+    except KvError:
+        # Where nothing was read, the place itself may be what KV does not take any more.
+        await _save_place(env, place, None if cursor == place.cursor else cursor)
+        raise
+    await _save_place(env, place, cursor)
     return asked
 
 
+async def _load_place(env: Env) -> _Place:
+    places = await load_states(env, _PLACE, _Place)
+    return max(places, key=lambda place: place.kept_at, default=_Place())
+
+
+async def _save_place(env: Env, before: _Place, cursor: str | None) -> None:
+    if cursor != before.cursor:
+        await save_state(env, _PLACE, msgspec.json.encode(_Place(cursor, env.now())))
+
+
+@dataclass(slots=True)
+class _Look:
+    """What one look at a page did. Not ``complete``: it has to be looked at again."""
+
+    asked: int = 0
+    writes: int = 0
+    complete: bool = True
+
+
+async def _look(env: Env, pending: Sequence[PendingSubmission]) -> _Look:
+    """Ask for what is stuck, and take the marks away that are out of date."""
+    look = _Look()
+    old = [p for p in pending if _is_older(env, p.scanned_at, STUCK_SECONDS)]
+    if not old:
+        return look
+    verdicts = await _verdicts(env, old)
+    published = await kv_submissions.get_publications(env, [p.id for p in old])
+    stuck = []
+    for submission in old:
+        scan = verdicts[submission.key]
+        if scan is None or _is_decided(scan, published[submission.id]):
+            await kv_submissions.unmark_pending(env, submission)
+            look.writes += 1
+        elif _is_stuck(env, submission, scan):
+            stuck.append((submission, scan))
+    look.complete = not await enqueue(env, [scan for _, scan in stuck])
+    for submission, scan in stuck if look.complete else ():
+        await kv_submissions.mark_asked(env, submission, scan)
+        look.asked += 1
+    look.writes += look.asked
+    return look
+
+
+async def _verdicts(env: Env, pending: Sequence[PendingSubmission]) -> Mapping[str, Scan | None]:
+    """The verdict for each mark, by its key. Where a call was cut off before it kept one, that of
+    the mark is kept; None where that cannot be read either."""
+    kept = await kv_submissions.get_scans(env, [p.id for p in pending])
+    verdicts: dict[str, Scan | None] = {}
+    for submission in pending:
+        scan = kept[submission.id]
+        if isinstance(scan, Scan) and scan.scanned_at >= submission.scanned_at:
+            verdicts[submission.key] = scan
+    missing = [submission for submission in pending if submission.key not in verdicts]
+    for key, scan in (await kv_submissions.keep_marked_scans(env, missing)).items():
+        verdicts[key] = scan if isinstance(scan, Scan) else None
+        if not isinstance(scan, Scan):
+            env.log("pending-without-verdict", level="error", key=key, reason=str(scan))
+    return verdicts
+
+
+def _is_decided(scan: Scan, published: Publication | InvalidRecord | None) -> bool:
+    if scan.verdict is Verdict.FAIL:
+        return True
+    return isinstance(published, Publication) and published.scanned_at >= scan.scanned_at
+
+
 def _is_stuck(env: Env, pending: PendingSubmission, scan: Scan) -> bool:
-    return (
-        scan.verdict is Verdict.PASS
-        and _is_older(env, scan.scanned_at, STUCK_SECONDS)
-        and (not pending.asked_at or _is_older(env, pending.asked_at, ASK_AGAIN_SECONDS))
+    return _is_older(env, scan.scanned_at, STUCK_SECONDS) and (
+        not pending.asked_at or _is_older(env, pending.asked_at, ASK_AGAIN_SECONDS)
     )
 
 
@@ -209,6 +292,11 @@ async def _earlier_submission(env: Env, identity: str) -> SubmissionStatus | Non
         return await get_submission_status(env, submission_id)
     except InvalidRecord:
         return None
+
+
+async def _is_trusted(env: Env, submission_id: str) -> bool:
+    submission = await kv_submissions.get_submission(env, submission_id)
+    return isinstance(submission, Submission) and submission.trusted
 
 
 def _is_newer(submission: Submission, listed: Skill) -> bool:

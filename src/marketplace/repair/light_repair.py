@@ -32,17 +32,26 @@ class LightRepairReport(msgspec.Struct, rename="camel"):
 
 
 async def run_light_repair(env: Env) -> LightRepairReport:
-    """Carry over what one source has and the other lacks. Failures are reported, not raised."""
+    """Carry over what one source has and the other lacks. Failures are reported, not raised.
+
+    Each part runs for itself: a lost message must not wait for PostgreSQL to come back.
+    """
     report = LightRepairReport()
-    try:
-        await _drain_outbox(env, report)
-        await _write_missing_records(env, report)
-        await move_letters(env)
-        report.asked_again = await ask_again(env)
-    except (DatabaseError, KvError) as error:
-        report.errors.append(f"{type(error).__name__}: {error.reason}")
-        env.log("light repair cut short", level="error", reason=error.reason, detail=str(error))
+    for part in (_drain_outbox, _write_missing_records, _move_letters, _ask_again):
+        try:
+            await part(env, report)
+        except (DatabaseError, KvError) as error:
+            report.errors.append(f"{type(error).__name__}: {error.reason}")
+            env.log("light repair cut short", level="error", reason=error.reason, detail=str(error))
     return report
+
+
+async def _move_letters(env: Env, _report: LightRepairReport) -> None:
+    await move_letters(env)
+
+
+async def _ask_again(env: Env, report: LightRepairReport) -> None:
+    report.asked_again = await ask_again(env)
 
 
 async def _drain_outbox(env: Env, report: LightRepairReport) -> None:

@@ -25,7 +25,7 @@ from marketplace.repair.previous_index import KeptIndex
 from marketplace.repair.rebuild_job import Change, Position, RebuildJob, encode_job, state_name
 from marketplace.repair.reconciliation import RESTORING_COST, Reconciler, kv_cost
 from marketplace.repair.slug_range import find_differences, merge_portion, unmarked_slugs
-from marketplace.skills.skill import PublishedSummary
+from marketplace.skills.skill import PublishedSummary, replaces
 
 STEP_SECONDS: Final = 20.0
 
@@ -262,11 +262,11 @@ async def _news(entries: Sequence[OutboxEntry], database: SkillDatabase) -> list
     newest: dict[str, OutboxEntry] = {}
     for entry in entries:
         rival = newest.setdefault(entry.skill.identity, entry)
-        if entry.skill.revision > rival.skill.revision:
+        if entry.rank > rival.rank:
             newest[entry.skill.identity] = entry
     rows = {identity: await database.get_skill_by_identity(identity) for identity in newest}
     return [
         entry
         for identity, entry in newest.items()
-        if (row := rows[identity]) is None or row.revision < entry.skill.revision
+        if (row := rows[identity]) is None or replaces(entry.skill, row, trusted=entry.trusted)
     ]

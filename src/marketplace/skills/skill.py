@@ -132,7 +132,24 @@ class Skill(SkillSummary, frozen=True, kw_only=True, rename="camel"):
 
 _NOT_CONTENT = {"name", "published_at", "trending_score_7d", "trending_score_30d"}
 _CONTENT_FIELDS = tuple(f for f in Skill.__struct_fields__ if f not in _NOT_CONTENT)
+_OF_A_SCAN = {"cert_tier", "cert_method", "cert_score", "certified_at", "updated_at"}
+SUBMITTED_FIELDS: Final = tuple(f for f in _CONTENT_FIELDS if f not in _OF_A_SCAN)
+"""What a submission says of a skill; the rest of its content is what a scan found."""
 revision_encoder = msgspec.json.Encoder()
+
+
+def replaces(state: Skill, stored: Skill, *, trusted: bool) -> bool:
+    """Whether a state takes the place of the stored one of the same skill.
+
+    It has to be newer. One that a stranger submitted also has to say what the stored one says: it
+    may bring a new verdict, and no other name, text, path or version.
+    """
+    return state.revision > stored.revision and (trusted or says_the_same(state, stored))
+
+
+def says_the_same(state: Skill, other: Skill) -> bool:
+    """Whether two states of a skill differ by nothing but a scan."""
+    return all(getattr(state, field) == getattr(other, field) for field in SUBMITTED_FIELDS)
 
 
 def shorten(text: str, limit: int) -> str:

@@ -33,7 +33,10 @@ class Verdict(StrEnum):
 
 
 class Submission(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """A repository's request to be listed: ``sub:{id}`` in KV, written once and never changed."""
+    """A repository's request to be listed: ``sub:{id}`` in KV, never changed.
+
+    ``trusted``: an operator or a scanner sent it. What a stranger sent changes no listed skill.
+    """
 
     id: str
     repo_url: str
@@ -49,6 +52,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     labels: tuple[str, ...] = DEFAULT_LABELS
     extensible: bool = False
     extension_points: tuple[str, ...] = ()
+    trusted: bool = False
 
     @property
     def identity(self) -> str:
@@ -70,12 +74,13 @@ class Scan(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class Publication(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """That a submission was published, and as what: ``published:{id}`` in KV."""
+    """That a submission was published, by which verdict, and as what: ``published:{id}`` in KV."""
 
     submission_id: str
     slug: str
     version: str
     published_at: str
+    scanned_at: str = ""  # of the verdict
 
 
 class SubmissionStatus(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):

@@ -9,7 +9,8 @@ import re
 _VERSION = re.compile(
     r"v?(?P<numbers>\d{1,10}(?:\.\d{1,10}){0,2})"
     r"(?:-(?P<prerelease>[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*))?"
-    r"(?:\+[0-9A-Za-z.-]+)?"
+    r"(?:\+[0-9A-Za-z.-]+)?",
+    re.ASCII,
 )
 MAX_VERSION_LENGTH = 64
 _DIGITS = 10

@@ -17,7 +17,7 @@ from marketplace.basics.logs import Logger
 from marketplace.ports.errors import KvError, KvRateLimited, KvValueTooLarge
 from marketplace.ports.kv import KvKey, KvListPage
 
-_STATUS: Final = re.compile(r"failed: (\d{3})\b")
+_STATUS: Final = re.compile(r"failed: (\d{3})\b", re.ASCII)
 
 
 class _ListedKey(msgspec.Struct):

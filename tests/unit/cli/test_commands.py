@@ -44,7 +44,7 @@ def health(**changes: Any) -> dict[str, Any]:
         "dead_letters": {"total": 3, "by_reason": {"not-passed": 2, "invalid-record": 1}},
         "oldest_pending": {
             "id": "sub-1",
-            "created_at": "2026-11-24T08:00:00.000Z",
+            "scanned_at": "2026-11-24T08:00:00.000Z",
             "age_seconds": 9,
         },
         "heap": {"bytes": 38_000_000},
@@ -512,6 +512,7 @@ def test_scan_pass_reports_verdicts_and_their_rejections(marketplace: FakeMarket
     assert marketplace.bodies(SCANS) == [
         {"results": [{"submissionId": i, "verdict": "PASS", "score": 87} for i in ("s1", "s2")]}
     ]
+    assert all("x-internal-key" in request.headers for request in marketplace.requests)
     results = json.loads(result.stdout)["results"]
     assert [item["outcome"] for item in results] == [
         "passed",

@@ -81,20 +81,24 @@ class CategoriesDocument(_Answered):
 
 
 class ReceiptDocument(Document):
-    """What became of a request to be listed."""
+    """What became of a request to be listed. ``submissionId`` is ``id`` once more."""
 
     id: str | None
+    submission_id: str | None
     state: SubmissionState
+    skill_name: str
     slug: str | None = None
     duplicate: bool = False
     already_verified: bool = False
+    blocked: bool = False
 
 
 class StatusDocument(Document):
-    """Where a submission stands."""
+    """Where a submission stands. ``status`` is ``state`` once more."""
 
     id: str
     state: SubmissionState
+    status: SubmissionState
     repo_url: str
     skill_name: str
     received_at: str

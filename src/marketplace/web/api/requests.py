@@ -1,8 +1,8 @@
 """The shapes of request bodies, for validation and for ``/openapi.json``."""
 
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from marketplace.basics.timestamps import normalize_timestamp
 from marketplace.publishing.submissions import MAX_RESULTS_A_CALL
@@ -26,7 +26,7 @@ from marketplace.skills.skill import (
     CertMethod,
     CertTier,
 )
-from marketplace.skills.slugs import slugify
+from marketplace.skills.slugs import repository_name, slugify
 from marketplace.skills.submission import Scan, Submission, Verdict
 from marketplace.skills.versions import MAX_VERSION_LENGTH, is_version
 from marketplace.web.api.documents import Document
@@ -39,6 +39,11 @@ def _sluggable(text: str) -> str:
     if not slugify(text):
         raise ValueError("must contain a letter a-z or a digit")
     return text
+
+
+def _name_of(repo_url: str) -> str:
+    """What a skill is called until a scan tells more: as its repository."""
+    return repository_name(repo_url)[:MAX_SKILL_NAME_LENGTH]
 
 
 def _relative_path(text: str) -> str:
@@ -75,9 +80,10 @@ _Version = Annotated[str, Field(max_length=MAX_VERSION_LENGTH), AfterValidator(_
 
 
 class SubmissionRequest(Document):
-    """A request to be listed."""
+    """A request to be listed. Fields not named here are ignored; without ``skillName`` the
+    repository's name is the skill's."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(strict=True)
 
     repo_url: Annotated[
         str, Field(max_length=MAX_REPO_URL_LENGTH), ONE_LINE, AfterValidator(repository_address)
@@ -87,7 +93,7 @@ class SubmissionRequest(Document):
         Field(min_length=1, max_length=MAX_SKILL_NAME_LENGTH),
         ONE_LINE,
         AfterValidator(_sluggable),
-    ]
+    ] = ""
     display_name: (
         Annotated[str, Field(min_length=1, max_length=MAX_DISPLAY_NAME_LENGTH), ONE_LINE] | None
     ) = None
@@ -104,7 +110,17 @@ class SubmissionRequest(Document):
     extensible: bool = False
     extension_points: Annotated[list[_ExtensionPoint], Field(max_length=MAX_EXTENSION_POINTS)] = []  # noqa: RUF012 - Pydantic copies it
 
-    def to_submission(self, submission_id: str, created_at: str) -> Submission:
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, body: Any) -> Any:
+        if not isinstance(body, dict) or body.get("skillName") is not None:
+            return body
+        try:
+            return {**body, "skillName": _name_of(body["repoUrl"])}
+        except (KeyError, TypeError, AttributeError, ValueError):
+            return body  # the repository is at fault, and is named
+
+    def to_submission(self, submission_id: str, created_at: str, *, trusted: bool) -> Submission:
         """The submission that is kept."""
         return Submission(
             id=submission_id,
@@ -112,6 +128,7 @@ class SubmissionRequest(Document):
             skill_name=self.skill_name,
             base_slug=slugify(self.skill_name),
             created_at=created_at,
+            trusted=trusted,
             display_name=self.display_name or None,
             skill_path=self.skill_path,
             description=self.description,

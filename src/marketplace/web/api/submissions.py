@@ -3,6 +3,7 @@
 from http import HTTPStatus
 from typing import Annotated
 
+import msgspec
 from fastapi import APIRouter, Path
 from starlette.responses import Response
 
@@ -17,25 +18,33 @@ from marketplace.web.api.documents import (
 )
 from marketplace.web.api.requests import ScanResults, SubmissionRequest
 from marketplace.web.characters import LOOKED_UP
-from marketplace.web.context import CurrentEnv, Operator
+from marketplace.web.context import Caller, CurrentEnv, Operator
 from marketplace.web.problems import NotFound
 
 router = APIRouter(prefix="/api/v1", tags=["submissions"])
 
 
 @router.post("/submissions", status_code=202, responses=documented(ReceiptDocument, 202))
-async def submit(env: CurrentEnv, body: SubmissionRequest) -> Response:
-    """Ask for a skill to be listed. 202: taken; 200: an earlier request or listing stands."""
+async def submit(env: CurrentEnv, caller: Caller, body: SubmissionRequest) -> Response:
+    """Ask for a skill to be listed. 202: taken; 200: an earlier request or listing stands.
+
+    Anybody may. To change a skill that is listed takes an operator's or a scanner's credential.
+    """
     require_known_forge(body.repo_url, env.settings.forges)
-    submission = body.to_submission(submissions.new_submission_id(), env.now())
+    submission = body.to_submission(
+        submissions.new_submission_id(), env.now(), trusted=caller is not None
+    )
     receipt = await submissions.submit(env, submission)
     stands = receipt.duplicate or receipt.already_verified
     document = {
         "id": receipt.id,
+        "submissionId": receipt.id,
         "state": receipt.state,
+        "skillName": submission.skill_name,
         "slug": receipt.slug,
         "duplicate": receipt.duplicate,
         "alreadyVerified": receipt.already_verified,
+        "blocked": False,
     }
     return private(document, status=HTTPStatus.OK if stands else HTTPStatus.ACCEPTED)
 
@@ -48,7 +57,7 @@ async def get_submission(
     status = await submissions.get_submission_status(env, submission_id)
     if status is None:
         raise NotFound(f"There is no submission {submission_id!r:.100}.")
-    return private(status)
+    return private(msgspec.to_builtins(status) | {"status": status.state})
 
 
 @router.post(
