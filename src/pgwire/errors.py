@@ -81,7 +81,7 @@ class ConnectionFailed(Exception):
 class QueryTimeout(ConnectionFailed):
     """The client's deadline passed before the answer was complete.
 
-    The connection is closed. The server may go on with the statement until the session's
+    The connection is closed. The server may go on with the statement until its
     ``statement_timeout``.
     """
 
