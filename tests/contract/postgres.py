@@ -1,8 +1,8 @@
 """A throw-away PostgreSQL for the contract tests: migrated once, copied for every module."""
 
 import subprocess
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -71,6 +71,14 @@ class PostgresServer:
             check=True,
             capture_output=True,
         )
+
+
+@asynccontextmanager
+async def transaction(connection: Connection) -> AsyncIterator[None]:
+    """One transaction; an error leaves it open until the connection is closed."""
+    await connection.query("begin")
+    yield
+    await connection.query("commit")
 
 
 def migrations(direction: str) -> list[str]:

@@ -25,7 +25,7 @@ from pgwire import (
     asyncio_stream,
 )
 from tests.contract.examples import MARCH, publish, skill
-from tests.contract.postgres import PostgresServer
+from tests.contract.postgres import PostgresServer, transaction
 
 
 def refused(sqlstate: str, constraint: str | None = None) -> PostgresError:
@@ -170,7 +170,7 @@ async def test_a_statement_that_waits_too_long_is_a_timeout(
         await postgres_server.connect(database) as holder,
         await asyncio_stream.connect(impatient) as connection,
     ):
-        async with holder.transaction():
+        async with transaction(holder):
             await publish(PostgresSkillDatabase(holder), skill())
             with pytest.raises(DatabaseError) as failure:
                 await publish(PostgresSkillDatabase(connection), skill(updated_at=MARCH))
