@@ -177,6 +177,23 @@ async def test_a_statement_that_waits_too_long_is_a_timeout(
     assert failure.value.reason == "timeout"
 
 
+async def test_a_check_that_waits_too_long_leaves_the_session_usable(
+    postgres: DatabaseConnector, postgres_server: PostgresServer, database: str
+) -> None:
+    impatient = replace(postgres_server.options(database), statement_timeout_ms=50)
+    with (
+        await postgres_server.connect(database) as holder,
+        await asyncio_stream.connect(impatient) as connection,
+    ):
+        db = PostgresSkillDatabase(connection)
+        async with transaction(holder):
+            await publish(PostgresSkillDatabase(holder), skill())
+            with pytest.raises(DatabaseError) as failure:
+                await db.check_skills([skill(updated_at=MARCH)])
+        assert failure.value.reason == "timeout"
+        assert await db.get_skill("pdf-tools") == skill()
+
+
 async def test_a_session_ended_by_the_server_is_unavailable(
     postgres: DatabaseConnector, postgres_server: PostgresServer, database: str
 ) -> None:

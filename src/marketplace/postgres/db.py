@@ -193,8 +193,8 @@ class PostgresSkillDatabase:
                 Statement(queries.UPSERT_SKILLS, (_rows_json(newest),)),
                 Statement("rollback"),
             )
-        except DatabaseError as error:
-            if error.reason in ("rejected", "conflict"):  # the session is still in the transaction
+        except DatabaseError:
+            if not self.closed:  # it is still in the transaction
                 await self._query("rollback")
             raise
         return [newest[identity] for (identity,) in _filled(result)]
