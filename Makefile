@@ -6,11 +6,11 @@ LOCAL := .venv/bin/python -m local
 export PORT
 
 .DEFAULT_GOAL := help
-.PHONY: help run test demo check format bench scale simulate lock clean setup
+.PHONY: help run test test-pooler demo check format bench scale simulate lock clean setup
 
 help: ## Show this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | \
-		while IFS='|' read -r name text; do printf '  make %-9s %s\n' "$$name" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | \
+		while IFS='|' read -r name text; do printf '  make %-11s %s\n' "$$name" "$$text"; done
 
 # Cheap when nothing changed, so it is no file target: local/bootstrap.py compares content, not times.
 setup:
@@ -23,6 +23,11 @@ run: setup ## Serve the marketplace on http://127.0.0.1:8787 (PORT=… for anoth
 
 test: setup ## Run all tests (ARGS="-k name" picks some)
 	@exec $(LOCAL) test $(ARGS)
+
+POOLED := tests/contract tests/worker/test_publish_path.py tests/worker/test_many_at_once.py
+
+test-pooler: setup ## Run the contract tests, and publishing in the Worker, behind a real PgBouncer
+	@exec $(LOCAL) test --pooler $(or $(ARGS),$(POOLED))
 
 demo: setup ## Publish 300 generated skills to the running marketplace (COUNT=…)
 	@exec $(LOCAL) demo $(if $(COUNT),--count $(COUNT))

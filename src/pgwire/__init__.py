@@ -12,13 +12,7 @@ and ``pyodide`` in ``hyperdrive``, which is imported only inside workerd.
 """
 
 from pgwire.connection import Connection, Transport
-from pgwire.errors import (
-    ConnectionFailed,
-    PostgresError,
-    ProtocolViolation,
-    QueryTimeout,
-    TransactionAborted,
-)
+from pgwire.errors import ConnectionFailed, PostgresError, ProtocolViolation, QueryTimeout
 from pgwire.exchange import Statement
 from pgwire.options import ConnectOptions
 from pgwire.parameters import Parameter
@@ -34,6 +28,5 @@ __all__ = [
     "QueryTimeout",
     "Result",
     "Statement",
-    "TransactionAborted",
     "Transport",
 ]

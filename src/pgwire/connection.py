@@ -18,7 +18,7 @@ from typing import Final, Protocol, Self
 
 from pgwire import frontend
 from pgwire.backend import MessageParser
-from pgwire.errors import ConnectionFailed, QueryTimeout, TransactionAborted
+from pgwire.errors import ConnectionFailed, QueryTimeout
 from pgwire.exchange import PipelineExchange, RawResult, Statement, encode_pipeline
 from pgwire.options import ConnectOptions
 from pgwire.parameters import Parameter
@@ -49,41 +49,6 @@ class Transport(Protocol):
         """Close without waiting; what is written but not yet sent may be lost."""
 
 
-class _Transaction:
-    """The context manager of ``Connection.transaction``.
-
-    A class, not a generator: a generator abandoned by a cancelled request would be resumed by
-    the garbage collector, inside some other request.
-    """
-
-    def __init__(
-        self,
-        connection: "Connection",
-        *,
-        begin: Callable[[], None],
-        commit: Callable[[], Awaitable[None]],
-    ) -> None:
-        self._connection = connection
-        self._begin = begin
-        self._commit = commit
-
-    async def __aenter__(self) -> "Connection":
-        self._begin()
-        return self._connection
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if exc_type is None:
-            await self._commit()
-        else:
-            # ROLLBACK would have to be awaited; the end of the session does the same.
-            self._connection.close()
-
-
 class Connection:
     """An open session. Use it from one task at a time, and within one request.
 
@@ -106,8 +71,6 @@ class Connection:
         self._options = options
         self._closed = False
         self._busy = False
-        self._in_transaction = False
-        self._begin_pending = False
         self._transaction_status = _IDLE
 
     async def query(self, sql: str, *parameters: Parameter, timeout: float | None = None) -> Result:
@@ -118,25 +81,13 @@ class Connection:
         (result,) = await self.pipeline([Statement(sql, parameters)], timeout=timeout)
         return result
 
-    async def query_bytes(
-        self, sql: str, *parameters: Parameter, timeout: float | None = None
-    ) -> bytes | None:
-        """The first column of the first row, not decoded: JSON that is only passed through.
-
-        None if it is NULL or there is no row.
-        """
-        (raw,) = await self._run([Statement(sql, parameters)], timeout)
-        if not raw.rows or not raw.rows[0]:
-            return None
-        return raw.rows[0][0]
-
     async def pipeline(
         self, statements: Sequence[Statement], *, timeout: float | None = None
     ) -> list[Result]:
         """Run statements in one round trip; the results are in the same order.
 
-        They are followed by a single Sync, so outside ``transaction`` they are one implicit
-        transaction: all or nothing. The first one that fails ends it, the later ones do not
+        They are followed by a single Sync, so unless they begin or end a transaction themselves
+        they are one: all or nothing. The first one that fails ends it, the later ones do not
         run, and its PostgresError is raised.
         """
         raw_results = await self._run(statements, timeout)
@@ -145,18 +96,6 @@ class Connection:
         except ConnectionFailed:
             self.close()
             raise
-
-    def transaction(self) -> _Transaction:
-        """``async with connection.transaction():`` commits at the end of the block.
-
-        BEGIN travels with the first statement and costs no round trip. An exception that leaves
-        the block, a cancellation too, closes the connection, and the server rolls back: open
-        another one to go on. COMMIT may raise PostgresError (deferred constraints), or
-        TransactionAborted if the block swallowed the error of a statement; the transaction is
-        then rolled back and the connection usable. A ConnectionFailed from COMMIT leaves it
-        open whether the server committed.
-        """
-        return _Transaction(self, begin=self._begin, commit=self._commit)
 
     @property
     def closed(self) -> bool:
@@ -182,20 +121,6 @@ class Connection:
     ) -> None:
         self.close()
 
-    def _begin(self) -> None:
-        if self._in_transaction:
-            raise RuntimeError("a transaction is open already; PostgreSQL does not nest them")
-        self._in_transaction = self._begin_pending = True
-
-    async def _commit(self) -> None:
-        self._in_transaction = False
-        if self._begin_pending:  # nothing was sent, so there is nothing to commit
-            self._begin_pending = False
-            return
-        (raw,) = await self._run([Statement("COMMIT")], None)
-        if raw.command_tag == "ROLLBACK":
-            raise TransactionAborted
-
     async def _run(self, statements: Sequence[Statement], timeout: float | None) -> list[RawResult]:
         """The one way to the server: at most one exchange at a time, whole or not at all."""
         if self._closed:
@@ -215,19 +140,17 @@ class Connection:
 
     def _preamble(self) -> list[Statement]:
         """What has to run before the caller's first statement of a transaction."""
-        preamble = [Statement("BEGIN")] if self._begin_pending else []
-        if self._options.session_settings == "transaction" and self._transaction_status == _IDLE:
-            settings = self._options.settings()
-            # is_local: the settings end with the transaction, so that a pooler can give the
-            # session to another client.
-            calls = [f"set_config(${2 * i + 1}, ${2 * i + 2}, true)" for i in range(len(settings))]
-            values = [text for setting in settings.items() for text in setting]
-            preamble.append(Statement(f"SELECT {', '.join(calls)}", values))
-        return preamble
+        if self._options.session_settings == "startup" or self._transaction_status != _IDLE:
+            return []
+        settings = self._options.settings()
+        # is_local: the settings end with the transaction, so that a pooler can give the session
+        # to another client.
+        calls = [f"set_config(${2 * i + 1}, ${2 * i + 2}, true)" for i in range(len(settings))]
+        values = [text for setting in settings.items() for text in setting]
+        return [Statement(f"SELECT {', '.join(calls)}", values)]
 
     async def _exchange(self, data: bytes, exchange: PipelineExchange, seconds: float) -> None:
         self._busy = True
-        self._begin_pending = False
         try:
             async with asyncio.timeout(seconds):
                 self._transport.write(data)

@@ -62,18 +62,6 @@ class PostgresError(Exception):
         return self.severity in _ENDING_SEVERITIES
 
 
-class TransactionAborted(PostgresError):
-    """COMMIT was answered with ROLLBACK, because a statement of the transaction had failed.
-
-    The server reports this only in the command tag; unnoticed, it would look like success.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(
-            "COMMIT rolled back: a statement of the transaction had failed", sqlstate="25P02"
-        )
-
-
 class ConnectionFailed(Exception):
     """No session: it could not be opened, or it broke and must not be used again."""
 
@@ -81,7 +69,7 @@ class ConnectionFailed(Exception):
 class QueryTimeout(ConnectionFailed):
     """The client's deadline passed before the answer was complete.
 
-    The connection is closed. The server may go on with the statement until the session's
+    The connection is closed. The server may go on with the statement until its
     ``statement_timeout``.
     """
 

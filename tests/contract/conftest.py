@@ -25,9 +25,9 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
 
 @pytest.fixture(scope="session")
-def postgres_server() -> Iterator[PostgresServer]:
+def postgres_server(request: pytest.FixtureRequest) -> Iterator[PostgresServer]:
     """One server for each xdist worker, with a migrated database to copy."""
-    with running_server() as server:
+    with running_server(pooled=request.config.getoption("--pooler")) as server:
         asyncio.run(server.execute(f"create database {_TEMPLATE}"))
         server.run_script(_TEMPLATE, "".join(migrations("up")))
         yield server

@@ -1,15 +1,16 @@
 """A throw-away PostgreSQL for the contract tests: migrated once, copied for every module."""
 
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from local.host.ports import LOOPBACK
 from local.host.postgres import DATABASE, USER
 from pgwire import Connection, ConnectOptions, asyncio_stream
+from tests.pooler import pooler_before
 from tests.postgres import throwaway_postgres
 
 MIGRATIONS: Final = Path(__file__).resolve().parents[2] / "migrations"
@@ -21,31 +22,39 @@ class PostgresServer:
 
     host: str
     port: int
+    session_port: int
+    """Where sessions like the Worker's go: the pooler's port, or the server's own."""
     user: str
     password: str
     database: str
     psql: Path
 
     def options(self, database: str | None = None) -> ConnectOptions:
-        """How to connect to one of its databases; the default one when none is named."""
+        """A session like the Worker's with one of its databases (the default one for None)."""
         return ConnectOptions(
             host=self.host,
-            port=self.port,
+            port=self.session_port,
             user=self.user,
             password=self.password,
             database=database or self.database,
             connect_timeout=20.0,
             query_timeout=30.0,
             statement_timeout_ms=30_000,
+            session_settings="transaction",
         )
 
     async def connect(self, database: str | None = None) -> Connection:
-        """Open a session."""
+        """Open a session like the Worker's."""
         return await asyncio_stream.connect(self.options(database))
 
+    async def connect_directly(self, database: str | None = None) -> Connection:
+        """Open a real session, for what no transaction can do (``vacuum``, ``create database``)."""
+        options = replace(self.options(database), port=self.port, session_settings="startup")
+        return await asyncio_stream.connect(options)
+
     async def execute(self, sql: str) -> None:
-        """Run one statement in a session of its own."""
-        with await self.connect() as connection:
+        """Run one statement in a real session of its own."""
+        with await self.connect_directly() as connection:
             await connection.query(sql)
 
     def run_script(self, database: str, sql: str) -> None:
@@ -64,6 +73,14 @@ class PostgresServer:
         )
 
 
+@asynccontextmanager
+async def transaction(connection: Connection) -> AsyncIterator[None]:
+    """One transaction; an error leaves it open until the connection is closed."""
+    await connection.query("begin")
+    yield
+    await connection.query("commit")
+
+
 def migrations(direction: str) -> list[str]:
     """The ``up`` or ``down`` parts of all migrations, in the order in which they are to run."""
     scripts = []
@@ -74,12 +91,14 @@ def migrations(direction: str) -> list[str]:
 
 
 @contextmanager
-def running_server() -> Iterator[PostgresServer]:
+def running_server(*, pooled: bool = False) -> Iterator[PostgresServer]:
     """A server of its own, gone in the end."""
-    with throwaway_postgres() as server:
+    with ExitStack() as stack:
+        server = stack.enter_context(throwaway_postgres())
         yield PostgresServer(
             host=LOOPBACK,
             port=server.port,
+            session_port=stack.enter_context(pooler_before(server)) if pooled else server.port,
             user=USER,
             password="local",
             database=DATABASE,

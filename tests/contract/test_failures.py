@@ -25,7 +25,7 @@ from pgwire import (
     asyncio_stream,
 )
 from tests.contract.examples import MARCH, publish, skill
-from tests.contract.postgres import PostgresServer
+from tests.contract.postgres import PostgresServer, transaction
 
 
 def refused(sqlstate: str, constraint: str | None = None) -> PostgresError:
@@ -41,12 +41,15 @@ def refused(sqlstate: str, constraint: str | None = None) -> PostgresError:
         (refused("57P01"), "unavailable"),
         (refused("53300"), "unavailable"),
         (refused("08006"), "unavailable"),
+        (refused("08P01"), "unavailable"),
+        (refused("58000"), "unavailable"),
         (refused("23505", "skill_name_key"), "conflict"),
         (refused("40P01"), "conflict"),
         (refused("23505", "skill_pkey"), "rejected"),
         (refused("23514"), "rejected"),
         (refused("42P01"), "rejected"),
-        (refused("28P01"), "rejected"),
+        (refused("28P01"), "refused"),
+        (refused("3D000"), "refused"),
     ],
 )
 def test_an_error_says_what_can_be_done_about_it(
@@ -57,6 +60,32 @@ def test_an_error_says_what_can_be_done_about_it(
     assert translated.reason == reason
     if isinstance(error, PostgresError):
         assert error.sqlstate in str(translated)
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "reason"),
+    [
+        ("28000", "refused"),  # no such role, or none that may log in
+        ("28P01", "refused"),
+        ("3D000", "refused"),
+        ("08P01", "refused"),  # a pooler: unsupported start-up parameter
+        ("42501", "refused"),  # no right to connect
+        ("55000", "refused"),  # a database that accepts no connections
+        ("08006", "unavailable"),
+        ("53300", "unavailable"),
+        ("57P03", "unavailable"),  # starting up
+        ("58000", "unavailable"),
+        ("57014", "timeout"),  # authentication took too long
+    ],
+)
+async def test_a_start_up_is_refused_by_all_that_does_not_pass(sqlstate: str, reason: str) -> None:
+    async def connect() -> Connection:
+        raise refused(sqlstate)
+
+    with pytest.raises(DatabaseError) as failure:
+        await postgres_connector(connect)()
+    assert failure.value.reason == reason
+    assert failure.value.level == ("error" if reason == "refused" else "warning")
 
 
 class LosingConnection:
@@ -112,12 +141,17 @@ async def test_a_server_that_is_not_there_is_unavailable(postgres_server: Postgr
     assert isinstance(failure.value.__cause__, ConnectionFailed)
 
 
-async def test_an_unknown_database_is_rejected(postgres_server: PostgresServer) -> None:
-    connect = postgres_connector(lambda: postgres_server.connect("nowhere"))
+@pytest.mark.parametrize("unknown", [{"database": "nowhere"}, {"user": "nobody"}], ids=str)
+async def test_an_unknown_database_or_role_is_refused(
+    postgres_server: PostgresServer, unknown: dict[str, Any]
+) -> None:
+    options = replace(postgres_server.options(), **unknown)
+    connect = postgres_connector(lambda: asyncio_stream.connect(options))
 
-    with pytest.raises(DatabaseError, match="3D000") as failure:
+    with pytest.raises(DatabaseError) as failure:
         await connect()
-    assert failure.value.reason == "rejected"
+    assert failure.value.reason == "refused"
+    assert isinstance(failure.value.__cause__, PostgresError)
 
 
 @pytest.mark.parametrize(
@@ -136,11 +170,28 @@ async def test_a_statement_that_waits_too_long_is_a_timeout(
         await postgres_server.connect(database) as holder,
         await asyncio_stream.connect(impatient) as connection,
     ):
-        async with holder.transaction():
+        async with transaction(holder):
             await publish(PostgresSkillDatabase(holder), skill())
             with pytest.raises(DatabaseError) as failure:
                 await publish(PostgresSkillDatabase(connection), skill(updated_at=MARCH))
     assert failure.value.reason == "timeout"
+
+
+async def test_a_check_that_waits_too_long_leaves_the_session_usable(
+    postgres: DatabaseConnector, postgres_server: PostgresServer, database: str
+) -> None:
+    impatient = replace(postgres_server.options(database), statement_timeout_ms=50)
+    with (
+        await postgres_server.connect(database) as holder,
+        await asyncio_stream.connect(impatient) as connection,
+    ):
+        db = PostgresSkillDatabase(connection)
+        async with transaction(holder):
+            await publish(PostgresSkillDatabase(holder), skill())
+            with pytest.raises(DatabaseError) as failure:
+                await db.check_skills([skill(updated_at=MARCH)])
+        assert failure.value.reason == "timeout"
+        assert await db.get_skill("pdf-tools") == skill()
 
 
 async def test_a_session_ended_by_the_server_is_unavailable(
@@ -150,6 +201,7 @@ async def test_a_session_ended_by_the_server_is_unavailable(
         await postgres_server.connect(database) as connection,
         await postgres_server.connect(database) as operator,
     ):
+        await connection.query("begin")  # a pooler keeps the session for the transaction
         pid = (await connection.query("select pg_backend_pid()")).scalar()
         await operator.query("select pg_terminate_backend($1::integer)", pid)
         with pytest.raises(DatabaseError) as failure:
@@ -166,3 +218,4 @@ async def test_get_db_opens_a_session_of_the_environment(connect: DatabaseConnec
     )
     db = await get_db(env)
     assert await db.get_skill("nothing") is None
+    env.close()

@@ -12,7 +12,7 @@ from marketplace.skills.listing_rules import ListingQuery
 from marketplace.skills.skill import Skill
 from pgwire import Connection
 from tests.contract.examples import FEBRUARY, JANUARY, MARCH, key_of, publish, skill
-from tests.contract.postgres import PostgresServer
+from tests.contract.postgres import PostgresServer, transaction
 
 ROUNDS = 40
 SESSIONS = 6
@@ -93,7 +93,7 @@ async def test_an_older_state_that_waited_for_a_newer_one_sees_it(
         await open_connection() as second,
         await open_connection() as observer,
     ):
-        async with first.transaction():
+        async with transaction(first):
             await publish(PostgresSkillDatabase(first), newer)
             late = asyncio.create_task(publish(PostgresSkillDatabase(second), older))
             await _until_waiting(observer)
@@ -115,7 +115,7 @@ async def test_an_untrusted_state_that_waited_for_a_trusted_one_changes_nothing(
     ):
         if same_row_first:
             await publish(PostgresSkillDatabase(first), said)
-        async with first.transaction():
+        async with transaction(first):
             await publish(PostgresSkillDatabase(first), listed)
             late = asyncio.create_task(
                 PostgresSkillDatabase(second).upsert_skill(
@@ -162,7 +162,7 @@ async def test_an_update_that_waited_for_a_newer_one_is_told_of_that(
         await open_connection() as observer,
     ):
         await publish(PostgresSkillDatabase(first), oldest)
-        async with first.transaction():
+        async with transaction(first):
             await publish(PostgresSkillDatabase(first), newest)
             late = asyncio.create_task(publish(PostgresSkillDatabase(second), older))
             await _until_waiting(observer)
@@ -178,7 +178,7 @@ async def test_who_waited_for_a_taken_slug_gets_the_next_one(
         await open_connection() as second,
         await open_connection() as observer,
     ):
-        async with first.transaction():
+        async with transaction(first):
             await publish(PostgresSkillDatabase(first), skill("pdf"))
             rival = asyncio.create_task(
                 publish(PostgresSkillDatabase(second), skill("pdf", repository="zed/x"))
@@ -217,7 +217,7 @@ async def test_a_slug_that_was_moved_away_from_meanwhile_is_not_taken(
         await open_connection() as third,
     ):
         await publish(PostgresSkillDatabase(first), mover)
-        async with first.transaction():
+        async with transaction(first):
             await PostgresSkillDatabase(first).move_skill(mover.identity, candidates=["elsewhere"])
             result = await publish(PostgresSkillDatabase(second), rival)
         found = await PostgresSkillDatabase(third).get_skill("pdf")

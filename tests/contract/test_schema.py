@@ -93,7 +93,7 @@ def listing_database(postgres_server: PostgresServer, database: str) -> str:
     """Enough rows, with statistics, for the planner to care."""
 
     async def fill() -> None:
-        with await postgres_server.connect(database) as connection:
+        with await postgres_server.connect_directly(database) as connection:
             await generate_skills(connection, 20_000)
 
     asyncio.run(fill())

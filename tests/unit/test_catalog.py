@@ -22,7 +22,7 @@ from marketplace.kv.index import add_to_published_index
 from marketplace.kv.keys import INDEX_KEY
 from marketplace.kv.outbox import write_outbox
 from marketplace.kv.records import write_record
-from marketplace.ports.errors import DatabaseError, KvError
+from marketplace.ports.errors import DatabaseError, DatabaseRefused, KvError
 from marketplace.skills.listing_rules import ListingQuery
 from marketplace.skills.skill import Skill
 from marketplace.web.app import create_app
@@ -152,6 +152,25 @@ def test_what_cannot_be_ruled_out_is_not_called_missing() -> None:
         market.kv.faults = fault(Fault.FAIL, "get", "get_many")
         with pytest.raises(KvError):
             await get_skill_by_name(market.env, "pdf-tools")
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("error", "level"),
+    [(DatabaseError("away"), "warning"), (DatabaseRefused("unknown database"), "error")],
+)
+def test_a_fallback_is_logged_and_a_refusal_at_the_level_of_an_error(
+    error: DatabaseError, level: str
+) -> None:
+    async def fails(_step: str) -> None:
+        raise error
+
+    async def test(market: Market) -> None:
+        market.tables.before = fails
+        assert (await get_skills(market.env, ListingQuery())).degraded
+        (line,) = (line for line in market.log.lines if line.get("source") == Source.POSTGRES)
+        assert (line["level"], line["reason"]) == (level, error.reason)
 
     run(test)
 

@@ -36,7 +36,7 @@ def _named_configuration(node: Any) -> Iterator[str]:
 
 def _make_targets() -> list[str]:
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
-    return re.findall(r"^([a-z]+):.*## ", makefile, re.MULTILINE)
+    return re.findall(r"^([a-z-]+):.*## ", makefile, re.MULTILINE)
 
 
 @pytest.mark.parametrize("path", sorted(create_app().openapi()["paths"]))

@@ -11,7 +11,7 @@ from marketplace.health.check import check_health
 from marketplace.health.report import REBUILD_CALL, Health
 from marketplace.operations.reports import LAST_REPAIR, save_report
 from marketplace.ports.database import DatabaseSession, SkillDatabase
-from marketplace.ports.errors import DatabaseError
+from marketplace.ports.errors import DatabaseError, DatabaseRefused
 from marketplace.skills.skill import Skill
 from tests.simulation.remote import Fault
 from tests.unit.kv_support import fault
@@ -147,6 +147,26 @@ def test_postgres_away_is_null_and_a_finding() -> None:
         assert health.status == "failing"
         assert not health.sources["postgres"].reachable
         assert "Hyperdrive" in health.recommendations[0].action
+        assert market.log.lines[-1]["level"] == "warning"
+
+    run(test)
+
+
+def test_a_postgres_that_refuses_every_session_is_an_alarm() -> None:
+    async def test(market: Market) -> None:
+        await _healthy(market)
+
+        async def refuses() -> SkillDatabase:
+            raise DatabaseRefused("password authentication failed")
+
+        health = await check_health(replace(market.env, database=DatabaseSession(refuses)))
+        assert _counts(health) == (None, 100, 100)
+        assert health.status == "failing"
+        assert health.sources["postgres"].error == "refused: password authentication failed"
+        (recommendation,) = health.recommendations
+        assert "refuses every session" in recommendation.action
+        assert recommendation.reason == "postgres: refused: password authentication failed"
+        assert market.log.lines[-1]["level"] == "error"
 
     run(test)
 

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -15,9 +15,9 @@ from marketplace.catalog.lookup import get_skill_by_name
 from marketplace.kv.dead_letters import list_dead_letters
 from marketplace.kv.records import read_record
 from marketplace.kv.submissions import create_submission, record_scan, submission_status
-from marketplace.ports.database import DatabaseSession
+from marketplace.ports.database import DatabaseSession, SkillDatabase
 from marketplace.ports.env import Env
-from marketplace.ports.errors import DatabaseError
+from marketplace.ports.errors import DatabaseError, DatabaseRefused
 from marketplace.publishing.consumer import PUBLISH_QUEUE
 from marketplace.publishing.messages import publish_message
 from marketplace.publishing.publish import Published, publish_skill, publish_skills
@@ -167,6 +167,23 @@ def test_a_slug_given_without_postgres_is_kept_after_the_repair(world: World) ->
     assert row_names(world) == {make_skill().identity: name}
     assert keys(world, "outbox:") == []
     assert world.listed() == {name}
+
+
+def test_a_postgres_that_refuses_every_session_costs_no_skill_and_is_an_error_in_the_log(
+    world: World,
+) -> None:
+    async def refuses() -> SkillDatabase:
+        raise DatabaseRefused("unknown database")
+
+    env = replace(world.env, database=DatabaseSession(refuses))
+
+    outcome = asyncio.run(publish_skill(env, make_skill()))
+
+    assert isinstance(outcome, Published)
+    assert (outcome.in_database, outcome.in_kv) == (False, True)
+    assert ("error", "refused") in {
+        (fields.get("level"), fields.get("reason")) for _, fields in world.log
+    }
 
 
 def test_without_kv_postgres_is_enough_and_the_repair_writes_the_record(world: World) -> None:

@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Generator, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from local.host.postgres import PostgresServer
 from local.host.state import StateFolder
 from local.host.worker_stack import WorkerStack
 from local.setup.migrations import apply_migrations
+from tests.pooler import pooler_before
 
 INTERNAL_KEY = "test-internal-key-of-at-least-32-bytes"
 JWT_SECRET = "test-jwt-secret-of-at-least-32-bytes"
@@ -56,11 +58,14 @@ def marketplace(request: pytest.FixtureRequest) -> Iterator[Marketplace]:
     postgres = PostgresServer(state.postgres, settings={"fsync": "off"})
     log_file = folder / "worker.log"
     try:
-        with log_file.open("ab") as log:
+        with log_file.open("ab") as log, ExitStack() as stack:
             postgres.start()
             apply_migrations(postgres.dsn)
+            dsn = httpx.URL(postgres.dsn)
+            if request.config.getoption("--pooler"):
+                dsn = dsn.copy_with(port=stack.enter_context(pooler_before(postgres)))
             worker = WorkerStack(
-                dsn=postgres.dsn,
+                dsn=str(dsn),
                 secrets={
                     "INTERNAL_KEY": INTERNAL_KEY,
                     "JWT_SECRET": JWT_SECRET,
@@ -71,12 +76,10 @@ def marketplace(request: pytest.FixtureRequest) -> Iterator[Marketplace]:
             )
             running = Marketplace(worker, postgres, log_file)
             request.config.stash[_RUNNING] = running
-            try:
-                worker.start()
-                worker.wait_healthy()
-                yield running
-            finally:
-                worker.stop()
+            stack.callback(worker.stop)
+            worker.start()
+            worker.wait_healthy()
+            yield running
     finally:
         postgres.stop("immediate")
         shutil.rmtree(folder)

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import httpx
 
+from local.host.postgres import DATABASE
 from pgwire import ConnectOptions
 from pgwire.asyncio_stream import connect
 from tests.worker.conftest import Marketplace
@@ -18,11 +19,13 @@ SEED_COUNT: Final = 118
 INDEX_KEY: Final = "skills:published-index"
 
 
-def query(marketplace: Marketplace, sql: str, *parameters: str) -> list[tuple[str | None, ...]]:
-    """Rows out of the marketplace's own database."""
+def query(
+    marketplace: Marketplace, sql: str, *parameters: str, database: str = DATABASE
+) -> list[tuple[str | None, ...]]:
+    """Rows out of the marketplace's own database, or of another one of its server."""
     url = httpx.URL(marketplace.postgres.dsn)
     options = ConnectOptions(
-        host=url.host, port=url.port or 0, user=url.username, database=url.path.strip("/")
+        host=url.host, port=url.port or 0, user=url.username, database=database
     )
 
     async def ask() -> list[tuple[str | None, ...]]:
@@ -110,6 +113,16 @@ def without_postgres(marketplace: Marketplace) -> Iterator[None]:
         marketplace.postgres.start()
         with marketplace.client() as client:
             eventually(lambda: listing(client), lambda answer: answer["source"] == "postgres")
+
+
+@contextmanager
+def refusing_postgres(marketplace: Marketplace) -> Iterator[None]:
+    """PostgreSQL without the database that the Worker is configured for; at the end it has it."""
+    query(marketplace, f"alter database {DATABASE} rename to elsewhere", database="postgres")
+    try:
+        yield
+    finally:
+        query(marketplace, f"alter database elsewhere rename to {DATABASE}", database="postgres")
 
 
 @contextmanager

@@ -5,6 +5,8 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -26,6 +28,7 @@ from tests.worker.storage import (
     query,
     rebuild,
     records,
+    refusing_postgres,
     rows,
     without_postgres,
 )
@@ -103,8 +106,11 @@ class TestHealth:
         assert "POST /api/v1/admin/rebuild-index" in result.stdout
         assert answer(run(whole.url, "health", "--json"))["drift_detected"] is True
 
-    def test_it_shows_a_source_that_is_away_and_exits_with_1(self, whole: Marketplace) -> None:
-        with without_postgres(whole):
+    @pytest.mark.parametrize("trouble", [without_postgres, refusing_postgres])
+    def test_it_shows_a_source_that_cannot_be_read_and_exits_with_1(
+        self, whole: Marketplace, trouble: Callable[[Marketplace], AbstractContextManager[None]]
+    ) -> None:
+        with trouble(whole):
             result = run(whole.url, "health")
 
         assert result.returncode == 1

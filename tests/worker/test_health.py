@@ -8,7 +8,8 @@ import pytest
 
 from local.host.control import KvEntry
 from tests.worker.conftest import Marketplace
-from tests.worker.publishing import publish_many, submit
+from tests.worker.log import log_until_now
+from tests.worker.publishing import listing, publish_many, submit
 from tests.worker.storage import (
     INDEX_KEY,
     SEED_COUNT,
@@ -18,6 +19,7 @@ from tests.worker.storage import (
     publish_only,
     query,
     rebuild,
+    refusing_postgres,
     without_postgres,
 )
 
@@ -183,6 +185,24 @@ def test_postgres_away(healthy: Marketplace, client: httpx.Client) -> None:
     (recommendation,) = answer["recommendations"]
     assert "Hyperdrive" in recommendation["action"]
     assert recommendation["call"] is None
+    assert health(client)["status"] == "ok"
+
+
+def test_postgres_that_refuses_every_session(healthy: Marketplace, client: httpx.Client) -> None:
+    with refusing_postgres(healthy):
+        page = listing(client)
+        answer = in_time(client)
+
+    assert page["degraded"]
+    assert page["source"] != "postgres"
+    assert answer["status"] == "failing"
+    assert answer["sources"]["postgres"]["error"].startswith("refused: ")
+    (recommendation,) = answer["recommendations"]
+    assert "refuses every session" in recommendation["action"]
+    assert "does not exist" in recommendation["reason"]
+    log = log_until_now(healthy, client)
+    for event in ("read falls back: postgres failed", "health: postgres not read"):
+        assert f'{{"level":"error","event":"{event}"' in log
     assert health(client)["status"] == "ok"
 
 

@@ -93,7 +93,7 @@ class Reading:
         self.is_late = self.is_late or error.reason == "timeout"
         self.env.log(
             f"read falls back: {source} failed",
-            level="warning",
+            level=error.level,
             source=source,
             reason=error.reason,
             detail=str(error),

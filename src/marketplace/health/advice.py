@@ -12,13 +12,19 @@ _CHECKS: Final = {
     "kv": "Check the KV namespace and its binding SUBMISSIONS_KV.",
     "kv_index": "Check the KV namespace and its binding SUBMISSIONS_KV.",
 }
+_REFUSED: Final = (
+    "PostgreSQL answers and refuses every session; waiting does not help. Correct the user,"
+    " password and database in Hyperdrive's configuration, or what the database lets in."
+)
 
 
-def recommend(health: Health) -> None:
+def recommend(health: Health, *, refused: bool) -> None:
+    """``refused``: whether PostgreSQL refuses every session, which is another thing to do."""
     add = health.recommendations.append
     for name, state in health.sources.items():
         if not state.reachable:
-            add(Recommendation(action=_CHECKS[name], reason=f"{name}: {state.error}"))
+            action = _REFUSED if refused and name == "postgres" else _CHECKS[name]
+            add(Recommendation(action=action, reason=f"{name}: {state.error}"))
     index = health.sources["kv_index"]
     if health.drifts:
         reason = " ".join(drift.message for drift in health.drifts)

@@ -19,7 +19,7 @@ from marketplace.kv.submissions import PendingSubmission, oldest_pending
 from marketplace.kv.summaries import Moved, decode_revision
 from marketplace.operations.reports import LAST_CHECK, LAST_REPAIR
 from marketplace.ports.env import Env, get_db
-from marketplace.ports.errors import StorageError
+from marketplace.ports.errors import DatabaseRefused, StorageError
 from marketplace.ports.kv import KV_BULK_GET_LIMIT, KvKey
 from marketplace.skills.fingerprint import NO_SKILLS, add_versions_to_digest
 from marketplace.skills.skill import Skill
@@ -41,6 +41,7 @@ class _Reading(Generic[T]):
     value: T | None
     milliseconds: float
     error: str | None = None
+    refused: bool = False
 
     def state(self) -> SourceState:
         """The source's entry in the answer."""
@@ -84,17 +85,19 @@ async def read_source(
     def elapsed() -> float:
         return round((time.monotonic() - start) * 1000, 1)
 
+    failure: StorageError
     try:
         async with asyncio.timeout(seconds):
             value = await read(env)
     except TimeoutError:
-        error = f"timeout: no answer within {seconds:.0f} s"
-    except StorageError as failure:
-        error = f"{failure.reason}: {failure}"
+        failure = StorageError(f"no answer within {seconds:.0f} s", reason="timeout")
+    except StorageError as raised:
+        failure = raised
     else:
         return _Reading(value, elapsed())
-    env.log(f"health: {source} not read", level="warning", source=source, reason=error)
-    return _Reading(None, elapsed(), error)
+    error = f"{failure.reason}: {failure}"
+    env.log(f"health: {source} not read", level=failure.level, source=source, reason=error)
+    return _Reading(None, elapsed(), error, refused=isinstance(failure, DatabaseRefused))
 
 
 async def read_database(env: Env) -> FoundInDatabase:

@@ -1,8 +1,13 @@
 """How a store or a queue fails."""
 
+from marketplace.basics.logs import Level
+
 
 class StorageError(Exception):
     """A binding that is missing, away, refusing or too slow. ``reason`` is a stable short code."""
+
+    level: Level = "warning"
+    """Of the log line that tells what was done without it."""
 
     def __init__(self, message: str, *, reason: str = "unavailable") -> None:
         super().__init__(message)
@@ -32,4 +37,16 @@ class QueueError(StorageError):
 
 
 class DatabaseError(StorageError):
-    """PostgreSQL is away, refused the statement or did not answer in time."""
+    """PostgreSQL is away, rejected the statement or did not answer in time."""
+
+
+class DatabaseRefused(DatabaseError):
+    """PostgreSQL is there and refuses every session: a wrong password, an unknown database, …
+
+    That does not pass until somebody corrects what is configured.
+    """
+
+    level = "error"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, reason="refused")

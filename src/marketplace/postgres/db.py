@@ -25,7 +25,7 @@ from marketplace.ports.database import (
     UpsertResult,
 )
 from marketplace.ports.dead_letter import DeadLetter
-from marketplace.ports.errors import DatabaseError
+from marketplace.ports.errors import DatabaseError, DatabaseRefused
 from marketplace.postgres import queries
 from marketplace.postgres.listing_sql import (
     count_statement,
@@ -53,7 +53,12 @@ _SLUG_CONSTRAINT: Final = "skill_name_key"
 _UNIQUE_VIOLATION: Final = "23505"
 _QUERY_CANCELED: Final = "57014"  # what statement_timeout raises
 _SERIALIZATION_CLASS: Final = "40"  # deadlocks and serialization failures
-_UNAVAILABLE_CLASSES: Final = ("08", "53", "57")  # connection, resources, operator intervention
+_UNAVAILABLE_CLASSES: Final = ("08", "53", "57", "58")
+"""Connection, resources, operator intervention, and what is wrong outside of PostgreSQL itself:
+Hyperdrive says 58000 when it has no connection to give."""
+_REFUSED_CLASSES: Final = ("28", "3D")
+"""Credentials and database. A pooler may log in only when the first statement comes."""
+_PROTOCOL_VIOLATION: Final = "08P01"  # what a pooler says to a start-up that it does not accept
 _NO_LIMIT: Final = 2**31
 _DIGEST_MODULUS: Final = 2**64
 
@@ -68,17 +73,19 @@ def postgres_connector(connect: Callable[[], Awaitable[Connection]]) -> Database
         try:
             connection = await connect()
         except (PostgresError, ConnectionFailed) as error:
-            raise database_error(error) from error
+            raise database_error(error, at_start_up=True) from error
         return PostgresSkillDatabase(connection)
 
     return open_session
 
 
-def database_error(error: PostgresError | ConnectionFailed) -> DatabaseError:
+def database_error(
+    error: PostgresError | ConnectionFailed, *, at_start_up: bool = False
+) -> DatabaseError:
     """The client's error as the port's, with a reason: what the caller can do about it.
 
     ``timeout`` and ``unavailable`` may pass, ``conflict`` is a race lost too often, ``rejected``
-    will be rejected again.
+    will be rejected again, ``refused`` is every session's answer.
     """
     if isinstance(error, QueryTimeout):
         return DatabaseError(str(error), reason="timeout")
@@ -86,11 +93,21 @@ def database_error(error: PostgresError | ConnectionFailed) -> DatabaseError:
         return DatabaseError(str(error), reason="unavailable")
     if error.sqlstate == _QUERY_CANCELED:
         return DatabaseError(str(error), reason="timeout")
+    if _is_refusal(error, at_start_up=at_start_up):
+        return DatabaseRefused(str(error))
     if error.sqlstate.startswith(_UNAVAILABLE_CLASSES):
         return DatabaseError(str(error), reason="unavailable")
     if _lost_a_race(error):
         return DatabaseError(str(error), reason="conflict")
     return DatabaseError(str(error), reason="rejected")
+
+
+def _is_refusal(error: PostgresError, *, at_start_up: bool) -> bool:
+    """Whether another session would be refused too; at start-up that is all that does not pass."""
+    if error.sqlstate.startswith(_REFUSED_CLASSES):
+        return True
+    passes = error.sqlstate.startswith(_UNAVAILABLE_CLASSES)
+    return at_start_up and (not passes or error.sqlstate == _PROTOCOL_VIOLATION)
 
 
 def _lost_a_race(error: PostgresError) -> bool:
@@ -178,8 +195,8 @@ class PostgresSkillDatabase:
                 Statement(queries.UPSERT_SKILLS, (_rows_json(newest),)),
                 Statement("rollback"),
             )
-        except DatabaseError as error:
-            if error.reason in ("rejected", "conflict"):  # the session is still in the transaction
+        except DatabaseError:
+            if not self.closed:  # it is still in the transaction
                 await self._query("rollback")
             raise
         return [newest[identity] for (identity,) in _filled(result)]

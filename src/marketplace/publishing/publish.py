@@ -114,7 +114,7 @@ async def _store_in_database(env: Env, plans: Sequence[SlugPlan]) -> Mapping[str
         except DatabaseError as error:
             env.log(
                 f"postgres unavailable: {len(waiting)} skills not stored there",
-                level="warning",
+                level=error.level,
                 reason=error.reason,
                 detail=str(error),
             )

@@ -91,7 +91,12 @@ def _settings(raw: Any) -> Settings:
 
 
 def _database(hyperdrive: Any) -> DatabaseSession:
-    return DatabaseSession(postgres_connector(lambda: pgwire.hyperdrive.connect(hyperdrive)))
+    # Hyperdrive gives each transaction another session, and refuses settings for a whole one.
+    return DatabaseSession(
+        postgres_connector(
+            lambda: pgwire.hyperdrive.connect(hyperdrive, session_settings="transaction")
+        )
+    )
 
 
 class WorkersKv:

@@ -1,6 +1,5 @@
 """Queries, pipelines, parameters and errors against a real server."""
 
-import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -14,7 +13,6 @@ from pgwire import (
     PostgresError,
     ProtocolViolation,
     Statement,
-    TransactionAborted,
     asyncio_stream,
 )
 
@@ -52,10 +50,9 @@ async def test_settings_for_poolers_hold_for_each_transaction_only(
         for _ in range(2):
             result = await connection.query("SELECT current_setting('statement_timeout')")
             assert result.rows == [("1234ms",)]
-        async with connection.transaction():
-            await connection.query("SELECT 1")
-            result = await connection.query("SELECT current_setting('statement_timeout')")
-            assert result.scalar() == "1234ms"
+        await connection.query("BEGIN")
+        result = await connection.query("SELECT current_setting('statement_timeout')")
+        assert result.scalar() == "1234ms"
 
 
 async def test_settings_for_poolers_do_not_undo_those_of_an_open_transaction(
@@ -63,9 +60,9 @@ async def test_settings_for_poolers_do_not_undo_those_of_an_open_transaction(
 ) -> None:
     changed = replace(options, session_settings="transaction")
     with await asyncio_stream.connect(changed) as connection:
-        async with connection.transaction():
-            await connection.query("SET LOCAL statement_timeout = '7s'")
-            result = await connection.query("SELECT current_setting('statement_timeout')")
+        await connection.query("BEGIN")
+        await connection.query("SET LOCAL statement_timeout = '7s'")
+        result = await connection.query("SELECT current_setting('statement_timeout')")
     assert result.scalar() == "7s"
 
 
@@ -146,15 +143,6 @@ async def test_value_of_five_megabytes_goes_both_ways(options: ConnectOptions) -
     value = "ž" * 2_500_000
     with await asyncio_stream.connect(options) as connection:
         assert (await connection.query("SELECT $1::text", value)).scalar() == value
-
-
-async def test_json_passes_through_as_bytes(options: ConnectOptions) -> None:
-    with await asyncio_stream.connect(options) as connection:
-        assert await connection.query_bytes("SELECT json_build_array($1::text)", "ž") == (
-            '["ž"]'.encode()
-        )
-        assert await connection.query_bytes("SELECT NULL") is None
-        assert await connection.query_bytes("SELECT 1 WHERE false") is None
 
 
 async def test_empty_statement_and_empty_pipeline_are_harmless(options: ConnectOptions) -> None:
@@ -269,55 +257,15 @@ async def test_result_over_its_limit_is_refused(options: ConnectOptions) -> None
         await connection.query("SELECT repeat('x', 1000) FROM generate_series(1, 200)")
 
 
-async def test_transaction_commits_at_the_end_of_its_block(options: ConnectOptions) -> None:
-    with await asyncio_stream.connect(options) as connection:
-        await connection.query("CREATE TEMP TABLE t (n int)")
-        async with connection.transaction() as same:
-            assert same is connection
-            await connection.query("INSERT INTO t VALUES (1)")
-            result = await connection.query("SELECT now() = statement_timestamp()")
-            assert result.scalar() == "f"  # still the transaction of the first statement
-        assert (await connection.query("SELECT count(*) FROM t")).scalar() == "1"
-
-
-async def test_empty_transaction_sends_nothing(options: ConnectOptions) -> None:
-    with await asyncio_stream.connect(options) as connection:
-        async with connection.transaction():
-            pass
-        assert (await connection.query("SELECT 1")).scalar() == "1"
-
-
-async def test_transaction_with_a_swallowed_error_does_not_look_committed(
+async def test_deferred_constraint_fails_the_statement_whose_commit_it_fails(
     options: ConnectOptions,
 ) -> None:
     with await asyncio_stream.connect(options) as connection:
-        with pytest.raises(TransactionAborted):
-            await _swallow_an_error(connection)
-        assert (await connection.query("SELECT 1")).scalar() == "1"
-
-
-async def _swallow_an_error(connection: Connection) -> None:
-    async with connection.transaction():
-        with contextlib.suppress(PostgresError):
-            await connection.query("SELECT 1 / 0")
-
-
-async def test_deferred_constraint_fails_the_commit(options: ConnectOptions) -> None:
-    with await asyncio_stream.connect(options) as connection:
         await connection.query("CREATE TEMP TABLE t (n int UNIQUE DEFERRABLE INITIALLY DEFERRED)")
         with pytest.raises(PostgresError) as caught:
-            async with connection.transaction():
-                await connection.query("INSERT INTO t VALUES (1), (1)")
+            await connection.query("INSERT INTO t VALUES (1), (1)")
         assert caught.value.sqlstate == "23505"
         assert (await connection.query("SELECT count(*) FROM t")).scalar() == "0"
-
-
-async def test_transactions_do_not_nest(options: ConnectOptions) -> None:
-    with await asyncio_stream.connect(options) as connection:
-        async with connection.transaction():
-            with pytest.raises(RuntimeError, match="open already"):
-                async with connection.transaction():
-                    pass
 
 
 async def test_value_that_cannot_be_sent_leaves_the_connection_usable(

@@ -87,25 +87,6 @@ def test_query_and_pipeline_write_once_each() -> None:
     asyncio.run(scenario())
 
 
-def test_begin_travels_with_the_first_statement() -> None:
-    async def scenario() -> None:
-        begin = _DONE + server.command_complete("BEGIN")
-        commit = _DONE + server.command_complete("COMMIT") + server.ready()
-        transport = MemoryTransport(
-            [server.SESSION_READY, begin + _ONE_ROW + server.ready(b"T"), commit]
-        )
-        connection = await _open(transport)
-        transport.written.clear()
-        async with connection.transaction():
-            assert (await connection.query("SELECT 1")).scalar() == "1"
-        first, second = transport.written
-        assert b"BEGIN" in first
-        assert b"SELECT 1" in first
-        assert b"COMMIT" in second
-
-    asyncio.run(scenario())
-
-
 def test_close_says_goodbye_once() -> None:
     async def scenario() -> None:
         transport = MemoryTransport([server.SESSION_READY])
