@@ -55,7 +55,7 @@ async def test_letters_are_listed_by_id_reason_and_page(connect: DatabaseConnect
         assert await db.count_dead_letters() == {"even": 2, "odd": 2}
 
 
-async def test_what_can_be_redriven_is_found_by_reason_age_and_redrives_before_the_limit(
+async def test_what_can_be_redriven_is_found_by_reason_before_the_limit(
     connect: DatabaseConnector,
 ) -> None:
     with await connect() as db:
@@ -71,28 +71,41 @@ async def test_what_can_be_redriven_is_found_by_reason_age_and_redrives_before_t
         for id_, fields in letters.items():
             await db.store_dead_letter(letter(id_, **fields))
 
-        async def ids(**filters: Any) -> str:
-            everything: dict[str, Any] = {
-                "reasons": None,
-                "failed_until": None,
-                "max_redrives": None,
-                "limit": 9,
-            }
-            found = await db.list_redrivable(**(everything | filters))
+        async def ids(reason: str | None = None, limit: int = 9) -> str:
+            found = await db.list_redrivable(reason=reason, limit=limit)
             return "".join(item.id for item in found)
 
         assert await ids() == "bcfga"
         assert await ids(limit=2) == "bc"
-        assert await ids(reasons=["odd", "none"]) == "c"
-        assert await ids(reasons=[]) == ""
-        assert await ids(failed_until=FEBRUARY) == "bcfg"
-        assert await ids(max_redrives=1) == "cfga"
-        one: dict[str, Any] = {
-            "reasons": ["unknown-submission"],
-            "failed_until": FEBRUARY,
-            "limit": 1,
-        }
-        assert await ids(max_redrives=1, **one) == "f"
+        assert await ids("odd") == "c"
+        assert await ids("none") == ""
+
+
+async def test_letters_are_closed_unless_they_failed_again_meanwhile(
+    connect: DatabaseConnector,
+) -> None:
+    with await connect() as db:
+        await db.store_dead_letter(letter("a"))
+        await db.store_dead_letter(letter("b", failed_at=MARCH))
+        await db.store_dead_letter(letter("c", redrives=1, redriven_at=FEBRUARY))
+        await db.mark_redriven(["a", "b", "c", "unknown"], at=MARCH)
+        found = await db.get_dead_letters(["a", "b", "c"])
+        assert [(x.redriven_at, x.redrives) for x in found] == [
+            (MARCH, 1),
+            (None, 0),
+            (FEBRUARY, 1),
+        ]
+
+
+async def test_a_letter_that_fails_again_keeps_its_number_of_redrives(
+    connect: DatabaseConnector,
+) -> None:
+    with await connect() as db:
+        await db.store_dead_letter(letter("a"))
+        await db.mark_redriven(["a"], at=FEBRUARY)
+        await db.store_dead_letter(letter("a", failed_at=MARCH))
+        (found,) = await db.get_dead_letters(["a"])
+        assert (found.redrives, found.is_open) == (1, True)
 
 
 async def test_a_redriven_letter_is_kept_but_no_longer_listed(connect: DatabaseConnector) -> None:

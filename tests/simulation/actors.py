@@ -16,7 +16,6 @@ from marketplace.catalog.published_skills import KEPT_FROM_BEFORE
 from marketplace.kv.index import manifest as index_manifest
 from marketplace.kv.index import reading as index_reading
 from marketplace.kv.keys import (
-    DEAD_LETTER_PREFIX,
     INDEX_KEY,
     OUTBOX_PREFIX,
     SKILL_PREFIX,
@@ -25,12 +24,11 @@ from marketplace.kv.keys import (
 from marketplace.kv.records import decode_skill_record
 from marketplace.operations.redrive import redrive_all
 from marketplace.ports.database import SkillDatabase
-from marketplace.ports.dead_letter import DeadLetter
 from marketplace.ports.env import Env
 from marketplace.ports.errors import StorageError
 from marketplace.ports.queue import QueueMessage
 from marketplace.publishing import submissions
-from marketplace.publishing.consumer import PUBLISH_QUEUE
+from marketplace.publishing.messages import PUBLISH_QUEUE
 from marketplace.repair.rebuild import start_rebuild
 from marketplace.repair.schedule import run_scheduled
 from marketplace.skills.listing_rules import ListingQuery
@@ -188,15 +186,9 @@ class Marketplace:
         record = decode_skill_record(slug, value) if is_slug(slug) else None
         return Held.of(record) if isinstance(record, Skill) else None
 
-    def buried(self, database: Any, kv: SimulatedKv) -> Sequence[Any]:
-        """Bodies of the dead letters that were not redriven, wherever they are kept."""
-        letters: dict[str, DeadLetter] = dict(database.dead_letters)
-        for key in kv.keys(DEAD_LETTER_PREFIX):
-            letter = msgspec.json.decode(kv.peek(key) or b"", type=DeadLetter)
-            known = letters.get(letter.id)
-            if known is None or letter.last_event > known.last_event:
-                letters[letter.id] = letter
-        return [letter.body for letter in letters.values() if letter.is_open]
+    def buried(self, database: Any) -> Sequence[Any]:
+        """Bodies of the dead letters that were not redriven."""
+        return [letter.body for letter in database.dead_letters.values() if letter.is_open]
 
     def index(self, kv: SimulatedKv) -> Mapping[str, str] | None:
         """What the published index holds: slug → stamp. None when it is unreadable."""

@@ -333,7 +333,8 @@ class DoubleSession:
         )
         stored = self.tables.dead_letters.get(letter.id)
         if stored is None or stored.last_event <= letter.last_event:
-            self.tables.dead_letters[letter.id] = letter
+            redrives = max(letter.redrives, stored.redrives if stored else 0)
+            self.tables.dead_letters[letter.id] = msgspec.structs.replace(letter, redrives=redrives)
 
     @_operation
     def list_dead_letters(
@@ -347,23 +348,21 @@ class DoubleSession:
         return letters[:limit]
 
     @_operation
-    def list_redrivable(
-        self,
-        *,
-        reasons: Sequence[str] | None,
-        failed_until: str | None,
-        max_redrives: int | None,
-        limit: int,
-    ) -> Sequence[DeadLetter]:
+    def list_redrivable(self, *, reason: str | None, limit: int) -> Sequence[DeadLetter]:
         letters = [
             letter
             for letter in self._open_letters()
-            if isinstance(letter.body, Mapping)
-            and (reasons is None or letter.reason in reasons)
-            and (failed_until is None or letter.failed_at <= failed_until)
-            and (max_redrives is None or letter.redrives <= max_redrives)
+            if isinstance(letter.body, Mapping) and reason in (None, letter.reason)
         ]
         return sorted(letters, key=lambda letter: letter.failed_at)[:limit]
+
+    @_operation
+    def mark_redriven(self, ids: Sequence[str], *, at: str) -> None:
+        for letter in self._open_letters():
+            if letter.id in ids and letter.failed_at < at:
+                self.tables.dead_letters[letter.id] = msgspec.structs.replace(
+                    letter, redrives=letter.redrives + 1, redriven_at=at
+                )
 
     @_operation
     def get_dead_letters(self, ids: Sequence[str]) -> Sequence[DeadLetter]:

@@ -201,7 +201,7 @@ class Truth:
     def _accounted_for(self) -> set[str]:
         world = self.world
         bodies: Iterable[Any] = (
-            *world.marketplace.buried(world.database, world.kv),
+            *world.marketplace.buried(world.database),
             *(s.body for s in world.publish_queue.waiting),
             *(s.body for s in world.dead_letters.waiting),
             *world.publish_queue.flying(),
@@ -390,7 +390,7 @@ class Truth:
         snapshot = self.snapshot()
         if lost := [*world.publish_queue.lost, *world.dead_letters.lost]:
             self._violated(f"6 nothing silent: messages fell out of the last queue: {lost}")
-        buried = world.marketplace.buried(world.database, world.kv)
+        buried = world.marketplace.buried(world.database)
         if forgotten := self.poison - {_submission_id(body) for body in buried}:
             self._violated(f"6 nothing silent: no dead letter for {sorted(forgotten)}")
         self._check_final(snapshot.rows)

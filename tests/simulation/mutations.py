@@ -11,6 +11,7 @@ from unittest.mock import patch
 
 import msgspec
 
+from marketplace.basics.timestamps import format_timestamp
 from marketplace.catalog import source_chain
 from marketplace.catalog.answer import Source
 from marketplace.kv import access as kv_access
@@ -21,9 +22,8 @@ from marketplace.kv.index import IndexWriter
 from marketplace.kv.keys import pending_key, scan_key
 from marketplace.kv.outbox import OutboxEntry, clear_outbox
 from marketplace.kv.records import write_record
-from marketplace.operations import dead_letters, redrive
+from marketplace.operations import redrive
 from marketplace.ports.database import Upserted
-from marketplace.ports.dead_letter import DeadLetter
 from marketplace.ports.env import Env
 from marketplace.ports.errors import DatabaseError, StorageError
 from marketplace.ports.kv import KvListPage
@@ -35,7 +35,8 @@ from marketplace.skills.slugs import assignable_candidates
 from marketplace.skills.submission import Scan, Submission
 from marketplace.worker import consumers
 from tests.simulation import database_double
-from tests.simulation.database_double import DatabaseDouble, Held
+from tests.simulation.database_double import DatabaseDouble, DoubleSession, Held
+from tests.simulation.loop import current_loop
 
 Mutation = Callable[[], AbstractContextManager[object]]
 MUTATIONS: Final[dict[str, Mutation]] = {}
@@ -327,12 +328,12 @@ def never_asks_again() -> AbstractContextManager[object]:
 @_mutation
 def notes_a_redrive_when_it_was_sent() -> AbstractContextManager[object]:
     """Takes a failure that came while a letter was sent again for one before it."""
-    store = dead_letters.store_dead_letter
+    mark = DoubleSession.mark_redriven
 
-    async def late(env: Env, letter: DeadLetter) -> None:
-        await store(env, msgspec.structs.replace(letter, redriven_at=env.now()))
+    async def late(session: Any, ids: Sequence[str], **_at: str) -> None:
+        await mark(session, ids, at=format_timestamp(current_loop().clock()))
 
-    return _replaced(redrive, "store_dead_letter", late)
+    return _replaced(DoubleSession, "mark_redriven", late)
 
 
 # --- bounds and words -------------------------------------------------------------------------

@@ -2,17 +2,20 @@
 
 import asyncio
 from dataclasses import replace
+from itertools import pairwise
 
 import msgspec
 import pytest
 
 from marketplace.kv.keys import pending_key, publication_key, scan_key
 from marketplace.kv.submissions import oldest_pending, record_publication
+from marketplace.operations.redrive import count_letters
 from marketplace.ports.database import DatabaseSession, SkillDatabase
 from marketplace.ports.errors import DatabaseError, KvError
 from marketplace.publishing.messages import publish_message
 from marketplace.publishing.submissions import (
     ASK_AGAIN_SECONDS,
+    LONGEST_PAUSE_SECONDS,
     STUCK_SECONDS,
     ask_again,
     get_submission_status,
@@ -21,10 +24,12 @@ from marketplace.publishing.submissions import (
 )
 from marketplace.repair.light_repair import run_light_repair
 from marketplace.skills.submission import Publication, Scan, Submission, SubmissionState, Verdict
+from marketplace.worker.consumers import DEAD_LETTER_QUEUE, consume
 from tests.simulation.kv import KvOperation
+from tests.simulation.loop import current_loop
 from tests.simulation.remote import Fault
 from tests.unit.kv_support import fault
-from tests.unit.operations_support import Market, run
+from tests.unit.operations_support import Delivered, Market, run
 
 CHECKS_APART = 300.0  # seconds
 
@@ -96,6 +101,55 @@ def test_a_lost_message_is_sent_again_after_a_while_and_then_now_and_then() -> N
         assert await _repair(market) == 0
         await asyncio.sleep(ASK_AGAIN_SECONDS)
         assert await _repair(market) == 1
+
+    run(test)
+
+
+def test_the_pauses_between_two_messages_grow_to_a_day() -> None:
+    async def test(market: Market) -> None:
+        await _scanned(market, 1)
+        began, asked = current_loop().time(), []
+        while current_loop().time() < began + 5 * 86_400:
+            await asyncio.sleep(CHECKS_APART)
+            if await _repair(market):
+                asked.append(current_loop().time())
+        pauses = [later - earlier for earlier, later in pairwise(asked)]
+        assert pauses[0] == pytest.approx(ASK_AGAIN_SECONDS, abs=CHECKS_APART)
+        assert all(later >= earlier for earlier, later in pairwise(pauses))
+        assert pauses[-1] == pytest.approx(LONGEST_PAUSE_SECONDS, abs=CHECKS_APART)
+        assert len(asked) < 15
+
+    run(test)
+
+
+def test_a_dead_letter_of_what_passed_is_sent_again_and_closed_without_an_operator() -> None:
+    async def test(market: Market) -> None:
+        scan = await _scanned(market, 1)
+        message = Delivered(publish_message("s1", scan.scanned_at))
+        await consume(market.env, DEAD_LETTER_QUEUE, [message])
+        assert await count_letters(market.env, None) == 1
+        await asyncio.sleep(STUCK_SECONDS)
+        assert await _repair(market) == 1
+        assert await count_letters(market.env, None) == 0
+        await consume(market.env, DEAD_LETTER_QUEUE, [message])  # it fails once more
+        assert await count_letters(market.env, None) == 1
+
+    run(test)
+
+
+def test_what_passed_is_sent_again_with_postgres_away_and_its_letter_stays() -> None:
+    async def test(market: Market) -> None:
+        async def away() -> SkillDatabase:
+            raise DatabaseError("away")
+
+        scan = await _scanned(market, 1)
+        message = Delivered(publish_message("s1", scan.scanned_at))
+        await consume(market.env, DEAD_LETTER_QUEUE, [message])
+        await asyncio.sleep(STUCK_SECONDS)
+        env = replace(market.env, database=DatabaseSession(away))
+        assert await ask_again(env) == 1
+        assert await count_letters(market.env, None) == 1
+        assert "dead letters left open" in market.log.events()
 
     run(test)
 

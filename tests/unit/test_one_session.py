@@ -8,7 +8,7 @@ from marketplace.catalog.listings import get_skills
 from marketplace.ports.database import DatabaseConnector, DatabaseSession, SkillDatabase
 from marketplace.ports.env import Env, get_db
 from marketplace.ports.errors import DatabaseError
-from marketplace.publishing.consumer import PUBLISH_QUEUE
+from marketplace.publishing.messages import PUBLISH_QUEUE
 from marketplace.repair.schedule import run_scheduled
 from marketplace.skills.listing_rules import ListingQuery
 from marketplace.worker.consumers import DEAD_LETTER_QUEUE, consume

@@ -12,14 +12,12 @@ import pytest
 from marketplace.catalog.answer import Source
 from marketplace.catalog.listings import get_skills
 from marketplace.catalog.lookup import get_skill_by_name
-from marketplace.kv.dead_letters import list_dead_letters
 from marketplace.kv.records import read_record
 from marketplace.kv.submissions import create_submission, record_scan, submission_status
 from marketplace.ports.database import DatabaseSession, SkillDatabase
 from marketplace.ports.env import Env
 from marketplace.ports.errors import DatabaseError, DatabaseRefused
-from marketplace.publishing.consumer import PUBLISH_QUEUE
-from marketplace.publishing.messages import publish_message
+from marketplace.publishing.messages import PUBLISH_QUEUE, publish_message
 from marketplace.publishing.publish import Published, publish_skill, publish_skills
 from marketplace.repair.light_repair import run_light_repair
 from marketplace.skills.listing_rules import ListingQuery
@@ -413,19 +411,9 @@ def test_what_the_queue_gave_up_is_kept_with_its_reason(world: World) -> None:
     assert reasons(world) == ["retries-exhausted"]
 
 
-def test_a_dead_letter_is_kept_in_kv_when_postgres_is_away(world: World) -> None:
-    world.database_away = True
-
-    deliver(world, Message({"submissionId": "one"}), queue=DEAD_LETTER_QUEUE)
-
-    letters = asyncio.run(list_dead_letters(world.env, reason=None, after=None, limit=10))
-    assert [letter.reason for letter in letters] == ["retries-exhausted"]
-
-
-def test_a_dead_letter_that_nothing_can_keep_is_retried(world: World) -> None:
+def test_a_dead_letter_is_retried_while_postgres_is_away(world: World) -> None:
     message = Message({"submissionId": "one"})
     world.database_away = True
-    world.kv_away(True)
 
     deliver(world, message, queue=DEAD_LETTER_QUEUE)
 

@@ -16,8 +16,7 @@ from marketplace.kv.submissions import create_submission, record_scan
 from marketplace.ports.database import DatabaseSession
 from marketplace.ports.env import Env
 from marketplace.ports.errors import DatabaseError
-from marketplace.publishing.consumer import PUBLISH_QUEUE
-from marketplace.publishing.messages import publish_message
+from marketplace.publishing.messages import PUBLISH_QUEUE, publish_message
 from marketplace.publishing.publish import publish_skills
 from marketplace.publishing.submissions import get_submission_status, submit
 from marketplace.repair.light_repair import run_light_repair

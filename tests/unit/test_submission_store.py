@@ -12,14 +12,6 @@ from hypothesis import strategies as st
 
 from marketplace.kv.access import MAX_RECORD_BYTES
 from marketplace.kv.aliases import mark_moved, resolve_alias, write_alias
-from marketplace.kv.dead_letters import (
-    clear_letter_records,
-    count_dead_letters,
-    get_dead_letters,
-    list_dead_letters,
-    list_letter_records,
-    store_dead_letter,
-)
 from marketplace.kv.outbox import clear_outbox, list_outbox, list_outbox_summaries, write_outbox
 from marketplace.kv.records import (
     Alias,
@@ -29,7 +21,7 @@ from marketplace.kv.records import (
     read_records,
     write_record,
 )
-from marketplace.kv.state import acquire_lease, load_state, release_lease, save_state
+from marketplace.kv.state import load_state, save_state
 from marketplace.kv.submissions import (
     PendingSubmission,
     create_submission,
@@ -42,7 +34,6 @@ from marketplace.kv.submissions import (
     submission_status,
 )
 from marketplace.kv.summaries import Moved, decode_metadata, encode_metadata
-from marketplace.ports.dead_letter import DeadLetter
 from marketplace.ports.env import Settings
 from marketplace.ports.errors import KvError
 from marketplace.ports.kv import KV_METADATA_LIMIT, KV_VALUE_LIMIT
@@ -627,83 +618,13 @@ def test_damaged_submissions_are_told_from_missing_ones() -> None:
     run(test)
 
 
-# --- dead letters, state, leases
+# --- states
 
 
-def test_dead_letters_are_listed_filtered_counted_and_removed() -> None:
+def test_a_state_is_kept_under_its_name() -> None:
     async def test(bench: Bench) -> None:
-        env = bench.env
-        for number in range(5):
-            reason = "unknown-submission" if number % 2 else "poison"
-            letter = DeadLetter(
-                id=f"m{number}",
-                queue="publish",
-                body={"submissionId": "x"},
-                reason=reason,
-                detail="",
-                attempts=3,
-                failed_at=env.now(),
-                redriven_at=env.now() if number == 4 else None,
-            )
-            await store_dead_letter(env, letter)
-
-        async def ids(reason: str | None, after: str | None, limit: int) -> list[str]:
-            found = await list_dead_letters(env, reason=reason, after=after, limit=limit)
-            return [letter.id for letter in found]
-
-        assert await ids(None, None, 10) == ["m0", "m1", "m2", "m3"]
-        assert await ids(None, "m0", 2) == ["m1", "m2"]
-        assert await ids("poison", None, 10) == ["m0", "m2"]
-        assert await count_dead_letters(env) == {"poison": 2, "unknown-submission": 2}
-        records = await list_letter_records(env, limit=10)
-        assert sorted(letter.id for letter in records.values()) == ["m0", "m1", "m2", "m3", "m4"]
-        assert len(await list_letter_records(env, limit=2)) == 2
-        await clear_letter_records(env, [key for key, x in records.items() if x.id == "m0"])
-        assert await get_dead_letters(env, ["m0"]) == []
-
-    run(test)
-
-
-def test_the_last_event_of_a_letter_decides_whether_it_waits() -> None:
-    async def test(bench: Bench) -> None:
-        env = bench.env
-        times = [f"2026-01-0{day}T00:00:00.000Z" for day in range(1, 5)]
-        first = DeadLetter(
-            id="a", queue="q", body={}, reason="r", detail="", attempts=1, failed_at=times[1]
-        )
-        redriven = msgspec.structs.replace(first, redriven_at=times[2], redrives=1)
-        again = msgspec.structs.replace(first, failed_at=times[3], redrives=1)
-        before = msgspec.structs.replace(first, failed_at=times[0])
-        for states, latest in (
-            ([first, before], first),
-            ([before, first, redriven], redriven),
-            ([again, first, redriven], again),
-        ):
-            await clear_letter_records(env, await list_letter_records(env, limit=10))
-            for state in states:
-                await store_dead_letter(env, state)
-            assert await get_dead_letters(env, ["a"]) == [latest]
-            waits = latest.is_open
-            assert await count_dead_letters(env) == ({"r": 1} if waits else {})
-            listed = await list_dead_letters(env, reason="r", after=None, limit=5)
-            assert listed == ([latest] if waits else [])
-
-    run(test)
-
-
-def test_a_lease_is_held_until_it_ends() -> None:
-    async def test(bench: Bench) -> None:
-        env = bench.env
-        later, earlier = "2999-01-01T00:00:00.000Z", "1999-01-01T00:00:00.000Z"
-        assert await acquire_lease(env, "repair", "a", expires_at=later)
-        assert await acquire_lease(env, "repair", "a", expires_at=later)
-        assert not await acquire_lease(env, "repair", "b", expires_at=later)
-        await release_lease(env, "repair", "b")
-        assert not await acquire_lease(env, "repair", "b", expires_at=later)
-        await release_lease(env, "repair", "a")
-        assert await acquire_lease(env, "repair", "b", expires_at=earlier)
-        assert await acquire_lease(env, "repair", "a", expires_at=later)
-        await save_state(env, "report", b"{}")
-        assert await load_state(env, "report") == b"{}"
+        assert await load_state(bench.env, "report") is None
+        await save_state(bench.env, "report", b"{}")
+        assert await load_state(bench.env, "report") == b"{}"
 
     run(test)

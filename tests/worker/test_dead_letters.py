@@ -1,6 +1,7 @@
 """Messages that cannot be published: kept with their reason, hindering no neighbour, redriven."""
 
 import json
+import re
 from contextlib import nullcontext
 from typing import Any, Final
 
@@ -9,6 +10,7 @@ import pytest
 
 from local.host.control import DEAD_LETTERS, KvEntry
 from tests.worker.conftest import Marketplace
+from tests.worker.log import log_until_now
 from tests.worker.publishing import OPERATOR, eventually, status, submit, wait_published
 from tests.worker.storage import empty, health, keys, query, without_postgres
 
@@ -79,6 +81,11 @@ def wait_for_letters(client: httpx.Client, count: int) -> list[dict[str, Any]]:
     assert len(answer["deadLetters"]) == count
     found: list[dict[str, Any]] = answer["deadLetters"]
     return found
+
+
+def retried(log: str) -> int:
+    """How many messages the publish consumer has sent back to the queue."""
+    return sum(int(number) for number in re.findall(r'"retried": ?(\d+)', log))
 
 
 def by_submission(found: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -222,49 +229,25 @@ def test_all_of_a_reason_or_all_are_redriven(
     assert set(again.values()) == {1}  # what still cannot be published is back, and counted
 
 
-def test_letters_of_an_outage_are_kept_in_kv_and_redriven_after_it(
+def test_what_cannot_be_published_in_an_outage_waits_in_the_queue_and_is_a_letter_after_it(
     marketplace: Marketplace, client: httpx.Client
 ) -> None:
     submission_id = submitted(client, "Night letter")
+    before = retried(log_until_now(marketplace, client))
     with without_postgres(marketplace):
         send(marketplace, submission_id, UNKNOWN)
         marketplace.worker.control.send("no message in the outage")
-        found = wait_for_letters(client, 3)
-        assert len(keys(marketplace, "dead-letter:")) == 3
-        assert sorted(letter["reason"] for letter in found) == [
-            "invalid-message",
-            "not-scanned",
-            "unknown-submission",
-        ]
-        (only,) = letters(client, reason="not-scanned")["deadLetters"]
-        assert [len(letters(client, limit=2)["deadLetters"]), only["redrives"]] == [2, 0]
-    assert query(marketplace, "select id from dead_letter") == []
-    assert len(letters(client)["deadLetters"]) == 3
-    give_verdict(marketplace, submission_id)
-
-    answer = redrive(client, ids=[only["id"]])
-
-    assert (outcomes(answer), answer["remaining"]) == ({only["id"]: "redriven"}, 2)
-    wait_published(client, submission_id)
-    assert only["id"] not in {letter["id"] for letter in letters(client)["deadLetters"]}
-    assert outcomes(redrive(client, ids=[only["id"]])) == {only["id"]: "already-redriven"}
+        eventually(marketplace.log, lambda log: retried(log) >= before + 3)
+        assert client.get(LETTERS, headers=OPERATOR).status_code == 503
+        assert keys(marketplace, "dead-letter:") == []
+    found = wait_for_letters(client, 3)
+    assert sorted(letter["reason"] for letter in found) == [
+        "invalid-message",
+        "not-scanned",
+        "unknown-submission",
+    ]
 
 
-def test_letters_are_redriven_in_an_outage(marketplace: Marketplace, client: httpx.Client) -> None:
-    submission_id = submitted(client, "Outage redrive")
-    with without_postgres(marketplace):
-        send(marketplace, submission_id)
-        (letter,) = wait_for_letters(client, 1)
-        give_verdict(marketplace, submission_id)
-
-        assert outcomes(redrive(client, all=True)) == {letter["id"]: "redriven"}
-
-        wait_published(client, submission_id)
-        assert letters(client)["deadLetters"] == []
-    assert letters(client)["deadLetters"] == []
-
-
-@pytest.mark.parametrize("in_outage", [False, True])
 def test_what_the_queue_gave_up_becomes_a_letter_that_can_be_redriven(
     marketplace: Marketplace, client: httpx.Client, in_outage: bool
 ) -> None:

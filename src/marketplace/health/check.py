@@ -110,13 +110,9 @@ def _describe_index(health: Health, header: IndexHeader | None) -> None:
 def _add_operations(
     env: Env, health: Health, database: FoundInDatabase | None, rest: FoundInKv | None
 ) -> None:
-    """Dead letters, reports and the submission that has waited longest to be published, from
-    whichever store has them."""
-    letters: dict[str, int] = {}
-    for source in (database, rest):
-        for reason, number in source.letters.items() if source else ():
-            letters[reason] = letters.get(reason, 0) + number
-    if database or rest:
+    """Dead letters, reports and the submission that has waited longest to be published."""
+    if database:
+        letters = dict(database.letters)
         health.dead_letters = DeadLetterCounts(total=sum(letters.values()), by_reason=letters)
     sources = [source for source in (database, rest) if source is not None]
     health.last_repair = newest_report(*(source.last_repair for source in sources))

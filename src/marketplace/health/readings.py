@@ -11,7 +11,6 @@ from typing import Final, Generic, TypeVar
 
 from marketplace.health.report import SourceState
 from marketplace.kv import access as kv_access
-from marketplace.kv.dead_letters import count_dead_letters
 from marketplace.kv.keys import ALIAS_PREFIX, SKILL_PREFIX
 from marketplace.kv.records import read_records
 from marketplace.kv.state import load_state
@@ -70,7 +69,6 @@ class FoundInDatabase:
 class FoundInKv:
     """What else health wants of KV."""
 
-    letters: Mapping[str, int]
     pending: PendingSubmission | None
     last_repair: bytes | None
     last_check: bytes | None
@@ -113,7 +111,6 @@ async def read_database(env: Env) -> FoundInDatabase:
 
 async def read_rest_of_kv(env: Env) -> FoundInKv:
     return FoundInKv(
-        letters=await count_dead_letters(env),
         pending=await oldest_pending(env),
         last_repair=await load_state(env, LAST_REPAIR),
         last_check=await load_state(env, LAST_CHECK),

@@ -37,7 +37,7 @@ class Recommendation(msgspec.Struct, kw_only=True):
 
 
 class DeadLetterCounts(msgspec.Struct, kw_only=True):
-    """Dead letters that wait; None where no store of them could be read."""
+    """Dead letters that wait; None where PostgreSQL could not be read."""
 
     total: int | None = None
     by_reason: dict[str, int] = {}

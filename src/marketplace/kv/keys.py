@@ -86,25 +86,9 @@ def is_trusted_outbox_key(key: str) -> bool:
     return not key.endswith(_UNTRUSTED)
 
 
-def dead_letter_key(letter_id: str, failed_at: str) -> str:
-    """One failure of a message; each has a key of its own, so that none is written over."""
-    return f"{DEAD_LETTER_PREFIX}{letter_id}:{failed_at}"
-
-
-def parse_dead_letter_key(key: str) -> tuple[str, str]:
-    """The letter's id and the time in a `dead_letter_key`."""
-    letter_id, _, failed_at = key.removeprefix(DEAD_LETTER_PREFIX).partition(":")
-    return letter_id, failed_at
-
-
 def state_key(name: str) -> str:
     """A small document: a report, the progress of a job."""
     return f"state:{name}"
-
-
-def lease_key(name: str) -> str:
-    """Who runs a job that should not run twice at once."""
-    return f"lease:{name}"
 
 
 def _digest(text: str) -> str:

@@ -1,14 +1,15 @@
-"""Messages that could not be processed: kept with their reason until somebody redrives them.
+"""Messages that could not be processed: kept in PostgreSQL until they are sent again.
 
-PostgreSQL holds them when it is there, KV otherwise.
+With PostgreSQL away the queue keeps the message: its consumer retries.
 """
 
 import hashlib
-from typing import Final
+from collections.abc import Sequence
+from typing import Any, Final
 
 import msgspec
 
-from marketplace.kv import dead_letters as kv_dead_letters
+from marketplace.kv.dead_letters import clear_letters_in_kv, list_letters_in_kv
 from marketplace.ports.dead_letter import DeadLetter, DeadLetterReason
 from marketplace.ports.env import Env, get_db
 from marketplace.ports.errors import DatabaseError
@@ -20,7 +21,7 @@ MOVED_AT_ONCE: Final = 100
 async def bury(
     env: Env, message: QueueMessage, *, queue: str, reason: DeadLetterReason, detail: str
 ) -> None:
-    """Keep a message as a dead letter. Raises StorageError when nothing can keep it."""
+    """Keep a message as a dead letter. Raises DatabaseError."""
     letter = DeadLetter(
         id=dead_letter_id(queue, message.body),
         queue=queue,
@@ -29,22 +30,10 @@ async def bury(
         detail=detail,
         attempts=message.attempts,
         failed_at=env.now(),
-        redrives=await _redrives(env, dead_letter_id(queue, message.body)),
     )
     env.log(f"dead letter {letter.id}", level="warning", id=letter.id, reason=reason, detail=detail)
-    await store_dead_letter(env, letter)
-
-
-async def _redrives(env: Env, letter_id: str) -> int:
-    """How often this content was redriven before: what counts against trying it for ever."""
-    known: list[DeadLetter] = []
-    try:
-        database = await get_db(env)
-        known += await database.get_dead_letters([letter_id])
-    except DatabaseError as error:
-        env.log("earlier redrives not read", level="warning", reason=error.reason)
-        known += await kv_dead_letters.get_dead_letters(env, [letter_id])
-    return max((letter.redrives for letter in known), default=0)
+    database = await get_db(env)
+    await database.store_dead_letter(letter)
 
 
 def dead_letter_id(queue: str, body: object) -> str:
@@ -53,25 +42,23 @@ def dead_letter_id(queue: str, body: object) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-async def store_dead_letter(env: Env, letter: DeadLetter) -> None:
-    """Store in PostgreSQL or, with that away, in KV. Raises KvError when both are away."""
+async def mark_sent_again(env: Env, queue: str, bodies: Sequence[Any], *, at: str) -> None:
+    """Close the letters of these messages, if there are any. A failure is logged: a letter that
+    stays open is closed the next time, or sent once more."""
     try:
         database = await get_db(env)
-        await database.store_dead_letter(letter)
+        await database.mark_redriven([dead_letter_id(queue, body) for body in bodies], at=at)
     except DatabaseError as error:
-        env.log(
-            "postgres unavailable: dead letter kept in kv", level="warning", reason=error.reason
-        )
-        await kv_dead_letters.store_dead_letter(env, letter)
+        env.log("dead letters left open", level=error.level, reason=error.reason)
 
 
 async def move_letters(env: Env) -> None:
-    """Give PostgreSQL a batch of the letters that KV kept while it was away.
+    """Move a batch of the letters that KV holds to PostgreSQL.
 
-    Of each, whichever state is the later one stays. One that PostgreSQL refuses stays in KV.
+    Of two states of a letter the later one stays. A letter that PostgreSQL refuses stays in KV.
     Raises KvError, DatabaseError.
     """
-    letters = await kv_dead_letters.list_letter_records(env, limit=MOVED_AT_ONCE)
+    letters = await list_letters_in_kv(env, limit=MOVED_AT_ONCE)
     if not letters:
         return
     moved = []
@@ -85,4 +72,4 @@ async def move_letters(env: Env) -> None:
             env.log("dead-letter-refused", level="error", key=key, reason=str(error))
         else:
             moved.append(key)
-    await kv_dead_letters.clear_letter_records(env, moved)
+    await clear_letters_in_kv(env, moved)

@@ -183,19 +183,11 @@ class SkillDatabase(Protocol):
     ) -> Sequence[DeadLetter]:
         """Letters not redriven, ordered by id, after the id ``after``."""
 
-    async def list_redrivable(
-        self,
-        *,
-        reasons: Sequence[str] | None,
-        failed_until: str | None,
-        max_redrives: int | None,
-        limit: int,
-    ) -> Sequence[DeadLetter]:
-        """Letters not redriven whose body is a message, the one that failed first in front.
+    async def list_redrivable(self, *, reason: str | None, limit: int) -> Sequence[DeadLetter]:
+        """Letters not redriven whose body is a message, the one that failed first in front."""
 
-        Only those of the given reasons, that failed at ``failed_until`` or before, and that were
-        redriven at most ``max_redrives`` times; None: any.
-        """
+    async def mark_redriven(self, ids: Sequence[str], *, at: str) -> None:
+        """Close the open letters of these ids that failed before the moment ``at``."""
 
     async def get_dead_letters(self, ids: Sequence[str]) -> Sequence[DeadLetter]:
         """The letters of these ids, redriven or not; unknown ids are left out."""

@@ -27,11 +27,11 @@ class QueueMessage(Protocol):
 
 
 FIRST_RETRY_SECONDS = 5
-LONGEST_RETRY_SECONDS = 600
+LONGEST_RETRY_SECONDS = 640  # so that a hundred retries reach over 16 hours
 
 
 def retry_delay(attempts: int) -> int:
-    """Seconds to wait before the next delivery: 5, 10, 20, … at most 600."""
+    """Seconds to wait before the next delivery: 5, 10, 20, … at most 640."""
     return int(min(FIRST_RETRY_SECONDS * 2 ** (max(attempts, 1) - 1), LONGEST_RETRY_SECONDS))
 
 

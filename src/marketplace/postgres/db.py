@@ -273,18 +273,13 @@ class PostgresSkillDatabase:
         result = await self._query(queries.LIST_DEAD_LETTERS, reason, after, limit)
         return [_read_dead_letter_json(letter) for (letter,) in _filled(result)]
 
-    async def list_redrivable(
-        self,
-        *,
-        reasons: Sequence[str] | None,
-        failed_until: str | None,
-        max_redrives: int | None,
-        limit: int,
-    ) -> Sequence[DeadLetter]:
+    async def mark_redriven(self, ids: Sequence[str], *, at: str) -> None:
         """See ``SkillDatabase``."""
-        result = await self._query(
-            queries.LIST_REDRIVABLE, reasons, failed_until, max_redrives, limit
-        )
+        await self._query(queries.MARK_REDRIVEN, ids, at)
+
+    async def list_redrivable(self, *, reason: str | None, limit: int) -> Sequence[DeadLetter]:
+        """See ``SkillDatabase``."""
+        result = await self._query(queries.LIST_REDRIVABLE, reason, limit)
         return [_read_dead_letter_json(letter) for (letter,) in _filled(result)]
 
     async def get_dead_letters(self, ids: Sequence[str]) -> Sequence[DeadLetter]:

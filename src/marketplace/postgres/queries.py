@@ -320,11 +320,17 @@ values ($1, $2, $3::json, $4, $5, $6::integer, $7, $8::integer, $9)
 on conflict (id) do update set
     queue = excluded.queue, body = excluded.body, reason = excluded.reason,
     detail = excluded.detail, attempts = excluded.attempts, failed_at = excluded.failed_at,
-    redrives = excluded.redrives, redriven_at = excluded.redriven_at
+    redrives = greatest(stored.redrives, excluded.redrives), redriven_at = excluded.redriven_at
 where row(greatest(stored.failed_at, stored.redriven_at), stored.redriven_at is null)
     <= row(greatest(excluded.failed_at, excluded.redriven_at), excluded.redriven_at is null)
 """
 """The fields in order. A letter whose last event is later than the new one's is left alone."""
+
+MARK_REDRIVEN: Final = """
+update dead_letter set redrives = redrives + 1, redriven_at = $2::text
+where id = any($1::text[]) and redriven_at is null and failed_at < $2::text
+"""
+"""$1 ids, $2 the moment. A failure of that moment or a later one stays open."""
 
 _DEAD_LETTER_JSON = _json_of(DeadLetter, "dead_letter")
 
@@ -344,13 +350,11 @@ select {_DEAD_LETTER_JSON}
 from dead_letter
 where redriven_at is null
     and json_typeof(body) = 'object'
-    and ($1::text[] is null or reason = any($1::text[]))
-    and ($2::text is null or failed_at <= $2::text)
-    and ($3::integer is null or redrives <= $3::integer)
+    and ($1::text is null or reason = $1::text)
 order by failed_at, id
-limit $4::bigint
+limit $2::bigint
 """
-"""$1 reasons, $2 the latest failure, $3 the most redrives, each NULL for any; $4 limit.
+"""$1 reason or NULL, $2 limit.
 
 What is redriven and fails again comes last, so that call after call all letters have their turn.
 """

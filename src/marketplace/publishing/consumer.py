@@ -12,7 +12,7 @@ from marketplace.ports.dead_letter import DeadLetterReason
 from marketplace.ports.env import Env
 from marketplace.ports.errors import KvError, StorageError
 from marketplace.ports.queue import QueueMessage, retry_delay
-from marketplace.publishing.messages import scanned_at_of, submission_id_of
+from marketplace.publishing.messages import PUBLISH_QUEUE, scanned_at_of, submission_id_of
 from marketplace.publishing.publish import Published, PublishOutcome, publish_skills
 from marketplace.skills.skill import Skill, says_the_same
 from marketplace.skills.stored import InvalidRecord
@@ -24,7 +24,6 @@ from marketplace.skills.submission import (
     skill_from_submission,
 )
 
-PUBLISH_QUEUE: Final = "skill-publish"
 OUTDATED_READS: Final = 5
 """How often a message waits for KV to catch up: 5 + 10 + … + 80 s, and KV takes about 60."""
 

@@ -1,7 +1,9 @@
-"""The message that asks for a submission to be published."""
+"""The message that asks for a submission to be published, and its queue."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
+
+PUBLISH_QUEUE: Final = "skill-publish"
 
 SUBMISSION_ID = "submissionId"
 SCANNED_AT = "scannedAt"

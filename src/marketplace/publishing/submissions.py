@@ -12,10 +12,11 @@ from marketplace.basics.timestamps import EPOCH, seconds_since
 from marketplace.catalog.lookup import find_by_identity
 from marketplace.kv import submissions as kv_submissions
 from marketplace.kv.submissions import PendingSubmission
+from marketplace.operations.dead_letters import mark_sent_again
 from marketplace.operations.reports import load_states, save_state
 from marketplace.ports.env import Env, send_messages
 from marketplace.ports.errors import KvError, QueueError
-from marketplace.publishing.messages import publish_message
+from marketplace.publishing.messages import PUBLISH_QUEUE, publish_message
 from marketplace.skills.skill import Skill
 from marketplace.skills.slugs import slugify
 from marketplace.skills.stored import InvalidRecord
@@ -34,7 +35,8 @@ MAX_RESULTS_A_CALL: Final = 100  # keeps one call well inside 1,000 KV operation
 MAX_PENDING_PAGES: Final = 25  # of a hundred, that one look for stuck submissions reads
 MAX_PENDING_WRITES: Final = 100  # after which that look ends
 STUCK_SECONDS: Final = 900.0  # longer than any ordinary retries take
-ASK_AGAIN_SECONDS: Final = 3600.0
+ASK_AGAIN_SECONDS: Final = 3600.0  # at first; then twice as long each time
+LONGEST_PAUSE_SECONDS: Final = 86_400.0
 _PLACE: Final = "ask-again"
 
 
@@ -182,8 +184,9 @@ class _Place(msgspec.Struct, frozen=True, rename="camel"):
 async def ask_again(env: Env) -> int:
     """Ask once more for what passed a while ago and is not published; how many that were.
 
-    Its message was lost between keeping the verdict and the queue, or has failed at length. Each
-    is asked for once in ASK_AGAIN_SECONDS. One call reads MAX_PENDING_PAGES; the next goes on
+    Its message was lost between keeping the verdict and the queue, or ended as a dead letter; that
+    letter is closed, as by a redrive. Each is asked for after ASK_AGAIN_SECONDS and then at growing
+    intervals, at least once a day. One call reads MAX_PENDING_PAGES; the next goes on
     where it stopped, and begins again at the end, so that no number of submissions hides those
     behind them. A place that is read late costs a round and hides nothing either. Raises KvError.
     """
@@ -243,7 +246,11 @@ async def _look(env: Env, pending: Sequence[PendingSubmission]) -> _Look:
             look.writes += 1
         elif _is_stuck(env, submission, scan):
             stuck.append((submission, scan))
+    began = env.now()
     look.complete = not await enqueue(env, [scan for _, scan in stuck])
+    if stuck and look.complete:
+        messages = [publish_message(s.submission_id, s.scanned_at) for _, s in stuck]
+        await mark_sent_again(env, PUBLISH_QUEUE, messages, at=began)
     for submission, scan in stuck if look.complete else ():
         await kv_submissions.mark_asked(env, submission, scan)
         look.asked += 1
@@ -275,9 +282,13 @@ def _is_decided(scan: Scan, published: Publication | InvalidRecord | None) -> bo
 
 
 def _is_stuck(env: Env, pending: PendingSubmission, scan: Scan) -> bool:
-    return _is_older(env, scan.scanned_at, STUCK_SECONDS) and (
-        not pending.asked_at or _is_older(env, pending.asked_at, ASK_AGAIN_SECONDS)
-    )
+    if not _is_older(env, scan.scanned_at, STUCK_SECONDS):
+        return False
+    if not pending.asked_at:
+        return True
+    waited = seconds_since(scan.scanned_at, pending.asked_at)
+    pause = min(max(waited, ASK_AGAIN_SECONDS), LONGEST_PAUSE_SECONDS)
+    return _is_older(env, pending.asked_at, pause)
 
 
 def _is_older(env: Env, moment: str, seconds: float) -> bool:

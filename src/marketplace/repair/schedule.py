@@ -16,7 +16,6 @@ from marketplace.health.check import check_health
 from marketplace.health.report import Health
 from marketplace.kv.counting import CountingKv
 from marketplace.operations.leases import give_lease_back, take_lease
-from marketplace.operations.redrive import RedriveOutcome, redrive_passing
 from marketplace.operations.reports import LAST_CHECK, load_states, save_report, save_state
 from marketplace.ports.env import Env
 from marketplace.ports.errors import StorageError
@@ -27,7 +26,6 @@ NIGHTLY_CRON: Final = "17 3 * * *"
 
 # What the next run does when this one has too little left: at 110,000 skills, about.
 _HEALTH_OPERATIONS: Final = 250
-_REDRIVE_OPERATIONS: Final = 400
 
 FIRST_WAIT_SECONDS: Final = 600.0
 LONGEST_WAIT_SECONDS: Final = 6 * 3600.0
@@ -67,8 +65,7 @@ async def _run(env: Env, cron: str, work: Callable[[Env], Awaitable[Report]]) ->
 
 
 async def _check(env: Env) -> Report:
-    """Rebuilds that got stuck, what is known to be undone, the counts, and what failed for a
-    passing reason.
+    """Rebuilds that got stuck, what is known to be undone, and the counts.
 
     A rebuild itself goes through the queue: the operations of this invocation are not enough
     for the counts and for it.
@@ -87,10 +84,7 @@ async def _check(env: Env) -> Report:
         "drifts": [drift.message for drift in health.drifts],
         "repair": repair,
     }
-    report |= await _rebuild_on_drift(env, health, unfinished)
-    if budget - kv.operations < _REDRIVE_OPERATIONS:
-        return report | {"cutShort": "KV operations"}
-    return report | await _redrive(env)
+    return report | await _rebuild_on_drift(env, health, unfinished)
 
 
 class _Pace(msgspec.Struct, frozen=True, rename="camel"):
@@ -135,16 +129,6 @@ async def _load_pace(env: Env) -> _Pace:
 
 async def _save_pace(env: Env, pace: _Pace) -> None:
     await save_state(env, _PACE, msgspec.json.encode(pace))
-
-
-async def _redrive(env: Env) -> Report:
-    try:
-        results = await redrive_passing(env)
-    except StorageError as error:
-        env.log("dead letters not redriven", level="error", reason=error.reason)
-        return {"ok": False, "redriven": None}
-    redriven = sum(result.outcome is RedriveOutcome.REDRIVEN for result in results)
-    return {"redriven": redriven, "notRedriven": len(results) - redriven}
 
 
 async def _rebuild(env: Env) -> Report:

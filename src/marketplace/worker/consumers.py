@@ -8,11 +8,15 @@ from marketplace.ports.dead_letter import DeadLetterReason
 from marketplace.ports.env import Env
 from marketplace.ports.errors import StorageError
 from marketplace.ports.queue import QueueMessage, retry_delay
-from marketplace.publishing.consumer import PUBLISH_QUEUE, handle_publish_batch
+from marketplace.publishing.consumer import handle_publish_batch
+from marketplace.publishing.messages import PUBLISH_QUEUE
 from marketplace.repair.rebuild import handle_rebuild_messages
 
 DEAD_LETTER_QUEUE: Final = f"{PUBLISH_QUEUE}-dead-letter"
 MAINTENANCE_QUEUE: Final = "skill-maintenance"
+
+LAST_ATTEMPT: Final = 101
+"""At a dead letter: the first delivery and the 100 retries that ``wrangler.toml`` gives it."""
 
 
 async def consume(env: Env, queue: str, messages: Sequence[QueueMessage]) -> None:
@@ -30,7 +34,10 @@ async def consume(env: Env, queue: str, messages: Sequence[QueueMessage]) -> Non
 
 
 async def _keep_dead_letters(env: Env, messages: Sequence[QueueMessage]) -> None:
-    """Turn what the publish queue gave up into records; keep retrying while nothing can keep it."""
+    """Turn what the publish queue gave up into records; retry while PostgreSQL cannot keep them.
+
+    The queue drops a message after its last attempt. Its body is then in the log alone.
+    """
     for message in messages:
         try:
             await bury(
@@ -41,7 +48,8 @@ async def _keep_dead_letters(env: Env, messages: Sequence[QueueMessage]) -> None
                 detail="storage was unavailable at every attempt",
             )
         except StorageError as error:
-            env.log("dead letter not kept", level="error", reason=error.reason)
+            body = {"body": message.body} if message.attempts >= LAST_ATTEMPT else {}
+            env.log("dead letter not kept", level="error", reason=error.reason, **body)
             message.retry(delay_seconds=retry_delay(message.attempts))
         else:
             message.ack()
