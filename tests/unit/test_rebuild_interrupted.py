@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from marketplace.health.check import check_health
-from marketplace.kv.index import read_index
 from marketplace.kv.records import enumerate_published_skills
 from marketplace.ports.database import DatabaseSession, SkillDatabase
 from marketplace.ports.env import Settings
@@ -117,28 +116,6 @@ def test_a_restart_of_postgres_costs_a_retry_and_not_the_rest_of_the_rebuild() -
         assert (report["ok"], report["prismaBackfilled"], report["rebuilt"]) == (True, 30, 30)
 
     run(test)
-
-
-def test_without_postgres_the_index_keeps_what_only_postgres_had() -> None:
-    async def test(market: Market) -> None:
-        skills = make_skills(30)
-        await market.fill(skills)
-        await market.index(skills)
-        market.lose_records(skills[:10])
-        await market.fill(make_skills(3, "new"), table=False)
-
-        async def away() -> SkillDatabase:
-            raise DatabaseError("away")
-
-        env = replace(market.env, database=DatabaseSession(away))
-        job = await start_rebuild(env, wait_seconds=5)
-        assert job.complete
-        index = await read_index(env)
-        names = [entry.summary.name for entry in index.summaries()]
-        assert names == sorted(skill.name for skill in [*skills, *make_skills(3, "new")])
-        assert job.rebuilt == 33
-
-    run(test, page_limit=7)
 
 
 def test_one_that_postgres_refuses_is_found_without_asking_for_each() -> None:

@@ -11,9 +11,10 @@ from typing import Any, Final
 
 from marketplace.basics.timestamps import seconds_since
 from marketplace.operations.reports import LAST_REPAIR, save_report
-from marketplace.ports.env import Env, send_messages
-from marketplace.ports.errors import StorageError
+from marketplace.ports.env import Env, get_db, send_messages
+from marketplace.ports.errors import DatabaseError, KvError, StorageError
 from marketplace.ports.queue import QueueMessage, retry_delay
+from marketplace.repair.index_from_kv import write_index_from_kv
 from marketplace.repair.rebuild_job import (
     RebuildJob,
     copy_of,
@@ -32,13 +33,29 @@ STALLED_SECONDS: Final = 180.0
 """Longer than a step and the longest wait between two attempts at it together."""
 MAX_RESUMED: Final = 3  # times in a row without a step that came to its end
 
+ONLY_THE_INDEX: Final = "PostgreSQL is away; the index was written from KV, and nothing else done."
+BRING_IT_BACK: Final = "Bring PostgreSQL back, then rebuild."
+
+
+class DatabaseNeeded(DatabaseError):
+    """A rebuild that cannot begin while PostgreSQL is away; its message is for the operator."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(f"{detail} {BRING_IT_BACK}")
+
 
 async def start_rebuild(env: Env, *, dry_run: bool = False, wait_seconds: float = 0) -> RebuildJob:
     """Begin a rebuild; with ``wait_seconds`` its first step is tried before this returns.
 
-    What is left goes on through the queue. Raises StorageError when it cannot.
+    What is left goes on through the queue. With PostgreSQL away the index alone is written, at
+    once, and the report says so. Raises DatabaseNeeded when not even that is possible, and
+    StorageError when the rebuild cannot go on.
     """
     job = new_job(env, dry_run=dry_run)
+    try:
+        await get_db(env)
+    except DatabaseError as error:
+        return await _write_index_alone(env, job, error)
     await _list_as_unfinished(env, job)
     if wait_seconds > 0:
         await save_job(env, job)
@@ -48,6 +65,27 @@ async def start_rebuild(env: Env, *, dry_run: bool = False, wait_seconds: float 
             _log_failure(env, job, error)
             job = await _furthest(env, job)
     await hand_on(env, job)
+    return job
+
+
+async def _write_index_alone(env: Env, job: RebuildJob, away: DatabaseError) -> RebuildJob:
+    env.log("rebuild writes the index alone", level="error", job=job.id, reason=away.reason)
+    if job.dry_run:
+        raise DatabaseNeeded("A dry run needs PostgreSQL, which is away.") from away
+    try:
+        written = await write_index_from_kv(env)
+    except KvError as error:
+        detail = "PostgreSQL is away, and KV is not enough to write the index."
+        raise DatabaseNeeded(f"{detail} KV: {error.reason}.") from error
+    job.failure = away.reason
+    job.rebuilt, job.steps = written.skills, 1
+    job.add_error("postgres", f"{away.reason}: {ONLY_THE_INDEX} {BRING_IT_BACK}")
+    for broken in written.malformed:
+        job.add_error(broken.key, broken.reason)
+    if not written.complete:
+        job.add_error("kv", "not all records were read; the index lists the rest as before")
+    job.stage = "done"
+    await _finish(env, job)
     return job
 
 
@@ -63,7 +101,7 @@ async def handle_rebuild_messages(env: Env, messages: Sequence[QueueMessage]) ->
         try:
             job = await _furthest(env, job)
             if not job.complete:
-                await advance(env, job, without_database=is_last)
+                await advance(env, job)
         except StorageError as error:
             _log_failure(env, job, error)
             if not is_last:
@@ -93,16 +131,14 @@ async def fail(env: Env, job: RebuildJob, error: StorageError) -> None:
     await _finish(env, job)
 
 
-async def advance(
-    env: Env, job: RebuildJob, *, seconds: float = STEP_SECONDS, without_database: bool = False
-) -> RebuildJob:
+async def advance(env: Env, job: RebuildJob, *, seconds: float = STEP_SECONDS) -> RebuildJob:
     """Run one step, and hand the rest on. The state after it; ``job`` stays as it was.
 
     Raises StorageError; the step can be repeated then.
     """
     job = copy_of(job)
     began = env.clock()
-    step = Step(env, job, seconds, without_database=without_database)
+    step = Step(env, job, seconds)
     job.steps += 1
     await step.run()
     job.resumed = 0

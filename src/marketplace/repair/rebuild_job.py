@@ -66,7 +66,6 @@ class RebuildJob(msgspec.Struct, kw_only=True, rename="camel"):
     max_kv_operations: int = 0  # of any one step
     processed: int = 0
     estimated_total: int | None = None
-    database_away: bool = False
     failure: str | None = None
     finished_at: str | None = None
     placed: list[str] = []  # slugs written ahead of the walk
@@ -107,7 +106,7 @@ class RebuildJob(msgspec.Struct, kw_only=True, rename="camel"):
         """The answer of the admin call."""
         seconds = age_in_seconds(self.started_at, self.finished_at or now)
         return {
-            "ok": self.failure is None and not self.database_away,
+            "ok": self.failure is None,
             "rebuilt": self.rebuilt,
             "errors": self.errors,
             "orphanedAliases": self.orphaned_aliases,

@@ -14,14 +14,12 @@ from typing import Final
 from marketplace.kv.access import write_again_if_refused
 from marketplace.kv.aliases import unresolved_aliases
 from marketplace.kv.counting import CountingKv
-from marketplace.kv.index import IndexProgress, IndexWriter, new_generation
+from marketplace.kv.index import IndexWriter
 from marketplace.kv.outbox import OutboxEntry, list_outbox
 from marketplace.kv.records import PublishedPage, enumerate_published_skills
 from marketplace.ports.database import Difference, SkillDatabase
 from marketplace.ports.env import Env, get_db
-from marketplace.ports.errors import DatabaseError
 from marketplace.publishing.outbox import OUTBOX_BATCH, place_outbox
-from marketplace.repair.previous_index import KeptIndex
 from marketplace.repair.rebuild_job import Change, Position, RebuildJob, encode_job, state_name
 from marketplace.repair.reconciliation import RESTORING_COST, Reconciler, kv_cost
 from marketplace.repair.slug_range import find_differences, merge_portion, unmarked_slugs
@@ -35,32 +33,19 @@ _OUTBOX: Final = "outbox"
 
 
 class Step:
-    """One invocation's share of a rebuild. Works on ``job``; raises StorageError, repeat it then.
+    """One invocation's share of a rebuild, entered in ``job``. Raises StorageError; may be repeated."""
 
-    With ``without_database`` it goes on from KV alone when PostgreSQL fails; otherwise only when
-    it fails before anything was begun.
-    """
-
-    def __init__(
-        self, env: Env, job: RebuildJob, seconds: float, *, without_database: bool = False
-    ) -> None:
+    def __init__(self, env: Env, job: RebuildJob, seconds: float) -> None:
         self._kv = CountingKv(env.submissions_kv)
         self._env = replace(env, submissions_kv=self._kv)
         self._job = job
         self._deadline = env.clock() + timedelta(seconds=seconds)
         self._writer = IndexWriter(self._env, job.index)
-        self._without_database = without_database
-        self._kept: KeptIndex | None = None
 
     async def run(self) -> None:
         """Do as much as the limits allow. The job is a state to go on from afterwards."""
         while not self._job.complete:
-            try:
-                is_through = await self._run_stage()
-            except DatabaseError as error:
-                self._go_on_without_database(error)
-                continue
-            if not is_through:
+            if not await self._run_stage():
                 await self._writer.flush()
                 return
 
@@ -90,21 +75,6 @@ class Step:
         if self._kv.operations == 0:
             return True
         return self._operations_left >= operations and self._env.clock() < self._deadline
-
-    def _go_on_without_database(self, error: DatabaseError) -> None:
-        """With PostgreSQL away the index is repaired from KV alone, and the report says so."""
-        job = self._job
-        if job.database_away:
-            raise error  # nothing asks it any more
-        if not (self._without_database or job.stage == "outbox"):
-            raise error  # a restart of PostgreSQL must not cost the rest of the rebuild
-        self._env.log("rebuild goes on without postgres", level="error", reason=error.reason)
-        job.database_away = True
-        job.add_error("postgres", f"{error.reason}: {error}")
-        job.move_to("index")
-        job.rebuilt = 0
-        job.index = IndexProgress(generation=new_generation(self._env), begun_at=self._env.now())
-        self._writer = IndexWriter(self._env, job.index)
 
     # --- the stages
 
@@ -240,21 +210,10 @@ class Step:
     async def _merged(self, page: PublishedPage) -> AsyncIterator[Sequence[PublishedSummary]]:
         """What both sources hold in the page's range, each skill once."""
         after = start = self._job.position.after
-        if self._job.database_away:
-            self._count_without_database(page)
-            if self._kept is None:
-                self._kept = await KeptIndex.read(self._env)
-            yield self._kept.merged_with(page, after)
-            return
         database = await get_db(self._env)
         async for differences, until in find_differences(page, after, database):
             yield merge_portion(page, start, (after, until), differences)
             after = until or after
-
-    def _count_without_database(self, page: PublishedPage) -> None:
-        self._job.processed += len(page.summaries)
-        for broken in page.malformed:
-            self._job.add_error(broken.key, broken.reason)
 
 
 async def _news(entries: Sequence[OutboxEntry], database: SkillDatabase) -> list[OutboxEntry]:

@@ -121,6 +121,8 @@ async def _rebuild_on_drift(env: Env, health: Health, unfinished: Sequence[str])
         return {}
     if unfinished:
         return {"rebuildUnderWay": unfinished}
+    if health.prisma_count is None:
+        return {"rebuildPutOff": "postgres is away"}
     if since < pace.wait:
         return {"rebuildPutOffFor": round(pace.wait - since)}
     await _save_pace(env, _Pace(pace.rebuilds + 1, env.now()))
