@@ -27,21 +27,6 @@ class ErrorDetail(msgspec.Struct):
     reason: str
 
 
-class Change(msgspec.Struct, frozen=True, array_like=True):
-    """What is about to be done about one difference, and how it counts in the report.
-
-    ``kind`` is the difference's. Kept before it is done: a step that is cut off afterwards finds
-    the difference gone and counts it then.
-    """
-
-    name: str
-    kind: str
-    prisma: int = 0
-    kv: int = 0
-    conflicts: int = 0
-    metadata: int = 0
-
-
 class Position(msgspec.Struct, rename="camel"):
     """How far a walk has come: the list cursor, and the last slug that is done with."""
 
@@ -61,7 +46,6 @@ class RebuildJob(msgspec.Struct, kw_only=True, rename="camel"):
     sequence: int = 0  # grows with every saved state
     saved_at: str | None = None
     resumed: int = 0  # how often in a row it was found abandoned
-    intended: list[Change] = []  # what the present step is about to do
     steps: int = 0
     max_kv_operations: int = 0  # of any one step
     processed: int = 0
@@ -89,13 +73,6 @@ class RebuildJob(msgspec.Struct, kw_only=True, rename="camel"):
         self.errors += 1
         if len(self.error_details) < MAX_ERROR_DETAILS:
             self.error_details = [*self.error_details, ErrorDetail(key, reason[:MAX_REASON])]
-
-    def count(self, change: Change) -> None:
-        """Enter what was done."""
-        self.prisma_backfilled += change.prisma
-        self.kv_backfilled += change.kv
-        self.conflicts_resolved += change.conflicts
-        self.metadata_restored += change.metadata
 
     def move_to(self, stage: Literal["reconcile", "index", "done"]) -> None:
         """Begin a stage."""
@@ -141,9 +118,8 @@ def copy_of(job: RebuildJob) -> RebuildJob:
 
 
 def job_message(job: RebuildJob) -> Mapping[str, Any]:
-    """The message that asks for the next step. What was intended is only in the kept state, as it
-    may be too long for a message."""
-    return {REBUILD_JOB: msgspec.to_builtins(msgspec.structs.replace(job, intended=[]))}
+    """The message that asks for the next step."""
+    return {REBUILD_JOB: msgspec.to_builtins(job)}
 
 
 def job_of(body: object) -> RebuildJob | None:

@@ -20,7 +20,7 @@ from marketplace.kv.records import PublishedPage, enumerate_published_skills
 from marketplace.ports.database import Difference, SkillDatabase
 from marketplace.ports.env import Env, get_db
 from marketplace.publishing.outbox import OUTBOX_BATCH, place_outbox
-from marketplace.repair.rebuild_job import Change, Position, RebuildJob, encode_job, state_name
+from marketplace.repair.rebuild_job import Position, RebuildJob, encode_job, state_name
 from marketplace.repair.reconciliation import RESTORING_COST, Reconciler, kv_cost
 from marketplace.repair.slug_range import find_differences, merge_portion, unmarked_slugs
 from marketplace.skills.skill import PublishedSummary, replaces
@@ -29,11 +29,10 @@ STEP_SECONDS: Final = 20.0
 
 _PAGE_OPERATIONS: Final = 60  # kept free for reading the next page and its aliases
 _OUTBOX_OPERATIONS: Final = 4 * OUTBOX_BATCH
-_OUTBOX: Final = "outbox"
 
 
 class Step:
-    """One invocation's share of a rebuild, entered in ``job``. Raises StorageError; may be repeated."""
+    """One invocation's share of a rebuild, entered in ``job``. Raises StorageError."""
 
     def __init__(self, env: Env, job: RebuildJob, seconds: float) -> None:
         self._kv = CountingKv(env.submissions_kv)
@@ -97,17 +96,8 @@ class Step:
         job = self._job
         entries = await list_outbox(self._env, limit=OUTBOX_BATCH)
         news = {entry.key for entry in await _news(entries, database)}
-        for change in job.intended:
-            if change.name not in news:  # an earlier attempt placed it
-                job.count(change)
-        job.intended = [Change(key, _OUTBOX, prisma=1) for key in sorted(news)]
-        if job.intended:
-            await self._keep(database)
         done = await place_outbox(self._env, entries)
-        for change in job.intended:
-            if change.name in done:
-                job.count(change)
-        job.intended = []
+        job.prisma_backfilled += len(news.intersection(done))
         return len(done) == OUTBOX_BATCH
 
     async def _walk_records(self) -> bool:
@@ -165,7 +155,6 @@ class Step:
         reconciler = Reconciler(self._env, self._job, database)
         async for differences, until in find_differences(page, position.after, database):
             unmarked = unmarked_slugs(page, differences, position.after, until)
-            await reconciler.credit(page.record_keys(), differences, unmarked, until)
             cut = self._affordable_until(differences, unmarked)
             await reconciler.settle(
                 [found for found in differences if cut is None or found.name <= cut],
