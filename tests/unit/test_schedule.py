@@ -211,7 +211,7 @@ def test_damaged_state_does_not_keep_a_check_from_repairing(damage: bytes) -> No
         skills = make_skills(50)
         await market.fill(skills)
         market.lose_rows(skills[:20])
-        for name in ("rebuilds-by-check", "rebuilds-unfinished"):
+        for name in ("rebuilds-by-check", "rebuild"):
             market.kv.damage(f"state:{name}", damage)
             market.tables.states[name] = damage
         await run_scheduled(market.env, _CHECK)

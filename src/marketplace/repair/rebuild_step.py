@@ -1,8 +1,7 @@
 """One step of a rebuild: as much of it as one invocation's limits allow.
 
 First a walk over all records settles the differences, then a second one writes the index from
-what the sources hold afterwards. The job is a state to go on from whenever a step ends, and the
-kept state is one wherever it is cut off.
+what the sources hold afterwards. A step that is cut off is repeated from where it began.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -20,7 +19,7 @@ from marketplace.kv.records import PublishedPage, enumerate_published_skills
 from marketplace.ports.database import Difference, SkillDatabase
 from marketplace.ports.env import Env, get_db
 from marketplace.publishing.outbox import OUTBOX_BATCH, place_outbox
-from marketplace.repair.rebuild_job import Position, RebuildJob, encode_job, state_name
+from marketplace.repair.rebuild_job import Position, RebuildJob
 from marketplace.repair.reconciliation import RESTORING_COST, Reconciler, kv_cost
 from marketplace.repair.slug_range import find_differences, merge_portion, unmarked_slugs
 from marketplace.skills.skill import PublishedSummary, replaces
@@ -111,14 +110,8 @@ class Step:
             job.position = Position(page.cursor, page.last_slug or job.position.after)
             if page.cursor is None:
                 job.move_to("index")
-            await self._keep(database)
-            if page.cursor is None:
                 return True
         return False
-
-    async def _keep(self, database: SkillDatabase) -> None:
-        state = encode_job(self._env, self._job)
-        await database.save_state(state_name(self._job.id), state)
 
     async def _write_index(self) -> bool:
         job = self._job

@@ -105,7 +105,7 @@ class Reconciler:
             into_kv = newer or (ahead and not is_current)
             plan.moved.append(_MovedRecord(skill, into_database=newer, into_kv=into_kv))
             if ahead:
-                self.job.placed = [*self.job.placed, row.name]
+                self.job.place(row.name)
 
     async def _read(self, names: Sequence[str]) -> dict[str, Skill]:
         """The records of these slugs; one that cannot be read is an error, and no obstacle."""
