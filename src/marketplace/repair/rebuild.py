@@ -196,7 +196,9 @@ async def advance(env: Env, job_id: str, *, seconds: float = STEP_SECONDS) -> Re
 def _begin_step(env: Env, kept: Rebuilds | None, job_id: str) -> Rebuilds | None:
     if kept is None or kept.current.id != job_id or kept.current.complete:
         return None
-    kept.current.resumed += kept.current.under_way
+    if kept.current.under_way:
+        kept.current.resumed += 1
+        kept.current.index.attempt += 1
     kept.current.under_way = True
     return _saved(env, kept)
 

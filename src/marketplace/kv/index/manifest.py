@@ -54,7 +54,6 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     fingerprint: Fingerprint
     pages: list[PageRef]
     recent: list[Recent] = []
-    previous_pages: list[str] = []  # keys of the generation before; readers may still be there
 
 
 class _Described(msgspec.Struct):
