@@ -199,3 +199,17 @@ async def test_a_document_comes_back_byte_for_byte_and_is_replaced(
 
         await db.save_state("job", b"[]")
         assert await db.load_state("job") == b"[]"
+
+
+async def test_of_two_that_replace_one_state_only_the_first_does(
+    postgres: DatabaseConnector,
+) -> None:
+    with await postgres() as db:
+        assert not await db.replace_state("job", b"{}", before=b"[]")
+        assert await db.load_state("job") is None
+        assert await db.replace_state("job", b'{"a":  1}', before=None)
+        assert not await db.replace_state("job", b"{}", before=None)
+        assert not await db.replace_state("job", b"{}", before=b'{"a": 1}')
+        assert await db.replace_state("job", b"[2]", before=b'{"a":  1}')
+        assert not await db.replace_state("job", b"[3]", before=b'{"a":  1}')
+        assert await db.load_state("job") == b"[2]"

@@ -144,7 +144,7 @@ class Marketplace:
         except StorageError as error:
             return Repair(finished=False, errors=[str(error)])
         return Repair(
-            finished=job.complete and job.failure is None and not job.database_away,
+            finished=job.complete and job.failure is None,
             errors=[f"{detail.key}: {detail.reason}" for detail in job.error_details],
         )
 

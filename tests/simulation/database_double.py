@@ -392,6 +392,13 @@ class DoubleSession:
         self.tables.states[name] = value
 
     @_operation
+    def replace_state(self, name: str, value: bytes, *, before: bytes | None) -> bool:
+        if self.tables.states.get(name) != before:
+            return False
+        self.tables.states[name] = value
+        return True
+
+    @_operation
     def load_state(self, name: str) -> bytes | None:
         return self.tables.states.get(name)
 

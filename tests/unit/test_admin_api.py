@@ -1,6 +1,7 @@
 """The admin routes: who may, and the shapes that the command line reads."""
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -9,7 +10,9 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from cli import answers
+from marketplace.ports.database import DatabaseSession, SkillDatabase
 from marketplace.ports.env import Settings
+from marketplace.ports.errors import DatabaseError
 from marketplace.web.app import create_app
 from tests.unit.operations_support import Market, make_skills, run
 
@@ -117,3 +120,19 @@ def test_the_answers_are_what_the_command_line_reads() -> None:
         assert redriven.json() == {"results": [], "remaining": 0}
 
     _run(test)
+
+
+def test_a_dry_run_without_postgres_answers_503_and_says_what_to_do() -> None:
+    async def main(market: Market) -> None:
+        async def away() -> SkillDatabase:
+            raise DatabaseError("away")
+
+        market.env = replace(market.env, database=DatabaseSession(away))
+        async with _client(market) as client:
+            url = "/api/v1/admin/rebuild-index?dryRun=true"
+            answer = await client.post(url, headers=_HEADERS)
+        assert answer.status_code == 503
+        assert "Bring PostgreSQL back" in answer.json()["detail"]
+        assert answer.headers["retry-after"]
+
+    run(main, settings=Settings(internal_keys=(_KEY,)))

@@ -33,7 +33,12 @@ from marketplace.kv.index import blocks as index_blocks
 from marketplace.kv.index import original_shape as index_original_shape
 from marketplace.kv.index import writing as index_writing
 from marketplace.kv.index.original_shape import BrokenArray, iterate_array
-from marketplace.kv.index.writing import ABANDONED_SECONDS, MAX_SWEPT, new_generation
+from marketplace.kv.index.writing import (
+    MAX_REMOVED,
+    OLD_SECONDS,
+    SUPERSEDED_SECONDS,
+    new_generation,
+)
 from marketplace.kv.keys import INDEX_KEY, INDEX_PAGE_PREFIX, index_page_key
 from marketplace.kv.outbox import write_outbox
 from marketplace.kv.records import write_record
@@ -145,17 +150,49 @@ def test_readers_see_one_generation_or_the_other() -> None:
     run(test)
 
 
-def test_old_generations_go_at_the_next_write_but_one() -> None:
+def test_a_generation_is_removed_when_it_is_old_and_no_reader_is_in_it() -> None:
     async def test(bench: Bench) -> None:
-        for number in range(1, 5):
-            await write_index(bench, f"g{number}", "a")
-        assert bench.kv.keys("skills:published-index:") == [
-            "skills:published-index:g3:0",
-            "skills:published-index:g4:0",
-        ]
-        await write_index(bench, "g4", "a")  # the same step again
-        assert await read_names(bench) == ["a"]
-        assert bench.kv.operations["list"] == 5  # one sweep a write
+        generations = []
+
+        async def write() -> None:
+            generations.append(new_generation(bench.env))
+            await write_index(bench, generations[-1], "a")
+
+        def pages(*numbers: int) -> list[str]:
+            return [index_page_key(generations[number], 0, 0) for number in numbers]
+
+        await write()
+        await pass_time(OLD_SECONDS + 10)
+        await write()
+        await pass_time(5)
+        await write()
+        # The first one is old, and was the present one until five seconds ago.
+        assert bench.kv.keys(INDEX_PAGE_PREFIX) == pages(0, 1, 2)
+        await pass_time(SUPERSEDED_SECONDS + 10)
+        await write()
+        assert bench.kv.keys(INDEX_PAGE_PREFIX) == pages(1, 2, 3)
+        await pass_time(OLD_SECONDS + 10)
+        await write()
+        assert bench.kv.keys(INDEX_PAGE_PREFIX) == pages(3, 4)
+
+    run(test)
+
+
+def test_a_repeated_step_writes_no_page_of_the_first_attempt_again() -> None:
+    async def test(bench: Bench) -> None:
+        begun = IndexWriter.begin(bench.env, "g1").progress
+        written = []
+        for attempt in range(2):
+            progress = msgspec.structs.replace(begun, attempt=attempt)
+            writer = IndexWriter(bench.env, progress)
+            await writer.add([make_skill(f"a-{attempt}").published_summary()])
+            await writer.flush()
+            written.append(writer)
+        await written[1].finish()
+        assert await read_names(bench) == ["a-1"]
+        await pass_time(2)
+        await written[0].finish()  # it was only slow
+        assert await read_names(bench) == ["a-0"]
 
     run(test)
 
@@ -173,17 +210,19 @@ async def write_cut_off(bench: Bench, *slugs: str) -> list[str]:
 
 def test_pages_of_a_write_that_was_cut_off_for_good_go_with_a_later_write() -> None:
     async def test(bench: Bench) -> None:
+        await write_index(bench, "present", "a")
         left = await write_cut_off(bench, "a")
-        await pass_time(ABANDONED_SECONDS / 2)
+        await pass_time(OLD_SECONDS / 2)
         under_way = await write_cut_off(bench, "a")
-        await pass_time(ABANDONED_SECONDS / 2 + 10)
+        await pass_time(OLD_SECONDS / 2 + 10)
         await write_records(bench, "a")
         bench.kv.damage(f"{INDEX_PAGE_PREFIX}something-else", b"x")
         generation = new_generation(bench.env)
         await write_index(bench, generation, "a")
         assert bench.kv.keys(INDEX_PAGE_PREFIX) == [
             *under_way,
-            f"{INDEX_PAGE_PREFIX}{generation}:0",
+            index_page_key(generation, 0, 0),
+            index_page_key("present", 0, 0),
             f"{INDEX_PAGE_PREFIX}something-else",
         ]
         assert bench.kv.peek(left[0]) is None
@@ -196,22 +235,23 @@ def test_generations_in_use_stay_however_old_they_are() -> None:
     async def test(bench: Bench) -> None:
         for _ in range(3):
             await write_index(bench, new_generation(bench.env), "a")
-            await pass_time(3 * ABANDONED_SECONDS)
+            await pass_time(3 * OLD_SECONDS)
         assert len(bench.kv.keys(INDEX_PAGE_PREFIX)) == 2  # present and previous
         assert await read_names(bench) == ["a"]
 
     run(test)
 
 
-def test_the_sweep_is_bounded_and_its_failure_fails_no_write() -> None:
+def test_removing_is_bounded_and_its_failure_fails_no_write() -> None:
     async def test(bench: Bench) -> None:
-        for number in range(MAX_SWEPT + 5):
-            bench.kv.damage(index_page_key(f"{EPOCH}-{number:03}", 0), b"x")
-        await pass_time(2 * ABANDONED_SECONDS)
+        await write_index(bench, "present", "a")
+        for number in range(MAX_REMOVED + 5):
+            bench.kv.damage(index_page_key(f"{EPOCH}-{number:03}", 0, 0), b"x")
+        await pass_time(2 * OLD_SECONDS)
         await write_index(bench, new_generation(bench.env), "a")
-        assert bench.kv.operations["delete"] == MAX_SWEPT
-        assert len(bench.kv.keys(INDEX_PAGE_PREFIX)) == 5 + 1
-        await pass_time(2)
+        assert bench.kv.operations["delete"] == MAX_REMOVED
+        assert len(bench.kv.keys(INDEX_PAGE_PREFIX)) == 5 + 2
+        await pass_time(SUPERSEDED_SECONDS + 10)
         bench.kv.faults = fault(Fault.FAIL, "list", "delete")
         await write_index(bench, new_generation(bench.env), "a", "b")
         assert await read_names(bench) == ["a", "b"]
@@ -412,7 +452,7 @@ def test_beyond_the_budget_the_index_answers_for_the_rest() -> None:
         assert names(skills) == slugs
         assert skills.truncated
         assert skills.source is Source.KV_INDEX
-        assert bench.kv.operations["list"] == 2 + 1 + 1  # the outbox, and the sweep of the write
+        assert bench.kv.operations["list"] == 2 + 1  # the outbox
         bench.kv.damage(INDEX_KEY, None)
         partial = await listing(bench, page_budget=2)
         assert names(partial) == slugs[:10]
@@ -532,7 +572,7 @@ def test_a_damaged_page_costs_its_own_part_only(
 
     async def test(bench: Bench) -> None:
         await write_index(bench, "g1", "a", "b", "c", "d", "e")
-        key = f"{INDEX_KEY}:g1:1"
+        key = index_page_key("g1", 0, 1)
         bench.kv.damage(key, harm(bench.kv.peek(key) or b""))
         reading = await read_index(bench.env)
         assert [e.summary.name for e in reading.summaries()] == ["a", "b", "e"]
@@ -540,7 +580,7 @@ def test_a_damaged_page_costs_its_own_part_only(
         bench.kv.faults = fault(Fault.FAIL, "list")
         skills = await listing(bench)
         assert names(skills) == ["a", "b", "e"]
-        assert any("g1:1" in reason for reason in skills.degraded)
+        assert any("g1:0:1" in reason for reason in skills.degraded)
 
     run(test)
 

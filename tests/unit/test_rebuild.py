@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 
 from marketplace.health.check import check_health
-from marketplace.kv.index import read_index
 from marketplace.kv.records import read_record, write_record
 from marketplace.ports.database import DatabaseSession, SkillDatabase
 from marketplace.ports.env import Settings
@@ -132,29 +131,6 @@ def test_what_only_the_outbox_has_keeps_its_slug() -> None:
         )
         assert not market.kv.keys("outbox:")
         assert not any(changes(await rebuild(market)))
-
-    run(test)
-
-
-def test_without_postgres_the_index_is_repaired_and_the_report_says_so() -> None:
-    async def test(market: Market) -> None:
-        skills = make_skills(20)
-        await market.fill(skills)
-
-        async def away() -> SkillDatabase:
-            raise DatabaseError("away")
-
-        env = replace(market.env, database=DatabaseSession(away))
-        job = await start_rebuild(env, wait_seconds=5)
-        report = job.report(env.now())
-        assert report["complete"]
-        assert not report["ok"]
-        assert report["rebuilt"] == 20
-        assert report["errorDetails"][0].key == "postgres"
-        assert len((await read_index(env)).pages.blocks()) == 1
-        kept = await get_rebuild(env, job.id)
-        assert kept is not None
-        assert kept.complete
 
     run(test)
 

@@ -88,6 +88,24 @@ def test_with_postgres_away_a_check_runs_without_a_lease_and_its_report_is_in_kv
     run(test)
 
 
+def test_with_postgres_away_a_check_begins_no_rebuild_and_the_nightly_run_writes_the_index() -> (
+    None
+):
+    async def test(market: Market) -> None:
+        async def away() -> SkillDatabase:
+            raise DatabaseError("away")
+
+        await market.fill(make_skills(5))
+        env = replace(market.env, database=DatabaseSession(away))
+        await run_scheduled(env, _CHECK)
+        assert market.maintenance.bodies == []
+        assert (await check_health(env)).last_check["rebuildPutOff"]
+        await run_scheduled(env, NIGHTLY_CRON)
+        assert (await check_health(env)).last_repair["rebuilt"] == 5
+
+    run(test)
+
+
 def test_with_kv_away_a_check_still_comes_to_its_end() -> None:
     async def test(market: Market) -> None:
         await market.fill(make_skills(5))
@@ -193,7 +211,7 @@ def test_damaged_state_does_not_keep_a_check_from_repairing(damage: bytes) -> No
         skills = make_skills(50)
         await market.fill(skills)
         market.lose_rows(skills[:20])
-        for name in ("rebuilds-by-check", "rebuilds-unfinished"):
+        for name in ("rebuilds-by-check", "rebuild"):
             market.kv.damage(f"state:{name}", damage)
             market.tables.states[name] = damage
         await run_scheduled(market.env, _CHECK)

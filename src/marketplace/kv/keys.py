@@ -27,9 +27,9 @@ def alias_key(old_slug: str) -> str:
     return f"{ALIAS_PREFIX}{old_slug}"
 
 
-def index_page_key(generation: str, number: int) -> str:
+def index_page_key(generation: str, attempt: int, number: int) -> str:
     """One page of the index; not under ``skill:``, so that enumerations never meet it."""
-    return f"{INDEX_PAGE_PREFIX}{generation}:{number}"
+    return f"{INDEX_PAGE_PREFIX}{generation}:{attempt}:{number}"
 
 
 def submission_key(submission_id: str) -> str:

@@ -204,6 +204,9 @@ class SkillDatabase(Protocol):
     async def save_state(self, name: str, value: bytes) -> None:
         """Keep a small JSON document (a report, the progress of a job) under a name."""
 
+    async def replace_state(self, name: str, value: bytes, *, before: bytes | None) -> bool:
+        """Keep a document where another stands, or none; whether that was so. Atomic."""
+
     async def load_state(self, name: str) -> bytes | None:
         """The document kept under a name."""
 

@@ -305,6 +305,15 @@ class PostgresSkillDatabase:
         """See ``SkillDatabase``."""
         await self._query(queries.SAVE_STATE, name, value.decode())
 
+    async def replace_state(self, name: str, value: bytes, *, before: bytes | None) -> bool:
+        """See ``SkillDatabase``."""
+        if before is None:
+            result = await self._query(queries.INSERT_STATE, name, value.decode())
+        else:
+            parameters = (name, value.decode(), before.decode())
+            result = await self._query(queries.REPLACE_STATE, *parameters)
+        return result.affected == 1
+
     async def load_state(self, name: str) -> bytes | None:
         """See ``SkillDatabase``."""
         value = (await self._query(queries.LOAD_STATE, name)).scalar()

@@ -381,4 +381,12 @@ insert into state (name, value) values ($1::text, $2::json)
 on conflict (name) do update set value = excluded.value
 """
 
+INSERT_STATE: Final = """
+insert into state (name, value) values ($1::text, $2::json) on conflict (name) do nothing
+"""
+
+REPLACE_STATE: Final = """
+update state set value = $2::json where name = $1::text and value::text = $3::text
+"""
+
 LOAD_STATE: Final = "select value from state where name = $1::text"

@@ -1,29 +1,31 @@
 """The rebuild: reconcile PostgreSQL and KV both ways, then rewrite the index. Deletes nothing.
 
-It runs in steps that stay within one invocation's limits (`rebuild_step`); the job carries
-everything from one to the next. Every piece may be repeated, so a step that is cut off is simply
-run again, and two rebuilds at once do no harm. A step that gets lost is found by `resume_stalled`.
+There is one at a time. It runs in steps that stay within one invocation's limits
+(`rebuild_step`); a message asks for the next step of the rebuild that it names. Every piece may be
+repeated, so a step that is cut off is simply run again. A message that gets lost is found missing
+by `resume_stalled`.
 """
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final
 
+import msgspec
+
 from marketplace.basics.timestamps import seconds_since
 from marketplace.operations.reports import LAST_REPAIR, save_report
 from marketplace.ports.env import Env, send_messages
-from marketplace.ports.errors import StorageError
+from marketplace.ports.errors import DatabaseError, KvError, StorageError
 from marketplace.ports.queue import QueueMessage, retry_delay
+from marketplace.repair.index_from_kv import write_index_from_kv
 from marketplace.repair.rebuild_job import (
     RebuildJob,
-    copy_of,
+    Rebuilds,
+    change_rebuilds,
+    job_id_of,
     job_message,
-    job_of,
-    load_job,
-    load_unfinished,
+    load_rebuilds,
     new_job,
-    save_job,
-    save_unfinished,
 )
 from marketplace.repair.rebuild_step import STEP_SECONDS, Step
 
@@ -32,80 +34,143 @@ STALLED_SECONDS: Final = 180.0
 """Longer than a step and the longest wait between two attempts at it together."""
 MAX_RESUMED: Final = 3  # times in a row without a step that came to its end
 
+ONLY_THE_INDEX: Final = "PostgreSQL is away; the index was written from KV, and nothing else done."
+BRING_IT_BACK: Final = "Bring PostgreSQL back, then rebuild."
 
-async def start_rebuild(env: Env, *, dry_run: bool = False, wait_seconds: float = 0) -> RebuildJob:
+
+class DatabaseNeeded(DatabaseError):
+    """A rebuild that cannot begin while PostgreSQL is away; its message is for the operator."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(f"{detail} {BRING_IT_BACK}")
+
+
+async def start_rebuild(
+    env: Env, *, dry_run: bool = False, wait_seconds: float = 0, follow: bool = True
+) -> RebuildJob:
     """Begin a rebuild; with ``wait_seconds`` its first step is tried before this returns.
 
-    What is left goes on through the queue. Raises StorageError when it cannot.
+    What is left goes on through the queue. While one is under way, this returns the one that will
+    follow it or, without ``follow``, that one itself; but a real one ends a dry run. With
+    PostgreSQL away the index alone is written, at once, and the report says so. Raises
+    DatabaseNeeded when not even that is possible, and StorageError when the rebuild cannot go on.
     """
     job = new_job(env, dry_run=dry_run)
-    await _list_as_unfinished(env, job)
+    try:
+        rebuilds = await change_rebuilds(env, lambda kept: _ask(env, kept, job, follow=follow))
+    except DatabaseError as error:
+        return await _write_index_alone(env, job, error)
+    if rebuilds is not None and rebuilds.current.id != job.id:
+        await resume_stalled(env)
+        return (rebuilds.following if follow else None) or rebuilds.current
     if wait_seconds > 0:
-        await save_job(env, job)
         try:
-            return await advance(env, job, seconds=min(wait_seconds, STEP_SECONDS))
+            return await advance(env, job.id, seconds=min(wait_seconds, STEP_SECONDS)) or job
         except StorageError as error:
-            _log_failure(env, job, error)
-            job = await _furthest(env, job)
-    await hand_on(env, job)
+            _log_failure(env, job.id, error)
+    await _send(env, job)
+    return job
+
+
+def _ask(env: Env, kept: Rebuilds | None, job: RebuildJob, *, follow: bool) -> Rebuilds:
+    """Enter what was asked for: as the current one where that is possible, else as the next."""
+    if kept is None:
+        return Rebuilds(job)
+    if kept.current.dry_run and not job.dry_run and not kept.current.complete:
+        detail = "a real rebuild was asked for meanwhile"
+        kept.current.end(StorageError(detail, reason="superseded"))
+        kept.current.finished_at = env.now()
+    if kept.current.complete:
+        return kept.followed_by(env, job)
+    if not follow:
+        return kept
+    if kept.following is None:
+        kept.following = job
+    elif not job.dry_run:
+        kept.following.dry_run = False
+    return kept
+
+
+async def _write_index_alone(env: Env, job: RebuildJob, away: DatabaseError) -> RebuildJob:
+    env.log("rebuild writes the index alone", level="error", job=job.id, reason=away.reason)
+    if job.dry_run:
+        raise DatabaseNeeded("A dry run needs PostgreSQL, which is away.") from away
+    try:
+        written = await write_index_from_kv(env)
+    except KvError as error:
+        detail = "PostgreSQL is away, and KV is not enough to write the index."
+        raise DatabaseNeeded(f"{detail} KV: {error.reason}.") from error
+    job.failure = away.reason
+    job.rebuilt, job.steps = written.skills, 1
+    job.add_error("postgres", f"{away.reason}: {ONLY_THE_INDEX} {BRING_IT_BACK}")
+    for broken in written.malformed:
+        job.add_error(broken.key, broken.reason)
+    if not written.complete:
+        job.add_error("kv", "not all records were read; the index lists the rest as before")
+    job.stage = "done"
+    job.finished_at = env.now()
+    await _report(env, job)
     return job
 
 
 async def handle_rebuild_messages(env: Env, messages: Sequence[QueueMessage]) -> None:
-    """Run the step that each message asks for."""
+    """Run the step that each message asks for; one of another rebuild asks for nothing."""
     for message in messages:
-        job = job_of(message.body)
-        if job is None:
+        job_id = job_id_of(message.body)
+        if job_id is None:
             env.log("no rebuild in this message", level="error", id=message.id)
             message.ack()
             continue
-        is_last = message.attempts >= MAX_ATTEMPTS
         try:
-            job = await _furthest(env, job)
-            if not job.complete:
-                await advance(env, job, without_database=is_last)
+            await advance(env, job_id)
         except StorageError as error:
-            _log_failure(env, job, error)
-            if not is_last:
+            _log_failure(env, job_id, error)
+            if message.attempts < MAX_ATTEMPTS:
                 message.retry(delay_seconds=retry_delay(message.attempts))
                 continue
-            await fail(env, job, error)
+            await _give_up(env, job_id, error)
         message.ack()
 
 
-async def _furthest(env: Env, job: RebuildJob) -> RebuildJob:
-    """The state to go on from: the one kept or, where there is none as far, the message's."""
-    kept = await load_job(env, job.id)
-    return kept if kept is not None and kept.sequence >= job.sequence else job
-
-
-def _log_failure(env: Env, job: RebuildJob, error: StorageError) -> None:
+def _log_failure(env: Env, job_id: str, error: StorageError) -> None:
     env.log(
-        "rebuild step failed", level="error", job=job.id, reason=error.reason, detail=str(error)
+        "rebuild step failed", level="error", job=job_id, reason=error.reason, detail=str(error)
     )
 
 
-async def fail(env: Env, job: RebuildJob, error: StorageError) -> None:
-    """End a rebuild that cannot go on; what it repaired stays repaired."""
-    job.failure = error.reason
-    job.add_error("rebuild", f"{error.reason}: {error}")
-    job.stage = "done"
-    await _finish(env, job)
+async def _give_up(env: Env, job_id: str, error: StorageError) -> None:
+    """End a rebuild that cannot go on. With PostgreSQL away it stands still until that is back."""
+
+    def end(kept: Rebuilds | None) -> Rebuilds | None:
+        if kept is None or kept.current.id != job_id or kept.current.complete:
+            return None
+        kept.current.end(error)
+        return _saved(env, kept)
+
+    if isinstance(error, DatabaseError):
+        return
+    try:
+        await _follow_up(env, await change_rebuilds(env, end), job_id)
+    except StorageError as failure:
+        _log_failure(env, job_id, failure)
 
 
-async def advance(
-    env: Env, job: RebuildJob, *, seconds: float = STEP_SECONDS, without_database: bool = False
-) -> RebuildJob:
-    """Run one step, and hand the rest on. The state after it; ``job`` stays as it was.
+async def advance(env: Env, job_id: str, *, seconds: float = STEP_SECONDS) -> RebuildJob | None:
+    """Run one step of the current rebuild, and ask for the next one. The state after it.
 
-    Raises StorageError; the step can be repeated then.
+    None: this is not the current rebuild, or it is complete, or another invocation has begun the
+    same step. Raises StorageError; the step can be repeated then.
     """
-    job = copy_of(job)
+    rebuilds = await change_rebuilds(env, lambda kept: _begin_step(env, kept, job_id))
+    if rebuilds is None:
+        return None
+    job = rebuilds.current
+    token = job.sequence
     began = env.clock()
-    step = Step(env, job, seconds, without_database=without_database)
-    job.steps += 1
+    step = Step(env, job, seconds)
     await step.run()
-    job.resumed = 0
+    job.steps += 1
+    job.under_way, job.abandoned = False, 0
     job.max_kv_operations = max(job.max_kv_operations, step.kv_operations)
     env.log(
         "rebuild step finished",
@@ -117,80 +182,103 @@ async def advance(
         durationMs=(env.clock() - began) / timedelta(milliseconds=1),
         heapBytes=env.heap_bytes(),
     )
+
+    def save(kept: Rebuilds | None) -> Rebuilds | None:
+        if kept is None or (kept.current.id, kept.current.sequence) != (job_id, token):
+            return None
+        return _saved(env, msgspec.structs.replace(kept, current=job))
+
+    saved = await change_rebuilds(env, save)
+    await _follow_up(env, saved, job_id)
+    return saved.find(job_id) if saved is not None else None
+
+
+def _begin_step(env: Env, kept: Rebuilds | None, job_id: str) -> Rebuilds | None:
+    if kept is None or kept.current.id != job_id or kept.current.complete:
+        return None
+    if kept.current.under_way:
+        kept.current.resumed += 1
+        kept.current.index.attempt += 1
+    kept.current.under_way = True
+    return _saved(env, kept)
+
+
+def _saved(env: Env, kept: Rebuilds) -> Rebuilds:
+    """A new state; after the end of the current rebuild the one that was asked for is current."""
+    job = kept.current
+    job.sequence += 1
+    job.saved_at = env.now()
+    if not job.complete:
+        return kept
+    job.finished_at = job.saved_at
+    return kept if kept.following is None else kept.followed_by(env, kept.following)
+
+
+async def _follow_up(env: Env, saved: Rebuilds | None, job_id: str) -> None:
+    """Report a rebuild that has come to its end, and ask for the next step. Raises StorageError."""
+    job = saved.find(job_id) if saved is not None else None
+    if saved is None or job is None:
+        return
     if job.complete:
-        await _finish(env, job)
-    else:
-        await hand_on(env, job)
-    return job
+        await _report(env, job)
+    if not saved.current.complete:
+        await _send(env, saved.current)
 
 
-async def hand_on(env: Env, job: RebuildJob) -> None:
-    """Keep the state and ask for the next step. Raises StorageError."""
-    await save_job(env, job)
-    await send_messages(env, env.maintenance_queue, [job_message(job)])
-
-
-async def _finish(env: Env, job: RebuildJob) -> None:
-    job.finished_at = env.now()
-    report = job.report(job.finished_at)
+async def _report(env: Env, job: RebuildJob) -> None:
+    report = job.report(env.now())
     env.log("rebuild finished", report=report)
-    try:
-        await save_job(env, job)
-    except StorageError as error:
-        env.log("rebuild report not kept", level="error", job=job.id, reason=error.reason)
     if not job.dry_run:
         await save_report(env, LAST_REPAIR, report)
 
 
-# --- rebuilds that nobody works on any more ---------------------------------------------------
+async def _send(env: Env, job: RebuildJob) -> None:
+    await send_messages(env, env.maintenance_queue, [job_message(job)])
 
 
-async def _list_as_unfinished(env: Env, job: RebuildJob) -> None:
-    """Let the light check know of it. Not listed, it runs all the same, and may get lost."""
-    try:
-        await save_unfinished(env, [*await load_unfinished(env), job.id])
-    except StorageError as error:
-        env.log("rebuild not listed", level="warning", job=job.id, reason=error.reason)
-
-
-async def resume_stalled(env: Env) -> list[str]:
-    """Send the next step of rebuilds that have not moved for STALLED_SECONDS; end those that
-    were resumed MAX_RESUMED times in vain. The ids of all that are unfinished. Raises
-    StorageError.
+async def resume_stalled(env: Env) -> RebuildJob | None:
+    """Ask again for the next step of a rebuild that has not moved for STALLED_SECONDS; end one
+    that was found so MAX_RESUMED times in a row. The unfinished rebuild, if there is one.
 
     A message is lost when its retries are used up by invocations that die, or with its queue.
+    With PostgreSQL away no rebuild can go on. Raises StorageError.
     """
-    ended = set()
-    for job_id in await load_unfinished(env):
-        job = await load_job(env, job_id)
-        if job is not None and not job.complete and _is_stalled(env, job):
-            await _resume(env, job)
-        if job is None or job.complete:
-            ended.add(job_id)
-    listed = await load_unfinished(env)  # again: one may have begun meanwhile
-    unfinished = [job_id for job_id in listed if job_id not in ended]
-    if unfinished != listed:
-        await save_unfinished(env, unfinished)
-    return unfinished
+
+    def resume(kept: Rebuilds | None) -> Rebuilds | None:
+        if kept is None or kept.current.complete or not _is_stalled(env, kept.current):
+            return None
+        if kept.current.abandoned == MAX_RESUMED:
+            detail = f"no step came to its end, resumed {MAX_RESUMED} times"
+            kept.current.end(StorageError(detail, reason="stalled"))
+        kept.current.abandoned += 1
+        return _saved(env, kept)
+
+    try:
+        before = await load_rebuilds(env)
+        resumed = await change_rebuilds(env, resume)
+    except DatabaseError as error:
+        env.log("rebuild state not read", level="warning", reason=error.reason)
+        return None
+    if resumed is None or before is None:
+        return before.current if before is not None and not before.current.complete else None
+    stuck = before.current
+    env.log("rebuild stood still", level="warning", job=stuck.id, stage=stuck.stage)
+    await _follow_up(env, resumed, stuck.id)
+    return None if resumed.current.complete else resumed.current
 
 
 def _is_stalled(env: Env, job: RebuildJob) -> bool:
     return seconds_since(job.saved_at or job.started_at, env.now()) > STALLED_SECONDS
 
 
-async def _resume(env: Env, job: RebuildJob) -> None:
-    if job.resumed >= MAX_RESUMED:
-        detail = f"no step came to its end, resumed {job.resumed} times"
-        await fail(env, job, StorageError(detail, reason="stalled"))
-        return
-    job.resumed += 1
-    env.log("rebuild resumed", level="warning", job=job.id, resumed=job.resumed, stage=job.stage)
-    await hand_on(env, job)
-
-
 async def get_rebuild(env: Env, job_id: str) -> RebuildJob | None:
-    """A rebuild as far as it has come. Raises KvError."""
-    return await load_job(env, job_id)
+    """A rebuild as far as it has come: the current one, the one before, or the next one."""
+    try:
+        rebuilds = await load_rebuilds(env)
+    except DatabaseError as error:
+        detail = "The state of a rebuild is in PostgreSQL, which is away."
+        raise DatabaseNeeded(detail) from error
+    return None if rebuilds is None else rebuilds.find(job_id)
 
 
 def describe(env: Env, job: RebuildJob) -> Mapping[str, Any]:

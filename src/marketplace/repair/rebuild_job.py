@@ -1,23 +1,28 @@
-"""The state of a rebuild between its steps: plain data, in the queue's message and in a store."""
+"""The one rebuild that is current: its state between steps, kept in PostgreSQL under a fixed name.
+
+Every change of it is made from the state that was read, and fails when another came first. So of
+two calls at once one begins a rebuild, and of two deliveries of one message the later goes on.
+"""
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal
 
 import msgspec
 
+from marketplace.basics import json_text
 from marketplace.basics.timestamps import age_in_seconds
-from marketplace.kv.access import write_again_if_refused
 from marketplace.kv.index import IndexProgress, new_generation
-from marketplace.operations.reports import load_states, save_state
-from marketplace.ports.env import Env
+from marketplace.ports.env import Env, get_db
+from marketplace.ports.errors import StorageError
 
 MAX_ERROR_DETAILS: Final = 100
 MAX_REASON: Final = 200  # characters
+MAX_PLACED: Final = 50_000
+"""Slugs written ahead that a job remembers, some MB. Further ones may be counted twice."""
 REBUILD_JOB: Final = "rebuildJob"
-MAX_UNFINISHED: Final = 10
-
-_UNFINISHED: Final = "rebuilds-unfinished"
+REBUILD_STATE: Final = "rebuild"
+MAX_RACES: Final = 10  # changes of the state that others were quicker with
 
 
 class ErrorDetail(msgspec.Struct):
@@ -25,21 +30,6 @@ class ErrorDetail(msgspec.Struct):
 
     key: str
     reason: str
-
-
-class Change(msgspec.Struct, frozen=True, array_like=True):
-    """What is about to be done about one difference, and how it counts in the report.
-
-    ``kind`` is the difference's. Kept before it is done: a step that is cut off afterwards finds
-    the difference gone and counts it then.
-    """
-
-    name: str
-    kind: str
-    prisma: int = 0
-    kv: int = 0
-    conflicts: int = 0
-    metadata: int = 0
 
 
 class Position(msgspec.Struct, rename="camel"):
@@ -60,13 +50,13 @@ class RebuildJob(msgspec.Struct, kw_only=True, rename="camel"):
     position: Position = msgspec.field(default_factory=Position)
     sequence: int = 0  # grows with every saved state
     saved_at: str | None = None
-    resumed: int = 0  # how often in a row it was found abandoned
-    intended: list[Change] = []  # what the present step is about to do
+    under_way: bool = False  # a step was begun, and is not known to have come to its end
+    resumed: int = 0  # how often a step was repeated
+    abandoned: int = 0  # how often in a row it was found standing still
     steps: int = 0
     max_kv_operations: int = 0  # of any one step
     processed: int = 0
     estimated_total: int | None = None
-    database_away: bool = False
     failure: str | None = None
     finished_at: str | None = None
     placed: list[str] = []  # slugs written ahead of the walk
@@ -91,12 +81,16 @@ class RebuildJob(msgspec.Struct, kw_only=True, rename="camel"):
         if len(self.error_details) < MAX_ERROR_DETAILS:
             self.error_details = [*self.error_details, ErrorDetail(key, reason[:MAX_REASON])]
 
-    def count(self, change: Change) -> None:
-        """Enter what was done."""
-        self.prisma_backfilled += change.prisma
-        self.kv_backfilled += change.kv
-        self.conflicts_resolved += change.conflicts
-        self.metadata_restored += change.metadata
+    def place(self, slug: str) -> None:
+        """Remember a slug that was written ahead of the walk."""
+        if len(self.placed) < MAX_PLACED:
+            self.placed.append(slug)
+
+    def end(self, error: StorageError) -> None:
+        """End without having come through; what was repaired stays repaired."""
+        self.failure = error.reason
+        self.add_error("rebuild", f"{error.reason}: {error}")
+        self.stage = "done"
 
     def move_to(self, stage: Literal["reconcile", "index", "done"]) -> None:
         """Begin a stage."""
@@ -107,7 +101,7 @@ class RebuildJob(msgspec.Struct, kw_only=True, rename="camel"):
         """The answer of the admin call."""
         seconds = age_in_seconds(self.started_at, self.finished_at or now)
         return {
-            "ok": self.failure is None and not self.database_away,
+            "ok": self.failure is None,
             "rebuilt": self.rebuilt,
             "errors": self.errors,
             "orphanedAliases": self.orphaned_aliases,
@@ -119,6 +113,7 @@ class RebuildJob(msgspec.Struct, kw_only=True, rename="camel"):
             "durationMs": None if seconds is None else 1000 * seconds,
             "complete": self.complete,
             "dryRun": self.dry_run,
+            "resumed": self.resumed,
             "jobId": self.id,
             "progress": {
                 "processed": self.processed,
@@ -136,58 +131,70 @@ def new_job(env: Env, *, dry_run: bool) -> RebuildJob:
     return RebuildJob(id=secrets.token_hex(8), started_at=now, dry_run=dry_run, index=progress)
 
 
-def copy_of(job: RebuildJob) -> RebuildJob:
-    """The same state, to work on."""
-    return msgspec.convert(msgspec.to_builtins(job), RebuildJob)
+class Rebuilds(msgspec.Struct, rename="camel"):
+    """The current rebuild, the one before it, and the one that was asked for meanwhile."""
+
+    current: RebuildJob
+    previous: RebuildJob | None = None
+    following: RebuildJob | None = None
+
+    def find(self, job_id: str) -> RebuildJob | None:
+        """The one with this id."""
+        jobs = (self.current, self.previous, self.following)
+        return next((job for job in jobs if job is not None and job.id == job_id), None)
+
+    def followed_by(self, env: Env, job: RebuildJob) -> "Rebuilds":
+        """With another one as the current, which begins now."""
+        begun = new_job(env, dry_run=job.dry_run)
+        begun.id = job.id
+        ended = msgspec.structs.replace(self.current, placed=[])
+        following = None if self.following is job else self.following
+        return Rebuilds(begun, previous=ended, following=following)
+
+
+Change = Callable[[Rebuilds | None], Rebuilds | None]
+"""Makes the next state, perhaps in place, from the one kept; None: there is nothing to change."""
+
+
+async def change_rebuilds(env: Env, change: Change) -> Rebuilds | None:
+    """Change the kept state, whatever others do meanwhile. The new one; None: not changed.
+
+    Raises DatabaseError, and StorageError when others were quicker each time.
+    """
+    database = await get_db(env)
+    for _ in range(MAX_RACES):
+        document = await database.load_state(REBUILD_STATE)
+        changed = change(_decode(env, document))
+        if changed is None:
+            return None
+        encoded = msgspec.json.encode(changed)
+        if await database.replace_state(REBUILD_STATE, encoded, before=document):
+            return changed
+    raise StorageError("the rebuild's state changes all the time", reason="conflict")
+
+
+async def load_rebuilds(env: Env) -> Rebuilds | None:
+    """The kept state. Raises DatabaseError."""
+    database = await get_db(env)
+    return _decode(env, await database.load_state(REBUILD_STATE))
+
+
+def _decode(env: Env, document: bytes | None) -> Rebuilds | None:
+    if document is None:
+        return None
+    try:
+        return json_text.decode(document, Rebuilds)
+    except json_text.UnreadableJson as error:  # of another version of this code, or damage
+        env.log("rebuild state not readable", level="error", reason=str(error))
+        return None
 
 
 def job_message(job: RebuildJob) -> Mapping[str, Any]:
-    """The message that asks for the next step. What was intended is only in the kept state, as it
-    may be too long for a message."""
-    return {REBUILD_JOB: msgspec.to_builtins(msgspec.structs.replace(job, intended=[]))}
+    """The message that asks for the next step."""
+    return {REBUILD_JOB: job.id}
 
 
-def job_of(body: object) -> RebuildJob | None:
-    """The job that a message carries, or None when it carries none."""
-    if not isinstance(body, Mapping) or REBUILD_JOB not in body:
-        return None
-    try:
-        return msgspec.convert(body[REBUILD_JOB], RebuildJob)
-    except msgspec.ValidationError:
-        return None  # the caller reports it
-
-
-def state_name(job_id: str) -> str:
-    """Under which name a job's state is kept."""
-    return f"rebuild:{job_id}"
-
-
-def encode_job(env: Env, job: RebuildJob) -> bytes:
-    """A new saved state of a job."""
-    job.sequence += 1
-    job.saved_at = env.now()
-    return msgspec.json.encode(job)
-
-
-async def save_job(env: Env, job: RebuildJob) -> None:
-    """Keep the state in PostgreSQL or, with that away, in KV. Raises KvError."""
-    document = encode_job(env, job)
-    # The state before it may have been kept this very second.
-    await write_again_if_refused(lambda: save_state(env, state_name(job.id), document))
-
-
-async def load_job(env: Env, job_id: str) -> RebuildJob | None:
-    """The furthest state kept of a job. Raises KvError when neither store tells."""
-    jobs = await load_states(env, state_name(job_id), RebuildJob)
-    return max(jobs, key=lambda job: job.sequence, default=None)
-
-
-async def load_unfinished(env: Env) -> list[str]:
-    """The ids of rebuilds that may be unfinished, oldest first. Raises KvError."""
-    found = await load_states(env, _UNFINISHED, list[str])
-    return list(dict.fromkeys(job_id for ids in found for job_id in ids))
-
-
-async def save_unfinished(env: Env, job_ids: Sequence[str]) -> None:
-    """Keep that list, the MAX_UNFINISHED newest of it. Raises KvError."""
-    await save_state(env, _UNFINISHED, msgspec.json.encode(job_ids[-MAX_UNFINISHED:]))
+def job_id_of(body: object) -> str | None:
+    """The id that a message carries, or None when it carries none."""
+    job_id = body.get(REBUILD_JOB) if isinstance(body, Mapping) else None
+    return job_id if isinstance(job_id, str) else None

@@ -1,8 +1,7 @@
 """One step of a rebuild: as much of it as one invocation's limits allow.
 
 First a walk over all records settles the differences, then a second one writes the index from
-what the sources hold afterwards. The job is a state to go on from whenever a step ends, and the
-kept state is one wherever it is cut off.
+what the sources hold afterwards. A step that is cut off is repeated from where it began.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -14,15 +13,13 @@ from typing import Final
 from marketplace.kv.access import write_again_if_refused
 from marketplace.kv.aliases import unresolved_aliases
 from marketplace.kv.counting import CountingKv
-from marketplace.kv.index import IndexProgress, IndexWriter, new_generation
+from marketplace.kv.index import IndexWriter
 from marketplace.kv.outbox import OutboxEntry, list_outbox
 from marketplace.kv.records import PublishedPage, enumerate_published_skills
 from marketplace.ports.database import Difference, SkillDatabase
 from marketplace.ports.env import Env, get_db
-from marketplace.ports.errors import DatabaseError
 from marketplace.publishing.outbox import OUTBOX_BATCH, place_outbox
-from marketplace.repair.previous_index import KeptIndex
-from marketplace.repair.rebuild_job import Change, Position, RebuildJob, encode_job, state_name
+from marketplace.repair.rebuild_job import Position, RebuildJob
 from marketplace.repair.reconciliation import RESTORING_COST, Reconciler, kv_cost
 from marketplace.repair.slug_range import find_differences, merge_portion, unmarked_slugs
 from marketplace.skills.skill import PublishedSummary, replaces
@@ -31,36 +28,22 @@ STEP_SECONDS: Final = 20.0
 
 _PAGE_OPERATIONS: Final = 60  # kept free for reading the next page and its aliases
 _OUTBOX_OPERATIONS: Final = 4 * OUTBOX_BATCH
-_OUTBOX: Final = "outbox"
 
 
 class Step:
-    """One invocation's share of a rebuild. Works on ``job``; raises StorageError, repeat it then.
+    """One invocation's share of a rebuild, entered in ``job``. Raises StorageError."""
 
-    With ``without_database`` it goes on from KV alone when PostgreSQL fails; otherwise only when
-    it fails before anything was begun.
-    """
-
-    def __init__(
-        self, env: Env, job: RebuildJob, seconds: float, *, without_database: bool = False
-    ) -> None:
+    def __init__(self, env: Env, job: RebuildJob, seconds: float) -> None:
         self._kv = CountingKv(env.submissions_kv)
         self._env = replace(env, submissions_kv=self._kv)
         self._job = job
         self._deadline = env.clock() + timedelta(seconds=seconds)
         self._writer = IndexWriter(self._env, job.index)
-        self._without_database = without_database
-        self._kept: KeptIndex | None = None
 
     async def run(self) -> None:
         """Do as much as the limits allow. The job is a state to go on from afterwards."""
         while not self._job.complete:
-            try:
-                is_through = await self._run_stage()
-            except DatabaseError as error:
-                self._go_on_without_database(error)
-                continue
-            if not is_through:
+            if not await self._run_stage():
                 await self._writer.flush()
                 return
 
@@ -91,21 +74,6 @@ class Step:
             return True
         return self._operations_left >= operations and self._env.clock() < self._deadline
 
-    def _go_on_without_database(self, error: DatabaseError) -> None:
-        """With PostgreSQL away the index is repaired from KV alone, and the report says so."""
-        job = self._job
-        if job.database_away:
-            raise error  # nothing asks it any more
-        if not (self._without_database or job.stage == "outbox"):
-            raise error  # a restart of PostgreSQL must not cost the rest of the rebuild
-        self._env.log("rebuild goes on without postgres", level="error", reason=error.reason)
-        job.database_away = True
-        job.add_error("postgres", f"{error.reason}: {error}")
-        job.move_to("index")
-        job.rebuilt = 0
-        job.index = IndexProgress(generation=new_generation(self._env), begun_at=self._env.now())
-        self._writer = IndexWriter(self._env, job.index)
-
     # --- the stages
 
     async def _outbox(self) -> bool:
@@ -127,17 +95,8 @@ class Step:
         job = self._job
         entries = await list_outbox(self._env, limit=OUTBOX_BATCH)
         news = {entry.key for entry in await _news(entries, database)}
-        for change in job.intended:
-            if change.name not in news:  # an earlier attempt placed it
-                job.count(change)
-        job.intended = [Change(key, _OUTBOX, prisma=1) for key in sorted(news)]
-        if job.intended:
-            await self._keep(database)
         done = await place_outbox(self._env, entries)
-        for change in job.intended:
-            if change.name in done:
-                job.count(change)
-        job.intended = []
+        job.prisma_backfilled += len(news.intersection(done))
         return len(done) == OUTBOX_BATCH
 
     async def _walk_records(self) -> bool:
@@ -151,14 +110,8 @@ class Step:
             job.position = Position(page.cursor, page.last_slug or job.position.after)
             if page.cursor is None:
                 job.move_to("index")
-            await self._keep(database)
-            if page.cursor is None:
                 return True
         return False
-
-    async def _keep(self, database: SkillDatabase) -> None:
-        state = encode_job(self._env, self._job)
-        await database.save_state(state_name(self._job.id), state)
 
     async def _write_index(self) -> bool:
         job = self._job
@@ -195,7 +148,6 @@ class Step:
         reconciler = Reconciler(self._env, self._job, database)
         async for differences, until in find_differences(page, position.after, database):
             unmarked = unmarked_slugs(page, differences, position.after, until)
-            await reconciler.credit(page.record_keys(), differences, unmarked, until)
             cut = self._affordable_until(differences, unmarked)
             await reconciler.settle(
                 [found for found in differences if cut is None or found.name <= cut],
@@ -240,21 +192,10 @@ class Step:
     async def _merged(self, page: PublishedPage) -> AsyncIterator[Sequence[PublishedSummary]]:
         """What both sources hold in the page's range, each skill once."""
         after = start = self._job.position.after
-        if self._job.database_away:
-            self._count_without_database(page)
-            if self._kept is None:
-                self._kept = await KeptIndex.read(self._env)
-            yield self._kept.merged_with(page, after)
-            return
         database = await get_db(self._env)
         async for differences, until in find_differences(page, after, database):
             yield merge_portion(page, start, (after, until), differences)
             after = until or after
-
-    def _count_without_database(self, page: PublishedPage) -> None:
-        self._job.processed += len(page.summaries)
-        for broken in page.malformed:
-            self._job.add_error(broken.key, broken.reason)
 
 
 async def _news(entries: Sequence[OutboxEntry], database: SkillDatabase) -> list[OutboxEntry]:

@@ -1,15 +1,12 @@
 """Settling the differences of one slug range, both ways: the newer state wins, nothing is removed.
 
-What is to be done, and how it counts, is planned from reads alone and kept in the job's state
-before it is done. So a dry run makes the same decisions from the same reads and leaves out the
-writes; and a step that was cut off finds in the kept plan what it had done already.
+What is to be done is planned from reads alone, and counted when it is done. So a dry run makes the
+same decisions from the same reads and leaves out the writes.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
-
-import msgspec
 
 from marketplace.basics.concurrency import map_bounded
 from marketplace.kv.access import chunks
@@ -23,12 +20,9 @@ from marketplace.publishing.kv_copy import settle_in_kv, write_row
 from marketplace.publishing.publish import is_in_both, publish_skills
 from marketplace.publishing.slug_plan import certain_slug
 from marketplace.repair.bulk_upsert import upsert_in_bulk
-from marketplace.repair.rebuild_job import Change, RebuildJob, copy_of, encode_job, state_name
+from marketplace.repair.rebuild_job import RebuildJob
 from marketplace.skills.skill import Skill
 from marketplace.skills.stored import InvalidRecord
-
-WITHOUT_METADATA: Final = "without-metadata"
-"""Kind of the change that gives a record the metadata it lacks."""
 
 _INTO_DATABASE: Final = {DifferenceKind.MISSING_IN_DATABASE, DifferenceKind.NEWER_IN_KV}
 _INTO_KV: Final = {DifferenceKind.NEWER_IN_DATABASE, DifferenceKind.MISSING_IN_KV}
@@ -49,44 +43,11 @@ def kv_cost(difference: Difference) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Reconciler:
-    """Settles differences with one database session; counts into the job.
-
-    ``counted`` are slugs of which an earlier attempt at the step has done, and this one has
-    counted, a change; what follows from it counts no more, unlike the changes that are still
-    ``undone``.
-    """
+    """Settles differences with one database session; counts into the job."""
 
     env: Env
     job: RebuildJob
     database: SkillDatabase
-    counted: set[str] = field(default_factory=set)
-    undone: dict[tuple[str, str], Change] = field(default_factory=dict)
-
-    async def credit(
-        self,
-        records: Iterable[RecordKey],
-        differences: Sequence[Difference],
-        unmarked: Iterable[str],
-        until: str | None,
-    ) -> None:
-        """Count what an earlier attempt intended and did: whose difference is gone by now.
-
-        ``differences`` and ``unmarked`` (slugs without metadata) are all there are up to the slug
-        ``until``; None: to the end. The attempt may not have come to noting what KV holds.
-        """
-        left = {(found.name, str(found.kind)) for found in differences}
-        left |= {(name, WITHOUT_METADATA) for name in unmarked}
-        covered = [c for c in self.job.intended if until is None or c.name <= until]
-        for change in covered:
-            if (change.name, change.kind) in left:
-                self.undone[change.name, change.kind] = change
-            else:
-                self.job.count(change)
-                self.counted.add(change.name)
-        self.job.intended = [c for c in self.job.intended if c not in covered]
-        if self.counted and not self.job.dry_run:
-            done = [record for record in records if record.name in self.counted]
-            await self.database.mark_in_kv(done)
 
     async def settle(self, differences: Sequence[Difference], unmarked: Sequence[str]) -> None:
         """Settle differences of whole slugs, and give records the metadata that they lack.
@@ -95,24 +56,22 @@ class Reconciler:
         """
         if not differences and not unmarked:
             return
-        plan = _Plan(copy_of(self.job))
-        await self._fill(plan, differences, unmarked)
-        await self._intend(plan)
+        plan = await self._plan(differences, unmarked)
         # Records first move out of slugs that belong to others; then those write theirs.
         await self._into_database(plan)
         owned = {row.name for row in plan.into_kv}
         kept_out = await self._place_taken(plan)
-        kept_out |= await self._merge_moved(plan, [s for s in plan.moved if s.name in owned])
+        kept_out |= await self._merge_moved([m for m in plan.moved if m.skill.name in owned])
         written = await self._write([row for row in plan.into_kv if row.name not in kept_out])
-        self._count(plan, written, _INTO_KV)
-        await self._merge_moved(plan, [s for s in plan.moved if s.name not in owned], note=True)
-        self._count(plan, await self._write(plan.unmarked), {WITHOUT_METADATA})
+        self.job.kv_backfilled += len(written)
+        others = [moved for moved in plan.moved if moved.skill.name not in owned]
+        await self._merge_moved(others, note=True)
+        self.job.metadata_restored += len(await self._write(plan.unmarked))
 
     # --- what to do
 
-    async def _fill(
-        self, plan: "_Plan", differences: Sequence[Difference], unmarked: Sequence[str]
-    ) -> None:
+    async def _plan(self, differences: Sequence[Difference], unmarked: Sequence[str]) -> "_Plan":
+        plan = _Plan()
         read = [found.name for found in differences if found.kind not in _INTO_KV]
         skills = await self._read([*read, *unmarked])
         moved = []
@@ -121,21 +80,17 @@ class Reconciler:
             if found.kind in _INTO_KV:
                 if found.row is not None and found.name not in self.job.placed:
                     plan.into_kv.append(found.row)
-                    self._add(plan, Change(found.name, found.kind, kv=1))
             elif skill is None:
                 continue  # it cannot be read: an error, and no obstacle
             elif found.kind in _INTO_DATABASE:
                 plan.into_database.append(skill)
-                self._add(plan, Change(found.name, found.kind, prisma=1))
             elif found.kind is DifferenceKind.TAKEN_SLUG:
                 plan.taken.append(skill)
-                self._add(plan, Change(found.name, found.kind, prisma=1, conflicts=1))
             elif found.row is not None:
                 moved.append((skill, found.row))
         await self._plan_moved(plan, moved)
         plan.unmarked = [skills[name] for name in unmarked if name in skills]
-        for skill in plan.unmarked:
-            self._add(plan, Change(skill.name, WITHOUT_METADATA, metadata=1))
+        return plan
 
     async def _plan_moved(self, plan: "_Plan", pairs: Sequence[tuple[Skill, Skill]]) -> None:
         """What bringing records together with their rows, which have other slugs, takes."""
@@ -143,25 +98,14 @@ class Reconciler:
         names = [row.name for _, row in pairs]
         there = await read_records(self.env, names) if names else {}
         for skill, row in pairs:
-            newer = int(skill.revision > row.revision)
+            newer = skill.revision > row.revision
             record = there[row.name]
             is_current = isinstance(record, Skill) and record.revision >= row.revision
             ahead = row.name > self.job.position.after and row.name not in settled
-            into_kv = int(bool(newer) or (ahead and not is_current))
-            kind = DifferenceKind.OTHER_SLUG
-            self._add(plan, Change(skill.name, kind, prisma=newer, kv=into_kv, conflicts=1))
-            plan.moved.append(skill)
+            into_kv = newer or (ahead and not is_current)
+            plan.moved.append(_MovedRecord(skill, into_database=newer, into_kv=into_kv))
             if ahead:
-                self.job.placed = [*self.job.placed, row.name]
-
-    def _add(self, plan: "_Plan", change: Change) -> None:
-        """Enter a change; what follows from one that is counted already counts nothing."""
-        key = (change.name, change.kind)
-        if key in self.undone:
-            change = self.undone[key]  # as it stood before anything was done
-        elif change.name in self.counted:
-            change = Change(*key)
-        plan.changes[key] = change
+                self.job.place(row.name)
 
     async def _read(self, names: Sequence[str]) -> dict[str, Skill]:
         """The records of these slugs; one that cannot be read is an error, and no obstacle."""
@@ -174,47 +118,26 @@ class Reconciler:
                     self.job.add_error(f"skill:{name}", str(record))
         return skills
 
-    async def _intend(self, plan: "_Plan") -> None:
-        """Keep what is about to be done, before it is done."""
-        if self.job.dry_run:
-            return
-        kept = plan.before
-        kept.intended = [*self.job.intended, *plan.changes.values()]
-        state = encode_job(self.env, kept)
-        self.job.sequence = kept.sequence
-        await self.database.save_state(state_name(self.job.id), state)
-
-    def _count(self, plan: "_Plan", done: Iterable[Skill], kinds: Iterable[str]) -> None:
-        for skill in done:
-            for kind in kinds:
-                change = plan.changes.get((skill.name, kind))
-                if change is not None:
-                    self.job.count(change)
+    def _count_conflicts(self, placed: Sequence[Skill]) -> None:
+        """Skills that have a slug of their own now."""
+        self.job.prisma_backfilled += len(placed)
+        self.job.conflicts_resolved += len(placed)
 
     # --- KV into PostgreSQL
 
     async def _into_database(self, plan: "_Plan") -> None:
         upsert = self.database.check_skills if self.job.dry_run else self.database.upsert_skills
         outcome = await upsert_in_bulk(plan.into_database, upsert)
-        self._count(plan, outcome.stored, _INTO_DATABASE)
+        self.job.prisma_backfilled += len(outcome.stored)
         if outcome.stored and not self.job.dry_run:
             await self.database.mark_in_kv(_keys(outcome.stored))
         for skill, reason in outcome.rejected:
             self.job.add_error(f"skill:{skill.name}", reason)
         unplaced = await self._placeable(outcome.unplaced)
         if unplaced:
-            self._note_conflicts(plan, unplaced)
-            await self._intend(plan)
-            self._count(plan, await self._place(unplaced, leave_note=True), _INTO_DATABASE)
+            self._count_conflicts(await self._place(unplaced, leave_note=True))
             names = {skill.name for skill in unplaced}  # notes are there now, or nothing is
             plan.unmarked = [skill for skill in plan.unmarked if skill.name not in names]
-
-    def _note_conflicts(self, plan: "_Plan", unplaced: Sequence[Skill]) -> None:
-        """Their slugs are others' aliases, as only the upsert tells."""
-        names = {skill.name for skill in unplaced}
-        for key, change in plan.changes.items():
-            if change.name in names and change.kind in _INTO_DATABASE and change.prisma:
-                plan.changes[key] = msgspec.structs.replace(change, conflicts=1)
 
     # --- two skills with one slug, one skill with two
 
@@ -224,21 +147,26 @@ class Reconciler:
         Returns the slugs that still hold such a record, and must not be overwritten.
         """
         placed = await self._place(await self._placeable(plan.taken), leave_note=False)
-        self._count(plan, placed, {DifferenceKind.TAKEN_SLUG})
+        self._count_conflicts(placed)
         placed_names = {skill.name for skill in placed}
         self.job.parted += len(placed_names & {row.name for row in plan.into_kv})
         return {skill.name for skill in plan.taken} - placed_names
 
     async def _merge_moved(
-        self, plan: "_Plan", moved: Sequence[Skill], *, note: bool = False
+        self, moved: Sequence["_MovedRecord"], *, note: bool = False
     ) -> set[str]:
         """Bring records together with their rows, which have other slugs.
 
         Returns the slugs that still hold such a record.
         """
-        placed = await self._place(await self._placeable(moved), leave_note=note)
-        self._count(plan, placed, {DifferenceKind.OTHER_SLUG})
-        return {skill.name for skill in moved} - {skill.name for skill in placed}
+        skills = [record.skill for record in moved]
+        placed = await self._place(await self._placeable(skills), leave_note=note)
+        placed_names = {skill.name for skill in placed}
+        done = [record for record in moved if record.skill.name in placed_names]
+        self.job.conflicts_resolved += len(done)
+        self.job.prisma_backfilled += sum(record.into_database for record in done)
+        self.job.kv_backfilled += sum(record.into_kv for record in done)
+        return {skill.name for skill in skills} - placed_names
 
     async def _placeable(self, skills: Sequence[Skill]) -> list[Skill]:
         """Those that PostgreSQL would take under a slug of their own; the others are errors."""
@@ -312,21 +240,24 @@ class Reconciler:
         return None
 
 
+@dataclass(frozen=True, slots=True)
+class _MovedRecord:
+    """A record whose row has another slug, and which stores get a newer state of it."""
+
+    skill: Skill
+    into_database: bool
+    into_kv: bool
+
+
 @dataclass(slots=True)
 class _Plan:
-    """What to do about some differences, and how each of it counts, by slug and kind.
+    """What to do about some differences."""
 
-    ``before`` is the job as it stood: what is kept until all of it is done, so that a repeat
-    counts nothing twice.
-    """
-
-    before: RebuildJob
     into_database: list[Skill] = field(default_factory=list)
     taken: list[Skill] = field(default_factory=list)
     into_kv: list[Skill] = field(default_factory=list)  # rows
-    moved: list[Skill] = field(default_factory=list)
+    moved: list[_MovedRecord] = field(default_factory=list)
     unmarked: list[Skill] = field(default_factory=list)  # records without metadata
-    changes: dict[tuple[str, str], Change] = field(default_factory=dict)
 
 
 async def _check_only(_env: Env, skill: Skill) -> None:

@@ -5,7 +5,7 @@ reads it.
 """
 
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any, Final
 
@@ -21,6 +21,7 @@ from marketplace.ports.env import Env
 from marketplace.ports.errors import StorageError
 from marketplace.repair.light_repair import run_light_repair
 from marketplace.repair.rebuild import describe, resume_stalled, start_rebuild
+from marketplace.repair.rebuild_job import RebuildJob
 
 NIGHTLY_CRON: Final = "17 3 * * *"
 
@@ -101,7 +102,7 @@ class _Pace(msgspec.Struct, frozen=True, rename="camel"):
         return min(FIRST_WAIT_SECONDS * 2.0 ** min(self.rebuilds - 1, 20), LONGEST_WAIT_SECONDS)
 
 
-async def _rebuild_on_drift(env: Env, health: Health, unfinished: Sequence[str]) -> Report:
+async def _rebuild_on_drift(env: Env, health: Health, unfinished: RebuildJob | None) -> Report:
     """Begin a rebuild where one would help, unless one is under way or has just not helped.
 
     What a rebuild cannot mend (a record that PostgreSQL refuses, in a small marketplace) must not
@@ -113,12 +114,14 @@ async def _rebuild_on_drift(env: Env, health: Health, unfinished: Sequence[str])
         if pace.rebuilds and since > 2 * pace.wait:
             await _save_pace(env, _Pace(0, pace.begun_at))
         return {}
-    if unfinished:
-        return {"rebuildUnderWay": unfinished}
+    if unfinished is not None:
+        return {"rebuildUnderWay": unfinished.id}
+    if health.prisma_count is None:
+        return {"rebuildPutOff": "postgres is away"}
     if since < pace.wait:
         return {"rebuildPutOffFor": round(pace.wait - since)}
     await _save_pace(env, _Pace(pace.rebuilds + 1, env.now()))
-    job = await start_rebuild(env)
+    job = await start_rebuild(env, follow=False)
     return {"rebuildJob": job.id}
 
 
@@ -133,5 +136,5 @@ async def _save_pace(env: Env, pace: _Pace) -> None:
 
 async def _rebuild(env: Env) -> Report:
     """The nightly run: it only begins here and goes on in the queue, step by step."""
-    job = await start_rebuild(env)
+    job = await start_rebuild(env, follow=False)
     return {"ok": True, "rebuildJob": job.id, "report": describe(env, job)}

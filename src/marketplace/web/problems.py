@@ -15,6 +15,7 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from marketplace.ports.errors import StorageError
+from marketplace.repair.rebuild import DatabaseNeeded
 from marketplace.skills.forges import UnknownForge
 from marketplace.skills.listing_rules import InvalidQuery
 from marketplace.skills.stored import InvalidRecord
@@ -86,6 +87,7 @@ def add_problem_handlers(app: FastAPI) -> None:
         NotFound: _not_found,
         Unauthenticated: _unauthenticated,
         Forbidden: _forbidden,
+        DatabaseNeeded: _database_needed,
         StorageError: _storage_failed,
         InvalidRecord: _damaged_record,
         HTTPException: _http_error,
@@ -162,6 +164,13 @@ async def _storage_failed(request: Request, error: Exception) -> Response:
         HTTPStatus.SERVICE_UNAVAILABLE,
         "Storage is unavailable at the moment; nothing was changed. Try again.",
         headers={"Retry-After": RETRY_AFTER_SECONDS},
+    )
+
+
+async def _database_needed(request: Request, error: Exception) -> Response:
+    log_storage_failure(request, error)
+    return problem(
+        HTTPStatus.SERVICE_UNAVAILABLE, str(error), headers={"Retry-After": RETRY_AFTER_SECONDS}
     )
 
 

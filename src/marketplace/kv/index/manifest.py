@@ -16,7 +16,7 @@ from marketplace.basics import json_text
 from marketplace.basics.timestamps import age_in_seconds
 from marketplace.kv import access as kv_access
 from marketplace.kv.index.blocks import Block, check
-from marketplace.kv.index.original_shape import array_start
+from marketplace.kv.index.original_shape import ORIGINAL_SHAPE, array_start
 from marketplace.kv.keys import INDEX_KEY
 from marketplace.ports.env import Env
 from marketplace.ports.kv import KV_VALUE_LIMIT
@@ -54,7 +54,6 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     fingerprint: Fingerprint
     pages: list[PageRef]
     recent: list[Recent] = []
-    previous_pages: list[str] = []  # keys of the generation before; readers may still be there
 
 
 class _Described(msgspec.Struct):
@@ -102,7 +101,6 @@ async def index_header(env: Env) -> IndexHeader:
 
 
 MISSING: Final = "missing"
-ORIGINAL_SHAPE: Final = "original shape"
 
 
 def read_manifest(value: bytes | None) -> Manifest | str:

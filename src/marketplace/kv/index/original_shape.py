@@ -2,14 +2,20 @@
 
 Its elements are read one at a time. Memory: the value itself and one element. An element may turn
 out to be broken inside, which its own decoding tells.
+
+Every write replaces it by a manifest. Once no marketplace has one any more, this file can go, with
+the one call in ``manifest`` and the one in ``reading``.
 """
 
+import asyncio
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Final
 
 from marketplace.basics.json_text import CLOSING, MAX_DEPTH, OPENING, TOKEN
 from marketplace.kv import access as kv_access
+from marketplace.kv.index.blocks import Entry, entry_of
 from marketplace.skills.skill import PublishedSummary
 from marketplace.skills.stored import read_skill
 
@@ -24,6 +30,11 @@ _NAMED_LIST_WITHIN: Final = 4096  # bytes from the start
 
 MAX_UNREADABLE: Final = 10_000
 """Entries of the original shape that may be unreadable; with more it is no list of skills."""
+
+
+ORIGINAL_SHAPE: Final = "original shape"
+
+_ENTRIES_A_TURN: Final = 500
 
 
 class BrokenArray(ValueError):
@@ -63,6 +74,18 @@ def array_start(value: bytes) -> int | None:
     """Where the list begins, in a value of the original shape or of one with a named list."""
     match = _LIST.match(value) or _NAMED_LIST.match(value[:_NAMED_LIST_WITHIN])
     return match.end() - 1 if match else None
+
+
+async def read_original_shape(
+    value: bytes, add: Callable[[Iterable[Entry]], None], note: Callable[[str], None]
+) -> None:
+    """Hand on the entries of a value that has this shape, and say what is wrong with it."""
+    if array_start(value) is None:
+        return
+    entries = original_entries(value, note)
+    while some := list(islice(entries, _ENTRIES_A_TURN)):
+        add([entry_of(entry) for entry in some if entry is not None])
+        await asyncio.sleep(0)  # long work without I/O: let a deadline pass
 
 
 def original_entries(

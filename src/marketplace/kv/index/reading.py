@@ -1,22 +1,14 @@
 """Reading the index, of any shape and in any condition."""
 
-import asyncio
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Final
 
 from marketplace.basics.concurrency import SIMULTANEOUS_CONNECTIONS, map_bounded
 from marketplace.kv import access as kv_access
 from marketplace.kv.index.blocks import Block, BlockBuilder, entry_of, find, iterate, merge
-from marketplace.kv.index.manifest import (
-    ORIGINAL_SHAPE,
-    Manifest,
-    PageRef,
-    decode_page,
-    read_manifest,
-)
-from marketplace.kv.index.original_shape import original_entries
+from marketplace.kv.index.manifest import Manifest, PageRef, decode_page, read_manifest
+from marketplace.kv.index.original_shape import read_original_shape
 from marketplace.kv.keys import INDEX_KEY
 from marketplace.kv.summaries import decode_summary
 from marketplace.ports.env import Env
@@ -25,8 +17,6 @@ from marketplace.skills.skill import PublishedSummary
 from marketplace.skills.stored import InvalidRecord
 
 MAX_PROBLEMS: Final = 20
-
-_ENTRIES_A_TURN: Final = 500
 
 PAGES_AT_ONCE: Final = SIMULTANEOUS_CONNECTIONS - 2
 """Two connections are left to the enumeration and the outbox, which are read at the same time."""
@@ -69,18 +59,7 @@ async def read_index(env: Env, into: IndexReading | None = None) -> IndexReading
     Memory: all summaries, compressed, and one page or the value of the original shape.
     """
     reading = into if into is not None else IndexReading()
-    value = await kv_access.get_value(env, INDEX_KEY, max_bytes=KV_VALUE_LIMIT)
-    manifest = read_manifest(value)
-    if isinstance(manifest, Manifest):
-        reading.written_at, reading.rebuilt_at = manifest.written_at, manifest.rebuilt_at
-        read_recent(reading, manifest)
-        await _read_pages(env, reading, manifest.pages)
-        reading.complete = not reading.problems
-    else:
-        reading.problem = manifest
-        reading.note(manifest)
-        if value is not None and manifest == ORIGINAL_SHAPE:
-            await _read_original(reading, value)
+    await _read(env, reading, lambda _: True)
     return reading
 
 
@@ -93,19 +72,27 @@ async def find_in_index(
     Reads the manifest and the pages that may hold them. Raises KvError when KV fails.
     """
     reading = IndexReading()
-    value = await kv_access.get_value(env, INDEX_KEY, max_bytes=KV_VALUE_LIMIT)
-    manifest = read_manifest(value)
-    if isinstance(manifest, Manifest):
-        read_recent(reading, manifest)
-        wanted = [p for p in manifest.pages if any(p.first <= slug <= p.last for slug in slugs)]
-        await _read_pages(env, reading, wanted)
-    elif value is not None and manifest == ORIGINAL_SHAPE:
-        await _read_original(reading, value)
+    await _read(env, reading, lambda page: any(page.first <= slug <= page.last for slug in slugs))
     try:
         return find([block for layer in reading.layers() for block in layer], slugs, identity)
     except InvalidRecord as error:
         env.log("index-page-damaged", level="warning", reason=str(error))
         return None
+
+
+async def _read(env: Env, reading: IndexReading, is_wanted: Callable[[PageRef], bool]) -> None:
+    value = await kv_access.get_value(env, INDEX_KEY, max_bytes=KV_VALUE_LIMIT)
+    manifest = read_manifest(value)
+    if isinstance(manifest, Manifest):
+        reading.written_at, reading.rebuilt_at = manifest.written_at, manifest.rebuilt_at
+        read_recent(reading, manifest)
+        await _read_pages(env, reading, [page for page in manifest.pages if is_wanted(page)])
+        reading.complete = not reading.problems
+        return
+    reading.problem = manifest
+    reading.note(manifest)
+    if value is not None:
+        await read_original_shape(value, reading.pages.add, reading.note)
 
 
 def read_recent(reading: IndexReading, manifest: Manifest) -> None:
@@ -127,10 +114,3 @@ async def _read_page(env: Env, reading: IndexReading, page: PageRef) -> None:
         reading.pages.add_block(decode_page(page, value))
     except InvalidRecord as error:
         reading.note(f"page {page.key}: {error}")
-
-
-async def _read_original(reading: IndexReading, value: bytes) -> None:
-    entries = original_entries(value, reading.note)
-    while some := list(islice(entries, _ENTRIES_A_TURN)):
-        reading.pages.add([entry_of(entry) for entry in some if entry is not None])
-        await asyncio.sleep(0)  # long work without I/O: let a deadline pass

@@ -34,17 +34,25 @@ RECENT_LIMIT: Final = 500
 CARRIED_SECONDS: Final = 120.0
 """A full write keeps recent entries this much older than its own beginning, since the
 enumeration it is made from may be 60 s behind."""
-ABANDONED_SECONDS: Final = 24 * 3600.0
-"""Older pages of no known generation are removed. A rebuild takes minutes, but one that stalled is
-resumed, perhaps hours later, and must find the pages it has written."""
-MAX_SWEPT: Final = 50  # pages removed after one write, an operation each
+SUPERSEDED_SECONDS: Final = 600.0
+"""For so long a reader may still be in a generation that is no longer the present one: its manifest
+is cached for 60 s and more, and a reader may take its time."""
+OLD_SECONDS: Final = 24 * 3600.0
+"""Pages of generations begun longer ago are removed. A rebuild takes minutes, but one that stalled
+is resumed, perhaps hours later, and must find the pages it has written."""
+MAX_REMOVED: Final = 50  # pages after one write, an operation each
 
 
 class IndexProgress(msgspec.Struct, kw_only=True, rename="camel"):
-    """How far a full write has come: plain data, to be kept between invocations."""
+    """How far a full write has come: plain data, to be kept between invocations.
+
+    A repeated step is another ``attempt``: it writes under keys of its own, as the first may still
+    be under way, or its pages be cached.
+    """
 
     generation: str
     begun_at: str
+    attempt: int = 0
     pages: list[PageRef] = []
     count: int = 0
     digest: str = NO_SKILLS.digest
@@ -55,7 +63,7 @@ class IndexWriter:
 
     ``add`` summaries in any order, each skill once, ``flush`` before keeping ``progress``, and
     ``finish`` at the end: only then do readers see it. Cut off earlier, nothing has changed.
-    Repeating a step from kept progress writes the same keys again. All raise KvError.
+    All raise KvError.
     """
 
     def __init__(self, env: Env, progress: IndexProgress) -> None:
@@ -81,7 +89,7 @@ class IndexWriter:
             return
         block = pack(map(entry_of, self._open))
         progress = self.progress
-        key = index_page_key(progress.generation, len(progress.pages))
+        key = index_page_key(progress.generation, progress.attempt, len(progress.pages))
         value = encode_page(block)
         await kv_access.put_value(self._env, key, value)
         page = PageRef(key, block.size, block.first, block.last, page_digest(value))
@@ -91,24 +99,15 @@ class IndexWriter:
         self._open = []
 
     async def finish(self, *, sweep: bool = True) -> IndexHeader:
-        """Show the generation to readers, and remove the one before the previous.
+        """Show the generation to readers and, with ``sweep``, remove old ones.
 
-        With ``sweep`` also what earlier writes left behind that were cut off for good.
         Raises KvRateLimited when the manifest was written within the last second: finish again.
         """
         await self.flush()
         env, progress = self._env, self.progress
         value = await kv_access.get_value(env, INDEX_KEY, max_bytes=KV_VALUE_LIMIT)
         old = read_manifest(value)
-        outdated: list[str] = []
-        previous: list[str] = []
-        recent: list[Recent] = []
-        if isinstance(old, Manifest):
-            recent = _recent_since(old, progress.begun_at)
-            if old.generation == progress.generation:  # finished before, and asked to again
-                previous = old.previous_pages
-            else:
-                previous, outdated = [page.key for page in old.pages], old.previous_pages
+        recent = _recent_since(old, progress.begun_at) if isinstance(old, Manifest) else []
         now = env.now()
         manifest = Manifest(
             generation=progress.generation,
@@ -118,12 +117,10 @@ class IndexWriter:
             fingerprint=Fingerprint(progress.count, progress.digest),
             pages=progress.pages,
             recent=recent,
-            previous_pages=previous,
         )
         await kv_access.put_value(env, INDEX_KEY, msgspec.json.encode(manifest))
-        await _remove_pages(env, outdated)
-        if sweep:
-            await _sweep(env, {page.key for page in manifest.pages} | set(previous))
+        if sweep and isinstance(old, Manifest) and _is_settled(env, old):
+            await _remove_old(env, {page.key for page in [*old.pages, *manifest.pages]})
         return IndexHeader(
             generation=manifest.generation,
             count=manifest.count,
@@ -150,44 +147,33 @@ def _readable(entries: Iterable[Recent]) -> Iterator[Recent]:
         yield Recent(recent.added_at, msgspec.Raw(entry))
 
 
-async def _remove_pages(env: Env, keys: Sequence[str]) -> None:
-    """Best effort: a page that stays costs a little space and is never read again."""
-    for key in keys:
-        if not key.startswith(INDEX_PAGE_PREFIX):
-            continue  # damage: never delete anything but pages
-        try:
-            await kv_access.delete_key(env, key)
-        except KvError as error:
-            env.log("index-page-not-removed", level="warning", key=key, reason=error.reason)
-            return
+def _is_settled(env: Env, manifest: Manifest) -> bool:
+    """Whether no reader is in a generation from before this one any more."""
+    age = age_in_seconds(manifest.rebuilt_at, env.now()) if manifest.rebuilt_at else None
+    return age is not None and age > SUPERSEDED_SECONDS
 
 
-async def _sweep(env: Env, referenced: Collection[str]) -> None:
-    """Remove pages that a write left behind which was cut off for good. Best effort, bounded: one
-    list call and MAX_SWEPT deletes; what is beyond them waits for the next write."""
+async def _remove_old(env: Env, in_use: Collection[str]) -> None:
+    """Remove pages of old generations. Best effort, bounded: one list call and MAX_REMOVED
+    deletes; what is beyond them waits for the next write, and costs a little space until then."""
     try:
         listed = await kv_access.list_page(env, INDEX_PAGE_PREFIX)
+        names = [key.name for key in listed.keys]
+        old = [name for name in names if name not in in_use and _is_old(env, name)]
+        for name in old[:MAX_REMOVED]:
+            await kv_access.delete_key(env, name)
     except KvError as error:
-        env.log("index-not-swept", level="warning", reason=error.reason)
-        return
-    left = [
-        key.name
-        for key in listed.keys
-        if key.name not in referenced and _is_abandoned(env, key.name)
-    ]
-    if left:
-        env.log("index-pages-left-behind", pages=len(left))
-        await _remove_pages(env, left[:MAX_SWEPT])
+        env.log("index-pages-not-removed", level="warning", reason=error.reason)
 
 
-def _is_abandoned(env: Env, page_key: str) -> bool:
-    """Whether a page's generation was begun too long ago to be still under way.
+def _is_old(env: Env, page_key: str) -> bool:
+    """Whether a page's generation was begun long ago.
 
     The name of a generation begins with its time; any other name is left alone.
     """
     begun_at = page_key.removeprefix(INDEX_PAGE_PREFIX)[: len(EPOCH)]
     age = age_in_seconds(begun_at, env.now())
-    return age is not None and age > ABANDONED_SECONDS
+    return age is not None and age > OLD_SECONDS
 
 
 async def add_to_published_index(env: Env, skills: Sequence[Skill]) -> bool:
