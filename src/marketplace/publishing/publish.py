@@ -15,19 +15,17 @@ goes nowhere while KV cannot say what it has, and without PostgreSQL into the ou
 key that tells: a record would count as listed.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeGuard
 
 from marketplace.basics.concurrency import map_bounded
-from marketplace.kv.outbox import find_identity_in_outbox, write_outbox
-from marketplace.kv.records import write_record
 from marketplace.ports.database import SkillDatabase
 from marketplace.ports.env import Env, get_db
-from marketplace.ports.errors import DatabaseError, KvError
-from marketplace.publishing.kv_copy import free_for_rows, settle_in_kv, try_kv_write, write_row
-from marketplace.publishing.slug_plan import SlugPlan, certain_slug, plan_slug, read_wanted_records
-from marketplace.skills.skill import Skill, replaces
+from marketplace.ports.errors import DatabaseError
+from marketplace.publishing.kv_copy import project_rows, store_without_row
+from marketplace.publishing.slug_plan import SlugPlan, plan_slug, read_wanted_records
+from marketplace.skills.skill import Skill
 
 _DATABASE_SESSIONS: Final = 2  # a lost connection is replaced once; the queue retries beyond that
 
@@ -79,17 +77,15 @@ async def publish_skills(
     plans = [plan_slug(env, found, records) for found in states.values()]
     plans += [plan_slug(env, found, records, trusted=False) for found in strange.values()]
     rows = await _store_in_database(env, [plan for plan in plans if plan.trusted or plan.checked])
-    free = await free_for_rows(env, rows.values(), records)
-    outcomes: dict[str, PublishOutcome] = dict(
-        await map_bounded(
-            plans, lambda plan: _store_in_kv(env, plan, rows.get(plan.skill.identity), free)
-        )
-    )
-    await settle_in_kv(
-        env,
-        [outcome.skill for outcome in outcomes.values() if is_in_both(outcome)],
-    )
-    return outcomes
+    projected = await project_rows(env, rows.values(), records)
+    in_kv = {row.identity for row in projected.written}
+    stored = {
+        identity: Published(row, in_database=True, in_kv=identity in in_kv)
+        for identity, row in rows.items()
+    }
+    without_row = [plan for plan in plans if plan.skill.identity not in rows]
+    alone = await map_bounded(without_row, lambda plan: _store_in_kv_alone(env, plan))
+    return stored | dict(alone)
 
 
 def _by_identity(skills: Iterable[Skill]) -> dict[str, list[Skill]]:
@@ -145,54 +141,8 @@ async def _upsert(
     rows[plan.skill.identity] = result.skill
 
 
-async def _store_in_kv(
-    env: Env, plan: SlugPlan, row: Skill | None, free: Collection[str]
-) -> tuple[str, PublishOutcome]:
-    """Write the KV record from the row or, without one, from the skill itself.
-
-    A row whose slug is not free stays marked in the table, and the repair finds it.
-    """
-    identity = plan.skill.identity
-    if row is None:
-        return identity, await _store_in_kv_alone(env, plan)
-    in_kv = row.name in free and await try_kv_write(env, row, write_row)
-    return identity, Published(row, in_database=True, in_kv=in_kv)
-
-
-async def _store_in_kv_alone(env: Env, plan: SlugPlan) -> PublishOutcome:
-    if not plan.checked:
-        return PublishFailed("storage-unavailable")
-    own = plan.own
-    certain = certain_slug(plan.skill)
-    name = own.name if own is not None else certain
-    published_at = plan.skill.published_at
-    if own is not None:
-        published_at = min(own.published_at, published_at)
-    skill = plan.skill.renamed(name, published_at=published_at)
-    if not plan.trusted:
-        return await _store_in_outbox_alone(env, skill)
-    if not await try_kv_write(env, skill, write_outbox):
-        return PublishFailed("storage-unavailable")
-    # Any other slug may be another skill's since what was read, a minute ago at most. An outbox
-    # entry is shown in place of an older record until the repair gives PostgreSQL the word.
-    if name == certain and (own is None or own.revision < skill.revision):
-        await try_kv_write(env, skill, write_record)
-    return Published(skill, in_database=False, in_kv=True)
-
-
-async def _store_in_outbox_alone(env: Env, skill: Skill) -> PublishOutcome:
-    """Keep a stranger's skill for PostgreSQL, unless another state of it waits there already."""
-    try:
-        waiting = await find_identity_in_outbox(env, skill.identity)
-    except KvError as error:
-        env.log("kv unavailable: outbox not read", level="warning", reason=error.reason)
-        return PublishFailed("storage-unavailable")
-    if waiting is not None and not replaces(skill, waiting.skill, trusted=False):
-        return Published(waiting.skill, in_database=False, in_kv=True)
-    if not await try_kv_write(env, skill, _write_untrusted):
-        return PublishFailed("storage-unavailable")
-    return Published(skill, in_database=False, in_kv=True)
-
-
-async def _write_untrusted(env: Env, skill: Skill) -> None:
-    await write_outbox(env, skill, trusted=False)
+async def _store_in_kv_alone(env: Env, plan: SlugPlan) -> tuple[str, PublishOutcome]:
+    skill = await store_without_row(env, plan)
+    if skill is None:
+        return plan.skill.identity, PublishFailed("storage-unavailable")
+    return plan.skill.identity, Published(skill, in_database=False, in_kv=True)
