@@ -17,7 +17,7 @@ key that tells: a record would count as listed.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeGuard
+from typing import Final
 
 from marketplace.basics.concurrency import map_bounded
 from marketplace.ports.database import SkillDatabase
@@ -38,35 +38,25 @@ class Published:
     in_database: bool
     in_kv: bool
 
-
-@dataclass(frozen=True, slots=True)
-class PublishFailed:
-    """Neither PostgreSQL nor KV took the skill."""
-
-    reason: str
+    @property
+    def in_both(self) -> bool:
+        """Whether PostgreSQL and KV have the skill."""
+        return self.in_database and self.in_kv
 
 
-PublishOutcome = Published | PublishFailed
-
-
-def is_in_both(outcome: PublishOutcome) -> TypeGuard[Published]:
-    """Whether PostgreSQL and KV have the skill."""
-    return isinstance(outcome, Published) and outcome.in_database and outcome.in_kv
-
-
-async def publish_skill(env: Env, skill: Skill) -> PublishOutcome:
-    """Publish one skill. Idempotent; an older revision than the stored one changes nothing.
+async def publish_skill(env: Env, skill: Skill) -> Published | None:
+    """Publish one skill; None: neither PostgreSQL nor KV took it. Idempotent; an older revision
+    than the stored one changes nothing.
 
     The slug is decided here: ``skill.name`` is not looked at.
     """
-    outcomes = await publish_skills(env, [skill])
-    return outcomes[skill.identity]
+    return (await publish_skills(env, [skill])).get(skill.identity)
 
 
 async def publish_skills(
     env: Env, skills: Sequence[Skill], *, untrusted: Sequence[Skill] = ()
-) -> Mapping[str, PublishOutcome]:
-    """Publish a batch of skills; the result tells the outcome for each identity.
+) -> Mapping[str, Published]:
+    """Publish a batch of skills; by identity those that PostgreSQL or KV took.
 
     Of several revisions of one identity the newest is published. ``untrusted``: what strangers
     submitted; published where no store and none of ``skills`` has another state of the identity.
@@ -84,8 +74,12 @@ async def publish_skills(
         for identity, row in rows.items()
     }
     without_row = [plan for plan in plans if plan.skill.identity not in rows]
-    alone = await map_bounded(without_row, lambda plan: _store_in_kv_alone(env, plan))
-    return stored | dict(alone)
+    waiting = await map_bounded(without_row, lambda plan: store_without_row(env, plan))
+    return stored | {
+        skill.identity: Published(skill, in_database=False, in_kv=True)
+        for skill in waiting
+        if skill is not None
+    }
 
 
 def _by_identity(skills: Iterable[Skill]) -> dict[str, list[Skill]]:
@@ -139,10 +133,3 @@ async def _upsert(
         )
         return
     rows[plan.skill.identity] = result.skill
-
-
-async def _store_in_kv_alone(env: Env, plan: SlugPlan) -> tuple[str, PublishOutcome]:
-    skill = await store_without_row(env, plan)
-    if skill is None:
-        return plan.skill.identity, PublishFailed("storage-unavailable")
-    return plan.skill.identity, Published(skill, in_database=False, in_kv=True)

@@ -15,7 +15,7 @@ from marketplace.ports.env import Env, get_db
 from marketplace.ports.errors import DatabaseError, KvError
 from marketplace.publishing.kv_copy import project_rows
 from marketplace.publishing.outbox import OUTBOX_BATCH, place_outbox
-from marketplace.publishing.publish import Published, publish_skills
+from marketplace.publishing.publish import publish_skills
 from marketplace.publishing.submissions import ask_again
 
 _ROW_BATCH: Final = 200
@@ -67,6 +67,4 @@ async def _write_missing_records(env: Env, report: LightRepairReport) -> None:
     report.kv_backfilled += len(projected.written)
     report.errors += sorted({str(error) for error in projected.failed.values()})
     outcomes = await publish_skills(env, projected.newer)
-    report.database_backfilled += sum(
-        isinstance(outcome, Published) and outcome.in_database for outcome in outcomes.values()
-    )
+    report.database_backfilled += sum(outcome.in_database for outcome in outcomes.values())

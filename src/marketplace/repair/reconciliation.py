@@ -19,7 +19,7 @@ from marketplace.ports.env import Env
 from marketplace.ports.errors import KvError, KvRateLimited
 from marketplace.ports.kv import KV_BULK_GET_LIMIT
 from marketplace.publishing.kv_copy import project_rows
-from marketplace.publishing.publish import is_in_both, publish_skills
+from marketplace.publishing.publish import publish_skills
 from marketplace.publishing.slug_plan import certain_slug
 from marketplace.repair.bulk_upsert import upsert_in_bulk
 from marketplace.repair.rebuild_job import Change, RebuildJob, copy_of, encode_job, state_name
@@ -257,8 +257,8 @@ class Reconciler:
         for chunk in chunks(skills, _PLACED_AT_ONCE):
             outcomes = await publish_skills(self.env, chunk)
             for skill in chunk:
-                outcome = outcomes[skill.identity]
-                if not is_in_both(outcome):
+                outcome = outcomes.get(skill.identity)
+                if outcome is None or not outcome.in_both:
                     self.job.add_error(f"skill:{skill.name}", "not stored in both sources")
                     continue
                 placed.append(skill)
