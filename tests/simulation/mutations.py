@@ -157,10 +157,12 @@ def ignores_records_of_others() -> AbstractContextManager[object]:
 def writes_over_records_of_others() -> AbstractContextManager[object]:
     """Writes a row to KV without looking whose record is there."""
 
-    async def free(_env: Env, rows: Any, _records: object) -> set[str]:
-        return {row.name for row in rows}
+    allowed = kv_copy._may_replace
 
-    return _everywhere("free_in_kv", free, kv_copy, light_repair)
+    def blind(record: Skill, row: Skill, owner: Skill | None) -> bool:
+        return record.identity != row.identity or allowed(record, row, owner)
+
+    return _replaced(kv_copy, "_may_replace", blind)
 
 
 @_mutation
@@ -170,7 +172,7 @@ def takes_the_base_slug_without_postgres() -> AbstractContextManager[object]:
     def greedy(skill: Skill) -> str:
         return assignable_candidates(skill.repo_url, skill.base_slug)[0]
 
-    return _replaced(publish, "certain_slug", greedy)
+    return _replaced(kv_copy, "certain_slug", greedy)
 
 
 @_mutation
@@ -190,7 +192,12 @@ def takes_a_lost_row_for_a_new_skill() -> AbstractContextManager[object]:
 @_mutation
 def writes_older_rows_over_newer_records() -> AbstractContextManager[object]:
     """Writes KV from a row that is older than what KV has."""
-    return _everywhere("newer_record", lambda _record, _row: None, kv_copy, light_repair)
+    allowed = kv_copy._may_replace
+
+    def forgetful(record: Skill, row: Skill, owner: Skill | None) -> bool:
+        return record.identity == row.identity or allowed(record, row, owner)
+
+    return _replaced(kv_copy, "_may_replace", forgetful)
 
 
 @_mutation
@@ -240,7 +247,7 @@ def leaves_no_aliases() -> AbstractContextManager[object]:
 @_mutation
 def keeps_no_outbox() -> AbstractContextManager[object]:
     """With PostgreSQL away, two revisions of one skill share one key."""
-    return _replaced(publish, "write_outbox", _nothing)
+    return _replaced(kv_copy, "write_outbox", _nothing)
 
 
 @_mutation
@@ -258,13 +265,13 @@ def clears_the_outbox_unseen() -> AbstractContextManager[object]:
 @_mutation
 def never_looks_again() -> AbstractContextManager[object]:
     """Writes KV from a row and does not ask whether the row has moved on."""
-    return _everywhere("settle_in_kv", _nothing, publish, light_repair, reconciliation)
+    return _replaced(kv_copy, "_note", _nothing)
 
 
 @_mutation
 def gives_up_on_a_quick_second_write() -> AbstractContextManager[object]:
     """Does not wait until KV takes another write to a key."""
-    return _everywhere("write_row", write_record, kv_copy, publish, reconciliation)
+    return _replaced(kv_copy, "_write_row", write_record)
 
 
 @_mutation

@@ -290,6 +290,36 @@ def test_a_publish_during_the_light_repair_leaves_its_newer_record(world: World)
     assert world.database.rows[newer.identity].revision_in_kv == newer.revision
 
 
+def test_a_row_that_postgres_loses_during_a_publish_does_not_bring_its_older_state_back(
+    world: World,
+) -> None:
+    older, newer = make_skill(version="1.0.0"), make_skill(version="2.0.0", updated_at=LATER)
+    publish(world, older)
+    before = dict(world.database.rows)
+
+    async def fail_over() -> None:
+        world.database.rows.update(before)
+
+    world.meanwhile["mark_in_kv"] = fail_over
+    publish(world, newer)
+
+    record = asyncio.run(read_record(world.env, "reader"))
+    assert isinstance(record, Skill)
+    assert record.revision == newer.revision
+    asyncio.run(run_light_repair(world.env))
+    assert world.database.rows[newer.identity].revision == newer.revision
+
+
+def test_the_light_repair_reports_what_kv_did_not_take(world: World) -> None:
+    world.kv_away(True)
+    publish(world, make_skill())
+    world.kv.faults = lambda operation: Fault.FAIL if operation.kind == "put" else None
+
+    report = asyncio.run(run_light_repair(world.env))
+
+    assert (report.kv_backfilled, len(report.errors)) == (0, 1)
+
+
 # The consumer
 
 

@@ -20,7 +20,7 @@ from tests.simulation.mutations import mutated
 from tests.simulation.remote import Fault
 from tests.unit.kv_support import fault, make_skill
 from tests.unit.operations_support import Delivered, Market, make_skills, run
-from tests.unit.rebuild_support import changes, damaged, numbers, rebuild
+from tests.unit.rebuild_support import changes, damaged, numbers, rebuild, replace_version
 
 
 @pytest.mark.parametrize("page_limit", [3, 1000])
@@ -204,3 +204,27 @@ def test_a_slug_that_another_skill_gets_meanwhile_keeps_that_ones_record(
 
     with mutated(without):
         run(test)
+
+
+@pytest.mark.parametrize("meanwhile", ["another skill", "a newer state"])
+def test_a_record_that_came_after_the_walk_has_looked_is_kept_and_named(meanwhile: str) -> None:
+    """PostgreSQL has lost the row that the record is of, so that KV alone has this state."""
+
+    async def test(market: Market) -> None:
+        row = make_skill("wanted", repo_url="https://github.com/first/wanted")
+        other = make_skill("wanted", repo_url="https://github.com/second/wanted")
+        record = other if meanwhile == "another skill" else replace_version(row, "2.0.0")
+        await market.fill([row], kv=False)
+
+        async def write_record_once(operation: str) -> None:
+            if operation == "compare_range" and not market.kv.keys("skill:wanted"):
+                await write_record(market.env, record)
+
+        market.tables.before = write_record_once
+        report = await rebuild(market)
+        assert await read_record(market.env, "wanted") == record
+        assert [error["key"] for error in report["errorDetails"]] == ["skill:wanted"]
+        assert report["kvBackfilled"] == 0
+        assert (await rebuild(market))["prismaBackfilled"] == 1
+
+    run(test)

@@ -13,7 +13,7 @@ from marketplace.ports.env import Env
 from marketplace.ports.errors import KvError, StorageError
 from marketplace.ports.queue import QueueMessage, retry_delay
 from marketplace.publishing.messages import PUBLISH_QUEUE, scanned_at_of, submission_id_of
-from marketplace.publishing.publish import Published, PublishOutcome, publish_skills
+from marketplace.publishing.publish import Published, publish_skills
 from marketplace.skills.skill import Skill, says_the_same
 from marketplace.skills.stored import InvalidRecord
 from marketplace.skills.submission import (
@@ -113,7 +113,7 @@ async def _publish(
     for message in messages:
         reading = readings[message.id]
         if isinstance(reading, _Publishable):
-            _settle_published(message, outcomes[reading.skill.identity], report)
+            _settle_published(message, outcomes.get(reading.skill.identity), report)
         elif isinstance(reading, _Outdated):
             _retry(message, report, "outdated-read")
         else:
@@ -190,15 +190,15 @@ def _reading(
 
 
 async def _note_publications(
-    env: Env, publishable: Sequence[_Publishable], outcomes: Mapping[str, PublishOutcome]
+    env: Env, publishable: Sequence[_Publishable], outcomes: Mapping[str, Published]
 ) -> None:
     """Note the new state of the submissions and of the index. Losing either loses no skill."""
     now = env.now()
     stored: dict[str, Skill] = {}
     notes: dict[str, Publication] = {}
     for reading in publishable:
-        outcome = outcomes[reading.skill.identity]
-        if not isinstance(outcome, Published):
+        outcome = outcomes.get(reading.skill.identity)
+        if outcome is None:
             continue
         submission, skill = reading.submission, outcome.skill
         if not (submission.trusted or says_the_same(reading.skill, skill)):
@@ -232,12 +232,14 @@ async def _note_publications(
     await add_to_published_index(env, list(stored.values()))
 
 
-def _settle_published(message: QueueMessage, outcome: PublishOutcome, report: BatchReport) -> None:
-    if isinstance(outcome, Published):
+def _settle_published(
+    message: QueueMessage, outcome: Published | None, report: BatchReport
+) -> None:
+    if outcome is not None:
         message.ack()
         report.published += 1
     else:
-        _retry(message, report, outcome.reason)
+        _retry(message, report, "storage-unavailable")
 
 
 async def _settle_unpublishable(

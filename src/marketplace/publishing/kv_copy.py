@@ -1,135 +1,198 @@
-"""KV's copy of the rows: which records may be written, and that the last write is of the newest
-row."""
+"""KV's records of the skills: what may be written under ``skill:{slug}``, decided in one place.
+
+`project_rows` brings rows of PostgreSQL into KV, for a publish, the light repair and the rebuild.
+`store_without_row` is the one other writer, for a skill that PostgreSQL could not take.
+"""
 
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from marketplace.basics.concurrency import map_bounded
 from marketplace.kv.access import write_again_if_refused
-from marketplace.kv.records import Record, Records, read_records, write_record
+from marketplace.kv.outbox import find_identity_in_outbox, write_outbox
+from marketplace.kv.records import Records, read_records, write_record
 from marketplace.ports.database import RecordKey
 from marketplace.ports.env import Env, get_db
 from marketplace.ports.errors import DatabaseError, KvError
-from marketplace.skills.skill import Skill
+from marketplace.publishing.slug_plan import SlugPlan, certain_slug
+from marketplace.skills.skill import Skill, replaces
+from marketplace.skills.stored import InvalidRecord
 
-_KV_WRITE_ROUNDS: Final = 3  # how often a row may move on under our hands before repair takes over
+_REWRITES: Final = 3  # of a row that keeps changing, before the light repair takes over
 
-
-async def free_for_rows(env: Env, rows: Collection[Skill], records: Records) -> Collection[str]:
-    """As `free_in_kv`; what the plans did not look at, a slug by a move, is read now."""
-    unread = [row.name for row in rows if row.name not in records]
-    if unread and records:
-        try:
-            records = {**records, **await read_records(env, unread)}
-        except KvError as error:
-            env.log("kv unavailable: slugs not checked", level="warning", reason=error.reason)
-    return await free_in_kv(env, rows, records)
+WriteError = KvError | InvalidRecord
 
 
-async def free_in_kv(env: Env, rows: Iterable[Skill], records: Records) -> Collection[str]:
-    """The slugs whose record may be written from these rows.
+@dataclass(slots=True)
+class Projected:
+    """What became of rows. A row in none of these has a slug whose record is another skill's."""
 
-    Not those that KV was not asked about, not those of a newer record, and not those of another
-    skill's, unless that skill has got another slug: what PostgreSQL lost is there alone.
+    written: list[Skill] = field(default_factory=list)
+    newer: list[Skill] = field(default_factory=list)  # records, which PostgreSQL should get
+    failed: dict[str, WriteError] = field(default_factory=dict)  # by slug
+
+
+async def project_rows(
+    env: Env, rows: Collection[Skill], records: Records | None = None, *, rewrites: int = _REWRITES
+) -> Projected:
+    """Write the records of rows where that is allowed, and note in PostgreSQL what KV holds then.
+
+    ``records`` is what KV holds, as far as it was read; records of further slugs are read now.
+
+    Two writers of one record may finish in the wrong order. Each looks at its rows again after
+    it has written, so the last one sees the newest row and writes that. What is not done in the
+    end stays marked in the table, and the next light repair finds it. Raises nothing.
     """
-    free: set[str] = set()
-    held: dict[str, Skill] = {}
-    for row in rows:
-        record = records.get(row.name)
-        if isinstance(record, Skill) and record.identity != row.identity:
-            held[row.name] = record
-        elif row.name in records and newer_record(record, row) is None:
-            free.add(row.name)
-    return free | await _left_by_holders(env, held) if held else free
+    projected = Projected()
+    allowed = await _allowed(env, rows, records or {}, projected)
+
+    async def write(row: Skill) -> None:
+        failure = await _write_failure(env, row, _write_row)
+        if failure is None:
+            projected.written.append(row)
+        else:
+            projected.failed[row.name] = failure
+
+    await map_bounded(allowed, write)
+    changed = await _note(env, projected.written)
+    if changed and rewrites:
+        written = {row.name: row for row in projected.written}
+        await project_rows(env, changed, written, rewrites=rewrites - 1)
+    return projected
 
 
-def newer_record(record: Record, row: Skill) -> Skill | None:
-    """The record, where it is a newer state of the row's skill: PostgreSQL lost the row, and got
-    an older state back."""
-    if not isinstance(record, Skill) or record.identity != row.identity:
-        return None
-    return record if record.revision > row.revision else None
+def _may_replace(record: Skill, row: Skill, owner: Skill | None) -> bool:
+    """Whether a row may be written over a record, which is its own or another skill's.
+
+    PostgreSQL must have the state of the record, or a newer one, in the row ``owner`` of the
+    record's skill, and another skill must have another slug there. Otherwise PostgreSQL has lost
+    that state, and KV alone has it.
+    """
+    if owner is None or owner.revision < record.revision:
+        return False
+    return owner.identity == row.identity or owner.name != row.name
 
 
-async def _left_by_holders(env: Env, held: Mapping[str, Skill]) -> set[str]:
-    """The slugs whose record is only what a skill left behind, and not newer than its row."""
-    left: set[str] = set()
+async def _allowed(
+    env: Env, rows: Collection[Skill], records: Records, projected: Projected
+) -> list[Skill]:
+    """The rows that may be written; a slug that cannot be read has failed."""
+    unread = [row.name for row in rows if row.name not in records]
     try:
-        database = await get_db(env)
-        for slug, record in held.items():
-            row = await database.get_skill_by_identity(record.identity)
-            if row is not None and row.name != slug and row.revision >= record.revision:
-                left.add(slug)
+        records = {**records, **await read_records(env, unread)}
+    except KvError as error:
+        env.log("kv unavailable: slugs not checked", level="warning", reason=error.reason)
+        projected.failed |= dict.fromkeys(unread, error)
+    held = {slug: record for slug, record in records.items() if isinstance(record, Skill)}
+    owners = await _owners(env, rows, [held[row.name] for row in rows if row.name in held])
+    allowed: list[Skill] = []
+    for row in rows:
+        record = held.get(row.name)
+        if row.name in projected.failed:
+            continue
+        if record is None or _may_replace(record, row, owners.get(record.identity)):
+            allowed.append(row)
+        elif record.identity == row.identity:
+            projected.newer.append(record)
+        else:
+            env.log(
+                f"{row.name} not written to kv: another skill has it there",
+                level="warning",
+                slug=row.name,
+                reason="conflict",
+            )
+    return allowed
+
+
+async def _owners(env: Env, rows: Iterable[Skill], records: Iterable[Skill]) -> Mapping[str, Skill]:
+    """The rows of these rows' and records' skills by identity, as far as PostgreSQL tells."""
+    owners = {row.identity: row for row in rows}
+    try:
+        for identity in sorted({record.identity for record in records} - owners.keys()):
+            found = await (await get_db(env)).get_skill_by_identity(identity)
+            if found is not None:
+                owners[identity] = found
     except DatabaseError as error:
         env.log("postgres unavailable: slugs not checked", level="warning", reason=error.reason)
-    for slug in held.keys() - left:
-        env.log(
-            f"{slug} not written to kv: another skill has it there",
-            level="warning",
-            slug=slug,
-            reason="conflict",
-        )
-    return left
+    return owners
 
 
-async def try_kv_write(
+async def _write_row(env: Env, row: Skill) -> None:
+    """Write a row's record; where another writer was there within the second, once more after it.
+
+    If the other writer stored a newer state, its row is newer too and is written again.
+    """
+    await write_again_if_refused(lambda: write_record(env, row))
+
+
+async def _write_failure(
     env: Env, skill: Skill, write: Callable[[Env, Skill], Awaitable[object]]
-) -> bool:
+) -> WriteError | None:
+    """Write; why that failed, logged."""
     try:
         await write(env, skill)
-    except KvError as error:
+    except (KvError, InvalidRecord) as error:
         env.log(
             f"kv unavailable: {skill.name} not stored there",
             level="warning",
             slug=skill.name,
-            reason=error.reason,
+            reason=error.reason if isinstance(error, KvError) else "invalid-record",
             detail=str(error),
         )
-        return False
-    return True
+        return error
+    return None
 
 
-async def settle_in_kv(env: Env, written: Sequence[Skill]) -> None:
-    """Note in PostgreSQL what KV holds now; where the row has moved on meanwhile, write it again.
-
-    Two writers of one record may finish in the wrong order. Both look here afterwards, so the last
-    of them sees the newer row and writes it. A row that has another slug by now is left alone, as
-    that may be another's in KV. What is left undone stays marked in the table and is found by the
-    next light repair.
-    """
-    names = {skill.name for skill in written}
-    for _ in range(_KV_WRITE_ROUNDS):
-        if not written:
-            return
-        try:
-            moved_on = await _moved_on(env, written)
-        except DatabaseError as error:
-            env.log(
-                "postgres unavailable: kv state not noted", level="warning", reason=error.reason
-            )
-            return
-        written = await write_rows(env, [row for row in moved_on if row.name in names])
-
-
-async def _moved_on(env: Env, written: Sequence[Skill]) -> list[Skill]:
-    """Mark what was written; return the present rows of those that are newer than that."""
-    database = await get_db(env)
-    names = await database.mark_in_kv(
-        [RecordKey(skill.name, skill.identity, skill.revision) for skill in written]
-    )
-    rows = [await database.get_skill(name) for name in names]
+async def _note(env: Env, written: Sequence[Skill]) -> list[Skill]:
+    """Note in PostgreSQL what KV holds; the present rows of the slugs that have changed since."""
+    if not written:
+        return []
+    keys = [RecordKey(skill.name, skill.identity, skill.revision) for skill in written]
+    try:
+        database = await get_db(env)
+        rows = [await database.get_skill(name) for name in await database.mark_in_kv(keys)]
+    except DatabaseError as error:
+        env.log("postgres unavailable: kv state not noted", level="warning", reason=error.reason)
+        return []
     return [row for row in rows if row is not None]
 
 
-async def write_rows(env: Env, rows: Sequence[Skill]) -> list[Skill]:
-    """Write the KV records of rows; those that were written. What fails is logged."""
-    written = await map_bounded(rows, lambda row: try_kv_write(env, row, write_row))
-    return [row for row, is_written in zip(rows, written, strict=True) if is_written]
+# --- with PostgreSQL away
 
 
-async def write_row(env: Env, row: Skill) -> None:
-    """Write a row's record; where another writer was there within the second, once more after it.
+async def store_without_row(env: Env, plan: SlugPlan) -> Skill | None:
+    """Keep a skill in KV alone, in the outbox, until PostgreSQL takes it. The skill as it waits
+    there; None: KV failed.
 
-    If what that one wrote is newer, `settle_in_kv` finds the row moved on and writes it again.
+    Its record is written only under the slug that carries the digest: any other may have become
+    another skill's since it was read. The outbox is shown in place of a record that stays older.
     """
-    await write_again_if_refused(lambda: write_record(env, row))
+    if not plan.checked:
+        return None
+    own, certain = plan.own, certain_slug(plan.skill)
+    skill = plan.skill.renamed(certain)
+    if own is not None:
+        published_at = min(own.published_at, skill.published_at)
+        skill = plan.skill.renamed(own.name, published_at=published_at)
+    if not plan.trusted:
+        return await _store_untrusted(env, skill)
+    if await _write_failure(env, skill, write_outbox) is not None:
+        return None
+    if skill.name == certain and (own is None or own.revision < skill.revision):
+        await _write_failure(env, skill, write_record)
+    return skill
+
+
+async def _store_untrusted(env: Env, skill: Skill) -> Skill | None:
+    """Let a stranger's skill wait, unless another state of it waits there already."""
+    try:
+        waiting = await find_identity_in_outbox(env, skill.identity)
+    except KvError as error:
+        env.log("kv unavailable: outbox not read", level="warning", reason=error.reason)
+        return None
+    if waiting is not None and not replaces(skill, waiting.skill, trusted=False):
+        return waiting.skill
+    write = partial(write_outbox, trusted=False)
+    return skill if await _write_failure(env, skill, write) is None else None

@@ -5,7 +5,7 @@ from typing import Final
 
 from marketplace.kv.outbox import OutboxEntry, clear_outbox
 from marketplace.ports.env import Env
-from marketplace.publishing.publish import is_in_both, publish_skills
+from marketplace.publishing.publish import publish_skills
 
 OUTBOX_BATCH: Final = 100
 
@@ -17,6 +17,7 @@ async def place_outbox(env: Env, entries: Sequence[OutboxEntry]) -> list[str]:
         [entry.skill for entry in entries if entry.trusted],
         untrusted=[entry.skill for entry in entries if not entry.trusted],
     )
-    done = [entry.key for entry in entries if is_in_both(outcomes[entry.skill.identity])]
+    placed = {identity for identity, outcome in outcomes.items() if outcome.in_both}
+    done = [entry.key for entry in entries if entry.skill.identity in placed]
     await clear_outbox(env, done)
     return done

@@ -15,19 +15,17 @@ goes nowhere while KV cannot say what it has, and without PostgreSQL into the ou
 key that tells: a record would count as listed.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeGuard
+from typing import Final
 
 from marketplace.basics.concurrency import map_bounded
-from marketplace.kv.outbox import find_identity_in_outbox, write_outbox
-from marketplace.kv.records import write_record
 from marketplace.ports.database import SkillDatabase
 from marketplace.ports.env import Env, get_db
-from marketplace.ports.errors import DatabaseError, KvError
-from marketplace.publishing.kv_copy import free_for_rows, settle_in_kv, try_kv_write, write_row
-from marketplace.publishing.slug_plan import SlugPlan, certain_slug, plan_slug, read_wanted_records
-from marketplace.skills.skill import Skill, replaces
+from marketplace.ports.errors import DatabaseError
+from marketplace.publishing.kv_copy import project_rows, store_without_row
+from marketplace.publishing.slug_plan import SlugPlan, plan_slug, read_wanted_records
+from marketplace.skills.skill import Skill
 
 _DATABASE_SESSIONS: Final = 2  # a lost connection is replaced once; the queue retries beyond that
 
@@ -40,35 +38,25 @@ class Published:
     in_database: bool
     in_kv: bool
 
-
-@dataclass(frozen=True, slots=True)
-class PublishFailed:
-    """Neither PostgreSQL nor KV took the skill."""
-
-    reason: str
+    @property
+    def in_both(self) -> bool:
+        """Whether PostgreSQL and KV have the skill."""
+        return self.in_database and self.in_kv
 
 
-PublishOutcome = Published | PublishFailed
-
-
-def is_in_both(outcome: PublishOutcome) -> TypeGuard[Published]:
-    """Whether PostgreSQL and KV have the skill."""
-    return isinstance(outcome, Published) and outcome.in_database and outcome.in_kv
-
-
-async def publish_skill(env: Env, skill: Skill) -> PublishOutcome:
-    """Publish one skill. Idempotent; an older revision than the stored one changes nothing.
+async def publish_skill(env: Env, skill: Skill) -> Published | None:
+    """Publish one skill; None: neither PostgreSQL nor KV took it. Idempotent; an older revision
+    than the stored one changes nothing.
 
     The slug is decided here: ``skill.name`` is not looked at.
     """
-    outcomes = await publish_skills(env, [skill])
-    return outcomes[skill.identity]
+    return (await publish_skills(env, [skill])).get(skill.identity)
 
 
 async def publish_skills(
     env: Env, skills: Sequence[Skill], *, untrusted: Sequence[Skill] = ()
-) -> Mapping[str, PublishOutcome]:
-    """Publish a batch of skills; the result tells the outcome for each identity.
+) -> Mapping[str, Published]:
+    """Publish a batch of skills; by identity those that PostgreSQL or KV took.
 
     Of several revisions of one identity the newest is published. ``untrusted``: what strangers
     submitted; published where no store and none of ``skills`` has another state of the identity.
@@ -79,17 +67,19 @@ async def publish_skills(
     plans = [plan_slug(env, found, records) for found in states.values()]
     plans += [plan_slug(env, found, records, trusted=False) for found in strange.values()]
     rows = await _store_in_database(env, [plan for plan in plans if plan.trusted or plan.checked])
-    free = await free_for_rows(env, rows.values(), records)
-    outcomes: dict[str, PublishOutcome] = dict(
-        await map_bounded(
-            plans, lambda plan: _store_in_kv(env, plan, rows.get(plan.skill.identity), free)
-        )
-    )
-    await settle_in_kv(
-        env,
-        [outcome.skill for outcome in outcomes.values() if is_in_both(outcome)],
-    )
-    return outcomes
+    projected = await project_rows(env, rows.values(), records)
+    in_kv = {row.identity for row in projected.written}
+    stored = {
+        identity: Published(row, in_database=True, in_kv=identity in in_kv)
+        for identity, row in rows.items()
+    }
+    without_row = [plan for plan in plans if plan.skill.identity not in rows]
+    waiting = await map_bounded(without_row, lambda plan: store_without_row(env, plan))
+    return stored | {
+        skill.identity: Published(skill, in_database=False, in_kv=True)
+        for skill in waiting
+        if skill is not None
+    }
 
 
 def _by_identity(skills: Iterable[Skill]) -> dict[str, list[Skill]]:
@@ -143,56 +133,3 @@ async def _upsert(
         )
         return
     rows[plan.skill.identity] = result.skill
-
-
-async def _store_in_kv(
-    env: Env, plan: SlugPlan, row: Skill | None, free: Collection[str]
-) -> tuple[str, PublishOutcome]:
-    """Write the KV record from the row or, without one, from the skill itself.
-
-    A row whose slug is not free stays marked in the table, and the repair finds it.
-    """
-    identity = plan.skill.identity
-    if row is None:
-        return identity, await _store_in_kv_alone(env, plan)
-    in_kv = row.name in free and await try_kv_write(env, row, write_row)
-    return identity, Published(row, in_database=True, in_kv=in_kv)
-
-
-async def _store_in_kv_alone(env: Env, plan: SlugPlan) -> PublishOutcome:
-    if not plan.checked:
-        return PublishFailed("storage-unavailable")
-    own = plan.own
-    certain = certain_slug(plan.skill)
-    name = own.name if own is not None else certain
-    published_at = plan.skill.published_at
-    if own is not None:
-        published_at = min(own.published_at, published_at)
-    skill = plan.skill.renamed(name, published_at=published_at)
-    if not plan.trusted:
-        return await _store_in_outbox_alone(env, skill)
-    if not await try_kv_write(env, skill, write_outbox):
-        return PublishFailed("storage-unavailable")
-    # Any other slug may be another skill's since what was read, a minute ago at most. An outbox
-    # entry is shown in place of an older record until the repair gives PostgreSQL the word.
-    if name == certain and (own is None or own.revision < skill.revision):
-        await try_kv_write(env, skill, write_record)
-    return Published(skill, in_database=False, in_kv=True)
-
-
-async def _store_in_outbox_alone(env: Env, skill: Skill) -> PublishOutcome:
-    """Keep a stranger's skill for PostgreSQL, unless another state of it waits there already."""
-    try:
-        waiting = await find_identity_in_outbox(env, skill.identity)
-    except KvError as error:
-        env.log("kv unavailable: outbox not read", level="warning", reason=error.reason)
-        return PublishFailed("storage-unavailable")
-    if waiting is not None and not replaces(skill, waiting.skill, trusted=False):
-        return Published(waiting.skill, in_database=False, in_kv=True)
-    if not await try_kv_write(env, skill, _write_untrusted):
-        return PublishFailed("storage-unavailable")
-    return Published(skill, in_database=False, in_kv=True)
-
-
-async def _write_untrusted(env: Env, skill: Skill) -> None:
-    await write_outbox(env, skill, trusted=False)

@@ -10,13 +10,12 @@ from typing import Final
 import msgspec
 
 from marketplace.kv.outbox import list_outbox
-from marketplace.kv.records import read_records
 from marketplace.operations.dead_letters import move_letters
 from marketplace.ports.env import Env, get_db
 from marketplace.ports.errors import DatabaseError, KvError
-from marketplace.publishing.kv_copy import free_in_kv, newer_record, settle_in_kv, write_rows
+from marketplace.publishing.kv_copy import project_rows
 from marketplace.publishing.outbox import OUTBOX_BATCH, place_outbox
-from marketplace.publishing.publish import Published, publish_skills
+from marketplace.publishing.publish import publish_skills
 from marketplace.publishing.submissions import ask_again
 
 _ROW_BATCH: Final = 200
@@ -64,15 +63,8 @@ async def _write_missing_records(env: Env, report: LightRepairReport) -> None:
     """Write the rows that KV lacks; where two skills have one slug, the full repair acts."""
     database = await get_db(env)
     rows = await database.skills_not_in_kv(limit=_ROW_BATCH)
-    if not rows:
-        return
-    records = await read_records(env, [row.name for row in rows])
-    free = await free_in_kv(env, rows, records)
-    written = await write_rows(env, [row for row in rows if row.name in free])
-    await settle_in_kv(env, written)
-    report.kv_backfilled += len(written)
-    newer = [found for row in rows if (found := newer_record(records[row.name], row))]
-    outcomes = await publish_skills(env, newer)
-    report.database_backfilled += sum(
-        isinstance(outcome, Published) and outcome.in_database for outcome in outcomes.values()
-    )
+    projected = await project_rows(env, rows)
+    report.kv_backfilled += len(projected.written)
+    report.errors += sorted({str(error) for error in projected.failed.values()})
+    outcomes = await publish_skills(env, projected.newer)
+    report.database_backfilled += sum(outcome.in_database for outcome in outcomes.values())

@@ -4,20 +4,19 @@ What is to be done is planned from reads alone, and counted when it is done. So 
 same decisions from the same reads and leaves out the writes.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from marketplace.basics.concurrency import map_bounded
 from marketplace.kv.access import chunks
 from marketplace.kv.aliases import mark_moved
-from marketplace.kv.records import encode_skill, read_records
+from marketplace.kv.records import read_records
 from marketplace.ports.database import Difference, DifferenceKind, RecordKey, SkillDatabase
 from marketplace.ports.env import Env
 from marketplace.ports.errors import KvError, KvRateLimited
 from marketplace.ports.kv import KV_BULK_GET_LIMIT
-from marketplace.publishing.kv_copy import settle_in_kv, write_row
-from marketplace.publishing.publish import is_in_both, publish_skills
+from marketplace.publishing.kv_copy import project_rows
+from marketplace.publishing.publish import publish_skills
 from marketplace.publishing.slug_plan import certain_slug
 from marketplace.repair.bulk_upsert import upsert_in_bulk
 from marketplace.repair.rebuild_job import RebuildJob
@@ -30,7 +29,7 @@ _PLACED_AT_ONCE: Final = 50
 
 _FAILURES_OF_SINGLE_KEYS: Final = 3  # of a batch; more of them are KV's
 
-RESTORING_COST: Final = 1.0 + 1 / KV_BULK_GET_LIMIT
+RESTORING_COST: Final = 1.0 + 2 / KV_BULK_GET_LIMIT
 """KV operations that giving a record its metadata takes."""
 
 
@@ -38,7 +37,7 @@ def kv_cost(difference: Difference) -> float:
     """KV operations that settling a difference takes, about."""
     if difference.kind in _INTO_DATABASE:
         return 1 / KV_BULK_GET_LIMIT
-    return 1.0 if difference.kind in _INTO_KV else 5.0
+    return RESTORING_COST if difference.kind in _INTO_KV else 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,8 +185,8 @@ class Reconciler:
         for chunk in chunks(skills, _PLACED_AT_ONCE):
             outcomes = await publish_skills(self.env, chunk)
             for skill in chunk:
-                outcome = outcomes[skill.identity]
-                if not is_in_both(outcome):
+                outcome = outcomes.get(skill.identity)
+                if outcome is None or not outcome.in_both:
                     self.job.add_error(f"skill:{skill.name}", "not stored in both sources")
                     continue
                 placed.append(skill)
@@ -216,28 +215,21 @@ class Reconciler:
 
     async def _write(self, skills: Sequence[Skill]) -> list[Skill]:
         """Write the records of rows, or records again; those that were, or would be, written."""
-        write = _check_only if self.job.dry_run else write_row
-        failures = await map_bounded(skills, lambda skill: self._attempt(skill, write))
-        results = list(zip(skills, failures, strict=True))
-        written = [skill for skill, failure in results if failure is None]
-        for skill, failure in results:
-            if failure is not None:
-                self.job.add_error(f"skill:{skill.name}", str(failure))
-        if written and not self.job.dry_run:
-            await settle_in_kv(self.env, written)
-        away = [f for f in failures if isinstance(f, KvError) and not isinstance(f, KvRateLimited)]
-        if len(away) > _FAILURES_OF_SINGLE_KEYS or (away and not written):
+        if self.job.dry_run:
+            return list(skills)
+        projected = await project_rows(self.env, skills)
+        errors = [e for e in projected.failed.values() if not isinstance(e, KvRateLimited)]
+        away = [error for error in errors if isinstance(error, KvError)]
+        if len(away) > _FAILURES_OF_SINGLE_KEYS or (away and not projected.written):
             raise away[0]  # KV itself fails: the step is tried again as a whole
-        return written
-
-    async def _attempt(
-        self, skill: Skill, write: Callable[[Env, Skill], Awaitable[None]]
-    ) -> KvError | InvalidRecord | None:
-        try:
-            await write(self.env, skill)
-        except (KvError, InvalidRecord) as error:
-            return error
-        return None
+        written = {skill.name for skill in projected.written}
+        for skill in skills:
+            if skill.name not in written:
+                reason = projected.failed.get(
+                    skill.name, "kv has a newer state, or another skill's"
+                )
+                self.job.add_error(f"skill:{skill.name}", str(reason))
+        return projected.written
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,11 +250,6 @@ class _Plan:
     into_kv: list[Skill] = field(default_factory=list)  # rows
     moved: list[_MovedRecord] = field(default_factory=list)
     unmarked: list[Skill] = field(default_factory=list)  # records without metadata
-
-
-async def _check_only(_env: Env, skill: Skill) -> None:
-    """What writing would refuse."""
-    encode_skill(skill)
 
 
 def _keys(skills: Sequence[Skill]) -> list[RecordKey]:
