@@ -13,12 +13,13 @@ from starlette.types import Receive, Scope, Send
 
 import marketplace
 from marketplace.kv.records import read_record
+from marketplace.kv.summaries import decode_metadata
 from marketplace.ports.database import DatabaseConnector, DatabaseSession, SkillDatabase
 from marketplace.ports.env import Env, get_db
 from marketplace.ports.errors import DatabaseError
 from marketplace.postgres.db import postgres_connector
 from marketplace.publishing.publish import publish_skill
-from marketplace.skills.skill import Skill
+from marketplace.skills.skill import PublishedSummary, Skill
 from marketplace.skills.stored import read_skill
 from marketplace.web.app import create_app
 from pgwire import ConnectOptions, asyncio_stream
@@ -45,6 +46,7 @@ class Seen(msgspec.Struct, kw_only=True):
     listed: dict[str, Any]
     listed_from_kv: dict[str, Any]
     kv: dict[str, tuple[str, str]]
+    revisions_of_summaries: dict[str, str]
     revisions_of_records: dict[str, str]
     revisions_of_rows: dict[str, str]
     differences: int
@@ -98,6 +100,14 @@ async def carry_out(task: Task) -> Seen:
             kv={
                 key: ((kv.peek(key) or b"").decode(), kv.peek_metadata(key))
                 for key in kv.keys("skill:")
+            },
+            revisions_of_summaries={
+                slug: published.revision
+                for slug in slugs
+                if isinstance(
+                    published := decode_metadata(slug, kv.peek_metadata(f"skill:{slug}")),
+                    PublishedSummary,
+                )
             },
             revisions_of_records={record.name: record.revision for record in records},
             revisions_of_rows={row.name: row.revision for row in rows},

@@ -75,7 +75,7 @@ def test_fields_need_the_model_and_a_migration_alone(
 
     # What was there before is as it was, and no state of it counts as another one.
     assert after.kv["skill:older"] == before.kv["skill:older"]
-    assert after.revisions_of_rows == after.revisions_of_records
+    assert after.revisions_of_rows == after.revisions_of_records == after.revisions_of_summaries
     assert after.revisions_of_rows["older"] == before.revisions_of_rows["older"]
     assert after.differences == 0
 
