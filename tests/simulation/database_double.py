@@ -30,7 +30,7 @@ from marketplace.ports.dead_letter import DeadLetter
 from marketplace.ports.errors import DatabaseError
 from marketplace.skills.fingerprint import Fingerprint
 from marketplace.skills.listing_rules import ListingQuery, cursor_rank, matches, rank
-from marketplace.skills.skill import Skill, SkillSummary, says_the_same
+from marketplace.skills.skill import KEPT, MOMENTS, Skill, SkillSummary, says_the_same
 from marketplace.skills.slugs import slugify
 
 Hook = Callable[[str], Awaitable[None]]
@@ -120,13 +120,9 @@ class DatabaseDouble:
         """Replace a row by a newer state; the slug and what is measured stay."""
         if skill.revision <= present.revision:
             return Upserted.UNCHANGED
-        kept = msgspec.structs.replace(
-            skill,
-            name=present.skill.name,
-            published_at=min(present.skill.published_at, skill.published_at),
-            trending_score_7d=present.skill.trending_score_7d,
-            trending_score_30d=present.skill.trending_score_30d,
-        )
+        values = {field: getattr(present.skill, field) for field in KEPT}
+        values["published_at"] = min(present.skill.published_at, skill.published_at)
+        kept = msgspec.structs.replace(skill, **values)
         self.put(Held.of(kept, present.revision_in_kv))
         return Upserted.UPDATED
 
@@ -447,13 +443,13 @@ def _digest(text: str) -> int:
 
 
 def _breaks_a_constraint(skill: Skill) -> bool:
-    scores = (skill.trending_score_7d, skill.trending_score_30d)
-    moments = (skill.published_at, skill.updated_at, skill.certified_at)
+    values = msgspec.structs.astuple(skill)
+    moments = [getattr(skill, field) for field in MOMENTS]
     return (
         not 0 <= skill.cert_score <= 100
-        or not all(math.isfinite(score) for score in scores)
+        or not all(math.isfinite(value) for value in values if isinstance(value, float))
         or not all(_TIMESTAMP.fullmatch(moment) for moment in moments if moment is not None)
-        or any("\0" in text for text in _texts(msgspec.structs.astuple(skill)))
+        or any("\0" in text for text in _texts(values))
     )
 
 

@@ -3,17 +3,18 @@
 The metadata of a forwarding note and of an alias have the same form.
 """
 
+import operator
 import re
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import msgspec
 
 from marketplace.basics.timestamps import EPOCH
 from marketplace.ports.kv import KV_METADATA_LIMIT
 from marketplace.skills.skill import (
+    ADDED_TO_SUMMARY,
     MAX_SCORE,
-    CertMethod,
-    CertTier,
+    MOMENTS,
     PublishedSummary,
     Skill,
     SkillSummary,
@@ -29,30 +30,23 @@ class Moved(msgspec.Struct, frozen=True):
     moved_to: str
 
 
-class _CompactSummary(msgspec.Struct, frozen=True, array_like=True, tag="s1", gc=False):
-    """A PublishedSummary as a JSON array. Another order or set of fields is another tag."""
-
-    revision: str
-    name: str
-    base_slug: str  # empty when it is the name, as it nearly always is
-    display_name: str
-    description: str
-    author: str
-    repo_url: str
-    skill_path: str
-    license: str | None
-    category: str
-    current_version: str
-    cert_tier: CertTier
-    cert_method: CertMethod
-    cert_score: int
-    certified_at: str | None
-    labels: tuple[str, ...]
-    extensible: bool
-    trending_score_7d: float
-    trending_score_30d: float
-    published_at: str
-    updated_at: str
+# A PublishedSummary as a JSON array: the revision, then the summary's fields in their order. The
+# base slug is empty when it is the name, as it nearly always is. Arrays from before a field was
+# added end before it and are read with its default; one that ends earlier is damaged.
+_CompactSummary = msgspec.defstruct(
+    "_CompactSummary",
+    [
+        ("revision", str),
+        *(
+            (field.name, field.type, *([field.default] if field.name in ADDED_TO_SUMMARY else []))
+            for field in msgspec.structs.fields(SkillSummary)
+        ),
+    ],
+    frozen=True,
+    array_like=True,
+    tag="s1",
+    gc=False,
+)
 
 
 class CompactMoved(msgspec.Struct, frozen=True, array_like=True, tag="m1"):
@@ -73,8 +67,9 @@ class _CompactAlias(msgspec.Struct, frozen=True, array_like=True, tag="a1"):
 
 
 _MOMENTS: Final = re.compile(
-    r"(?:\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z){3}", re.ASCII
+    rf"(?:\d{{4}}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{{3}}Z){{{len(MOMENTS)}}}", re.ASCII
 )  # of the timestamps of a summary, one after the other
+_moments_of = operator.attrgetter(*MOMENTS)
 
 json_encoder = msgspec.json.Encoder()
 _record_decoder = msgspec.json.Decoder(_CompactSummary | CompactMoved)
@@ -115,14 +110,14 @@ def decode_for_matching(text: bytes) -> SkillSummary:
     return cast("SkillSummary", _summary_decoder.decode(text))
 
 
-def _published(compact: _CompactSummary) -> PublishedSummary:
+def _published(compact: Any) -> PublishedSummary:
     values = msgspec.structs.asdict(compact)
     revision = values.pop("revision")
     values["base_slug"] = values["base_slug"] or compact.name
     summary = SkillSummary(**values)
     _check_identity(summary)
     if not 0 <= summary.cert_score <= MAX_SCORE or not _MOMENTS.fullmatch(
-        summary.published_at + summary.updated_at + (summary.certified_at or EPOCH)
+        "".join([EPOCH if moment is None else moment for moment in _moments_of(summary)])
     ):
         raise InvalidRecord("a score or a time that no skill has")
     return PublishedSummary(summary, revision)

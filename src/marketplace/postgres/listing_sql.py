@@ -10,7 +10,7 @@ filters that are asked for appear, so that a plan never has to serve all of them
 from collections.abc import Sequence
 from typing import Final
 
-from marketplace.postgres.queries import summary_json
+from marketplace.postgres.queries import SUMMARY_JSON
 from marketplace.skills.listing_rules import ListingQuery, SortDirection, SortField, SortKey
 from marketplace.skills.slugs import slugify
 from pgwire import Parameter, Statement
@@ -81,7 +81,7 @@ def page_statement(
     # Inside only what an index holds, so that rows skipped by an offset are never fetched; whole
     # rows are fetched, and their JSON made, for the page alone.
     sql = (
-        f"select page.sort_key, page.name, {summary_json('skill')}"
+        f"select page.sort_key, page.name, {SUMMARY_JSON}"
         f" from ({source} limit {count}) as page join skill on skill.name = page.name"
         f" order by page.sort_key {direction}, page.name"
     )

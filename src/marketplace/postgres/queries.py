@@ -9,52 +9,49 @@ travels as parameters. ``listing_sql`` composes the listing, whose filters and o
 from typing import Final
 
 import msgspec
+from msgspec import inspect
 
 from marketplace.ports.dead_letter import DeadLetter
-from marketplace.skills.skill import SUBMITTED_FIELDS, Skill, SkillSummary
+from marketplace.skills.skill import KEPT, SUBMITTED_FIELDS, Skill, SkillSummary
+
+_COLUMN_TYPES: Final[dict[type[inspect.Type], str]] = {
+    inspect.StrType: "text",
+    inspect.EnumType: "text",
+    inspect.IntType: "integer",
+    inspect.FloatType: "double precision",
+    inspect.BoolType: "boolean",
+}
+
+
+def _column_type(kind: inspect.Type) -> str:
+    match kind:
+        case inspect.UnionType(types=(present, inspect.NoneType())):
+            return _column_type(present)
+        case inspect.VarTupleType(item_type=item):
+            return f"{_column_type(item)}[]"
+        case _:
+            return _COLUMN_TYPES[type(kind)]
+
 
 SKILL_COLUMNS: Final = {
+    field.name: _column_type(inspect.type_info(field.type))
+    for field in msgspec.structs.fields(Skill)
+} | {
     "identity": "text",
-    "name": "text",
-    "base_slug": "text",
     "repository": "text",
-    "display_name": "text",
-    "description": "text",
     "summary": "text",
-    "author": "text",
     "author_lower": "text",
-    "repo_url": "text",
-    "skill_path": "text",
-    "license": "text",
-    "category": "text",
-    "current_version": "text",
-    "cert_tier": "text",
-    "cert_method": "text",
-    "cert_score": "integer",
-    "certified_at": "text",
-    "labels": "text[]",
-    "extensible": "boolean",
-    "extension_points": "text[]",
-    "trending_score_7d": "double precision",
-    "trending_score_30d": "double precision",
-    "published_at": "text",
-    "updated_at": "text",
     "revision": "text",
     "title_terms": "text[]",
     "search_terms": "text[]",
 }
-"""Columns of ``skill`` that an upsert writes, and the type each is read as from the parameter."""
+"""Columns of ``skill`` that an upsert writes, and the type each is read as from the parameter: a
+skill's fields, and what is made of them for looking up and searching."""
 
 MANAGED_COLUMNS: Final = ("revision_in_kv", "title_vector", "search_vector", "digest")
 """Columns that ``mark_in_kv`` or PostgreSQL itself fills."""
 
-_KEPT_ON_UPDATE: Final = {
-    "identity",
-    "name",  # links carry it
-    "published_at",  # of the first publication, see the statement
-    "trending_score_7d",  # measured, not published: a new version has none of its own
-    "trending_score_30d",
-}
+_KEPT_ON_UPDATE: Final = {"identity", *KEPT}
 
 
 def _json_of(kind: type[msgspec.Struct], table: str, **columns: str) -> str:
@@ -74,9 +71,8 @@ def skill_json(table: str) -> str:
     return _json_of(Skill, table)
 
 
-def summary_json(table: str) -> str:
-    """The expression for a listing's entry."""
-    return _json_of(SkillSummary, table, description="summary")
+SUMMARY_JSON: Final = _json_of(SkillSummary, "skill", description="summary")
+"""The expression for a listing's entry."""
 
 
 _RECORDS = (

@@ -1,17 +1,19 @@
-"""A skill and its listing summary.
+"""A skill and its listing summary: the one home of their fields.
 
-JSON is camelCase, Python and SQL are snake_case. Timestamps are text, see ``timestamps``.
+What KV, PostgreSQL and ``/openapi.json`` say of a field is derived from here at import. README.md,
+"Add a field", says how one is added. JSON is camelCase, Python and SQL are snake_case.
 """
 
 import hashlib
-from enum import StrEnum
-from typing import Final
+from dataclasses import dataclass
+from enum import Enum, StrEnum
+from typing import Annotated, Any, Final
 
 import msgspec
 
 from marketplace.basics.timestamps import EPOCH
 from marketplace.skills.slugs import identity_of
-from marketplace.skills.versions import version_order
+from marketplace.skills.versions import MAX_VERSION_LENGTH, version_order
 
 MAX_SKILL_NAME_LENGTH: Final = 64  # Agent Skills specification: `name`
 MAX_DISPLAY_NAME_LENGTH: Final = 100
@@ -26,6 +28,11 @@ MAX_CATEGORY_LENGTH: Final = 40
 MAX_LICENSE_LENGTH: Final = 64
 MAX_SCORE: Final = 100
 SUMMARY_DESCRIPTION_BYTES: Final = 400  # of UTF-8; lets a summary fit in 1,024 bytes of KV metadata
+
+# Records from before validation may exceed the limits above. They are cut to what every store can
+# hold: PostgreSQL's index entries have at most 2,704 bytes, a record 256 KiB, a key 512 bytes.
+MAX_STORED_PATH_LENGTH: Final = 2048
+MAX_AUTHOR_LENGTH: Final = 256
 
 DEFAULT_CATEGORY: Final = "development"
 DEFAULT_VERSION: Final = "1.0.0"
@@ -48,32 +55,56 @@ class CertMethod(StrEnum):
     VENDOR_AUTO = "VENDOR_AUTO"
 
 
+@dataclass(frozen=True, slots=True)
+class AtMost:
+    """The greatest number, or the greatest length of a text or list, that a store may hold."""
+
+    limit: int
+    each: int = 2**31 - 1  # of the texts in a list
+
+
+class Mark(Enum):
+    """What else the code has to know of a field."""
+
+    MOMENT = "a point in time as text, see timestamps"
+    KEPT = "a newer state of the skill does not replace it, and the revision does not count it"
+    SCANNED = "what a scan found; the rest is what a submission says"
+
+
 class SkillSummary(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """One entry of a listing: everything that listings show, filter, sort and search by.
 
     ``name`` is the slug. ``description`` is at most SUMMARY_DESCRIPTION_BYTES long.
+
+    A new field comes last and has a default: KV holds summaries as arrays, and older ones end
+    before it.
     """
 
-    name: str
+    name: Annotated[str, Mark.KEPT]  # links carry it
     base_slug: str
-    display_name: str
+    display_name: Annotated[str, AtMost(MAX_DISPLAY_NAME_LENGTH)]
     description: str
-    author: str
+    author: Annotated[str, AtMost(MAX_AUTHOR_LENGTH)]
     repo_url: str
-    skill_path: str = ""
-    license: str | None = None
-    category: str = DEFAULT_CATEGORY
-    current_version: str = DEFAULT_VERSION
-    cert_tier: CertTier = CertTier.SCANNED
-    cert_method: CertMethod = CertMethod.AUTOMATED_SCAN
-    cert_score: int = 0
-    certified_at: str | None = None
-    labels: tuple[str, ...] = DEFAULT_LABELS
+    skill_path: Annotated[str, AtMost(MAX_STORED_PATH_LENGTH)] = ""
+    license: Annotated[str | None, AtMost(MAX_LICENSE_LENGTH)] = None
+    category: Annotated[str, AtMost(MAX_CATEGORY_LENGTH)] = DEFAULT_CATEGORY
+    current_version: Annotated[str, AtMost(MAX_VERSION_LENGTH)] = DEFAULT_VERSION
+    cert_tier: Annotated[CertTier, Mark.SCANNED] = CertTier.SCANNED
+    cert_method: Annotated[CertMethod, Mark.SCANNED] = CertMethod.AUTOMATED_SCAN
+    cert_score: Annotated[int, AtMost(MAX_SCORE), Mark.SCANNED] = 0
+    certified_at: Annotated[str | None, Mark.MOMENT, Mark.SCANNED] = None
+    labels: Annotated[tuple[str, ...], AtMost(MAX_LABELS, MAX_LABEL_LENGTH)] = DEFAULT_LABELS
     extensible: bool = False
-    trending_score_7d: float = msgspec.field(name="trendingScore7d", default=0.0)
-    trending_score_30d: float = msgspec.field(name="trendingScore30d", default=0.0)
-    published_at: str = EPOCH
-    updated_at: str = EPOCH
+    # Measured and not published: a new version has none of its own.
+    trending_score_7d: Annotated[float, Mark.KEPT] = msgspec.field(
+        name="trendingScore7d", default=0.0
+    )
+    trending_score_30d: Annotated[float, Mark.KEPT] = msgspec.field(
+        name="trendingScore30d", default=0.0
+    )
+    published_at: Annotated[str, Mark.MOMENT, Mark.KEPT] = EPOCH  # of the first publication
+    updated_at: Annotated[str, Mark.MOMENT, Mark.SCANNED] = EPOCH
 
     @property
     def identity(self) -> str:
@@ -91,22 +122,24 @@ class PublishedSummary(msgspec.Struct, frozen=True):
 class Skill(SkillSummary, frozen=True, kw_only=True, rename="camel"):
     """A published skill, whole: the summary's fields, the full description, extension points."""
 
-    extension_points: tuple[str, ...] = ()
+    extension_points: Annotated[
+        tuple[str, ...], AtMost(MAX_EXTENSION_POINTS, MAX_EXTENSION_POINT_LENGTH)
+    ] = ()
 
     @property
     def revision(self) -> str:
         """Total order over the states of one skill: version, then time, then content.
 
         Of two states the one with the greater revision is the newer. The content digest makes the
-        order total, so that any order of arrival ends in the same state. The slug and the moment
-        of first publication are left out, being properties of the listing; the trending scores
-        are left out, being measured and not published.
+        order total, so that any order of arrival ends in the same state.
         """
         digest = hashlib.sha256(revision_encoder.encode(self._content())).hexdigest()[:16]
         return f"{version_order(self.current_version)}|{self.updated_at}|{digest}"
 
     def _content(self) -> list[object]:
-        return [getattr(self, field) for field in _CONTENT_FIELDS]
+        content: list[object] = [getattr(self, field) for field in _FIRST_CONTENT]
+        added = {f: getattr(self, f) for f in _ADDED_CONTENT if getattr(self, f) != _DEFAULTS[f]}
+        return [*content, added] if added else content
 
     @classmethod
     def from_summary(cls, summary: SkillSummary) -> "Skill":
@@ -130,11 +163,36 @@ class Skill(SkillSummary, frozen=True, kw_only=True, rename="camel"):
         return PublishedSummary(self.summary(), self.revision)
 
 
-_NOT_CONTENT = {"name", "published_at", "trending_score_7d", "trending_score_30d"}
-_CONTENT_FIELDS = tuple(f for f in Skill.__struct_fields__ if f not in _NOT_CONTENT)
-_OF_A_SCAN = {"cert_tier", "cert_method", "cert_score", "certified_at", "updated_at"}
-SUBMITTED_FIELDS: Final = tuple(f for f in _CONTENT_FIELDS if f not in _OF_A_SCAN)
+def _marked(mark: Mark) -> tuple[str, ...]:
+    return tuple(field for field, notes in _NOTES.items() if mark in notes)
+
+
+def _after(kind: type[SkillSummary], last: str) -> tuple[str, ...]:
+    return kind.__struct_fields__[kind.__struct_fields__.index(last) + 1 :]
+
+
+_FIELDS: Final = msgspec.structs.fields(Skill)
+_DEFAULTS: Final = {field.name: field.default for field in _FIELDS}
+_NOTES: Final[dict[str, tuple[Any, ...]]] = {
+    field.name: getattr(field.type, "__metadata__", ()) for field in _FIELDS
+}
+LIMITS: Final = {
+    field: next((note for note in notes if isinstance(note, AtMost)), AtMost(2**31 - 1))
+    for field, notes in _NOTES.items()
+}
+"""Of every field; without one of its own, what a column can hold."""
+MOMENTS: Final = _marked(Mark.MOMENT)
+KEPT: Final = _marked(Mark.KEPT)
+SUBMITTED_FIELDS: Final = tuple(f for f in _NOTES if f not in (*KEPT, *_marked(Mark.SCANNED)))
 """What a submission says of a skill; the rest of its content is what a scan found."""
+
+ADDED_TO_SUMMARY: Final = _after(SkillSummary, "updated_at")
+"""Fields that summaries stored before them lack."""
+# A field that was added counts where it differs from its default: it changes no revision that is
+# stored already.
+_ADDED: Final = (*ADDED_TO_SUMMARY, *_after(Skill, "extension_points"))
+_ADDED_CONTENT: Final = tuple(f for f in _ADDED if f not in KEPT)
+_FIRST_CONTENT: Final = tuple(f for f in _DEFAULTS if f not in (*KEPT, *_ADDED))
 revision_encoder = msgspec.json.Encoder()
 
 

@@ -7,31 +7,22 @@ from typing import Any, Final
 
 import msgspec
 
-from marketplace.basics.timestamps import EPOCH, normalize_timestamp
+from marketplace.basics.timestamps import normalize_timestamp
 from marketplace.skills.skill import (
     DEFAULT_CATEGORY,
-    MAX_CATEGORY_LENGTH,
-    MAX_DISPLAY_NAME_LENGTH,
-    MAX_EXTENSION_POINT_LENGTH,
-    MAX_EXTENSION_POINTS,
-    MAX_LABEL_LENGTH,
-    MAX_LABELS,
-    MAX_LICENSE_LENGTH,
-    MAX_SCORE,
+    LIMITS,
+    MOMENTS,
+    AtMost,
     Skill,
     revision_encoder,
     shorten,
 )
 from marketplace.skills.slugs import repository_owner, slugify
-from marketplace.skills.versions import MAX_VERSION_LENGTH
 
-# Records from before validation may exceed the limits above. They are cut to what every store can
-# hold: PostgreSQL's index entries have at most 2,704 bytes, a record 256 KiB, a key 512 bytes.
+# As the limits in ``skill``: what every store can hold.
 MAX_STORED_DESCRIPTION_BYTES: Final = 16 * 1024
-MAX_STORED_PATH_LENGTH: Final = 2048
 MAX_STORED_URL_LENGTH: Final = 2048
 MAX_STORED_SLUG_LENGTH: Final = 506
-MAX_AUTHOR_LENGTH: Final = 256
 MAX_IDENTITY_LENGTH: Final = 2048
 
 
@@ -39,23 +30,22 @@ class InvalidRecord(ValueError):
     """A stored record that cannot be read as a skill; the message says what is wrong with it."""
 
 
-_ALIASES_OF_FIELDS: Mapping[str, tuple[str, ...]] = {
+_OLD_SPELLINGS: Mapping[str, tuple[str, ...]] = {
     "name": ("slug",),
-    "displayName": ("display_name", "title"),
-    "repoUrl": ("repo_url", "repositoryUrl", "repository"),
-    "currentVersion": ("current_version", "version"),
-    "certTier": ("cert_tier", "tier"),
-    "certMethod": ("cert_method",),
-    "certScore": ("cert_score", "score"),
-    "certifiedAt": ("certified_at",),
-    "publishedAt": ("published_at", "createdAt"),
-    "updatedAt": ("updated_at",),
-    "extensionPoints": ("extension_points",),
-    "skillPath": ("skill_path", "path"),
-    "baseSlug": ("base_slug",),
-    "trendingScore7d": ("trending_score_7d",),
-    "trendingScore30d": ("trending_score_30d",),
+    "display_name": ("title",),
+    "repo_url": ("repositoryUrl", "repository"),
+    "skill_path": ("path",),
+    "current_version": ("version",),
+    "cert_tier": ("tier",),
+    "cert_score": ("score",),
+    "published_at": ("createdAt",),
 }
+_FIELDS: Final = msgspec.structs.fields(Skill)
+_SPELLINGS: Final = {
+    field.encode_name: (field.encode_name, field.name, *_OLD_SPELLINGS.get(field.name, ()))
+    for field in _FIELDS
+}
+_TIMES: Final = tuple(field.encode_name for field in _FIELDS if field.name in MOMENTS)
 
 
 def read_skill(record: object, *, slug: str | None = None) -> Skill:
@@ -81,7 +71,7 @@ def read_skill(record: object, *, slug: str | None = None) -> Skill:
     values.setdefault("description", "")
     if not values.get("author"):
         values["author"] = _owner(repo_url)
-    for field in ("publishedAt", "updatedAt", "certifiedAt"):
+    for field in _TIMES:
         _normalize_time(values, field)
     if "updatedAt" not in values and "publishedAt" in values:
         values["updatedAt"] = values["publishedAt"]
@@ -102,30 +92,23 @@ def storable(skill: Skill) -> Skill:
     a skill that another has. Idempotent.
 
     Too long texts and lists are cut, NUL characters (which PostgreSQL has no room for) replaced,
-    scores brought into their range, trending scores that are no numbers set to 0. Raises
+    whole numbers brought into their range, fractions that are no numbers set to 0. Raises
     InvalidRecord for what cannot be mended: the slug, the repository, times, broken Unicode.
     """
     try:
         revision_encoder.encode(skill)  # refuses broken Unicode
     except ValueError as error:
         raise InvalidRecord(str(error)) from error
+    mended = {
+        field: fitting
+        for field, limit in LIMITS.items()
+        if (fitting := _mended(value := getattr(skill, field), limit)) != value
+    }
+    stored = msgspec.structs.replace(skill, **mended)
     stored = msgspec.structs.replace(
-        skill,
-        display_name=_cut(skill.display_name, MAX_DISPLAY_NAME_LENGTH),
-        description=shorten(_without_nul(skill.description), MAX_STORED_DESCRIPTION_BYTES),
-        author=_cut(skill.author, MAX_AUTHOR_LENGTH),
-        skill_path=_cut(skill.skill_path, MAX_STORED_PATH_LENGTH),
-        license=None if skill.license is None else _cut(skill.license, MAX_LICENSE_LENGTH),
-        category=_cut(skill.category, MAX_CATEGORY_LENGTH) or DEFAULT_CATEGORY,
-        current_version=_cut(skill.current_version, MAX_VERSION_LENGTH),
-        cert_score=min(max(skill.cert_score, 0), MAX_SCORE),
-        labels=tuple(_cut(label, MAX_LABEL_LENGTH) for label in skill.labels[:MAX_LABELS]),
-        extension_points=tuple(
-            _cut(point, MAX_EXTENSION_POINT_LENGTH)
-            for point in skill.extension_points[:MAX_EXTENSION_POINTS]
-        ),
-        trending_score_7d=_finite(skill.trending_score_7d),
-        trending_score_30d=_finite(skill.trending_score_30d),
+        stored,
+        description=shorten(stored.description, MAX_STORED_DESCRIPTION_BYTES),
+        category=stored.category or DEFAULT_CATEGORY,
     )
     _check_storable(stored)
     return stored
@@ -134,8 +117,8 @@ def storable(skill: Skill) -> Skill:
 def _check_storable(skill: Skill) -> None:
     if slugify(skill.name) != skill.name or not 0 < len(skill.name) <= MAX_STORED_SLUG_LENGTH:
         raise InvalidRecord(f"no usable slug: {skill.name!r:.80}")
-    moments = (skill.published_at, skill.updated_at, skill.certified_at or EPOCH)
-    if not all(_MOMENT.fullmatch(moment) for moment in moments):
+    moments = [getattr(skill, field) for field in MOMENTS]
+    if not all(moment is None or _MOMENT.fullmatch(moment) for moment in moments):
         raise InvalidRecord(f"not all times: {moments!r:.120}")
     if len(skill.repo_url) > MAX_STORED_URL_LENGTH:
         raise InvalidRecord(f"a repoUrl of {len(skill.repo_url)} characters")
@@ -147,16 +130,20 @@ def _check_storable(skill: Skill) -> None:
         raise InvalidRecord(f"an identity of {len(identity)} characters")
 
 
+def _mended(value: Any, at_most: AtMost) -> Any:
+    if type(value) is str:  # and not an enumeration
+        return _cut(value, at_most.limit)
+    if isinstance(value, tuple):
+        return tuple(_cut(text, at_most.each) for text in value[: at_most.limit])
+    if type(value) is int:  # and not a bool
+        return min(max(value, 0), at_most.limit)
+    if isinstance(value, float) and not math.isfinite(value):
+        return 0.0
+    return value
+
+
 def _cut(text: str, length: int) -> str:
-    return _without_nul(text)[:length]
-
-
-def _without_nul(text: str) -> str:
-    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")
-
-
-def _finite(value: float) -> float:
-    return value if math.isfinite(value) else 0.0
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")[:length]
 
 
 def _owner(repo_url: str) -> str:
@@ -169,8 +156,8 @@ def _owner(repo_url: str) -> str:
 def _known_fields(record: Mapping[Any, Any]) -> dict[str, Any]:
     """The record's values under their present names; ``null`` counts as missing."""
     values: dict[str, Any] = {}
-    for field in _FIELD_NAMES:
-        for key in (field, *_ALIASES_OF_FIELDS.get(field, ())):
+    for field, spellings in _SPELLINGS.items():
+        for key in spellings:
             if record.get(key) is not None:
                 values[field] = record[key]
                 break
@@ -183,6 +170,3 @@ def _normalize_time(values: dict[str, Any], field: str) -> None:
         values[field] = normalize_timestamp(values[field])
     except (KeyError, ValueError, TypeError):
         values.pop(field, None)  # no skill is hidden because nobody can say how old it is
-
-
-_FIELD_NAMES = tuple(field.encode_name for field in msgspec.structs.fields(Skill))

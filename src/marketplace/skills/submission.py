@@ -1,6 +1,7 @@
 """Submissions, the verdicts of scanners on them, and the skill that they make."""
 
 from enum import StrEnum
+from typing import Any
 
 import msgspec
 
@@ -107,25 +108,19 @@ def skill_from_submission(submission: Submission, scan: Scan) -> Skill:
     The slug is the base slug for now; publishing decides the one it gets. Raises ValueError when
     the records, which may be damaged, make no skill.
     """
-    skill = Skill(
-        name=submission.base_slug,
-        base_slug=submission.base_slug,
-        display_name=submission.display_name or submission.skill_name,
-        description=submission.description,
-        author=repository_owner(submission.repo_url),
-        repo_url=submission.repo_url,
-        skill_path=submission.skill_path,
-        license=submission.license,
-        category=submission.category,
-        current_version=scan.version or submission.version,
-        cert_tier=scan.cert_tier,
-        cert_method=scan.cert_method,
-        cert_score=scan.score,
-        certified_at=scan.scanned_at,
-        labels=submission.labels,
-        extensible=submission.extensible,
-        extension_points=submission.extension_points,
-        published_at=scan.scanned_at,
-        updated_at=scan.scanned_at,
-    )
-    return storable(skill)
+    values = _fields_of_a_skill(submission) | _fields_of_a_skill(scan)
+    values |= {
+        "name": submission.base_slug,
+        "display_name": submission.display_name or submission.skill_name,
+        "author": repository_owner(submission.repo_url),
+        "current_version": scan.version or submission.version,
+        "cert_score": scan.score,
+        "certified_at": scan.scanned_at,
+        "published_at": scan.scanned_at,
+        "updated_at": scan.scanned_at,
+    }
+    return storable(Skill(**values))
+
+
+def _fields_of_a_skill(said: Submission | Scan) -> dict[str, Any]:
+    return {f: getattr(said, f) for f in said.__struct_fields__ if f in Skill.__struct_fields__}

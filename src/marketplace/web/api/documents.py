@@ -1,42 +1,18 @@
 """The shapes of answers, for ``/openapi.json``."""
 
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+import msgspec
+from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic.alias_generators import to_camel
 
 from marketplace.catalog.answer import Source
-from marketplace.skills.skill import CertMethod, CertTier
+from marketplace.skills.skill import Skill, SkillSummary
 from marketplace.skills.submission import SubmissionState
 
 
 class Document(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=False)
-
-
-class SummaryDocument(Document):
-    """A skill as listings show it; ``name`` is the slug, ``description`` may be shortened."""
-
-    name: str
-    base_slug: str
-    display_name: str
-    description: str
-    author: str
-    repo_url: str
-    skill_path: str
-    license: str | None
-    category: str
-    current_version: str
-    cert_tier: CertTier
-    cert_method: CertMethod
-    cert_score: int
-    certified_at: str | None
-    labels: list[str]
-    extensible: bool
-    trending_score_7d: Annotated[float, Field(alias="trendingScore7d")]
-    trending_score_30d: Annotated[float, Field(alias="trendingScore30d")]
-    published_at: str
-    updated_at: str
 
 
 class _Answered(Document):
@@ -45,16 +21,31 @@ class _Answered(Document):
     reasons: list[str]
 
 
-class SkillDocument(SummaryDocument, _Answered):
-    """A skill, whole."""
+def _fields_of(kind: type[SkillSummary]) -> dict[str, Any]:
+    return {
+        field.name: (field.type, Field(alias=field.encode_name))
+        for field in msgspec.structs.fields(kind)
+    }
 
-    extension_points: list[str]
+
+SummaryDocument = create_model(
+    "SummaryDocument",
+    __base__=Document,
+    __doc__="A skill as listings show it; ``name`` is the slug, ``description`` may be shortened.",
+    **_fields_of(SkillSummary),
+)
+SkillDocument = create_model(
+    "SkillDocument",
+    __base__=(SummaryDocument, _Answered),
+    __doc__="A skill, whole.",
+    **_fields_of(Skill),
+)
 
 
 class ListingDocument(_Answered):
     """One page of a listing."""
 
-    skills: list[SummaryDocument]
+    skills: list[SummaryDocument]  # type: ignore[valid-type]  # a variable, for mypy
     total: int
     limit: int
     offset: int | None

@@ -2,6 +2,7 @@
 
 from typing import Annotated, Any, Final
 
+import msgspec
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from marketplace.basics.timestamps import normalize_timestamp
@@ -122,23 +123,15 @@ class SubmissionRequest(Document):
 
     def to_submission(self, submission_id: str, created_at: str, *, trusted: bool) -> Submission:
         """The submission that is kept."""
-        return Submission(
-            id=submission_id,
-            repo_url=self.repo_url,
-            skill_name=self.skill_name,
-            base_slug=slugify(self.skill_name),
-            created_at=created_at,
-            trusted=trusted,
-            display_name=self.display_name or None,
-            skill_path=self.skill_path,
-            description=self.description,
-            category=self.category,
-            version=self.version,
-            license=self.license or None,
-            labels=tuple(self.labels),
-            extensible=self.extensible or bool(self.extension_points),
-            extension_points=tuple(self.extension_points),
-        )
+        values = self.model_dump(by_alias=True) | {
+            "id": submission_id,
+            "baseSlug": slugify(self.skill_name),
+            "createdAt": created_at,
+            "trusted": trusted,
+            "license": self.license or None,
+            "extensible": self.extensible or bool(self.extension_points),
+        }
+        return msgspec.convert(values, Submission)
 
 
 class ScanResult(Document):
