@@ -22,14 +22,13 @@ from marketplace.skills.skill import (
     revision_encoder,
     shorten,
 )
-from marketplace.skills.slugs import repository_owner, slugify
+from marketplace.skills.slugs import MAX_REPOSITORY_URL_LENGTH, repository_owner, slugify
 from marketplace.skills.versions import MAX_VERSION_LENGTH
 
 # Records from before validation may exceed the limits above. They are cut to what every store can
 # hold: PostgreSQL's index entries have at most 2,704 bytes, a record 256 KiB, a key 512 bytes.
 MAX_STORED_DESCRIPTION_BYTES: Final = 16 * 1024
 MAX_STORED_PATH_LENGTH: Final = 2048
-MAX_STORED_URL_LENGTH: Final = 2048
 MAX_STORED_SLUG_LENGTH: Final = 506
 MAX_AUTHOR_LENGTH: Final = 256
 MAX_IDENTITY_LENGTH: Final = 2048
@@ -137,7 +136,7 @@ def _check_storable(skill: Skill) -> None:
     moments = (skill.published_at, skill.updated_at, skill.certified_at or EPOCH)
     if not all(_MOMENT.fullmatch(moment) for moment in moments):
         raise InvalidRecord(f"not all times: {moments!r:.120}")
-    if len(skill.repo_url) > MAX_STORED_URL_LENGTH:
+    if len(skill.repo_url) > MAX_REPOSITORY_URL_LENGTH:
         raise InvalidRecord(f"a repoUrl of {len(skill.repo_url)} characters")
     try:
         identity = skill.identity
