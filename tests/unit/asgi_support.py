@@ -54,7 +54,7 @@ def ask(
     headers: Headers = (),
     body: bytes | Sequence[bytes] = b"",
     breaks_off: bool = False,
-    settings: Settings | None = None,
+    forges: tuple[str, ...] = (),
 ) -> Answer:
     """Send one request to an empty marketplace; ``path`` and ``query`` are percent-encoded.
 
@@ -65,14 +65,14 @@ def ask(
             market, method, path, query, headers, [body] if isinstance(body, bytes) else body,
             breaks_off=breaks_off,
         ),
-        settings=settings or Settings(internal_keys=(KEY,), jwt_secrets=("s" * 40,)),
+        settings=Settings(internal_keys=(KEY,), jwt_secrets=("s" * 40,), forges=forges),
     )  # fmt: skip
 
 
-def ask_json(path: str, document: object, *, settings: Settings | None = None) -> Answer:
+def ask_json(path: str, document: object, *, forges: tuple[str, ...] = ()) -> Answer:
     """Post a document as an operator. Halves of surrogate pairs in it are escaped."""
     body = json.dumps(document).encode()
-    return ask("POST", path, headers=[JSON, OPERATOR], body=body, settings=settings)
+    return ask("POST", path, headers=[JSON, OPERATOR], body=body, forges=forges)
 
 
 async def _exchange(

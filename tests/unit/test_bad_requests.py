@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from marketplace.skills.slugs import _parse_repository
 from marketplace.web.limits import MAX_BODY_BYTES
 from tests.unit.asgi_support import APP, JSON, OPERATOR, Answer, ask, ask_json
 
@@ -278,7 +279,7 @@ def test_json_of_another_shape_is_named(body: bytes) -> None:
 def test_the_refusal_of_another_type_of_body_names_the_one_to_send(kind: bytes) -> None:
     body = json.dumps(SUBMISSION).encode()
     answer = ask("POST", SUBMISSIONS, headers=[(b"content-type", kind)], body=body)
-    assert answer.status == 415
+    assert names(answer, "body")
     assert "application/json" in answer.problem()["detail"]
 
 
@@ -286,6 +287,19 @@ def test_the_refusal_of_another_type_of_body_names_the_one_to_send(kind: bytes) 
 def test_a_length_that_is_none_is_refused(length: bytes) -> None:
     answer = ask("POST", SUBMISSIONS, headers=[JSON, (b"content-length", length)], body=b"{}")
     assert answer.status == 413
+
+
+def test_a_long_address_is_not_kept_in_memory() -> None:
+    """The repositories that were parsed last are kept, a thousand of them."""
+    before = _parse_repository.cache_info().currsize
+    address = "https://github.com/acme/" + "t" * 200_000
+    answer = ask(
+        "POST", SUBMISSIONS, headers=[JSON], body=json.dumps({"repoUrl": address}).encode()
+    )
+    assert answer.status == 422
+    assert "repoUrl" in answer.fields()
+    assert ask("GET", f"/api/v1/skills/acme/{'t' * 15_000}/some").status == 404
+    assert _parse_repository.cache_info().currsize == before
 
 
 # Anything

@@ -2,7 +2,6 @@
 
 import pytest
 
-from marketplace.ports.env import Settings
 from marketplace.skills.forges import (
     KNOWN_FORGES,
     UnknownForge,
@@ -14,9 +13,9 @@ from marketplace.skills.stored import read_skill
 from tests.unit.asgi_support import Answer, ask_json
 
 
-def submit(repo_url: str, settings: Settings | None = None) -> Answer:
+def submit(repo_url: str, forges: tuple[str, ...] = ()) -> Answer:
     document = {"repoUrl": repo_url, "skillName": "some"}
-    return ask_json("/api/v1/submissions", document, settings=settings)
+    return ask_json("/api/v1/submissions", document, forges=forges)
 
 
 @pytest.mark.parametrize(
@@ -165,25 +164,25 @@ def test_anything_else_is_refused_with_advice(sent: str, advice: str) -> None:
 
 
 def test_the_operator_adds_forges() -> None:
-    added = Settings(forges=("git.example.org", "code.example.com"))
+    added = ("git.example.org", "code.example.com")
     assert submit("https://git.example.org/a/b/c").status == 422
-    assert submit("https://Git.example.org/a/b/c", settings=added).status == 202
-    assert submit("https://code.example.com/a/b", settings=added).status == 202
-    assert submit("https://github.com/a/b", settings=added).status == 202
-    refused = submit("https://x.git.example.org/a/b", settings=added)
+    assert submit("https://Git.example.org/a/b/c", forges=added).status == 202
+    assert submit("https://code.example.com/a/b", forges=added).status == 202
+    assert submit("https://github.com/a/b", forges=added).status == 202
+    refused = submit("https://x.git.example.org/a/b", forges=added)
     [error] = refused.problem()["errors"]
-    for forge in (*KNOWN_FORGES, *added.forges):
+    for forge in (*KNOWN_FORGES, *added):
         assert forge in error["message"]
 
 
 def test_no_setting_opens_another_port_or_scheme() -> None:
-    odd = Settings(forges=("github.com:8443", "http://github.com", "*", ""))
+    odd = ("github.com:8443", "http://github.com", "*", "")
     for sent in (
         "https://github.com:8443/o/r",
         "http://github.com/o/r",
         "https://evil.example/o/r",
     ):
-        assert submit(sent, settings=odd).status == 422
+        assert submit(sent, forges=odd).status == 422
 
 
 @pytest.mark.parametrize(

@@ -136,6 +136,7 @@ def test_other_repositories(repo_url: str, normalized: str, owner: str, name: st
         "ftp://github.com/acme/tools",
         "javascript://github.com/acme/tools",
         "file:///acme/tools",
+        "https://github.com/acme/" + "t" * 2_048,
     ],
 )
 def test_not_a_repository(repo_url: str) -> None:

@@ -36,6 +36,9 @@ MAX_SLUG_LENGTH: Final = (
 )
 """216 characters; with its longest KV prefix still well under KV's 512 bytes for a key."""
 
+MAX_REPOSITORY_URL_LENGTH: Final = 2048
+"""Of any repository, also of one stored long ago; what was parsed is kept, and must stay small."""
+
 RESERVED_SLUGS: Final = frozenset({"count", "categories", "search"})
 """Words that are routes under ``/api/v1/skills/``; a skill of that slug could not be reached."""
 
@@ -74,6 +77,8 @@ def slugify(text: str) -> str:
 @functools.lru_cache(maxsize=1024)  # the same few are asked for again and again
 def _parse_repository(repo_url: str) -> _Repository:
     text = repo_url.strip()
+    if len(text) > MAX_REPOSITORY_URL_LENGTH:
+        raise ValueError(f"repository URL has more than {MAX_REPOSITORY_URL_LENGTH} characters")
     if _UNSAFE.search(text):
         raise ValueError("repository URL has a character that no repository URL has")
     if scp_form := _SCP_FORM.match(text):

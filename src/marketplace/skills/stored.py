@@ -17,11 +17,10 @@ from marketplace.skills.skill import (
     revision_encoder,
     shorten,
 )
-from marketplace.skills.slugs import repository_owner, slugify
+from marketplace.skills.slugs import MAX_REPOSITORY_URL_LENGTH, repository_owner, slugify
 
 # As the limits in ``skill``: what every store can hold.
 MAX_STORED_DESCRIPTION_BYTES: Final = 16 * 1024
-MAX_STORED_URL_LENGTH: Final = 2048
 MAX_STORED_SLUG_LENGTH: Final = 506
 MAX_IDENTITY_LENGTH: Final = 2048
 
@@ -120,7 +119,7 @@ def _check_storable(skill: Skill) -> None:
     moments = [getattr(skill, field) for field in MOMENTS]
     if not all(moment is None or _MOMENT.fullmatch(moment) for moment in moments):
         raise InvalidRecord(f"not all times: {moments!r:.120}")
-    if len(skill.repo_url) > MAX_STORED_URL_LENGTH:
+    if len(skill.repo_url) > MAX_REPOSITORY_URL_LENGTH:
         raise InvalidRecord(f"a repoUrl of {len(skill.repo_url)} characters")
     try:
         identity = skill.identity

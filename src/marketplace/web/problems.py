@@ -101,11 +101,11 @@ async def _invalid_request(_request: Request, error: Exception) -> Response:
     details = error.errors()
     if any(detail["type"] == "json_invalid" for detail in details):
         return problem(HTTPStatus.BAD_REQUEST, "The body is not valid JSON.")
-    if isinstance(error.body, bytes):  # not decoded, whatever it holds
+    if isinstance(error.body, bytes):  # left as it came, having another type
         return problem(
-            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            HTTPStatus.UNPROCESSABLE_ENTITY,
             "Send the body as JSON, with the header Content-Type: application/json.",
-            headers={"Accept": "application/json"},
+            errors=[FieldError("body", "must be of the type application/json")],
         )
     errors = [FieldError(_path(detail["loc"]), detail["msg"]) for detail in details]
     fields = ", ".join(dict.fromkeys(error.field for error in errors))
