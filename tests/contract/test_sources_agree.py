@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import random
 from collections.abc import Awaitable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
@@ -262,10 +263,11 @@ async def _check(
     envs = await _sources(connect, content)
     expected = await _answers(envs["double"], content, asked)
     for name, env in envs.items():
-        listing = await listings.get_skills(env, ListingQuery())
-        if content.skills or name in ("postgres", "double", "seed"):
-            assert listing.source is _SOURCES[name]
-        found = await _answers(env, content, asked)
+        with closing(env):
+            listing = await listings.get_skills(env, ListingQuery())
+            if content.skills or name in ("postgres", "double", "seed"):
+                assert listing.source is _SOURCES[name]
+            found = await _answers(env, content, asked)
         for ours, theirs in zip(found, expected, strict=True):
             assert ours == theirs, name
 
