@@ -113,6 +113,7 @@ class Rebuild(msgspec.Struct, kw_only=True, rename="camel"):
     conflicts_resolved: int = 0
     metadata_restored: int = 0
     error_details: list[ErrorDetail] = []
+    resumed: int = 0
     duration_ms: float | None = None
     progress: RebuildProgress = msgspec.field(default_factory=RebuildProgress)
 

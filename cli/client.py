@@ -1,8 +1,8 @@
 """The marketplace's HTTP interface: every call ends in time, is retried, and explains its errors.
 
 Every call may be repeated safely, since the interface is idempotent: a second submission of the
-same skill is answered as a duplicate, a second redrive as already done, and two rebuilds at once do
-no harm. So one rule serves all: a call whose failure may pass is tried ATTEMPTS times.
+same skill is answered as a duplicate, a second redrive as already done, and a second rebuild
+follows the first. So one rule serves all: a call whose failure may pass is tried ATTEMPTS times.
 """
 
 import json

@@ -166,6 +166,7 @@ def rebuild(report: Rebuild) -> RenderableType:
         ("metadata in KV restored", report.metadata_restored),
         ("aliases that lead nowhere (kept)", report.orphaned_aliases),
         ("records in error", report.errors),
+        ("steps cut off and repeated", report.resumed),
     ):
         table.add_row(name, plain(number))
     parts: list[RenderableType] = [verdict, table]

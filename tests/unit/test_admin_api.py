@@ -110,6 +110,12 @@ def test_the_answers_are_what_the_command_line_reads() -> None:
         assert begun["complete"] is False
         again = await client.get(f"{url}/rebuild-index/{begun['jobId']}", headers=_HEADERS)
         assert again.json()["jobId"] == begun["jobId"]
+        following = await client.post(f"{url}/rebuild-index", headers=_HEADERS)
+        assert (following.status_code, following.json()["complete"]) == (202, False)
+        job_id = following.json()["jobId"]
+        assert job_id != begun["jobId"]
+        later = await client.get(f"{url}/rebuild-index/{job_id}", headers=_HEADERS)
+        assert msgspec.convert(later.json(), answers.Rebuild).resumed == 0
         unknown = await client.get(f"{url}/rebuild-index/unknown", headers=_HEADERS)
         assert unknown.status_code == 404
         letters = await client.get(f"{url}/dead-letters", headers=_HEADERS)

@@ -1,18 +1,24 @@
 """A rebuild with PostgreSQL away: the index from KV, nothing dropped, and a report that says so."""
 
+import zlib
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 
+from marketplace.basics.timestamps import EPOCH
 from marketplace.health.check import check_health
 from marketplace.kv.aliases import mark_moved
 from marketplace.kv.index import read_index
-from marketplace.kv.keys import INDEX_KEY
+from marketplace.kv.index.blocks import Block, entry_of
+from marketplace.kv.index.manifest import Manifest, PageRef, encode_page, page_digest
+from marketplace.kv.keys import INDEX_KEY, index_page_key
 from marketplace.ports.database import DatabaseSession, SkillDatabase
 from marketplace.ports.env import Env, Settings
 from marketplace.ports.errors import DatabaseError
 from marketplace.repair.rebuild import BRING_IT_BACK, DatabaseNeeded, start_rebuild
+from marketplace.skills.fingerprint import Fingerprint
 from tests.simulation.remote import Fault
 from tests.unit.kv_support import fault
 from tests.unit.operations_support import Market, make_skills, run
@@ -99,6 +105,43 @@ def test_a_damaged_index_is_written_anew() -> None:
         assert len(await _indexed(env)) == 5
 
     run(test)
+
+
+def _damage_a_line(market: Market, names: list[str]) -> None:
+    """An index whose one page is whole, but for a line between the first and the last."""
+    first, last = (entry_of(skill.published_summary())[1] for skill in make_skills(2))
+    data = zlib.compress(b"\n".join([first, b"no summary", last]))
+    block = Block(names[0], names[1], 3, data)
+    value = encode_page(block)
+    page = PageRef(index_page_key("g", 0, 0), 3, block.first, block.last, page_digest(value))
+    manifest = Manifest(
+        generation="g",
+        written_at=EPOCH,
+        rebuilt_at=EPOCH,
+        count=3,
+        fingerprint=Fingerprint(3, "0" * 16),
+        pages=[page],
+    )
+    market.kv.damage(page.key, value)
+    market.kv.damage(INDEX_KEY, msgspec.json.encode(manifest))
+
+
+@pytest.mark.parametrize("budget", [900, 20])
+def test_a_damaged_line_is_mended_only_where_all_records_were_read(budget: int) -> None:
+    async def test(market: Market) -> None:
+        skills = make_skills(30)
+        await market.fill(skills)
+        _damage_a_line(market, [skill.name for skill in skills[:2]])
+        damaged = market.kv.peek(INDEX_KEY)
+        env = _without_postgres(market)
+        if budget == 900:
+            assert (await _report(env))["rebuilt"] == 30
+            return
+        with pytest.raises(DatabaseNeeded):
+            await start_rebuild(env)
+        assert market.kv.peek(INDEX_KEY) == damaged
+
+    run(test, page_limit=2, settings=Settings(kv_operation_budget=budget))
 
 
 @pytest.mark.parametrize("operations", [("list",), ("get",), ("put",)])

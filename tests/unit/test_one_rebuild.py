@@ -6,6 +6,7 @@ from dataclasses import replace
 import msgspec
 import pytest
 
+from marketplace.kv.keys import INDEX_KEY, INDEX_PAGE_PREFIX
 from marketplace.ports.database import DatabaseSession, SkillDatabase
 from marketplace.ports.errors import DatabaseError
 from marketplace.repair.rebuild import (
@@ -19,6 +20,7 @@ from marketplace.repair.rebuild import (
 from marketplace.repair.rebuild_job import MAX_PLACED, RebuildJob, load_rebuilds, new_job
 from marketplace.repair.schedule import NIGHTLY_CRON, run_scheduled
 from marketplace.worker.consumers import MAINTENANCE_QUEUE, consume
+from tests.simulation.remote import Fault
 from tests.unit.operations_support import Delivered, Market, make_skills, run
 from tests.unit.rebuild_support import changes, deliver, finished, rebuild
 
@@ -213,6 +215,42 @@ def test_with_postgres_away_a_rebuild_stands_still_and_goes_on_afterwards() -> N
         assert await resume_stalled(market.env) is not None
         await deliver(market)
         assert (await finished(market, job.id))["prismaBackfilled"] == 20
+
+    run(test)
+
+
+def test_a_statement_that_fails_at_every_attempt_ends_no_rebuild_at_once() -> None:
+    async def test(market: Market) -> None:
+        await market.fill(make_skills(20), table=False)
+        job = await start_rebuild(market.env)
+        (body,) = market.maintenance.bodies
+        market.maintenance.bodies.clear()
+
+        async def failing(operation: str) -> None:
+            if operation == "upsert_skills":
+                raise DatabaseError("away")
+
+        market.tables.before = failing
+        await consume(market.env, MAINTENANCE_QUEUE, [Delivered(body, attempts=MAX_ATTEMPTS)])
+        kept = await get_rebuild(market.env, job.id)
+        assert kept is not None
+        assert not kept.complete
+
+    run(test)
+
+
+def test_a_repeated_step_writes_index_pages_under_keys_of_its_own() -> None:
+    async def test(market: Market) -> None:
+        await market.fill(make_skills(20))
+        await start_rebuild(market.env)
+        (body,) = market.maintenance.bodies
+        market.maintenance.bodies.clear()
+        market.kv.faults = lambda operation: Fault.FAIL if operation.key == INDEX_KEY else None
+        await consume(market.env, MAINTENANCE_QUEUE, [Delivered(body)])
+        market.kv.faults = None
+        await consume(market.env, MAINTENANCE_QUEUE, [Delivered(body, attempts=2)])
+        pages = market.kv.keys(INDEX_PAGE_PREFIX)
+        assert [page.split(":")[-2:] for page in pages] == [["0", "0"], ["1", "0"]]
 
     run(test)
 

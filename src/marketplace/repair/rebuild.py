@@ -261,10 +261,12 @@ async def resume_stalled(env: Env) -> RebuildJob | None:
         return None
     if resumed is None or before is None:
         return before.current if before is not None and not before.current.complete else None
-    stuck = before.current
-    env.log("rebuild stood still", level="warning", job=stuck.id, stage=stuck.stage)
-    await _follow_up(env, resumed, stuck.id)
-    return None if resumed.current.complete else resumed.current
+    await _follow_up(env, resumed, before.current.id)
+    if resumed.current.complete:
+        return None
+    job = resumed.current
+    env.log("rebuild resumed", level="warning", job=job.id, resumed=job.abandoned, stage=job.stage)
+    return job
 
 
 def _is_stalled(env: Env, job: RebuildJob) -> bool:
