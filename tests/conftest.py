@@ -1,8 +1,13 @@
-"""The one choice that all tests share: how PostgreSQL is reached."""
+"""The running Worker, and the one choice that all tests share: how PostgreSQL is reached."""
 
 import pytest
 
 from tests.pooler import PROGRAM
+from tests.worker.marketplace import (  # noqa: F401 - fixtures and a hook
+    client,
+    marketplace,
+    pytest_runtest_makereport,
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

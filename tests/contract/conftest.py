@@ -11,7 +11,7 @@ from marketplace.ports.database import DatabaseConnector
 from marketplace.postgres.db import postgres_connector
 from tests.contract.postgres import PostgresServer, migrations, running_server
 from tests.coroutines import run_coroutine_test
-from tests.simulation.database_double import DatabaseDouble
+from tests.doubles.database import DatabaseDouble
 
 _DEADLINE_SECONDS: Final = 60.0
 _TEMPLATE: Final = "migrated"

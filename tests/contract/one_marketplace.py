@@ -23,8 +23,8 @@ from marketplace.skills.skill import PublishedSummary, Skill
 from marketplace.skills.stored import read_skill
 from marketplace.web.app import create_app
 from pgwire import ConnectOptions, asyncio_stream
-from tests.contract.examples import key_of
-from tests.simulation.kv import SimulatedKv
+from tests.doubles.kv import SimulatedKv
+from tests.examples import key_of
 
 _NOTHING: Any = None  # in place of bindings that are not used
 

@@ -3,8 +3,8 @@
 import pytest
 
 from marketplace.ports.errors import DatabaseError
-from tests.contract.examples import publish, skill
-from tests.simulation.database_double import DatabaseDouble
+from tests.doubles.database import DatabaseDouble
+from tests.examples import publish, skill
 
 
 class Fault:

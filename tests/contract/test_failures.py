@@ -24,8 +24,8 @@ from pgwire import (
     Statement,
     asyncio_stream,
 )
-from tests.contract.examples import MARCH, publish, skill
 from tests.contract.postgres import PostgresServer, transaction
+from tests.examples import MARCH, publish, skill
 
 
 def refused(sqlstate: str, constraint: str | None = None) -> PostgresError:

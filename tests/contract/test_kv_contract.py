@@ -12,7 +12,7 @@ import pytest
 
 from marketplace.ports.errors import KvValueTooLarge
 from marketplace.ports.kv import KvNamespace
-from tests.simulation.kv import SimulatedKv
+from tests.doubles.kv import SimulatedKv
 
 Factory = Callable[[], AbstractAsyncContextManager[KvNamespace]]
 

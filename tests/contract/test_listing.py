@@ -24,7 +24,7 @@ from marketplace.skills.listing_rules import (
     rank,
 )
 from marketplace.skills.skill import CertTier, Skill, SkillSummary
-from tests.contract.examples import publish, random_skills, skill
+from tests.examples import publish, random_skills, skill
 
 SKILLS = 240
 QUERIES_A_SEED = 40

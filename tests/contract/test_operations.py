@@ -7,7 +7,7 @@ import pytest
 
 from marketplace.ports.database import DatabaseConnector
 from marketplace.ports.dead_letter import DeadLetter
-from tests.contract.examples import FEBRUARY, JANUARY, MARCH
+from tests.examples import FEBRUARY, JANUARY, MARCH
 
 
 def letter(id_: str = "a", **fields: Any) -> DeadLetter:

@@ -10,7 +10,7 @@ from marketplace.ports.database import DatabaseConnector, Upserted
 from marketplace.ports.errors import DatabaseError
 from marketplace.skills.skill import CertMethod, CertTier
 from marketplace.skills.slugs import assignable_candidates
-from tests.contract.examples import FEBRUARY, JANUARY, MARCH, publish, skill
+from tests.examples import FEBRUARY, JANUARY, MARCH, publish, skill
 
 
 async def test_a_new_skill_gets_its_first_candidate_and_reads_back_whole(

@@ -11,8 +11,8 @@ from marketplace.postgres.db import PostgresSkillDatabase
 from marketplace.skills.listing_rules import ListingQuery
 from marketplace.skills.skill import Skill
 from pgwire import Connection
-from tests.contract.examples import FEBRUARY, JANUARY, MARCH, key_of, publish, skill
 from tests.contract.postgres import PostgresServer, transaction
+from tests.examples import FEBRUARY, JANUARY, MARCH, key_of, publish, skill
 
 ROUNDS = 40
 SESSIONS = 6

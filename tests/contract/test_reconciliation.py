@@ -7,15 +7,7 @@ import msgspec
 import pytest
 
 from marketplace.ports.database import DatabaseConnector, Difference, DifferenceKind, RecordKey
-from tests.contract.examples import (
-    FEBRUARY,
-    JANUARY,
-    MARCH,
-    key_of,
-    publish,
-    random_skills,
-    skill,
-)
+from tests.examples import FEBRUARY, JANUARY, MARCH, key_of, publish, random_skills, skill
 
 
 async def test_a_skill_is_dirty_until_kv_holds_its_revision(connect: DatabaseConnector) -> None:

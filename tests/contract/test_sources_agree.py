@@ -30,12 +30,12 @@ from marketplace.skills.skill import CertTier, Skill, SkillSummary
 from marketplace.skills.slugs import slug_candidates
 from marketplace.skills.stored import storable
 from tests.contract.conftest import TABLES
-from tests.contract.examples import random_skills
 from tests.contract.postgres import PostgresServer
 from tests.contract.test_listing import AUTHORS, CATEGORIES, SEARCHES
-from tests.simulation.database_double import DatabaseDouble
-from tests.simulation.kv import KvOperation, SimulatedKv
-from tests.simulation.remote import Fault
+from tests.doubles.database import DatabaseDouble
+from tests.doubles.kv import KvOperation, SimulatedKv
+from tests.doubles.network import Fault
+from tests.examples import random_skills
 
 PATIENCE = 60.0  # seconds; here no source is to fail for being slow
 _NOTHING: Any = None  # in place of bindings that reads do not use

@@ -21,7 +21,7 @@ from marketplace.ports.database import DatabaseConnector
 from marketplace.skills.skill import Skill
 from marketplace.skills.stored import read_skill, storable
 from marketplace.skills.submission import Scan, Submission, Verdict, skill_from_submission
-from tests.contract.examples import JANUARY
+from tests.examples import JANUARY
 
 _TEXTS = st.one_of(
     st.text(st.characters(exclude_categories=["Cs"]), max_size=40),

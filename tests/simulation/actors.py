@@ -15,12 +15,7 @@ from marketplace.catalog.lookup import get_skill_by_name
 from marketplace.catalog.published_skills import KEPT_FROM_BEFORE
 from marketplace.kv.index import manifest as index_manifest
 from marketplace.kv.index import reading as index_reading
-from marketplace.kv.keys import (
-    INDEX_KEY,
-    OUTBOX_PREFIX,
-    SKILL_PREFIX,
-    skill_key,
-)
+from marketplace.kv.keys import INDEX_KEY, OUTBOX_PREFIX, SKILL_PREFIX, skill_key
 from marketplace.kv.records import decode_skill_record
 from marketplace.operations.redrive import redrive_all
 from marketplace.ports.database import SkillDatabase
@@ -38,8 +33,8 @@ from marketplace.skills.stored import InvalidRecord, read_skill
 from marketplace.skills.submission import Scan, Submission, SubmissionState
 from marketplace.skills.versions import version_order
 from marketplace.worker.consumers import DEAD_LETTER_QUEUE, MAINTENANCE_QUEUE, consume
-from tests.simulation.database_double import DatabaseDouble, Held
-from tests.simulation.kv import SimulatedKv
+from tests.doubles.database import DatabaseDouble, Held
+from tests.doubles.kv import SimulatedKv
 
 LIGHT_CRON: Final = "*/5 * * * *"
 REBUILD_SECONDS: Final = 20.0

@@ -15,9 +15,9 @@ from marketplace.ports.errors import StorageError
 from marketplace.publishing.messages import scanned_at_of
 from marketplace.skills.skill import Skill, says_the_same
 from marketplace.skills.submission import Scan
+from tests.doubles.database import Held
+from tests.doubles.queue import Delivery
 from tests.simulation.actors import Listing, stamp
-from tests.simulation.database_double import Held
-from tests.simulation.queue import Delivery
 from tests.simulation.world import Outcome, World
 
 LISTING_LIMIT: Final = 2.2

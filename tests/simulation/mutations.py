@@ -34,9 +34,9 @@ from marketplace.skills.skill import Skill
 from marketplace.skills.slugs import assignable_candidates
 from marketplace.skills.submission import Scan, Submission
 from marketplace.worker import consumers
-from tests.simulation import database_double
-from tests.simulation.database_double import DatabaseDouble, DoubleSession, Held
-from tests.simulation.loop import current_loop
+from tests.doubles import database as database_double
+from tests.doubles.database import DatabaseDouble, DoubleSession, Held
+from tests.doubles.loop import current_loop
 
 Mutation = Callable[[], AbstractContextManager[object]]
 MUTATIONS: Final[dict[str, Mutation]] = {}

@@ -19,12 +19,12 @@ from marketplace.publishing.messages import publish_message
 from marketplace.skills.listing_rules import ListingQuery
 from marketplace.skills.skill import Skill
 from marketplace.skills.submission import Scan, Submission, Verdict, skill_from_submission
+from tests.doubles.database import Held
+from tests.doubles.loop import EPOCH_OF_SIMULATION, CutOff, Deadlock, new_loop
+from tests.doubles.network import Fault
+from tests.doubles.queue import Delivery, SimulatedQueue
 from tests.simulation.actors import Marketplace
-from tests.simulation.database_double import Held
 from tests.simulation.invariants import Sent, Truth, Violation
-from tests.simulation.loop import EPOCH_OF_SIMULATION, CutOff, Deadlock, new_loop
-from tests.simulation.queue import Delivery, SimulatedQueue
-from tests.simulation.remote import Fault
 from tests.simulation.schedule import FLAKY, SETTLING, Schedule, Step, StepKind
 from tests.simulation.world import Outcome, World
 

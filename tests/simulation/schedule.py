@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from tests.simulation.chance import Chance
-from tests.simulation.loop import CutOff
+from tests.doubles.chance import Chance
+from tests.doubles.loop import CutOff
 
 # Small worlds collide often: three owners, two repositories each, names that clash across them
 # and with what another's slug becomes (`ada` + `pdf` is `ada-pdf`).

@@ -11,7 +11,7 @@ SCHEDULES = 3000
 AT_ONCE = 250  # schedules of one test, so that the tests share the processors
 MAX_SCHEDULES = 10_000  # within which every missing protection must show
 BY_HAND = {"leaves-notes-unasked"}
-"""What chance does not find: tests/unit/test_rebuild.py has the schedule."""
+"""What chance does not find: tests/unit/repair/test_rebuild.py has the schedule."""
 
 
 @pytest.mark.parametrize("first", range(0, SCHEDULES, AT_ONCE))

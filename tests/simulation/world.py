@@ -8,14 +8,14 @@ from typing import Any, Final, Generic, TypeVar
 from marketplace.ports.database import DatabaseSession, SkillDatabase
 from marketplace.ports.env import Env, Settings
 from marketplace.ports.isolate import FallbackCache
+from tests.doubles.chance import Chance
+from tests.doubles.errors import SimulationError
+from tests.doubles.faulty_database import open_session
+from tests.doubles.kv import KvConduct, KvOperation, KvOperationKind, SimulatedKv
+from tests.doubles.loop import CutOff, Invocation, SimulatedLoop, current_loop, finished
+from tests.doubles.network import Fault, Network
+from tests.doubles.queue import SimulatedProducer, SimulatedQueue
 from tests.simulation.actors import Marketplace
-from tests.simulation.chance import Chance
-from tests.simulation.database import open_session
-from tests.simulation.errors import SimulationError
-from tests.simulation.kv import KvConduct, KvOperation, KvOperationKind, SimulatedKv
-from tests.simulation.loop import CutOff, Invocation, SimulatedLoop, current_loop, finished
-from tests.simulation.queue import SimulatedProducer, SimulatedQueue
-from tests.simulation.remote import Fault, Network
 
 T = TypeVar("T")
 

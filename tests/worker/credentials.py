@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from tests.worker.conftest import INTERNAL_KEY, JWT_SECRET
+from tests.worker.marketplace import INTERNAL_KEY, JWT_SECRET
 
 Headers = Sequence[tuple[str, str]]
 KEY: Final = "X-Internal-Key"

@@ -2,7 +2,7 @@
 
 import httpx
 
-from tests.worker.conftest import Marketplace
+from tests.worker.marketplace import Marketplace
 from tests.worker.publishing import eventually
 from tests.worker.storage import rebuild
 

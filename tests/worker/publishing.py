@@ -7,7 +7,7 @@ from typing import Any, Final, TypeVar
 
 import httpx
 
-from tests.worker.conftest import INTERNAL_KEY
+from tests.worker.marketplace import INTERNAL_KEY
 
 OPERATOR: Final = {"X-Internal-Key": INTERNAL_KEY}
 DEADLINE: Final = 30.0  # seconds

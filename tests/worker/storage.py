@@ -12,7 +12,7 @@ import httpx
 from local.host.postgres import DATABASE
 from pgwire import ConnectOptions
 from pgwire.asyncio_stream import connect
-from tests.worker.conftest import Marketplace
+from tests.worker.marketplace import Marketplace
 from tests.worker.publishing import OPERATOR, eventually, listing, names, publish_many
 
 SEED_COUNT: Final = 118

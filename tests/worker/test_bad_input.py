@@ -10,8 +10,8 @@ import httpx
 import pytest
 
 from marketplace.web.app import create_app
-from tests.worker.conftest import ADDED_FORGE, Marketplace
 from tests.worker.log import log_until_now
+from tests.worker.marketplace import ADDED_FORGE, Marketplace
 from tests.worker.publishing import OPERATOR
 
 SUBMISSION = {"repoUrl": "https://github.com/bad/input", "skillName": "Bad input"}

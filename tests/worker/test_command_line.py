@@ -18,8 +18,8 @@ from local.host.control import KvEntry
 from local.host.ports import free_port
 from local.paths import REPOSITORY
 from marketplace.basics.timestamps import format_timestamp
-from tests.worker.conftest import INTERNAL_KEY, JWT_SECRET, Marketplace
 from tests.worker.credentials import token
+from tests.worker.marketplace import INTERNAL_KEY, JWT_SECRET, Marketplace
 from tests.worker.publishing import eventually, listing, names, submit
 from tests.worker.storage import (
     everything_listed,

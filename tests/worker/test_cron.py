@@ -6,8 +6,8 @@ import httpx
 import pytest
 
 from marketplace.repair.schedule import NIGHTLY_CRON
-from tests.worker.conftest import Marketplace
 from tests.worker.log import log_until_now
+from tests.worker.marketplace import Marketplace
 from tests.worker.publishing import eventually
 from tests.worker.storage import (
     everything_listed,

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from local.host.control import KvEntry
-from tests.worker.conftest import Marketplace
+from tests.worker.marketplace import Marketplace
 from tests.worker.publishing import OPERATOR, eventually, listing, names
 from tests.worker.storage import empty, rebuild, without_postgres
 

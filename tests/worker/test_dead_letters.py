@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from local.host.control import DEAD_LETTERS, KvEntry
-from tests.worker.conftest import Marketplace
 from tests.worker.log import log_until_now
+from tests.worker.marketplace import Marketplace
 from tests.worker.publishing import OPERATOR, eventually, status, submit, wait_published
 from tests.worker.storage import empty, health, keys, query, without_postgres
 

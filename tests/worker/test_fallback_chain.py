@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from local.host.control import KvEntry
-from tests.worker.conftest import Marketplace
+from tests.worker.marketplace import Marketplace
 from tests.worker.publishing import eventually, listing, names, publish
 from tests.worker.storage import (
     INDEX_KEY,

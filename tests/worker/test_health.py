@@ -7,8 +7,8 @@ import httpx
 import pytest
 
 from local.host.control import KvEntry
-from tests.worker.conftest import Marketplace
 from tests.worker.log import log_until_now
+from tests.worker.marketplace import Marketplace
 from tests.worker.publishing import listing, publish_many, submit
 from tests.worker.storage import (
     INDEX_KEY,

@@ -6,8 +6,8 @@ from typing import Any, Final
 import httpx
 import pytest
 
-from tests.worker.conftest import Marketplace
 from tests.worker.log import log_until_now
+from tests.worker.marketplace import Marketplace
 from tests.worker.publishing import (
     RESULTS_A_REPORT,
     eventually,

@@ -10,7 +10,7 @@ import pytest
 
 from local.host.worker_stack import WorkerStack
 from local.paths import REPOSITORY, WRANGLER_CONFIG
-from tests.worker.conftest import INTERNAL_KEY, JWT_SECRET
+from tests.worker.marketplace import INTERNAL_KEY, JWT_SECRET
 from tests.worker.publishing import eventually
 
 PRODUCER = '[[queues.producers]]\nbinding = "MAINTENANCE_QUEUE"\nqueue = "skill-maintenance"\n'

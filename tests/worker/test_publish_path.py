@@ -7,7 +7,7 @@ import httpx
 
 from marketplace.kv.keys import identity_key
 from marketplace.skills.slugs import identity_of
-from tests.worker.conftest import Marketplace
+from tests.worker.marketplace import Marketplace
 from tests.worker.publishing import (
     eventually,
     listing,

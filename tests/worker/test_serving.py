@@ -8,7 +8,7 @@ from local.host.control import KvEntry
 from local.host.cron import cron_expressions
 from local.paths import NODE, NODE_MODULES, REPOSITORY, WRANGLER_CONFIG
 from local.setup.packages import node_environment
-from tests.worker.conftest import Marketplace
+from tests.worker.marketplace import Marketplace
 
 WRANGLER = NODE_MODULES / "wrangler" / "bin" / "wrangler.js"
 

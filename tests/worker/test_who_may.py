@@ -8,9 +8,9 @@ import httpx
 import pytest
 
 from marketplace.web.app import create_app
-from tests.worker.conftest import INTERNAL_KEY, JWT_SECRET, Marketplace
 from tests.worker.credentials import BEARER, KEY, Headers, lesser, right, wrong
 from tests.worker.log import log_until_now
+from tests.worker.marketplace import INTERNAL_KEY, JWT_SECRET, Marketplace
 from tests.worker.storage import keys
 
 PUBLIC: Final = {

@@ -1,0 +1,1 @@
+"""What stands in for the platform: KV, PostgreSQL, queues, time, and a marketplace on them."""

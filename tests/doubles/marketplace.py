@@ -1,0 +1,128 @@
+"""An env on a simulated KV and a database double, for the tests of health and repair."""
+
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from marketplace.kv.index import IndexWriter
+from marketplace.kv.records import write_record
+from marketplace.ports.database import DatabaseSession, RecordKey, SkillDatabase
+from marketplace.ports.env import Env, Settings
+from marketplace.ports.errors import QueueError
+from marketplace.skills.skill import Skill
+from tests.doubles.database import DatabaseDouble
+from tests.doubles.kv import SimulatedKv
+from tests.doubles.kv_support import Log, make_skill
+from tests.doubles.loop import current_loop, simulate
+
+T = TypeVar("T")
+
+REFUSED = "refused"  # the category of skills that the table does not take
+
+
+@dataclass(slots=True)
+class ListQueue:
+    """A queue that keeps what it was sent."""
+
+    bodies: list[Mapping[str, Any]] = field(default_factory=list)
+    failing: bool = False
+
+    async def send_batch(self, bodies: Sequence[Mapping[str, Any]]) -> None:
+        if self.failing:
+            raise QueueError("away")
+        self.bodies += bodies
+
+
+@dataclass(slots=True)
+class Delivered:
+    """A message as a handler gets it."""
+
+    body: Any
+    attempts: int = 1
+    id: str = "message"
+    acknowledged: bool = False
+    retried: bool = False
+
+    def ack(self) -> None:
+        self.acknowledged = True
+
+    def retry(self, *, delay_seconds: int) -> None:
+        self.retried = True
+
+
+@dataclass(slots=True)
+class Market:
+    """All stores of a marketplace, and the env on them."""
+
+    kv: SimulatedKv
+    tables: DatabaseDouble
+    publish: ListQueue
+    maintenance: ListQueue
+    env: Env
+    log: Log
+
+    async def database(self) -> SkillDatabase:
+        return await self.tables.connect()
+
+    async def fill(self, skills: Sequence[Skill], *, kv: bool = True, table: bool = True) -> None:
+        """Put skills into either source; into both, the table knows that KV has them."""
+        with await self.database() as database:
+            if table:
+                await database.upsert_skills(skills)
+            for skill in skills if kv else ():
+                await write_record(self.env, skill)
+        if kv and table:
+            await self.mark(skills)
+
+    async def mark(self, skills: Sequence[Skill]) -> None:
+        """Tell the table that KV has these."""
+        with await self.database() as database:
+            await database.mark_in_kv([RecordKey(s.name, s.identity, s.revision) for s in skills])
+
+    async def index(self, skills: Sequence[Skill]) -> None:
+        """Write the index with these skills."""
+        writer = IndexWriter.begin(self.env, f"generation-{len(skills)}")
+        await writer.add([skill.published_summary() for skill in skills])
+        await writer.finish()
+
+    def lose_rows(self, skills: Sequence[Skill]) -> None:
+        """Delete rows behind the marketplace's back."""
+        for skill in skills:
+            del self.tables.rows[skill.identity]
+            del self.tables.identities[skill.name]
+
+    def lose_records(self, skills: Sequence[Skill]) -> None:
+        """Delete records behind the marketplace's back."""
+        for skill in skills:
+            self.kv.damage(f"skill:{skill.name}", None)
+
+
+def run(
+    test: Callable[[Market], Coroutine[Any, Any, T]],
+    *,
+    settings: Settings | None = None,
+    **options: Any,
+) -> T:
+    """Run a test in virtual time; options are `SimulatedKv`'s."""
+
+    async def main() -> T:
+        kv, log = SimulatedKv(**options), Log()
+        tables = DatabaseDouble(refuses=lambda skill: skill.category == REFUSED)
+        publish, maintenance = ListQueue(), ListQueue()
+        env = Env(
+            submissions_kv=kv,
+            database=DatabaseSession(tables.connect),
+            publish_queue=publish,
+            maintenance_queue=maintenance,
+            settings=settings or Settings(),
+            clock=current_loop().clock,
+            log=log,
+        )
+        return await test(Market(kv, tables, publish, maintenance, env, log))
+
+    return simulate(main())
+
+
+def make_skills(count: int, prefix: str = "skill", **fields: Any) -> list[Skill]:
+    """``count`` skills in slug order."""
+    return [make_skill(f"{prefix}-{number:05d}", **fields) for number in range(count)]

@@ -1,0 +1,1 @@
+"""The PostgreSQL client, on bytes and on a real server."""

@@ -1,0 +1,181 @@
+"""The fallback listing kept between requests: quick, soon fresh, and never an error as a list."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from marketplace.catalog import listings
+from marketplace.catalog.published_skills import PublishedSkills, get_published_skills_list
+from marketplace.kv.index import IndexWriter
+from marketplace.kv.keys import INDEX_KEY
+from marketplace.kv.records import write_record
+from marketplace.ports.database import DatabaseSession, SkillDatabase
+from marketplace.ports.errors import DatabaseError, KvError
+from marketplace.ports.isolate import KEPT_SECONDS, MAKING_SECONDS, MAX_ANSWERS, FallbackCache
+from marketplace.skills.listing_rules import ListingQuery
+from tests.doubles import kv_support
+from tests.doubles.kv_support import Bench, fault, make_skill, names
+from tests.doubles.loop import current_loop
+from tests.doubles.network import Fault
+
+
+def run(test: Callable[[Bench, FallbackCache], Coroutine[Any, Any, None]]) -> None:
+    """Run a test in virtual time, with the cache of one isolate."""
+
+    async def main(bench: Bench) -> None:
+        cache = FallbackCache()
+        bench.env = replace(bench.env, fallback_cache=cache)
+        await test(bench, cache)
+
+    kv_support.run(main)
+
+
+async def listing(bench: Bench, **options: Any) -> PublishedSkills:
+    return await get_published_skills_list(bench.env, **options)
+
+
+async def write_elsewhere(bench: Bench, *slugs: str) -> None:
+    """As another isolate writes: this one's cache does not hear of it."""
+    env = replace(bench.env, fallback_cache=None)
+    for slug in slugs:
+        await write_record(env, make_skill(slug))
+
+
+async def pass_time(seconds: float) -> None:
+    await asyncio.sleep(seconds)
+
+
+def test_who_comes_after_a_listing_was_made_gets_a_new_one() -> None:
+    async def test(bench: Bench, _cache: FallbackCache) -> None:
+        await write_elsewhere(bench, "a")
+        assert names(await listing(bench)) == ["a"]
+        await write_elsewhere(bench, "b")
+        assert names(await listing(bench)) == ["a", "b"]
+        bench.kv.damage("skill:a", None)
+        bench.kv.damage("skill:b", None)
+        bench.kv.damage(INDEX_KEY, None)
+        assert names(await listing(bench)) == []
+
+    run(test)
+
+
+def test_one_request_makes_the_listing_for_all_that_come_meanwhile() -> None:
+    async def test(bench: Bench, _cache: FallbackCache) -> None:
+        await write_elsewhere(bench, "a")
+        answers = await asyncio.gather(*(listing(bench) for _ in range(20)))
+        assert {answer.count for answer in answers} == {1}
+        assert bench.kv.operations["list"] == 2  # records and outbox
+
+    run(test)
+
+
+def test_a_request_that_died_holds_nobody_up_for_long() -> None:
+    async def test(bench: Bench, cache: FallbackCache) -> None:
+        await write_elsewhere(bench, "a")
+        cache.begin(current_loop().time() + 60)  # and never ends
+        started = current_loop().time()
+        assert names(await listing(bench)) == ["a"]
+        assert current_loop().time() - started < MAKING_SECONDS + 0.2
+
+    run(test)
+
+
+@pytest.mark.parametrize("kind", [Fault.FAIL, Fault.HANG])
+def test_an_error_is_never_kept(kind: Fault) -> None:
+    async def test(bench: Bench, cache: FallbackCache) -> None:
+        await write_elsewhere(bench, "a")
+        bench.kv.faults = fault(kind, "list", "get", "get_many")
+        for _ in range(2):
+            with pytest.raises(KvError):
+                await listing(bench, deadline=0.5)
+        assert (cache.good, cache.latest) == (None, None)
+        bench.kv.faults = None
+        assert names(await listing(bench)) == ["a"]
+
+    run(test)
+
+
+def test_a_thinned_listing_is_never_kept() -> None:
+    async def test(bench: Bench, cache: FallbackCache) -> None:
+        await write_elsewhere(bench, "a")
+        bench.kv.faults = fault(Fault.FAIL, "get")  # the index
+        thinned = await listing(bench)
+        assert (names(thinned), thinned.thinned, cache.good) == (["a"], True, None)
+        bench.kv.faults = None
+        await pass_time(0.1)
+        assert not (await listing(bench)).degraded
+
+    run(test)
+
+
+def test_a_broken_record_does_not_keep_the_rest_from_being_kept() -> None:
+    async def test(bench: Bench, cache: FallbackCache) -> None:
+        await write_elsewhere(bench, "a")
+        bench.kv.damage("skill:broken", b"{")
+        skills = await listing(bench)
+        assert skills.degraded
+        assert cache.good is skills
+
+    run(test)
+
+
+@pytest.mark.parametrize("operations", [("list", "get", "get_many"), ("list",)])
+def test_an_older_listing_stands_in_for_one_that_failed_or_lacks_skills_for_ten_minutes(
+    operations: tuple[str, ...],
+) -> None:
+    async def test(bench: Bench, _cache: FallbackCache) -> None:
+        await write_elsewhere(bench, "a", "b")
+        assert not (await listing(bench)).degraded
+        await pass_time(KEPT_SECONDS - 5)
+        await IndexWriter.begin(bench.env, "empty").finish()
+        bench.kv.faults = fault(Fault.FAIL, *operations)
+        skills = await listing(bench)
+        assert names(skills) == ["a", "b"]
+        assert skills.degraded
+        await pass_time(6)
+        with pytest.raises(KvError):  # an empty index cannot say that there is nothing
+            await listing(bench)
+
+    run(test)
+
+
+def test_finished_answers_are_kept_with_their_listing_and_bounded() -> None:
+    async def test(bench: Bench, cache: FallbackCache) -> None:
+        await write_elsewhere(bench, "a", "b")
+        env = replace(bench.env, database=DatabaseSession(_no_database))
+        first, again, other, count, categories = await asyncio.gather(
+            listings.get_skills(env, ListingQuery()),
+            listings.get_skills(env, ListingQuery()),
+            listings.get_skills(env, ListingQuery(limit=1)),
+            listings.get_skill_count(env, ListingQuery()),
+            listings.get_skill_categories(env),
+        )
+        assert again.value is first.value
+        assert again.degraded
+        assert len(other.value.items) == 1
+        assert count.value == 2
+        assert categories.value == {"development": 2}
+        pages = (listings.get_skills(env, ListingQuery(limit=n)) for n in range(1, 3 * MAX_ANSWERS))
+        await asyncio.gather(*pages)
+        assert len(cache._answers) == MAX_ANSWERS
+        await write_elsewhere(bench, "c")
+        assert (await listings.get_skills(env, ListingQuery())).value.total == 3
+
+    run(test)
+
+
+def test_without_a_cache_every_listing_is_made_anew() -> None:
+    async def test(bench: Bench, _cache: FallbackCache) -> None:
+        env = replace(bench.env, fallback_cache=None)
+        for _ in range(2):
+            await get_published_skills_list(env)
+        assert bench.kv.operations["list"] == 4
+
+    run(test)
+
+
+async def _no_database() -> SkillDatabase:
+    raise DatabaseError("away")
