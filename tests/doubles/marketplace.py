@@ -1,9 +1,11 @@
-"""An env on a simulated KV and a database double, for the tests of health and repair."""
+"""A marketplace in memory: all its stores, the Env on them, and skills to put into it."""
 
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, TypeVar
 
+from marketplace.catalog.published_skills import PublishedSkills
 from marketplace.kv.index import IndexWriter
 from marketplace.kv.records import write_record
 from marketplace.ports.database import DatabaseSession, RecordKey, SkillDatabase
@@ -11,13 +13,27 @@ from marketplace.ports.env import Env, Settings
 from marketplace.ports.errors import QueueError
 from marketplace.skills.skill import Skill
 from tests.doubles.database import DatabaseDouble
-from tests.doubles.kv import SimulatedKv
-from tests.doubles.kv_support import Log, make_skill
+from tests.doubles.kv import KvFaults, KvOperation, SimulatedKv
 from tests.doubles.loop import current_loop, simulate
+from tests.doubles.network import Fault
 
 T = TypeVar("T")
 
+
 REFUSED = "refused"  # the category of skills that the table does not take
+
+
+@dataclass(slots=True)
+class Log:
+    """Collects log lines."""
+
+    lines: list[dict[str, Any]] = field(default_factory=list)
+
+    def __call__(self, event: str, *, level: str = "info", **fields: Any) -> None:
+        self.lines.append({"event": event, "level": level, **fields})
+
+    def events(self) -> list[str]:
+        return [line["event"] for line in self.lines]
 
 
 @dataclass(slots=True)
@@ -97,32 +113,72 @@ class Market:
             self.kv.damage(f"skill:{skill.name}", None)
 
 
+def new_market(
+    clock: Callable[[], datetime], *, settings: Settings | None = None, **options: Any
+) -> Market:
+    """An empty marketplace; options are `SimulatedKv`'s."""
+    kv, log = SimulatedKv(**options), Log()
+    tables = DatabaseDouble(refuses=lambda skill: skill.category == REFUSED)
+    publish, maintenance = ListQueue(), ListQueue()
+    env = Env(
+        submissions_kv=kv,
+        database=DatabaseSession(tables.connect),
+        publish_queue=publish,
+        maintenance_queue=maintenance,
+        settings=settings or Settings(),
+        clock=clock,
+        log=log,
+    )
+    return Market(kv, tables, publish, maintenance, env, log)
+
+
 def run(
     test: Callable[[Market], Coroutine[Any, Any, T]],
     *,
     settings: Settings | None = None,
     **options: Any,
 ) -> T:
-    """Run a test in virtual time; options are `SimulatedKv`'s."""
+    """What a scenario gives on a marketplace of its own, in virtual time.
+
+    For tests that need several; the others have the fixture ``market``.
+    """
 
     async def main() -> T:
-        kv, log = SimulatedKv(**options), Log()
-        tables = DatabaseDouble(refuses=lambda skill: skill.category == REFUSED)
-        publish, maintenance = ListQueue(), ListQueue()
-        env = Env(
-            submissions_kv=kv,
-            database=DatabaseSession(tables.connect),
-            publish_queue=publish,
-            maintenance_queue=maintenance,
-            settings=settings or Settings(),
-            clock=current_loop().clock,
-            log=log,
-        )
-        return await test(Market(kv, tables, publish, maintenance, env, log))
+        return await test(new_market(current_loop().clock, settings=settings, **options))
 
     return simulate(main())
+
+
+def fault(kind: Fault, *operations: str, key: str = "") -> KvFaults:
+    """Let operations of these kinds fail whose key contains ``key``."""
+
+    def decide(operation: KvOperation) -> Fault | None:
+        concerned = operation.kind in operations and key in operation.key
+        return kind if concerned else None
+
+    return decide
+
+
+def make_skill(name: str = "pdf-tools", **fields: Any) -> Skill:
+    """A skill; any field can be given."""
+    values: dict[str, Any] = {
+        "name": name,
+        "base_slug": name,
+        "display_name": name.title(),
+        "description": f"What {name} does.",
+        "author": "octo",
+        "repo_url": f"https://github.com/octo/{name}",
+        "updated_at": "2026-11-01T08:00:00.000Z",
+        **fields,
+    }
+    return Skill(**values)
 
 
 def make_skills(count: int, prefix: str = "skill", **fields: Any) -> list[Skill]:
     """``count`` skills in slug order."""
     return [make_skill(f"{prefix}-{number:05d}", **fields) for number in range(count)]
+
+
+def names(skills: PublishedSkills) -> list[str]:
+    """The slugs of a listing."""
+    return [entry.summary.name for entry in skills]

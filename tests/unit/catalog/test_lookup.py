@@ -27,8 +27,7 @@ from marketplace.skills.listing_rules import ListingQuery
 from marketplace.skills.skill import Skill
 from marketplace.web.app import create_app
 from tests.doubles.database import no_hook
-from tests.doubles.kv_support import fault, make_skill
-from tests.doubles.marketplace import Market, run
+from tests.doubles.marketplace import Market, fault, make_skill, run
 from tests.doubles.network import Fault
 
 SKILL = make_skill("pdf-tools", description="Long. " * 200, extension_points=("ocr",))

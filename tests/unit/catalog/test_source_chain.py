@@ -25,9 +25,8 @@ from marketplace.skills.seed import load_seed
 from marketplace.web.app import create_app
 from tests.doubles import marketplace as operations_support
 from tests.doubles.kv import KvConduct, KvFaults, KvOperation
-from tests.doubles.kv_support import fault, make_skill
 from tests.doubles.loop import current_loop
-from tests.doubles.marketplace import Market
+from tests.doubles.marketplace import Market, fault, make_skill
 from tests.doubles.network import Fault, Network
 
 SEED = load_seed()

@@ -13,8 +13,7 @@ from marketplace.operations.reports import LAST_REPAIR, save_report
 from marketplace.ports.database import DatabaseSession, SkillDatabase
 from marketplace.ports.errors import DatabaseError, DatabaseRefused
 from marketplace.skills.skill import Skill
-from tests.doubles.kv_support import fault
-from tests.doubles.marketplace import Market, make_skills, run
+from tests.doubles.marketplace import Market, fault, make_skills, run
 from tests.doubles.network import Fault
 
 

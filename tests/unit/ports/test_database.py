@@ -12,8 +12,7 @@ from marketplace.publishing.messages import PUBLISH_QUEUE
 from marketplace.repair.schedule import run_scheduled
 from marketplace.skills.listing_rules import ListingQuery
 from marketplace.worker.consumers import DEAD_LETTER_QUEUE, consume
-from tests.doubles.kv_support import make_skill
-from tests.doubles.marketplace import Delivered, Market, run
+from tests.doubles.marketplace import Delivered, Market, make_skill, run
 
 
 @dataclass(slots=True)

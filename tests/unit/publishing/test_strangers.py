@@ -26,8 +26,7 @@ from marketplace.skills.seed import load_seed
 from marketplace.skills.skill import Skill
 from marketplace.skills.submission import Scan, Submission, SubmissionState, Verdict
 from marketplace.worker.consumers import consume
-from tests.doubles.kv_support import fault
-from tests.doubles.marketplace import Delivered, Market, run
+from tests.doubles.marketplace import Delivered, Market, fault, run
 from tests.doubles.network import Fault
 
 MOMENTS = [f"2025-12-{day:02d}T10:00:00.000Z" for day in range(1, 29)]

@@ -10,8 +10,7 @@ from marketplace.kv.summaries import encode_summary
 from marketplace.repair.rebuild import get_rebuild, start_rebuild
 from marketplace.skills.skill import PublishedSummary
 from marketplace.worker.consumers import MAINTENANCE_QUEUE, consume
-from tests.doubles.kv_support import make_skill
-from tests.doubles.marketplace import REFUSED, Delivered, Market, make_skills
+from tests.doubles.marketplace import REFUSED, Delivered, Market, make_skill, make_skills
 
 _NUMBERS = (
     "rebuilt",

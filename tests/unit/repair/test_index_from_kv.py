@@ -19,8 +19,7 @@ from marketplace.ports.env import Env, Settings
 from marketplace.ports.errors import DatabaseError
 from marketplace.repair.rebuild import BRING_IT_BACK, DatabaseNeeded, start_rebuild
 from marketplace.skills.fingerprint import Fingerprint
-from tests.doubles.kv_support import fault
-from tests.doubles.marketplace import Market, make_skills, run
+from tests.doubles.marketplace import Market, fault, make_skills, run
 from tests.doubles.network import Fault
 
 

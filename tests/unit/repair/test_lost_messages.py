@@ -26,9 +26,8 @@ from marketplace.repair.light_repair import run_light_repair
 from marketplace.skills.submission import Publication, Scan, Submission, SubmissionState, Verdict
 from marketplace.worker.consumers import DEAD_LETTER_QUEUE, consume
 from tests.doubles.kv import KvOperation
-from tests.doubles.kv_support import fault
 from tests.doubles.loop import current_loop
-from tests.doubles.marketplace import Delivered, Market, run
+from tests.doubles.marketplace import Delivered, Market, fault, run
 from tests.doubles.network import Fault
 
 CHECKS_APART = 300.0  # seconds

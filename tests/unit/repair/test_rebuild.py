@@ -16,8 +16,7 @@ from marketplace.skills.skill import Skill
 from marketplace.skills.slugs import assignable_candidates
 from marketplace.worker.consumers import MAINTENANCE_QUEUE, consume
 from tests.doubles.database import Held
-from tests.doubles.kv_support import fault, make_skill
-from tests.doubles.marketplace import Delivered, Market, make_skills, run
+from tests.doubles.marketplace import Delivered, Market, fault, make_skill, make_skills, run
 from tests.doubles.network import Fault
 from tests.simulation.mutations import mutated
 from tests.unit.repair.rebuilds import changes, damaged, numbers, rebuild, replace_version

@@ -18,10 +18,9 @@ from marketplace.repair.rebuild import (
     start_rebuild,
 )
 from marketplace.worker.consumers import MAINTENANCE_QUEUE, consume
-from tests.doubles.kv_support import fault
 from tests.doubles.loop import Invocation, current_loop
 from tests.doubles.loop import finished as ended
-from tests.doubles.marketplace import REFUSED, Delivered, Market, make_skills, run
+from tests.doubles.marketplace import REFUSED, Delivered, Market, fault, make_skills, run
 from tests.doubles.network import Fault
 from tests.unit.repair.rebuilds import changes, damaged, deliver, finished, numbers, rebuild
 

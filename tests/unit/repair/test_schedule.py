@@ -10,8 +10,7 @@ from marketplace.ports.database import DatabaseSession, SkillDatabase
 from marketplace.ports.errors import DatabaseError, QueueError
 from marketplace.repair.schedule import NIGHTLY_CRON, run_scheduled
 from marketplace.worker.consumers import MAINTENANCE_QUEUE, consume
-from tests.doubles.kv_support import fault
-from tests.doubles.marketplace import REFUSED, Delivered, Market, make_skills, run
+from tests.doubles.marketplace import REFUSED, Delivered, Market, fault, make_skills, run
 from tests.doubles.network import Fault
 
 _CHECK = "*/5 * * * *"

@@ -11,7 +11,7 @@ from marketplace.postgres.queries import SKILL_COLUMNS
 from marketplace.skills.skill import Skill, SkillSummary
 from marketplace.skills.stored import InvalidRecord
 from marketplace.web.api.documents import SkillDocument, SummaryDocument
-from tests.doubles.kv_support import make_skill
+from tests.doubles.marketplace import make_skill
 
 SKILL = make_skill("pdf-tools", license="MIT", extension_points=("ocr",))
 REVISION = "0000000001.0000000000.0000000000~|2026-11-01T08:00:00.000Z|5641e45a0b9e2f0b"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from marketplace.ports.errors import KvError, KvRateLimited, KvValueTooLarge
 from marketplace.ports.kv import KvKey
 from marketplace.worker.kv_answers import kv_error, read_list_page, read_values
-from tests.doubles.kv_support import Log
+from tests.doubles.marketplace import Log
 
 _HALF = "\ud800"
 _any_text = st.text(st.characters(codec=None, exclude_categories=()))  # half pairs included

@@ -49,27 +49,27 @@ from marketplace.skills import fingerprint
 from marketplace.skills.fingerprint import Fingerprint
 from marketplace.skills.listing_rules import ListingQuery
 from marketplace.skills.skill import PublishedSummary
-from tests.doubles.kv_support import Bench, fault, make_skill, names, run
 from tests.doubles.loop import current_loop
+from tests.doubles.marketplace import Market, fault, make_skill, names, run
 from tests.doubles.network import Fault
 
 
-async def read_names(bench: Bench) -> list[str]:
-    reading = await read_index(bench.env)
+async def read_names(market: Market) -> list[str]:
+    reading = await read_index(market.env)
     return [entry.summary.name for entry in reading.summaries()]
 
 
-async def listing(bench: Bench, **options: Any) -> PublishedSkills:
-    return await get_published_skills_list(bench.env, **options)
+async def listing(market: Market, **options: Any) -> PublishedSkills:
+    return await get_published_skills_list(market.env, **options)
 
 
-async def write_records(bench: Bench, *slugs: str) -> None:
+async def write_records(market: Market, *slugs: str) -> None:
     for slug in slugs:
-        await write_record(bench.env, make_skill(slug))
+        await write_record(market.env, make_skill(slug))
 
 
-async def write_index(bench: Bench, generation: str, *slugs: str) -> IndexHeader:
-    writer = IndexWriter.begin(bench.env, generation)
+async def write_index(market: Market, generation: str, *slugs: str) -> IndexHeader:
+    writer = IndexWriter.begin(market.env, generation)
     await writer.add([make_skill(slug).published_summary() for slug in slugs])
     return await writer.finish()
 
@@ -85,14 +85,14 @@ async def pass_time(seconds: float) -> None:
 
 
 def test_what_is_written_is_read_with_its_count_and_fingerprint() -> None:
-    async def test(bench: Bench) -> None:
-        header = await write_index(bench, "g1", "c", "a", "b")
-        assert await read_names(bench) == ["a", "b", "c"]
-        assert await index_header(bench.env) == header
+    async def test(market: Market) -> None:
+        header = await write_index(market, "g1", "c", "a", "b")
+        assert await read_names(market) == ["a", "b", "c"]
+        assert await index_header(market.env) == header
         entries = [make_skill(slug).published_summary() for slug in "abc"]
         digest = fingerprint.add_to_digest("0" * 16, entries)
         assert header.fingerprint == Fingerprint(3, digest)
-        assert (await read_index(bench.env)).complete
+        assert (await read_index(market.env)).complete
 
     run(test)
 
@@ -108,38 +108,38 @@ def test_a_write_goes_on_in_another_invocation_from_plain_data(
 ) -> None:
     monkeypatch.setattr(index_writing, "BLOCK_SIZE", 4)
 
-    async def test(bench: Bench) -> None:
+    async def test(market: Market) -> None:
         entries = [make_skill(f"s-{number:02}").published_summary() for number in range(22)]
-        progress = IndexWriter.begin(bench.env, "job-1").progress
+        progress = IndexWriter.begin(market.env, "job-1").progress
         for start in range(0, 22, 10):
-            writer = IndexWriter(bench.env, progress)
+            writer = IndexWriter(market.env, progress)
             await writer.add(entries[start : start + 10])
             await writer.flush()
             kept = msgspec.json.encode(writer.progress)
             progress = msgspec.json.decode(kept, type=IndexProgress)
-            assert (await index_header(bench.env)).problem == "missing"
-        await IndexWriter(bench.env, progress).finish()
-        assert len(await read_names(bench)) == 22
-        assert (await index_header(bench.env)).count == 22
+            assert (await index_header(market.env)).problem == "missing"
+        await IndexWriter(market.env, progress).finish()
+        assert len(await read_names(market)) == 22
+        assert (await index_header(market.env)).count == 22
 
     run(test)
 
 
 def test_readers_see_one_generation_or_the_other() -> None:
-    async def test(bench: Bench) -> None:
-        await write_index(bench, "g1", "a", "b")
+    async def test(market: Market) -> None:
+        await write_index(market, "g1", "a", "b")
         seen: list[list[str]] = []
 
         async def look(*_: object) -> None:
-            bench.kv.faults = None
-            seen.append(await read_names(bench))
+            market.kv.faults = None
+            seen.append(await read_names(market))
 
-        writer = IndexWriter.begin(bench.env, "g2")
+        writer = IndexWriter.begin(market.env, "g2")
         await writer.add([make_skill(slug).published_summary() for slug in "cd"])
         await look()
         await writer.flush()
         await look()
-        bench.kv.faults = fault(Fault.FAIL, "put")
+        market.kv.faults = fault(Fault.FAIL, "put")
         with pytest.raises(KvError):
             await writer.finish()
         await look()
@@ -151,12 +151,12 @@ def test_readers_see_one_generation_or_the_other() -> None:
 
 
 def test_a_generation_is_removed_when_it_is_old_and_no_reader_is_in_it() -> None:
-    async def test(bench: Bench) -> None:
+    async def test(market: Market) -> None:
         generations = []
 
         async def write() -> None:
-            generations.append(new_generation(bench.env))
-            await write_index(bench, generations[-1], "a")
+            generations.append(new_generation(market.env))
+            await write_index(market, generations[-1], "a")
 
         def pages(*numbers: int) -> list[str]:
             return [index_page_key(generations[number], 0, 0) for number in numbers]
@@ -167,32 +167,32 @@ def test_a_generation_is_removed_when_it_is_old_and_no_reader_is_in_it() -> None
         await pass_time(5)
         await write()
         # The first one is old, and was the present one until five seconds ago.
-        assert bench.kv.keys(INDEX_PAGE_PREFIX) == pages(0, 1, 2)
+        assert market.kv.keys(INDEX_PAGE_PREFIX) == pages(0, 1, 2)
         await pass_time(SUPERSEDED_SECONDS + 10)
         await write()
-        assert bench.kv.keys(INDEX_PAGE_PREFIX) == pages(1, 2, 3)
+        assert market.kv.keys(INDEX_PAGE_PREFIX) == pages(1, 2, 3)
         await pass_time(OLD_SECONDS + 10)
         await write()
-        assert bench.kv.keys(INDEX_PAGE_PREFIX) == pages(3, 4)
+        assert market.kv.keys(INDEX_PAGE_PREFIX) == pages(3, 4)
 
     run(test)
 
 
 def test_a_repeated_step_writes_no_page_of_the_first_attempt_again() -> None:
-    async def test(bench: Bench) -> None:
-        begun = IndexWriter.begin(bench.env, "g1").progress
+    async def test(market: Market) -> None:
+        begun = IndexWriter.begin(market.env, "g1").progress
         written = []
         for attempt in range(2):
             progress = msgspec.structs.replace(begun, attempt=attempt)
-            writer = IndexWriter(bench.env, progress)
+            writer = IndexWriter(market.env, progress)
             await writer.add([make_skill(f"a-{attempt}").published_summary()])
             await writer.flush()
             written.append(writer)
         await written[1].finish()
-        assert await read_names(bench) == ["a-1"]
+        assert await read_names(market) == ["a-1"]
         await pass_time(2)
         await written[0].finish()  # it was only slow
-        assert await read_names(bench) == ["a-0"]
+        assert await read_names(market) == ["a-0"]
 
     run(test)
 
@@ -200,95 +200,95 @@ def test_a_repeated_step_writes_no_page_of_the_first_attempt_again() -> None:
 # --- adding
 
 
-async def write_cut_off(bench: Bench, *slugs: str) -> list[str]:
+async def write_cut_off(market: Market, *slugs: str) -> list[str]:
     """Begin a generation that is never finished; the keys of its pages."""
-    writer = IndexWriter.begin(bench.env, new_generation(bench.env))
+    writer = IndexWriter.begin(market.env, new_generation(market.env))
     await writer.add([make_skill(slug).published_summary() for slug in slugs])
     await writer.flush()
     return [page.key for page in writer.progress.pages]
 
 
 def test_pages_of_a_write_that_was_cut_off_for_good_go_with_a_later_write() -> None:
-    async def test(bench: Bench) -> None:
-        await write_index(bench, "present", "a")
-        left = await write_cut_off(bench, "a")
+    async def test(market: Market) -> None:
+        await write_index(market, "present", "a")
+        left = await write_cut_off(market, "a")
         await pass_time(OLD_SECONDS / 2)
-        under_way = await write_cut_off(bench, "a")
+        under_way = await write_cut_off(market, "a")
         await pass_time(OLD_SECONDS / 2 + 10)
-        await write_records(bench, "a")
-        bench.kv.damage(f"{INDEX_PAGE_PREFIX}something-else", b"x")
-        generation = new_generation(bench.env)
-        await write_index(bench, generation, "a")
-        assert bench.kv.keys(INDEX_PAGE_PREFIX) == [
+        await write_records(market, "a")
+        market.kv.damage(f"{INDEX_PAGE_PREFIX}something-else", b"x")
+        generation = new_generation(market.env)
+        await write_index(market, generation, "a")
+        assert market.kv.keys(INDEX_PAGE_PREFIX) == [
             *under_way,
             index_page_key(generation, 0, 0),
             index_page_key("present", 0, 0),
             f"{INDEX_PAGE_PREFIX}something-else",
         ]
-        assert bench.kv.peek(left[0]) is None
-        assert bench.kv.keys("skill:") == ["skill:a"]
+        assert market.kv.peek(left[0]) is None
+        assert market.kv.keys("skill:") == ["skill:a"]
 
     run(test)
 
 
 def test_generations_in_use_stay_however_old_they_are() -> None:
-    async def test(bench: Bench) -> None:
+    async def test(market: Market) -> None:
         for _ in range(3):
-            await write_index(bench, new_generation(bench.env), "a")
+            await write_index(market, new_generation(market.env), "a")
             await pass_time(3 * OLD_SECONDS)
-        assert len(bench.kv.keys(INDEX_PAGE_PREFIX)) == 2  # present and previous
-        assert await read_names(bench) == ["a"]
+        assert len(market.kv.keys(INDEX_PAGE_PREFIX)) == 2  # present and previous
+        assert await read_names(market) == ["a"]
 
     run(test)
 
 
 def test_removing_is_bounded_and_its_failure_fails_no_write() -> None:
-    async def test(bench: Bench) -> None:
-        await write_index(bench, "present", "a")
+    async def test(market: Market) -> None:
+        await write_index(market, "present", "a")
         for number in range(MAX_REMOVED + 5):
-            bench.kv.damage(index_page_key(f"{EPOCH}-{number:03}", 0, 0), b"x")
+            market.kv.damage(index_page_key(f"{EPOCH}-{number:03}", 0, 0), b"x")
         await pass_time(2 * OLD_SECONDS)
-        await write_index(bench, new_generation(bench.env), "a")
-        assert bench.kv.operations["delete"] == MAX_REMOVED
-        assert len(bench.kv.keys(INDEX_PAGE_PREFIX)) == 5 + 2
+        await write_index(market, new_generation(market.env), "a")
+        assert market.kv.operations["delete"] == MAX_REMOVED
+        assert len(market.kv.keys(INDEX_PAGE_PREFIX)) == 5 + 2
         await pass_time(SUPERSEDED_SECONDS + 10)
-        bench.kv.faults = fault(Fault.FAIL, "list", "delete")
-        await write_index(bench, new_generation(bench.env), "a", "b")
-        assert await read_names(bench) == ["a", "b"]
+        market.kv.faults = fault(Fault.FAIL, "list", "delete")
+        await write_index(market, new_generation(market.env), "a", "b")
+        assert await read_names(market) == ["a", "b"]
 
     run(test)
 
 
 def test_adding_takes_one_read_and_one_write_for_a_batch() -> None:
-    async def test(bench: Bench) -> None:
-        await write_index(bench, "g1", "a", "b")
+    async def test(market: Market) -> None:
+        await write_index(market, "g1", "a", "b")
         await pass_time(2)
-        before = bench.kv.operations.total()
+        before = market.kv.operations.total()
         newer = make_skill("b", current_version="2.0.0")
-        assert await add_to_published_index(bench.env, [newer, make_skill("c")])
-        assert bench.kv.operations.total() - before == 2
-        reading = await read_index(bench.env)
+        assert await add_to_published_index(market.env, [newer, make_skill("c")])
+        assert market.kv.operations.total() - before == 2
+        reading = await read_index(market.env)
         versions = {e.summary.name: e.summary.current_version for e in reading.summaries()}
         assert versions == {"a": "1.0.0", "b": "2.0.0", "c": "1.0.0"}
-        header = await index_header(bench.env)
+        header = await index_header(market.env)
         assert (header.count, header.recent) == (2, 2)
 
     run(test)
 
 
 def test_adding_is_at_most_once_a_second_and_never_raises() -> None:
-    async def test(bench: Bench) -> None:
-        assert await add_to_published_index(bench.env, [make_skill("a")])
-        assert not await add_to_published_index(bench.env, [make_skill("b")])
+    async def test(market: Market) -> None:
+        assert await add_to_published_index(market.env, [make_skill("a")])
+        assert not await add_to_published_index(market.env, [make_skill("b")])
         await pass_time(1.1)
-        assert await add_to_published_index(bench.env, [make_skill("c")])
+        assert await add_to_published_index(market.env, [make_skill("c")])
         await pass_time(1.1)
         for kind in (Fault.FAIL, Fault.HANG):
-            bench.kv.faults = fault(kind, "put")
-            assert not await add_to_published_index(bench.env, [make_skill("d")])
-        bench.kv.faults = None
-        assert await read_names(bench) == ["a", "c"]
-        assert bench.log.events() == ["index-not-extended"] * 3
+            market.kv.faults = fault(kind, "put")
+            assert not await add_to_published_index(market.env, [make_skill("d")])
+        market.kv.faults = None
+        assert await read_names(market) == ["a", "c"]
+        assert market.log.events() == ["index-not-extended"] * 3
 
     run(test, rate_limited=True)
 
@@ -298,42 +298,42 @@ def test_recent_entries_are_bounded_and_the_oldest_go_first(
 ) -> None:
     monkeypatch.setattr(index_writing, "RECENT_LIMIT", 3)
 
-    async def test(bench: Bench) -> None:
+    async def test(market: Market) -> None:
         for slug in "abcde":
-            await add_to_published_index(bench.env, [make_skill(slug)])
+            await add_to_published_index(market.env, [make_skill(slug)])
             await pass_time(1.1)
-        assert await read_names(bench) == ["c", "d", "e"]
-        assert bench.log.events() == ["index-recent-full"] * 2
+        assert await read_names(market) == ["c", "d", "e"]
+        assert market.log.events() == ["index-recent-full"] * 2
 
     run(test)
 
 
 def test_a_full_write_keeps_what_came_while_it_ran_and_drops_what_it_contains() -> None:
-    async def test(bench: Bench) -> None:
-        await add_to_published_index(bench.env, [make_skill("old")])
+    async def test(market: Market) -> None:
+        await add_to_published_index(market.env, [make_skill("old")])
         await pass_time(index_writing.CARRIED_SECONDS + 10)
-        writer = IndexWriter.begin(bench.env, "g1")
+        writer = IndexWriter.begin(market.env, "g1")
         await writer.add([make_skill("old").published_summary()])
-        await add_to_published_index(bench.env, [make_skill("new")])
+        await add_to_published_index(market.env, [make_skill("new")])
         header = await writer.finish()
         assert (header.count, header.recent) == (1, 1)
-        assert await read_names(bench) == ["new", "old"]
+        assert await read_names(market) == ["new", "old"]
 
     run(test)
 
 
 def test_concurrent_additions_lose_an_entry_but_no_skill_and_the_next_read_repairs() -> None:
-    async def test(bench: Bench) -> None:
-        await write_records(bench, "a", "b")
+    async def test(market: Market) -> None:
+        await write_records(market, "a", "b")
         await asyncio.gather(
-            add_to_published_index(bench.env, [make_skill("a")]),
-            add_to_published_index(bench.env, [make_skill("b")]),
+            add_to_published_index(market.env, [make_skill("a")]),
+            add_to_published_index(market.env, [make_skill("b")]),
         )
-        assert len(await read_names(bench)) == 1  # the race
+        assert len(await read_names(market)) == 1  # the race
         await pass_time(2)
-        assert names(await listing(bench)) == ["a", "b"]
-        assert await read_names(bench) == ["a", "b"]
-        assert bench.log.events()[-1] == "index-repaired"
+        assert names(await listing(market)) == ["a", "b"]
+        assert await read_names(market) == ["a", "b"]
+        assert market.log.events()[-1] == "index-repaired"
 
     run(test)
 
@@ -342,68 +342,68 @@ def test_concurrent_additions_lose_an_entry_but_no_skill_and_the_next_read_repai
 
 
 def test_the_larger_side_answers_and_the_other_fills_in() -> None:
-    async def test(bench: Bench) -> None:
-        await write_index(bench, "g1", "a", "b", "c")
-        await write_records(bench, "c", "d")
-        skills = await listing(bench)
+    async def test(market: Market) -> None:
+        await write_index(market, "g1", "a", "b", "c")
+        await write_records(market, "c", "d")
+        skills = await listing(market)
         assert names(skills) == ["a", "b", "c", "d"]
         assert skills.source is Source.KV_INDEX
-        await write_records(bench, "e", "f")
-        assert (await listing(bench)).source is Source.KV_ENUMERATION
+        await write_records(market, "e", "f")
+        assert (await listing(market)).source is Source.KV_ENUMERATION
 
     run(test)
 
 
 @pytest.mark.parametrize("index_is_newer", [True, False])
 def test_of_two_states_the_newer_is_listed(*, index_is_newer: bool) -> None:
-    async def test(bench: Bench) -> None:
+    async def test(market: Market) -> None:
         states = [make_skill("a"), make_skill("a", current_version="1.10.0")]
         record, indexed = states if index_is_newer else reversed(states)
-        await write_record(bench.env, record)
-        await add_to_published_index(bench.env, [indexed])
-        (entry,) = await listing(bench)
+        await write_record(market.env, record)
+        await add_to_published_index(market.env, [indexed])
+        (entry,) = await listing(market)
         assert entry.summary.current_version == "1.10.0"
 
     run(test)
 
 
 def test_one_slug_of_two_skills_stays_with_the_record() -> None:
-    async def test(bench: Bench) -> None:
-        await write_record(bench.env, make_skill("a"))
+    async def test(market: Market) -> None:
+        await write_record(market.env, make_skill("a"))
         other = make_skill("a", repo_url="https://github.com/evil/a", current_version="9.0.0")
-        await add_to_published_index(bench.env, [other])
-        await write_outbox(bench.env, other)
-        (entry,) = await listing(bench)
+        await add_to_published_index(market.env, [other])
+        await write_outbox(market.env, other)
+        (entry,) = await listing(market)
         assert entry.summary.repo_url == "https://github.com/octo/a"
 
     run(test)
 
 
 def test_moved_skills_are_listed_once_and_the_outbox_is_part_of_the_listing() -> None:
-    async def test(bench: Bench) -> None:
-        await write_index(bench, "g1", "old", "x")
-        await write_records(bench, "new", "x")
-        await mark_moved(bench.env, "old", "new")
-        await write_outbox(bench.env, make_skill("waiting"))
-        await write_outbox(bench.env, make_skill("x", current_version="3.0.0"))
-        found = {e.summary.name: e.summary.current_version for e in await listing(bench)}
+    async def test(market: Market) -> None:
+        await write_index(market, "g1", "old", "x")
+        await write_records(market, "new", "x")
+        await mark_moved(market.env, "old", "new")
+        await write_outbox(market.env, make_skill("waiting"))
+        await write_outbox(market.env, make_skill("x", current_version="3.0.0"))
+        found = {e.summary.name: e.summary.current_version for e in await listing(market)}
         assert found == {"new": "1.0.0", "waiting": "1.0.0", "x": "3.0.0"}
-        assert "waiting" not in await read_names(bench)  # its slug is not decided yet
+        assert "waiting" not in await read_names(market)  # its slug is not decided yet
 
     run(test)
 
 
 def test_nothing_is_nothing_only_when_a_source_says_so() -> None:
-    async def test(bench: Bench) -> None:
-        empty = await listing(bench)
+    async def test(market: Market) -> None:
+        empty = await listing(market)
         assert (list(empty), empty.count, empty.degraded) == ([], 0, ())
-        assert bench.kv.keys() == []
-        bench.kv.faults = fault(Fault.FAIL, "list")
+        assert market.kv.keys() == []
+        market.kv.faults = fault(Fault.FAIL, "list")
         with pytest.raises(KvError):  # no index is no proof
-            await listing(bench)
-        bench.kv.faults = fault(Fault.HANG, "list", "get")
+            await listing(market)
+        market.kv.faults = fault(Fault.HANG, "list", "get")
         with pytest.raises(KvError):
-            await listing(bench)
+            await listing(market)
         assert current_loop().time() < 10
 
     run(test)
@@ -411,13 +411,13 @@ def test_nothing_is_nothing_only_when_a_source_says_so() -> None:
 
 @pytest.mark.parametrize("kind", [Fault.FAIL, Fault.HANG])
 def test_one_source_answers_for_the_other_and_says_so_in_time(kind: Fault) -> None:
-    async def test(bench: Bench) -> None:
-        await write_index(bench, "g1", "a", "b")
-        await write_records(bench, "a", "b")
+    async def test(market: Market) -> None:
+        await write_index(market, "g1", "a", "b")
+        await write_records(market, "a", "b")
         for operation, key, source in (("list", "skill:", "enumeration"), ("get", "", "index")):
-            bench.kv.faults = fault(kind, operation, key=key)
+            market.kv.faults = fault(kind, operation, key=key)
             started = current_loop().time()
-            skills = await listing(bench, deadline=1.5)
+            skills = await listing(market, deadline=1.5)
             assert names(skills) == ["a", "b"]
             assert skills.degraded[0].startswith(source)
             assert current_loop().time() - started < 1.6
@@ -427,37 +427,37 @@ def test_one_source_answers_for_the_other_and_says_so_in_time(kind: Fault) -> No
 
 @pytest.mark.parametrize("kind", [Fault.FAIL, Fault.HANG])
 def test_values_that_do_not_come_hide_nothing_that_metadata_tells(kind: Fault) -> None:
-    async def test(bench: Bench) -> None:
+    async def test(market: Market) -> None:
         old = msgspec.json.encode(make_skill("a-0-old"))
-        bench.kv.damage("skill:a-0-old", old)  # without metadata, and before all others
-        bench.kv.damage("skill:z-old", old)
+        market.kv.damage("skill:a-0-old", old)  # without metadata, and before all others
+        market.kv.damage("skill:z-old", old)
         slugs = [f"s-{number:02}" for number in range(12)]
-        await write_records(bench, *slugs)
-        bench.kv.faults = fault(kind, "get_many", "get", key="skill:")
-        skills = await listing(bench, deadline=1.5)
+        await write_records(market, *slugs)
+        market.kv.faults = fault(kind, "get_many", "get", key="skill:")
+        skills = await listing(market, deadline=1.5)
         assert names(skills) == slugs
         assert skills.degraded
-        bench.kv.faults = None
-        assert names(await listing(bench)) == ["a-0-old", *slugs, "z-old"]
+        market.kv.faults = None
+        assert names(await listing(market)) == ["a-0-old", *slugs, "z-old"]
 
     run(test, page_limit=5)
 
 
 def test_beyond_the_budget_the_index_answers_for_the_rest() -> None:
-    async def test(bench: Bench) -> None:
+    async def test(market: Market) -> None:
         slugs = [f"s-{number:02}" for number in range(30)]
-        await write_index(bench, "g1", *slugs)
-        await write_records(bench, *slugs)
-        skills = await listing(bench, page_budget=2)
+        await write_index(market, "g1", *slugs)
+        await write_records(market, *slugs)
+        skills = await listing(market, page_budget=2)
         assert names(skills) == slugs
         assert skills.truncated
         assert skills.source is Source.KV_INDEX
-        assert bench.kv.operations["list"] == 2 + 1  # the outbox
-        bench.kv.damage(INDEX_KEY, None)
-        partial = await listing(bench, page_budget=2)
+        assert market.kv.operations["list"] == 2 + 1  # the outbox
+        market.kv.damage(INDEX_KEY, None)
+        partial = await listing(market, page_budget=2)
         assert names(partial) == slugs[:10]
         assert partial.degraded == ("index: missing",)
-        assert bench.kv.peek(INDEX_KEY) is None  # a part is no index
+        assert market.kv.peek(INDEX_KEY) is None  # a part is no index
 
     run(test, page_limit=5)
 
@@ -465,11 +465,11 @@ def test_beyond_the_budget_the_index_answers_for_the_rest() -> None:
 # --- damage
 
 
-async def healthy(bench: Bench) -> None:
-    await write_records(bench, "a", "b", "c")
-    await write_index(bench, "g1", "a", "b", "c")
+async def healthy(market: Market) -> None:
+    await write_records(market, "a", "b", "c")
+    await write_index(market, "g1", "a", "b", "c")
     await pass_time(2)
-    await add_to_published_index(bench.env, [make_skill("c", current_version="1.0.1")])
+    await add_to_published_index(market.env, [make_skill("c", current_version="1.0.1")])
     await pass_time(2)
 
 
@@ -503,31 +503,33 @@ DAMAGE: dict[str, bytes] = {
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_index_is_reported_hides_nothing_and_is_repaired(damage: str) -> None:
-    async def test(bench: Bench) -> None:
-        await write_records(bench, "a", "b", "c")
-        bench.kv.damage(INDEX_KEY, DAMAGE[damage])
-        reading = await read_index(bench.env)
+    async def test(market: Market) -> None:
+        await write_records(market, "a", "b", "c")
+        market.kv.damage(INDEX_KEY, DAMAGE[damage])
+        reading = await read_index(market.env)
         assert reading.problems
         assert not reading.complete
-        skills = await listing(bench)
+        skills = await listing(market)
         assert set("abc") <= set(names(skills))
         assert not set(names(skills)) - set("abcz")
-        assert set(await read_names(bench)) == set(names(skills))
-        assert (await read_index(bench.env)).complete
-        bench.kv.faults = fault(Fault.FAIL, "list")
-        assert names(await listing(bench)) == names(skills)
+        assert set(await read_names(market)) == set(names(skills))
+        assert (await read_index(market.env)).complete
+        market.kv.faults = fault(Fault.FAIL, "list")
+        assert names(await listing(market)) == names(skills)
 
     run(test)
 
 
 def test_a_broken_recent_entry_is_reported_once_and_not_handed_on() -> None:
-    async def test(bench: Bench) -> None:
-        await healthy(bench)
-        value = bench.kv.peek(INDEX_KEY) or b""
-        bench.kv.damage(INDEX_KEY, value.replace(b"What c does", b"What \x80 does"))
-        assert [p.split(":")[0] for p in (await read_index(bench.env)).problems] == ["recent entry"]
-        await listing(bench)  # repairs
-        assert (await read_index(bench.env)).complete
+    async def test(market: Market) -> None:
+        await healthy(market)
+        value = market.kv.peek(INDEX_KEY) or b""
+        market.kv.damage(INDEX_KEY, value.replace(b"What c does", b"What \x80 does"))
+        assert [p.split(":")[0] for p in (await read_index(market.env)).problems] == [
+            "recent entry"
+        ]
+        await listing(market)  # repairs
+        assert (await read_index(market.env)).complete
 
     run(test)
 
@@ -535,19 +537,19 @@ def test_a_broken_recent_entry_is_reported_once_and_not_handed_on() -> None:
 @settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_no_flipped_or_missing_byte_makes_the_listing_smaller(data: st.DataObject) -> None:
-    async def test(bench: Bench) -> None:
-        await healthy(bench)
-        key = data.draw(st.sampled_from([INDEX_KEY, *bench.kv.keys(f"{INDEX_KEY}:")]))
-        value = bench.kv.peek(key) or b""
+    async def test(market: Market) -> None:
+        await healthy(market)
+        key = data.draw(st.sampled_from([INDEX_KEY, *market.kv.keys(f"{INDEX_KEY}:")]))
+        value = market.kv.peek(key) or b""
         at = data.draw(st.integers(0, len(value) - 1))
         end = data.draw(st.sampled_from([b"", value[at + 1 :], value[at + 2 :]]))
         middle = data.draw(st.binary(max_size=3))
-        bench.kv.damage(key, value[:at] + middle + end)
-        header = await index_header(bench.env)
+        market.kv.damage(key, value[:at] + middle + end)
+        header = await index_header(market.env)
         assert header.problem is None or header.count == 0
-        assert set("abc") <= set(names(await listing(bench)))
-        await add_to_published_index(bench.env, [make_skill("d")])
-        await read_index(bench.env)
+        assert set("abc") <= set(names(await listing(market)))
+        await add_to_published_index(market.env, [make_skill("d")])
+        await read_index(market.env)
 
     run(test)
 
@@ -570,15 +572,15 @@ def test_a_damaged_page_costs_its_own_part_only(
 ) -> None:
     monkeypatch.setattr(index_writing, "BLOCK_SIZE", 2)
 
-    async def test(bench: Bench) -> None:
-        await write_index(bench, "g1", "a", "b", "c", "d", "e")
+    async def test(market: Market) -> None:
+        await write_index(market, "g1", "a", "b", "c", "d", "e")
         key = index_page_key("g1", 0, 1)
-        bench.kv.damage(key, harm(bench.kv.peek(key) or b""))
-        reading = await read_index(bench.env)
+        market.kv.damage(key, harm(market.kv.peek(key) or b""))
+        reading = await read_index(market.env)
         assert [e.summary.name for e in reading.summaries()] == ["a", "b", "e"]
         assert (len(reading.problems), reading.complete) == (1, False)
-        bench.kv.faults = fault(Fault.FAIL, "list")
-        skills = await listing(bench)
+        market.kv.faults = fault(Fault.FAIL, "list")
+        skills = await listing(market)
         assert names(skills) == ["a", "b", "e"]
         assert any("g1:0:1" in reason for reason in skills.degraded)
 
@@ -588,7 +590,7 @@ def test_a_damaged_page_costs_its_own_part_only(
 # --- the original shape
 
 
-def signed_page(bench: Bench, content: bytes, size: int, first: str, last: str) -> None:
+def signed_page(market: Market, content: bytes, size: int, first: str, last: str) -> None:
     """An index of one page that is what its manifest says, whatever that is."""
     value = base64.b64encode(content)
     page = {
@@ -608,8 +610,8 @@ def signed_page(bench: Bench, content: bytes, size: int, first: str, last: str) 
         "fingerprint": {"count": size, "digest": "0" * 16},
         "pages": [page],
     }
-    bench.kv.damage(INDEX_KEY, json.dumps(manifest).encode())
-    bench.kv.damage(f"{INDEX_PAGE_PREFIX}g:0", value)
+    market.kv.damage(INDEX_KEY, json.dumps(manifest).encode())
+    market.kv.damage(f"{INDEX_PAGE_PREFIX}g:0", value)
 
 
 LINES = b'["s1","r","b"]\n["s1","r","c"]'
@@ -630,20 +632,20 @@ LINES = b'["s1","r","b"]\n["s1","r","c"]'
 def test_a_page_that_is_not_what_its_manifest_says_hides_nothing(
     content: bytes, size: int, first: str, last: str
 ) -> None:
-    async def test(bench: Bench) -> None:
-        await write_records(bench, "a", "b", "z")
-        signed_page(bench, content, size, first, last)
-        assert names(await listing(bench)) == ["a", "b", "z"]
-        assert await read_names(bench) == ["a", "b", "z"]  # repaired
+    async def test(market: Market) -> None:
+        await write_records(market, "a", "b", "z")
+        signed_page(market, content, size, first, last)
+        assert names(await listing(market)) == ["a", "b", "z"]
+        assert await read_names(market) == ["a", "b", "z"]  # repaired
 
     run(test)
 
 
 def test_lines_that_are_no_summaries_hide_no_record() -> None:
-    async def test(bench: Bench) -> None:
-        await write_records(bench, "a", "b", "z")
-        signed_page(bench, zlib.compress(LINES), 2, "b", "c")
-        env = replace(bench.env, database=DatabaseSession(no_database))
+    async def test(market: Market) -> None:
+        await write_records(market, "a", "b", "z")
+        signed_page(market, zlib.compress(LINES), 2, "b", "c")
+        env = replace(market.env, database=DatabaseSession(no_database))
         answer = await listings.get_skills(env, ListingQuery())
         assert (answer.value.total, answer.source) == (3, Source.KV_ENUMERATION)
         assert "kv-index: damaged" in answer.reasons
@@ -657,7 +659,7 @@ async def no_database() -> SkillDatabase:
 
 @pytest.mark.parametrize("wrap", ["%s", "\ufeff %s", '{"total": 3, "skills": %s}', '{"items":%s}'])
 def test_the_original_shape_is_read(wrap: str) -> None:
-    async def test(bench: Bench) -> None:
+    async def test(market: Market) -> None:
         entries = [
             {
                 "slug": "b",
@@ -668,15 +670,15 @@ def test_the_original_shape_is_read(wrap: str) -> None:
             msgspec.to_builtins(make_skill("a")),
             {"name": "broken"},
         ]
-        bench.kv.damage(INDEX_KEY, (wrap % json.dumps(entries)).encode())
-        reading = await read_index(bench.env)
+        market.kv.damage(INDEX_KEY, (wrap % json.dumps(entries)).encode())
+        reading = await read_index(market.env)
         found = {e.summary.name: e.summary.current_version for e in reading.summaries()}
         assert found == {"a": "1.0.0", "b": "2.0.0"}
         assert reading.problems == ["original shape", "entry 2: no repoUrl"]
-        assert (await index_header(bench.env)).problem == "original shape"
-        assert not await add_to_published_index(bench.env, [make_skill("c")])
-        await write_record(bench.env, make_skill("a"))
-        (a, b) = await listing(bench)
+        assert (await index_header(market.env)).problem == "original shape"
+        assert not await add_to_published_index(market.env, [make_skill("c")])
+        await write_record(market.env, make_skill("a"))
+        (a, b) = await listing(market)
         assert a == make_skill("a").published_summary()  # of equal age the record counts
         assert b.summary.name == "b"
 
@@ -684,13 +686,13 @@ def test_the_original_shape_is_read(wrap: str) -> None:
 
 
 def test_the_original_shape_at_its_largest_is_read_in_bounded_memory() -> None:
-    async def test(bench: Bench) -> None:
+    async def test(market: Market) -> None:
         entry = json.dumps({**SUMMARY, "name": "s-000000", "description": "d" * 4000}).encode()
         amount = KV_VALUE_LIMIT // (len(entry) + 1) - 1
         parts = (entry.replace(b"000000", b"%06d" % number) for number in range(amount))
-        bench.kv.damage(INDEX_KEY, b"[" + b",".join(parts) + b"]")
+        market.kv.damage(INDEX_KEY, b"[" + b",".join(parts) + b"]")
         tracemalloc.start()
-        reading = await read_index(bench.env)
+        reading = await read_index(market.env)
         layers = reading.layers()
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
@@ -701,10 +703,10 @@ def test_the_original_shape_at_its_largest_is_read_in_bounded_memory() -> None:
 
 
 def test_reading_a_list_of_garbage_ends_early() -> None:
-    async def test(bench: Bench) -> None:
-        bench.kv.damage(INDEX_KEY, b"[" + b"7," * 2_000_000 + b"7]")
+    async def test(market: Market) -> None:
+        market.kv.damage(INDEX_KEY, b"[" + b"7," * 2_000_000 + b"7]")
         with read_entries() as entries:
-            reading = await read_index(bench.env)
+            reading = await read_index(market.env)
         assert len(entries) == index_original_shape.MAX_UNREADABLE + 1
         assert not reading.complete
 
@@ -712,10 +714,10 @@ def test_reading_a_list_of_garbage_ends_early() -> None:
 
 
 def test_a_list_of_garbage_lets_a_deadline_pass() -> None:
-    async def test(bench: Bench) -> None:
-        bench.kv.damage(INDEX_KEY, b"[" + b"7," * 9_000 + b"7]")
+    async def test(market: Market) -> None:
+        market.kv.damage(INDEX_KEY, b"[" + b"7," * 9_000 + b"7]")
         with read_entries() as entries:
-            reading = asyncio.ensure_future(read_index(bench.env))
+            reading = asyncio.ensure_future(read_index(market.env))
             while not entries:  # noqa: ASYNC110 - until it is in the middle of it
                 await asyncio.sleep(0)
             reading.cancel()
