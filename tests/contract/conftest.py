@@ -10,7 +10,7 @@ import pytest
 from marketplace.ports.database import DatabaseConnector
 from marketplace.postgres.db import postgres_connector
 from tests.contract.postgres import PostgresServer, migrations, running_server
-from tests.coroutines import run_coroutine_test
+from tests.coroutines import in_real_time, run_coroutine_test
 from tests.doubles.database import DatabaseDouble
 
 _DEADLINE_SECONDS: Final = 60.0
@@ -21,7 +21,7 @@ TABLES: Final = "skill, skill_alias, dead_letter, lease, state"
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """Run coroutine tests, each in an event loop of its own and with a deadline."""
-    return run_coroutine_test(pyfuncitem, _DEADLINE_SECONDS)
+    return run_coroutine_test(pyfuncitem, in_real_time(_DEADLINE_SECONDS))
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """Every source gives the same answer to the same question: listings, counts, single skills."""
 
-import asyncio
 import itertools
 import random
 from collections.abc import Awaitable, Sequence
@@ -278,17 +277,11 @@ async def _check(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(content=contents(), asked=st.lists(queries, min_size=1, max_size=5))
-def test_every_source_gives_the_same_answers(
-    postgres_server: PostgresServer,
-    database: str,
-    content: Content,
-    asked: list[ListingQuery],
+async def test_every_source_gives_the_same_answers(
+    postgres_server: PostgresServer, database: str, content: Content, asked: list[ListingQuery]
 ) -> None:
-    async def main() -> None:
+    with mock.patch.object(source_chain, "READ_BUDGET_SECONDS", PATIENCE):
         with await postgres_server.connect(database) as connection:
             await connection.query(f"truncate {TABLES}")
         connect = postgres_connector(lambda: postgres_server.connect(database))
         await _check(connect, content, asked)
-
-    with mock.patch.object(source_chain, "READ_BUDGET_SECONDS", PATIENCE):
-        asyncio.run(main())

@@ -1,6 +1,5 @@
 """Whatever is read as a skill, every store takes and gives back the same."""
 
-import asyncio
 import itertools
 import json
 from collections.abc import Sequence
@@ -141,14 +140,14 @@ async def _check_database(connect: DatabaseConnector, skills: Sequence[Skill]) -
 @example(records=[({"labels": [f"\ufdfa{number}" * 9 for number in range(6_000)]}, _PLAIN)])
 @example(records=[({"baseSlug": "-".join(map(str, range(2_900)))}, _PLAIN)])
 @given(records=st.lists(st.tuples(_RECORDS, _PLACES), min_size=1, max_size=8))
-def test_a_record_that_is_read_can_be_stored_anywhere(
+async def test_a_record_that_is_read_can_be_stored_anywhere(
     connect: DatabaseConnector, records: list[tuple[dict[str, Any], str]]
 ) -> None:
     read = [_read(record, place) for record, place in records]
     skills = [skill for skill in read if skill is not None]
     for skill in skills:
         _check_encoders(skill)
-    asyncio.run(_check_database(connect, skills))
+    await _check_database(connect, skills)
 
 
 @pytest.mark.parametrize(

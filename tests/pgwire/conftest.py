@@ -14,7 +14,7 @@ from hypothesis import settings
 from local.host.ports import LOOPBACK
 from local.host.postgres import DATABASE, USER, PostgresServer
 from pgwire import ConnectionFailed, ConnectOptions, PostgresError, asyncio_stream
-from tests.coroutines import run_coroutine_test
+from tests.coroutines import in_real_time, run_coroutine_test
 from tests.postgres import throwaway_postgres
 
 # What an example takes depends on the machine's load, not on the code.
@@ -29,7 +29,7 @@ _DEADLINE_SECONDS = 30.0
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """Run coroutine tests, each in an event loop of its own and with a deadline."""
-    return run_coroutine_test(pyfuncitem, _DEADLINE_SECONDS)
+    return run_coroutine_test(pyfuncitem, in_real_time(_DEADLINE_SECONDS))
 
 
 @pytest.fixture(scope="session")

@@ -75,82 +75,71 @@ async def _select(transport: Transport) -> str | None:
         return (await connection.query("SELECT $1", "x")).scalar()
 
 
-def test_query_and_pipeline_write_once_each() -> None:
-    async def scenario() -> None:
-        transport = MemoryTransport([_SESSION, _ONE_ROW + _ONE_ROW + server.ready()])
-        connection = await _open(transport)
-        transport.written.clear()
-        await connection.query("SELECT 1")
-        await connection.pipeline([Statement("SELECT 1"), Statement("SELECT 2")])
-        assert len(transport.written) == 2
-
-    asyncio.run(scenario())
+async def test_query_and_pipeline_write_once_each() -> None:
+    transport = MemoryTransport([_SESSION, _ONE_ROW + _ONE_ROW + server.ready()])
+    connection = await _open(transport)
+    transport.written.clear()
+    await connection.query("SELECT 1")
+    await connection.pipeline([Statement("SELECT 1"), Statement("SELECT 2")])
+    assert len(transport.written) == 2
 
 
-def test_close_says_goodbye_once() -> None:
-    async def scenario() -> None:
-        transport = MemoryTransport([server.SESSION_READY])
-        connection = await _open(transport)
-        connection.close()
-        connection.close()
-        assert transport.written[-1] == _TERMINATE
-        assert transport.closed == 1
-
-    asyncio.run(scenario())
+async def test_close_says_goodbye_once() -> None:
+    transport = MemoryTransport([server.SESSION_READY])
+    connection = await _open(transport)
+    connection.close()
+    connection.close()
+    assert transport.written[-1] == _TERMINATE
+    assert transport.closed == 1
 
 
-def test_query_that_is_never_resumed_can_be_closed_from_outside() -> None:
+async def test_query_that_is_never_resumed_can_be_closed_from_outside() -> None:
     """In workerd the Python of a cancelled request stops at its await for good."""
-
-    async def scenario() -> None:
-        transport = SilentTransport([server.SESSION_READY])
-        connection = await _open(transport)
-        abandoned = connection.query("SELECT 1")
-        abandoned.send(None)
-        connection.close()
-        assert transport.written[-1] == _TERMINATE
-        assert transport.closed == 1
-        abandoned.close()
-
-    asyncio.run(scenario())
+    transport = SilentTransport([server.SESSION_READY])
+    connection = await _open(transport)
+    abandoned = connection.query("SELECT 1")
+    abandoned.send(None)
+    connection.close()
+    assert transport.written[-1] == _TERMINATE
+    assert transport.closed == 1
+    abandoned.close()
 
 
-def test_result_that_is_not_utf8_closes_the_connection() -> None:
-    async def scenario() -> None:
-        row = server.row_description("a") + server.data_row([b"\xff"])
-        answer = server.PARSE_COMPLETE + server.BIND_COMPLETE + row
-        transport = MemoryTransport(
-            [server.SESSION_READY, answer + server.command_complete("SELECT 1") + server.ready()]
-        )
-        connection = await _open(transport)
-        with pytest.raises(ProtocolViolation, match="UTF-8"):
-            await connection.query("SELECT 1")
-        assert transport.closed == 1
-
-    asyncio.run(scenario())
+async def test_result_that_is_not_utf8_closes_the_connection() -> None:
+    row = server.row_description("a") + server.data_row([b"\xff"])
+    answer = server.PARSE_COMPLETE + server.BIND_COMPLETE + row
+    transport = MemoryTransport(
+        [server.SESSION_READY, answer + server.command_complete("SELECT 1") + server.ready()]
+    )
+    connection = await _open(transport)
+    with pytest.raises(ProtocolViolation, match="UTF-8"):
+        await connection.query("SELECT 1")
+    assert transport.closed == 1
 
 
 @given(st.integers(min_value=0, max_value=len(_SESSION) - 1))
-def test_stream_cut_anywhere_is_a_lost_connection(cut: int) -> None:
+async def test_stream_cut_anywhere_is_a_lost_connection(cut: int) -> None:
     transport = MemoryTransport([_SESSION[:cut]])
     with pytest.raises(ConnectionFailed, match="server closed the connection"):
-        asyncio.run(_select(transport))
+        await _select(transport)
     assert transport.closed == 1
 
 
 @given(st.lists(st.integers(min_value=0, max_value=len(_SESSION)), max_size=20))
-def test_stream_split_anywhere_gives_the_same_answer(cuts: list[int]) -> None:
+async def test_stream_split_anywhere_gives_the_same_answer(cuts: list[int]) -> None:
     edges = [0, *sorted(cuts), len(_SESSION)]
     pieces = [_SESSION[start:end] for start, end in itertools.pairwise(edges)]
-    assert asyncio.run(_select(MemoryTransport(pieces))) == "1"
+    assert await _select(MemoryTransport(pieces)) == "1"
 
 
 @given(
     st.integers(min_value=0, max_value=len(_SESSION) - 1),
     st.binary(min_size=1, max_size=6),
 )
-def test_damaged_stream_raises_the_clients_own_errors_and_closes(at: int, noise: bytes) -> None:
+async def test_damaged_stream_raises_the_clients_own_errors_and_closes(
+    at: int, noise: bytes
+) -> None:
     transport = MemoryTransport([_SESSION[:at] + noise + _SESSION[at + len(noise) :]])
     with contextlib.suppress(PostgresError, ConnectionFailed):
-        asyncio.run(_select(transport))
+        await _select(transport)
     assert transport.closed == 1

@@ -21,7 +21,7 @@ from marketplace.skills.listing_rules import (
 )
 from marketplace.skills.seed import read_seed
 from marketplace.skills.skill import Skill, SkillSummary
-from tests.doubles.marketplace import Market, run
+from tests.doubles.marketplace import Market
 from tests.examples import random_skills
 
 
@@ -69,24 +69,21 @@ _FILTERS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("field", SortField)
 @pytest.mark.parametrize("direction", SortDirection)
-def test_pages_by_offset_and_by_cursor_are_those_of_the_sorted_whole(
-    field: SortField, direction: SortDirection
+async def test_pages_by_offset_and_by_cursor_are_those_of_the_sorted_whole(
+    market: Market, field: SortField, direction: SortDirection
 ) -> None:
-    async def test(market: Market) -> None:
-        catalog = await _catalog(market, random_skills(random.Random(7), 60))
-        for filters in _FILTERS:
-            query = ListingQuery(sort_by=field, sort_dir=direction, limit=13, **filters)
-            whole = catalog.sorted(query)
-            for offset in (0, 5, 20, 30, 45, 59, 200, 1_000_000):
-                page, total, _ = await catalog.page(replace(query, offset=offset))
-                assert (page, total) == (whole[offset : offset + 13], len(whole))
-            walked: list[Any] = []
-            cursor: str | None = ""
-            while cursor is not None:
-                after = decode_cursor(cursor, field, direction) if cursor else None
-                page, total, cursor = await catalog.page(replace(query, cursor=after))
-                assert total == len(whole)
-                walked += page
-            assert walked == whole
-
-    run(test)
+    catalog = await _catalog(market, random_skills(random.Random(7), 60))
+    for filters in _FILTERS:
+        query = ListingQuery(sort_by=field, sort_dir=direction, limit=13, **filters)
+        whole = catalog.sorted(query)
+        for offset in (0, 5, 20, 30, 45, 59, 200, 1_000_000):
+            page, total, _ = await catalog.page(replace(query, offset=offset))
+            assert (page, total) == (whole[offset : offset + 13], len(whole))
+        walked: list[Any] = []
+        cursor: str | None = ""
+        while cursor is not None:
+            after = decode_cursor(cursor, field, direction) if cursor else None
+            page, total, cursor = await catalog.page(replace(query, cursor=after))
+            assert total == len(whole)
+            walked += page
+        assert walked == whole

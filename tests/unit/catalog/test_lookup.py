@@ -27,7 +27,7 @@ from marketplace.skills.listing_rules import ListingQuery
 from marketplace.skills.skill import Skill
 from marketplace.web.app import create_app
 from tests.doubles.database import no_hook
-from tests.doubles.marketplace import Market, fault, make_skill, run
+from tests.doubles.marketplace import Market, fault, make_skill
 from tests.doubles.network import Fault
 
 SKILL = make_skill("pdf-tools", description="Long. " * 200, extension_points=("ocr",))
@@ -80,139 +80,117 @@ async def _listed(market: Market) -> set[str]:
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_skill_that_is_in_one_place_of_kv_alone_is_listed_and_found(
-    place: Callable[[Market], Awaitable[None]],
+async def test_a_skill_that_is_in_one_place_of_kv_alone_is_listed_and_found(
+    market: Market, place: Callable[[Market], Awaitable[None]]
 ) -> None:
-    async def test(market: Market) -> None:
-        market.tables.before = _away
-        await place(market)
-        assert "pdf-tools" in await _listed(market)
-        for answer in await _find(market):
-            assert answer is not None
-            assert answer.degraded
-            assert answer.value.summary() == SKILL.summary()
-            if answer.source is Source.KV_ENUMERATION:
-                assert answer.value == SKILL
-
-    run(test)
-
-
-def test_of_record_and_outbox_the_newer_state_is_found_as_it_is_listed() -> None:
-    async def test(market: Market) -> None:
-        market.tables.before = _away
-        newer = make_skill("pdf-tools", current_version="2.0.0")
-        older = make_skill("pdf-tools", current_version="0.9.0")
-        for waiting in (older, newer):
-            await write_outbox(market.env, waiting)
-        await _record(market)
-        for answer in await _find(market):
-            assert answer is not None
-            assert answer.value == newer
-
-    run(test)
-
-
-def test_another_skill_of_that_slug_in_the_outbox_is_not_mistaken_for_it() -> None:
-    async def test(market: Market) -> None:
-        market.tables.before = _away
-        other = make_skill("pdf-tools", repo_url="https://github.com/b/c", current_version="9.0.0")
-        await write_outbox(market.env, other)
-        await _record(market)
-        for answer in await _find(market):
-            assert answer is not None
+    market.tables.before = _away
+    await place(market)
+    assert "pdf-tools" in await _listed(market)
+    for answer in await _find(market):
+        assert answer is not None
+        assert answer.degraded
+        assert answer.value.summary() == SKILL.summary()
+        if answer.source is Source.KV_ENUMERATION:
             assert answer.value == SKILL
 
-    run(test)
 
-
-def test_an_alias_leads_to_a_skill_whose_record_is_lost() -> None:
-    async def test(market: Market) -> None:
-        market.tables.before = _away
-        await _index(market)
-        await write_alias(market.env, "former", "pdf-tools")
-        answer = await get_skill_by_name(market.env, "former")
+async def test_of_record_and_outbox_the_newer_state_is_found_as_it_is_listed(
+    market: Market,
+) -> None:
+    market.tables.before = _away
+    newer = make_skill("pdf-tools", current_version="2.0.0")
+    older = make_skill("pdf-tools", current_version="0.9.0")
+    for waiting in (older, newer):
+        await write_outbox(market.env, waiting)
+    await _record(market)
+    for answer in await _find(market):
         assert answer is not None
-        assert answer.value.name == "pdf-tools"
-
-    run(test)
+        assert answer.value == newer
 
 
-def test_what_cannot_be_ruled_out_is_not_called_missing() -> None:
-    async def test(market: Market) -> None:
-        assert await _find(market) == [None, None, None]
-        market.tables.before = _away
-        with pytest.raises(PerhapsMissing):
-            await get_skill_by_name(market.env, "pdf-tools")
-        with pytest.raises(PerhapsMissing):
-            await get_skill_by_identity(market.env, "octo", "pdf-tools", "pdf-tools")
-        assert await find_by_identity(market.env, SKILL.repo_url, SKILL.base_slug) is None
-        assert await get_skill_by_name(market.env, "Not A Slug") is None
-        market.tables.before = no_hook
-        market.kv.faults = fault(Fault.FAIL, "get", "get_many")
-        with pytest.raises(KvError):
-            await get_skill_by_name(market.env, "pdf-tools")
+async def test_another_skill_of_that_slug_in_the_outbox_is_not_mistaken_for_it(
+    market: Market,
+) -> None:
+    market.tables.before = _away
+    other = make_skill("pdf-tools", repo_url="https://github.com/b/c", current_version="9.0.0")
+    await write_outbox(market.env, other)
+    await _record(market)
+    for answer in await _find(market):
+        assert answer is not None
+        assert answer.value == SKILL
 
-    run(test)
+
+async def test_an_alias_leads_to_a_skill_whose_record_is_lost(market: Market) -> None:
+    market.tables.before = _away
+    await _index(market)
+    await write_alias(market.env, "former", "pdf-tools")
+    answer = await get_skill_by_name(market.env, "former")
+    assert answer is not None
+    assert answer.value.name == "pdf-tools"
+
+
+async def test_what_cannot_be_ruled_out_is_not_called_missing(market: Market) -> None:
+    assert await _find(market) == [None, None, None]
+    market.tables.before = _away
+    with pytest.raises(PerhapsMissing):
+        await get_skill_by_name(market.env, "pdf-tools")
+    with pytest.raises(PerhapsMissing):
+        await get_skill_by_identity(market.env, "octo", "pdf-tools", "pdf-tools")
+    assert await find_by_identity(market.env, SKILL.repo_url, SKILL.base_slug) is None
+    assert await get_skill_by_name(market.env, "Not A Slug") is None
+    market.tables.before = no_hook
+    market.kv.faults = fault(Fault.FAIL, "get", "get_many")
+    with pytest.raises(KvError):
+        await get_skill_by_name(market.env, "pdf-tools")
 
 
 @pytest.mark.parametrize(
     ("error", "level"),
     [(DatabaseError("away"), "warning"), (DatabaseRefused("unknown database"), "error")],
 )
-def test_a_fallback_is_logged_and_a_refusal_at_the_level_of_an_error(
-    error: DatabaseError, level: str
+async def test_a_fallback_is_logged_and_a_refusal_at_the_level_of_an_error(
+    market: Market, error: DatabaseError, level: str
 ) -> None:
     async def fails(_step: str) -> None:
         raise error
 
-    async def test(market: Market) -> None:
-        market.tables.before = fails
-        assert (await get_skills(market.env, ListingQuery())).degraded
-        (line,) = (line for line in market.log.lines if line.get("source") == Source.POSTGRES)
-        assert (line["level"], line["reason"]) == (level, error.reason)
-
-    run(test)
+    market.tables.before = fails
+    assert (await get_skills(market.env, ListingQuery())).degraded
+    (line,) = (line for line in market.log.lines if line.get("source") == Source.POSTGRES)
+    assert (line["level"], line["reason"]) == (level, error.reason)
 
 
 @pytest.mark.parametrize("key", ["outbox:", INDEX_KEY])
-def test_a_record_is_found_though_the_rest_of_kv_fails(key: str) -> None:
-    async def test(market: Market) -> None:
-        market.tables.before = _away
-        await _record(market)
-        market.kv.faults = fault(Fault.FAIL, "get", "list", key=key)
-        for answer in await _find(market):
-            assert answer is not None
-            assert answer.value == SKILL
-
-    run(test)
+async def test_a_record_is_found_though_the_rest_of_kv_fails(market: Market, key: str) -> None:
+    market.tables.before = _away
+    await _record(market)
+    market.kv.faults = fault(Fault.FAIL, "get", "list", key=key)
+    for answer in await _find(market):
+        assert answer is not None
+        assert answer.value == SKILL
 
 
-def test_with_postgres_there_leftovers_are_no_skills() -> None:
+async def test_with_postgres_there_leftovers_are_no_skills(market: Market) -> None:
     """They are in no listing then; the repair decides about them."""
-
-    async def test(market: Market) -> None:
-        await _outbox(market)
-        await _index(market)
-        assert await _find(market) == [None, None, None]
-
-    run(test)
+    await _outbox(market)
+    await _index(market)
+    assert await _find(market) == [None, None, None]
 
 
 @pytest.mark.parametrize("path", ["/api/v1/skills/nothing", "/api/v1/skills/a/b/c", "/skills/none"])
-def test_an_outage_is_answered_as_one_that_passes_and_never_stored(path: str) -> None:
-    async def test(market: Market) -> None:
-        app = create_app()
+async def test_an_outage_is_answered_as_one_that_passes_and_never_stored(
+    market: Market, path: str
+) -> None:
+    app = create_app()
 
-        async def with_env(scope: Scope, receive: Receive, send: Send) -> None:
-            scope["env"] = market.env
-            await app(scope, receive, send)
+    async def with_env(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["env"] = market.env
+        await app(scope, receive, send)
 
-        market.tables.before = _away
-        transport = httpx.ASGITransport(app=with_env)
-        async with httpx.AsyncClient(transport=transport, base_url="https://a.example") as client:
-            answer: Any = await client.get(path)
-        assert answer.status_code == 503
-        assert answer.headers["retry-after"]
-        assert answer.headers["cache-control"] == "no-store"
-
-    run(test)
+    market.tables.before = _away
+    transport = httpx.ASGITransport(app=with_env)
+    async with httpx.AsyncClient(transport=transport, base_url="https://a.example") as client:
+        answer: Any = await client.get(path)
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"]
+    assert answer.headers["cache-control"] == "no-store"

@@ -2,9 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import httpx
 import pytest
@@ -23,9 +22,8 @@ from marketplace.ports.isolate import KEPT_SECONDS, FallbackCache
 from marketplace.skills.listing_rules import ListingQuery
 from marketplace.skills.seed import load_seed
 from marketplace.web.app import create_app
-from tests.doubles import marketplace as operations_support
 from tests.doubles.kv import KvConduct, KvFaults, KvOperation
-from tests.doubles.loop import current_loop
+from tests.doubles.loop import SimulatedLoop, current_loop
 from tests.doubles.marketplace import Market, fault, make_skill
 from tests.doubles.network import Fault, Network
 
@@ -72,15 +70,12 @@ class Isolate:
         return await self.listing(), current_loop().time() - started
 
 
-def run(test: Callable[[Isolate], Coroutine[Any, Any, None]], **options: Any) -> None:
-    """Run a test on a marketplace whose skills are in both stores and in the index."""
-
-    async def main(market: Market) -> None:
-        await market.fill(SKILLS)
-        await market.index(SKILLS)
-        await test(Isolate(market))
-
-    operations_support.run(main, **options)
+@pytest.fixture
+def isolate(loop: SimulatedLoop, market: Market) -> Isolate:
+    """An isolate of a marketplace whose skills are in both stores and in the index."""
+    loop.run_until_complete(market.fill(SKILLS))
+    loop.run_until_complete(market.index(SKILLS))
+    return Isolate(market)
 
 
 @pytest.mark.parametrize("database", [_refuse, _hang])
@@ -92,183 +87,159 @@ def run(test: Callable[[Isolate], Coroutine[Any, Any, None]], **options: Any) ->
         (("list", OUTBOX_PREFIX), Source.KV_ENUMERATION, "outbox: deadline"),
     ],
 )
-def test_one_part_of_kv_that_hangs_costs_only_that_part(
-    database: Callable[[str], Awaitable[None]], late: tuple[str, str], source: Source, reason: str
+async def test_one_part_of_kv_that_hangs_costs_only_that_part(
+    isolate: Isolate,
+    database: Callable[[str], Awaitable[None]],
+    late: tuple[str, str],
+    source: Source,
+    reason: str,
 ) -> None:
-    async def test(isolate: Isolate) -> None:
-        isolate.market.tables.before = database
-        operation, key = late
-        isolate.faults = fault(Fault.HANG, operation, key=key)
-        answer, seconds = await isolate.timed_listing()
-        assert (answer.value.total, answer.source) == (WHOLE, source)
-        assert reason in answer.reasons
-        assert seconds <= READ_BUDGET_SECONDS
-
-    run(test)
+    isolate.market.tables.before = database
+    operation, key = late
+    isolate.faults = fault(Fault.HANG, operation, key=key)
+    answer, seconds = await isolate.timed_listing()
+    assert (answer.value.total, answer.source) == (WHOLE, source)
+    assert reason in answer.reasons
+    assert seconds <= READ_BUDGET_SECONDS
 
 
-def test_what_was_enumerated_before_time_ran_out_is_listed_and_marked() -> None:
-    async def test(isolate: Isolate) -> None:
-        isolate.market.tables.before = _refuse
-        isolate.market.kv.damage(INDEX_KEY, None)
-        lists = 0
+@pytest.mark.market(page_limit=10)
+async def test_what_was_enumerated_before_time_ran_out_is_listed_and_marked(
+    isolate: Isolate,
+) -> None:
+    isolate.market.tables.before = _refuse
+    isolate.market.kv.damage(INDEX_KEY, None)
+    lists = 0
 
-        def third_list_hangs(operation: KvOperation) -> Fault | None:
-            nonlocal lists
-            if operation.kind != "list" or not operation.key.startswith("skill:"):
-                return None
-            lists += 1
-            return Fault.HANG if lists == 3 else None
+    def third_list_hangs(operation: KvOperation) -> Fault | None:
+        nonlocal lists
+        if operation.kind != "list" or not operation.key.startswith("skill:"):
+            return None
+        lists += 1
+        return Fault.HANG if lists == 3 else None
 
-        isolate.faults = third_list_hangs
-        answer = await isolate.listing()
-        assert answer.value.total == 20 + len(SEED.summaries)
-        assert {"enumeration: deadline", "kv-enumeration: truncated"} <= set(answer.reasons)
-
-    run(test, page_limit=10)
+    isolate.faults = third_list_hangs
+    answer = await isolate.listing()
+    assert answer.value.total == 20 + len(SEED.summaries)
+    assert {"enumeration: deadline", "kv-enumeration: truncated"} <= set(answer.reasons)
 
 
 @pytest.mark.parametrize("database", [_refuse, _hang])
-def test_a_kv_that_hangs_in_a_new_isolate_is_answered_with_503(
-    database: Callable[[str], Awaitable[None]],
+async def test_a_kv_that_hangs_in_a_new_isolate_is_answered_with_503(
+    isolate: Isolate, database: Callable[[str], Awaitable[None]]
 ) -> None:
-    async def test(isolate: Isolate) -> None:
-        isolate.market.tables.before = database
-        isolate.faults = HANGING
-        env = isolate.env()
-        for question in (
-            listings.get_skills(env, ListingQuery()),
-            listings.get_skill_count(env, ListingQuery()),
-            listings.get_skill_categories(env),
-        ):
-            with pytest.raises(TooLate):
-                await question
-        for path in ("/api/v1/skills", "/api/v1/skills/count", "/api/v1/skills/categories"):
-            answer = await _get(env, path)
-            assert answer.status_code == 503
-            assert int(answer.headers["retry-after"]) > 0
-            assert answer.headers["cache-control"] == "no-store"
-
-    run(test)
-
-
-def test_a_database_that_hangs_leaves_the_seed_no_say_although_kv_is_away() -> None:
-    async def test(isolate: Isolate) -> None:
-        isolate.market.tables.before = _hang
-        isolate.faults = FAILING
+    isolate.market.tables.before = database
+    isolate.faults = HANGING
+    env = isolate.env()
+    for question in (
+        listings.get_skills(env, ListingQuery()),
+        listings.get_skill_count(env, ListingQuery()),
+        listings.get_skill_categories(env),
+    ):
         with pytest.raises(TooLate):
-            await isolate.listing()
-        isolate.market.tables.before = _refuse
-        answer = await isolate.listing()
-        assert (answer.value.total, answer.source) == (len(SEED.summaries), Source.SEED)
-        assert answer.degraded
+            await question
+    for path in ("/api/v1/skills", "/api/v1/skills/count", "/api/v1/skills/categories"):
+        answer = await _get(env, path)
+        assert answer.status_code == 503
+        assert int(answer.headers["retry-after"]) > 0
+        assert answer.headers["cache-control"] == "no-store"
 
-    run(test)
+
+async def test_a_database_that_hangs_leaves_the_seed_no_say_although_kv_is_away(
+    isolate: Isolate,
+) -> None:
+    isolate.market.tables.before = _hang
+    isolate.faults = FAILING
+    with pytest.raises(TooLate):
+        await isolate.listing()
+    isolate.market.tables.before = _refuse
+    answer = await isolate.listing()
+    assert (answer.value.total, answer.source) == (len(SEED.summaries), Source.SEED)
+    assert answer.degraded
 
 
-def test_an_empty_index_cannot_say_that_there_is_nothing() -> None:
-    async def test(isolate: Isolate) -> None:
-        isolate.market.tables.before = _refuse
-        await isolate.market.index([])
-        isolate.faults = fault(Fault.HANG, "list")
-        with pytest.raises(TooLate):
-            await isolate.listing()
-
-    run(test)
+async def test_an_empty_index_cannot_say_that_there_is_nothing(isolate: Isolate) -> None:
+    isolate.market.tables.before = _refuse
+    await isolate.market.index([])
+    isolate.faults = fault(Fault.HANG, "list")
+    with pytest.raises(TooLate):
+        await isolate.listing()
 
 
 @pytest.mark.parametrize("from_kv_before", [False, True])
 @pytest.mark.parametrize("faults", [HANGING, FAILING])
-def test_the_last_whole_answer_stands_in_for_ten_minutes(
-    faults: KvFaults, *, from_kv_before: bool
+async def test_the_last_whole_answer_stands_in_for_ten_minutes(
+    isolate: Isolate, faults: KvFaults, *, from_kv_before: bool
 ) -> None:
-    async def test(isolate: Isolate) -> None:
-        isolate.market.tables.before = _refuse if from_kv_before else isolate.market.tables.before
-        whole = await isolate.listing()
-        count = await listings.get_skill_count(isolate.env(), ListingQuery())
-        categories = await listings.get_skill_categories(isolate.env())
-        isolate.market.tables.before = _hang
-        isolate.faults = faults
-        await asyncio.sleep(KEPT_SECONDS - 30)
-        for answer, again in (
-            (whole, await isolate.listing()),
-            (count, await listings.get_skill_count(isolate.env(), ListingQuery())),
-            (categories, await listings.get_skill_categories(isolate.env())),
-        ):
-            assert again.value == answer.value
-            assert again.degraded
-        assert whole.value.total == count.value == WHOLE
-        await asyncio.sleep(31)
-        with pytest.raises(TooLate):
-            await isolate.listing()
-
-    run(test)
+    isolate.market.tables.before = _refuse if from_kv_before else isolate.market.tables.before
+    whole = await isolate.listing()
+    count = await listings.get_skill_count(isolate.env(), ListingQuery())
+    categories = await listings.get_skill_categories(isolate.env())
+    isolate.market.tables.before = _hang
+    isolate.faults = faults
+    await asyncio.sleep(KEPT_SECONDS - 30)
+    for answer, again in (
+        (whole, await isolate.listing()),
+        (count, await listings.get_skill_count(isolate.env(), ListingQuery())),
+        (categories, await listings.get_skill_categories(isolate.env())),
+    ):
+        assert again.value == answer.value
+        assert again.degraded
+    assert whole.value.total == count.value == WHOLE
+    await asyncio.sleep(31)
+    with pytest.raises(TooLate):
+        await isolate.listing()
 
 
-def test_a_shrunken_index_never_replaces_the_last_whole_answer() -> None:
-    async def test(isolate: Isolate) -> None:
-        assert (await isolate.listing()).source is Source.POSTGRES
-        isolate.market.tables.before = _refuse
-        await isolate.market.index(SKILLS[:3])
-        isolate.faults = fault(Fault.HANG, "list")
-        answer = await isolate.listing()
-        assert (answer.value.total, answer.source) == (WHOLE, Source.POSTGRES)
-        assert KEPT_FROM_BEFORE in answer.reasons
-
-    run(test)
+async def test_a_shrunken_index_never_replaces_the_last_whole_answer(isolate: Isolate) -> None:
+    assert (await isolate.listing()).source is Source.POSTGRES
+    isolate.market.tables.before = _refuse
+    await isolate.market.index(SKILLS[:3])
+    isolate.faults = fault(Fault.HANG, "list")
+    answer = await isolate.listing()
+    assert (answer.value.total, answer.source) == (WHOLE, Source.POSTGRES)
+    assert KEPT_FROM_BEFORE in answer.reasons
 
 
-def test_an_older_answer_never_stands_in_for_one_that_could_be_had() -> None:
-    async def test(isolate: Isolate) -> None:
-        assert (await isolate.listing()).value.total == WHOLE
-        isolate.market.tables.before = _refuse
-        await write_outbox(isolate.market.env, make_skill("waiting"))
-        answer = await isolate.listing()
-        assert (answer.value.total, answer.source) == (WHOLE + 1, Source.KV_ENUMERATION)
-
-    run(test)
+async def test_an_older_answer_never_stands_in_for_one_that_could_be_had(isolate: Isolate) -> None:
+    assert (await isolate.listing()).value.total == WHOLE
+    isolate.market.tables.before = _refuse
+    await write_outbox(isolate.market.env, make_skill("waiting"))
+    answer = await isolate.listing()
+    assert (answer.value.total, answer.source) == (WHOLE + 1, Source.KV_ENUMERATION)
 
 
-def test_300_ms_a_call_are_enough_for_a_whole_listing() -> None:
+@pytest.mark.market(page_limit=6)
+async def test_300_ms_a_call_are_enough_for_a_whole_listing(isolate: Isolate) -> None:
     """Index pages are read side by side; the records take five list calls, one after the other."""
-
-    async def test(isolate: Isolate) -> None:
-        isolate.market.tables.before = _refuse
-        isolate.conduct = slow(0.3)
-        answer, seconds = await isolate.timed_listing()
-        assert answer.value.total == WHOLE
-        assert answer.reasons == ("postgres: unavailable",)
-        assert seconds <= READ_BUDGET_SECONDS
-
-    run(test, page_limit=6)
+    isolate.market.tables.before = _refuse
+    isolate.conduct = slow(0.3)
+    answer, seconds = await isolate.timed_listing()
+    assert answer.value.total == WHOLE
+    assert answer.reasons == ("postgres: unavailable",)
+    assert seconds <= READ_BUDGET_SECONDS
 
 
-def test_a_skill_that_was_read_is_answered_although_the_rest_is_late() -> None:
-    async def test(isolate: Isolate) -> None:
-        isolate.market.tables.before = _hang
-        isolate.faults = fault(Fault.HANG, "list")
-        by_name = await lookup.get_skill_by_name(isolate.env(), "own-001")
-        by_identity = await lookup.get_skill_by_identity(
-            isolate.env(), "octo", "own-001", "own-001"
-        )
-        for answer in (by_name, by_identity):
-            assert answer is not None
-            assert answer.value == SKILLS[1]
-            assert answer.degraded
-
-    run(test)
+async def test_a_skill_that_was_read_is_answered_although_the_rest_is_late(
+    isolate: Isolate,
+) -> None:
+    isolate.market.tables.before = _hang
+    isolate.faults = fault(Fault.HANG, "list")
+    by_name = await lookup.get_skill_by_name(isolate.env(), "own-001")
+    by_identity = await lookup.get_skill_by_identity(isolate.env(), "octo", "own-001", "own-001")
+    for answer in (by_name, by_identity):
+        assert answer is not None
+        assert answer.value == SKILLS[1]
+        assert answer.degraded
 
 
-def test_a_listing_says_why_it_is_degraded() -> None:
-    async def test(isolate: Isolate) -> None:
-        assert json.loads((await _get(isolate.env(), "/api/v1/skills")).text)["reasons"] == []
-        isolate.market.tables.before = _refuse
-        isolate.faults = fault(Fault.HANG, "list", key=OUTBOX_PREFIX)
-        isolate.memory = FallbackCache()
-        document = json.loads((await _get(isolate.env(), "/api/v1/skills")).text)
-        assert document["reasons"] == ["postgres: unavailable", "outbox: deadline"]
-
-    run(test)
+async def test_a_listing_says_why_it_is_degraded(isolate: Isolate) -> None:
+    assert json.loads((await _get(isolate.env(), "/api/v1/skills")).text)["reasons"] == []
+    isolate.market.tables.before = _refuse
+    isolate.faults = fault(Fault.HANG, "list", key=OUTBOX_PREFIX)
+    isolate.memory = FallbackCache()
+    document = json.loads((await _get(isolate.env(), "/api/v1/skills")).text)
+    assert document["reasons"] == ["postgres: unavailable", "outbox: deadline"]
 
 
 async def _get(env: Env, path: str) -> httpx.Response:

@@ -47,7 +47,7 @@ from marketplace.skills.submission import (
     SubmissionStatus,
     Verdict,
 )
-from tests.doubles.marketplace import Market, fault, make_skill, run
+from tests.doubles.marketplace import Market, fault, make_skill
 from tests.doubles.network import Fault
 
 # Text that every store can hold: everything but lone surrogates and NUL
@@ -164,44 +164,35 @@ def test_metadata_of_another_slug_is_not_believed() -> None:
 # --- enumeration
 
 
-def test_metadata_and_values_enumerate_the_same_over_all_pages() -> None:
-    async def test(market: Market) -> None:
-        skills = [make_skill(f"skill-{number}") for number in range(25)]
-        for number, skill in enumerate(skills):
-            await write_record(market.env, skill)
-            if number % 2:  # as an older generation wrote it
-                market.kv.damage(
-                    f"skill:{skill.name}", msgspec.json.encode(skill), metadata={"v": 0}
-                )
-        pages = await enumerate_all(market)
-        found = {e.summary.name: e for page in pages for e in page.summaries}
-        assert found == {skill.name: skill.published_summary() for skill in skills}
-        assert len(pages) == 9
-        assert pages[-1].cursor is None
-
-    run(test, page_limit=3)
+@pytest.mark.market(page_limit=3)
+async def test_metadata_and_values_enumerate_the_same_over_all_pages(market: Market) -> None:
+    skills = [make_skill(f"skill-{number}") for number in range(25)]
+    for number, skill in enumerate(skills):
+        await write_record(market.env, skill)
+        if number % 2:  # as an older generation wrote it
+            market.kv.damage(f"skill:{skill.name}", msgspec.json.encode(skill), metadata={"v": 0})
+    pages = await enumerate_all(market)
+    found = {e.summary.name: e for page in pages for e in page.summaries}
+    assert found == {skill.name: skill.published_summary() for skill in skills}
+    assert len(pages) == 9
+    assert pages[-1].cursor is None
 
 
-def test_empty_pages_are_not_the_end() -> None:
-    async def test(market: Market) -> None:
-        await write_record(market.env, make_skill())
-        empty = iter([Fault.EMPTY_PAGE, Fault.EMPTY_PAGE])
-        market.kv.faults = lambda operation: next(empty, None) if operation.kind == "list" else None
-        assert await listed(market) == ["pdf-tools"]
-
-    run(test)
+async def test_empty_pages_are_not_the_end(market: Market) -> None:
+    await write_record(market.env, make_skill())
+    empty = iter([Fault.EMPTY_PAGE, Fault.EMPTY_PAGE])
+    market.kv.faults = lambda operation: next(empty, None) if operation.kind == "list" else None
+    assert await listed(market) == ["pdf-tools"]
 
 
-def test_the_page_budget_stops_with_a_cursor_to_go_on() -> None:
-    async def test(market: Market) -> None:
-        for number in range(6):
-            await write_record(market.env, make_skill(f"skill-{number}"))
-        first = await enumerate_all(market, page_budget=2)
-        assert [page.last_slug for page in first] == ["skill-1", "skill-3"]
-        rest = await enumerate_all(market, cursor=first[-1].cursor)
-        assert [e.summary.name for page in rest for e in page.summaries] == ["skill-4", "skill-5"]
-
-    run(test, page_limit=2)
+@pytest.mark.market(page_limit=2)
+async def test_the_page_budget_stops_with_a_cursor_to_go_on(market: Market) -> None:
+    for number in range(6):
+        await write_record(market.env, make_skill(f"skill-{number}"))
+    first = await enumerate_all(market, page_budget=2)
+    assert [page.last_slug for page in first] == ["skill-1", "skill-3"]
+    rest = await enumerate_all(market, cursor=first[-1].cursor)
+    assert [e.summary.name for page in rest for e in page.summaries] == ["skill-4", "skill-5"]
 
 
 BROKEN = {
@@ -234,120 +225,97 @@ BROKEN = {
 }
 
 
-def test_malformed_records_are_named_and_never_hide_the_others() -> None:
-    async def test(market: Market) -> None:
-        for key, value in BROKEN.items():
-            market.kv.damage(key, value)
-        healthy = [make_skill(f"skill-{number:03}") for number in range(150)]
-        for skill in healthy:
-            market.kv.damage(f"skill:{skill.name}", msgspec.json.encode(skill))
-        market.kv.damage(
-            "skill:twice", b'{"name": "x", "name": "twice", "repoUrl": "https://github.com/o/r"}'
-        )
-        pages = await enumerate_all(market)
-        assert [e.summary.name for p in pages for e in p.summaries] == [
-            *(skill.name for skill in healthy),
-            "twice",
-        ]
-        assert {broken.key for p in pages for broken in p.malformed} == set(BROKEN)
-        named = [line["key"] for line in market.log.lines if line["event"] == "kv-record-malformed"]
-        assert len(named) == 20
-        assert market.log.lines[-1]["not_named"] == len(BROKEN) - 20
-        assert market.kv.operations["get_many"] + market.kv.operations["get"] < 20
-
-    run(test)
+async def test_malformed_records_are_named_and_never_hide_the_others(market: Market) -> None:
+    for key, value in BROKEN.items():
+        market.kv.damage(key, value)
+    healthy = [make_skill(f"skill-{number:03}") for number in range(150)]
+    for skill in healthy:
+        market.kv.damage(f"skill:{skill.name}", msgspec.json.encode(skill))
+    market.kv.damage(
+        "skill:twice", b'{"name": "x", "name": "twice", "repoUrl": "https://github.com/o/r"}'
+    )
+    pages = await enumerate_all(market)
+    assert [e.summary.name for p in pages for e in p.summaries] == [
+        *(skill.name for skill in healthy),
+        "twice",
+    ]
+    assert {broken.key for p in pages for broken in p.malformed} == set(BROKEN)
+    named = [line["key"] for line in market.log.lines if line["event"] == "kv-record-malformed"]
+    assert len(named) == 20
+    assert market.log.lines[-1]["not_named"] == len(BROKEN) - 20
+    assert market.kv.operations["get_many"] + market.kv.operations["get"] < 20
 
 
 @pytest.mark.parametrize("whales", [1, 3])
-def test_a_value_of_25_mib_is_found_in_few_reads_of_it(whales: int) -> None:
-    async def test(market: Market) -> None:
-        for number in range(100):
-            skill = make_skill(f"skill-{number:02}")
-            market.kv.damage(f"skill:{skill.name}", msgspec.json.encode(skill))
-        for number in range(whales):
-            market.kv.damage(f"skill:skill-{31 * number:02}", b"x" * KV_VALUE_LIMIT)
-        (page,) = await enumerate_all(market)
-        assert len(page.summaries) == 100 - whales
-        assert len(page.malformed) == whales
-        assert page.waiting == []
-        assert (
-            market.kv.operations["get_many"] + market.kv.operations["get"] <= 1 + 10 + 10 * whales
-        )
-
-    run(test)
+async def test_a_value_of_25_mib_is_found_in_few_reads_of_it(market: Market, whales: int) -> None:
+    for number in range(100):
+        skill = make_skill(f"skill-{number:02}")
+        market.kv.damage(f"skill:{skill.name}", msgspec.json.encode(skill))
+    for number in range(whales):
+        market.kv.damage(f"skill:skill-{31 * number:02}", b"x" * KV_VALUE_LIMIT)
+    (page,) = await enumerate_all(market)
+    assert len(page.summaries) == 100 - whales
+    assert len(page.malformed) == whales
+    assert page.waiting == []
+    assert market.kv.operations["get_many"] + market.kv.operations["get"] <= 1 + 10 + 10 * whales
 
 
-def test_aliases_and_moved_records_are_told_apart_from_skills() -> None:
-    async def test(market: Market) -> None:
-        await write_record(market.env, make_skill("new"))
-        await mark_moved(market.env, "old", "new")
-        market.kv.damage("skill:alias:older", b'"new"')
-        (page,) = await enumerate_all(market)
-        assert [e.summary.name for e in page.summaries] == ["new"]
-        assert page.moved == [Moved("old", "new")]
-        assert page.aliases == [Alias("old", "new"), Alias("older", None)]
-        assert [key.name for key in page.record_keys()] == ["new"]
-
-    run(test)
+async def test_aliases_and_moved_records_are_told_apart_from_skills(market: Market) -> None:
+    await write_record(market.env, make_skill("new"))
+    await mark_moved(market.env, "old", "new")
+    market.kv.damage("skill:alias:older", b'"new"')
+    (page,) = await enumerate_all(market)
+    assert [e.summary.name for e in page.summaries] == ["new"]
+    assert page.moved == [Moved("old", "new")]
+    assert page.aliases == [Alias("old", "new"), Alias("older", None)]
+    assert [key.name for key in page.record_keys()] == ["new"]
 
 
-def test_a_skill_named_alias_is_a_skill() -> None:
-    async def test(market: Market) -> None:
-        await write_record(market.env, make_skill("alias"))
-        assert await listed(market) == ["alias"]
-
-    run(test)
+async def test_a_skill_named_alias_is_a_skill(market: Market) -> None:
+    await write_record(market.env, make_skill("alias"))
+    assert await listed(market) == ["alias"]
 
 
-def test_110_000_keys_take_111_list_calls_at_most() -> None:
-    async def test(market: Market) -> None:
-        template = encode_metadata(make_skill("s-000000"))
-        assert template is not None
-        for number in range(110_000):
-            metadata = template.replace("s-000000", f"s-{number:06}")
-            market.kv.damage(f"skill:s-{number:06}", b"{}", metadata=metadata)
-        found = 0
-        async for page in enumerate_published_skills(market.env):
-            found += len(page.summaries)
-        assert found == 110_000
-        assert market.kv.operations == {"list": 110}
-
-    run(test)
+async def test_110_000_keys_take_111_list_calls_at_most(market: Market) -> None:
+    template = encode_metadata(make_skill("s-000000"))
+    assert template is not None
+    for number in range(110_000):
+        metadata = template.replace("s-000000", f"s-{number:06}")
+        market.kv.damage(f"skill:s-{number:06}", b"{}", metadata=metadata)
+    found = 0
+    async for page in enumerate_published_skills(market.env):
+        found += len(page.summaries)
+    assert found == 110_000
+    assert market.kv.operations == {"list": 110}
 
 
-def test_a_hanging_kv_is_a_failed_kv() -> None:
-    async def test(market: Market) -> None:
-        market.kv.faults = fault(Fault.HANG, "list", "get", "put")
-        with pytest.raises(KvError) as failure:
-            await listed(market)
-        assert failure.value.reason == "timeout"
-        with pytest.raises(KvError):
-            await read_record(market.env, "a")
-        with pytest.raises(KvError):
-            await write_record(market.env, make_skill())
-
-    run(test)
+async def test_a_hanging_kv_is_a_failed_kv(market: Market) -> None:
+    market.kv.faults = fault(Fault.HANG, "list", "get", "put")
+    with pytest.raises(KvError) as failure:
+        await listed(market)
+    assert failure.value.reason == "timeout"
+    with pytest.raises(KvError):
+        await read_record(market.env, "a")
+    with pytest.raises(KvError):
+        await write_record(market.env, make_skill())
 
 
 # --- single records
 
 
-def test_records_are_read_in_bulk_and_told_apart() -> None:
-    async def test(market: Market) -> None:
-        skill = make_skill(description="long " * 200)
-        await write_record(market.env, skill)
-        await mark_moved(market.env, "old", "pdf-tools")
-        market.kv.damage("skill:bad", b"[]")
-        before = market.kv.operations.total()
-        records = await read_records(market.env, ["pdf-tools", "old", "bad", "none", "x" * 600])
-        assert records["pdf-tools"] == skill
-        assert records["old"] == Moved("old", "pdf-tools")
-        assert isinstance(records["bad"], InvalidRecord)
-        assert records["none"] is None
-        assert records["x" * 600] is None
-        assert market.kv.operations.total() - before == 1
-
-    run(test)
+async def test_records_are_read_in_bulk_and_told_apart(market: Market) -> None:
+    skill = make_skill(description="long " * 200)
+    await write_record(market.env, skill)
+    await mark_moved(market.env, "old", "pdf-tools")
+    market.kv.damage("skill:bad", b"[]")
+    before = market.kv.operations.total()
+    records = await read_records(market.env, ["pdf-tools", "old", "bad", "none", "x" * 600])
+    assert records["pdf-tools"] == skill
+    assert records["old"] == Moved("old", "pdf-tools")
+    assert isinstance(records["bad"], InvalidRecord)
+    assert records["none"] is None
+    assert records["x" * 600] is None
+    assert market.kv.operations.total() - before == 1
 
 
 @pytest.mark.parametrize(
@@ -359,84 +327,71 @@ def test_records_are_read_in_bulk_and_told_apart() -> None:
         make_skill(description="x" * MAX_RECORD_BYTES),
     ],
 )
-def test_what_could_not_be_read_back_is_not_written(skill: Skill) -> None:
-    async def test(market: Market) -> None:
-        with pytest.raises(InvalidRecord):
-            await write_record(market.env, skill)
-        assert market.kv.keys() == []
-
-    run(test)
+async def test_what_could_not_be_read_back_is_not_written(market: Market, skill: Skill) -> None:
+    with pytest.raises(InvalidRecord):
+        await write_record(market.env, skill)
+    assert market.kv.keys() == []
 
 
 # --- aliases
 
 
-def test_aliases_resolve_over_chains() -> None:
-    async def test(market: Market) -> None:
-        env = market.env
-        await write_record(env, make_skill("c"))
-        await mark_moved(env, "b", "c")
-        await write_alias(env, "a", "b")
-        market.kv.damage("skill:alias:plain", b"c")
-        market.kv.damage("skill:alias:quoted", b'"c"')
-        market.kv.damage("skill:alias:object", b'{"newSlug": "c"}')
-        for slug in ("a", "b", "c", "plain", "quoted", "object"):
-            assert await resolve_alias(env, slug) == "c", slug
-        assert await resolve_alias(env, "unknown") is None
-        assert market.log.lines == []
-
-    run(test)
+async def test_aliases_resolve_over_chains(market: Market) -> None:
+    env = market.env
+    await write_record(env, make_skill("c"))
+    await mark_moved(env, "b", "c")
+    await write_alias(env, "a", "b")
+    market.kv.damage("skill:alias:plain", b"c")
+    market.kv.damage("skill:alias:quoted", b'"c"')
+    market.kv.damage("skill:alias:object", b'{"newSlug": "c"}')
+    for slug in ("a", "b", "c", "plain", "quoted", "object"):
+        assert await resolve_alias(env, slug) == "c", slug
+    assert await resolve_alias(env, "unknown") is None
+    assert market.log.lines == []
 
 
-def test_aliases_that_lead_nowhere_end() -> None:
-    async def test(market: Market) -> None:
-        env = market.env
-        await write_alias(env, "lost", "nothing")
-        await write_alias(env, "x", "y")
-        await write_alias(env, "y", "x")
-        for number in range(30):
-            await write_alias(env, f"n{number}", f"n{number + 1}")
-        market.kv.damage("skill:alias:self", b'"self"')
-        for slug in ("lost", "x", "n0"):
-            assert await resolve_alias(env, slug) is None, slug
-        assert market.log.events() == ["alias-unresolved"] * 3
-        for slug in ("self", "\ud800", "x" * 2000, ""):
-            assert await resolve_alias(env, slug) is None, slug
-
-    run(test)
+async def test_aliases_that_lead_nowhere_end(market: Market) -> None:
+    env = market.env
+    await write_alias(env, "lost", "nothing")
+    await write_alias(env, "x", "y")
+    await write_alias(env, "y", "x")
+    for number in range(30):
+        await write_alias(env, f"n{number}", f"n{number + 1}")
+    market.kv.damage("skill:alias:self", b'"self"')
+    for slug in ("lost", "x", "n0"):
+        assert await resolve_alias(env, slug) is None, slug
+    assert market.log.events() == ["alias-unresolved"] * 3
+    for slug in ("self", "\ud800", "x" * 2000, ""):
+        assert await resolve_alias(env, slug) is None, slug
 
 
-def test_moving_leaves_the_old_record_until_the_alias_is_there() -> None:
-    async def test(market: Market) -> None:
-        await write_record(market.env, make_skill("old"))
-        market.kv.faults = fault(Fault.FAIL, "put", key="alias")
-        with pytest.raises(KvError):
-            await mark_moved(market.env, "old", "new")
-        assert await listed(market) == ["old"]
-
-    run(test)
+async def test_moving_leaves_the_old_record_until_the_alias_is_there(market: Market) -> None:
+    await write_record(market.env, make_skill("old"))
+    market.kv.faults = fault(Fault.FAIL, "put", key="alias")
+    with pytest.raises(KvError):
+        await mark_moved(market.env, "old", "new")
+    assert await listed(market) == ["old"]
 
 
 # --- outbox
 
 
-def test_the_outbox_keeps_every_state_and_broken_entries_do_not_stand_in_the_way() -> None:
-    async def test(market: Market) -> None:
-        env = market.env
-        first, second = make_skill(), make_skill(current_version="2.0.0")
-        keys = {await write_outbox(env, skill) for skill in (first, second, first)}
-        market.kv.damage("outbox:0:broken", b"{")
-        entries = await list_outbox(env)
-        assert {entry.key for entry in entries} == keys
-        assert {entry.skill.current_version for entry in entries} == {"1.0.0", "2.0.0"}
-        assert len(await list_outbox_summaries(env)) == 2
-        assert len(await list_outbox(env, limit=1)) == 1
-        await clear_outbox(env, keys)
-        assert market.kv.keys() == ["outbox:0:broken"]
-        with pytest.raises(ValueError, match="not a key of the outbox"):
-            await clear_outbox(env, ["skill:a"])
-
-    run(test)
+async def test_the_outbox_keeps_every_state_and_broken_entries_do_not_stand_in_the_way(
+    market: Market,
+) -> None:
+    env = market.env
+    first, second = make_skill(), make_skill(current_version="2.0.0")
+    keys = {await write_outbox(env, skill) for skill in (first, second, first)}
+    market.kv.damage("outbox:0:broken", b"{")
+    entries = await list_outbox(env)
+    assert {entry.key for entry in entries} == keys
+    assert {entry.skill.current_version for entry in entries} == {"1.0.0", "2.0.0"}
+    assert len(await list_outbox_summaries(env)) == 2
+    assert len(await list_outbox(env, limit=1)) == 1
+    await clear_outbox(env, keys)
+    assert market.kv.keys() == ["outbox:0:broken"]
+    with pytest.raises(ValueError, match="not a key of the outbox"):
+        await clear_outbox(env, ["skill:a"])
 
 
 # --- submissions
@@ -473,160 +428,132 @@ async def status(market: Market) -> SubmissionStatus:
     return found
 
 
-def test_a_submission_moves_forward_only() -> None:
-    async def test(market: Market) -> None:
-        env, submission = market.env, make_submission()
-        assert await submission_status(env, "id-1") is None
+async def test_a_submission_moves_forward_only(market: Market) -> None:
+    env, submission = market.env, make_submission()
+    assert await submission_status(env, "id-1") is None
+    await create_submission(env, submission)
+    assert (await status(market)).state is SubmissionState.RECEIVED
+    assert await find_by_identity(env, submission.identity) == "id-1"
+    assert await oldest_pending(env) is None
+    await record_scan(env, submission, make_scan())
+    pending = PendingSubmission("id-1", make_scan().scanned_at)
+    assert await oldest_pending(env) == pending
+    assert (await status(market)).state is SubmissionState.SCANNED
+    await record_publication(env, PUBLICATION)
+    assert (await status(market)).slug == "pdf-tools"
+    assert await oldest_pending(env) is None
+    await record_scan(env, submission, make_scan(Verdict.FAIL, "2026-11-05T08:00:00.000Z"))
+    assert (await status(market)).state is SubmissionState.PUBLISHED
+
+
+async def test_a_rejected_submission_stays_rejected(market: Market) -> None:
+    env, submission = market.env, make_submission()
+    await create_submission(env, submission)
+    await record_scan(env, submission, make_scan())
+    late = make_scan(Verdict.FAIL, "2026-11-02T09:00:00.000Z")
+    assert (await record_scan(env, submission, late)).verdict is Verdict.PASS
+    rejection = make_scan(Verdict.FAIL, "2026-11-04T09:00:00.000Z")
+    assert await record_scan(env, submission, rejection) == rejection
+    later = make_scan(Verdict.PASS, "2026-11-05T09:00:00.000Z")
+    assert await record_scan(env, submission, later) == rejection
+    found = await status(market)
+    assert (found.state, found.reason) == (SubmissionState.REJECTED, "because")
+    assert found.rejected_at == rejection.scanned_at
+    assert await oldest_pending(env) is None
+
+
+async def test_the_oldest_pending_is_one_list_call(market: Market) -> None:
+    for number in (5, 3, 4):
+        submission = make_submission(f"a:{number}", "2026-11-01T08:00:00.000Z")
+        scan = make_scan(at=f"2026-11-0{number}T08:00:00.000Z")
+        scan = msgspec.structs.replace(scan, submission_id=submission.id)
+        await create_submission(market.env, submission)
+        await record_scan(market.env, submission, scan)
+    oldest = await oldest_pending(market.env)
+    assert oldest == PendingSubmission("a:3", "2026-11-03T08:00:00.000Z")
+    assert market.kv.operations["list"] == 1
+
+
+async def test_what_nobody_answers_expires_and_what_passed_stays(market: Market) -> None:
+    env = replace(market.env, settings=Settings(submission_ttl=60))
+    scans = [make_scan(), make_scan(Verdict.FAIL), None]
+    for number, scan in enumerate(scans):
+        submission = make_submission(f"id-{number}")
         await create_submission(env, submission)
-        assert (await status(market)).state is SubmissionState.RECEIVED
-        assert await find_by_identity(env, submission.identity) == "id-1"
-        assert await oldest_pending(env) is None
-        await record_scan(env, submission, make_scan())
-        pending = PendingSubmission("id-1", make_scan().scanned_at)
-        assert await oldest_pending(env) == pending
-        assert (await status(market)).state is SubmissionState.SCANNED
-        await record_publication(env, PUBLICATION)
-        assert (await status(market)).slug == "pdf-tools"
-        assert await oldest_pending(env) is None
-        await record_scan(env, submission, make_scan(Verdict.FAIL, "2026-11-05T08:00:00.000Z"))
-        assert (await status(market)).state is SubmissionState.PUBLISHED
-
-    run(test)
-
-
-def test_a_rejected_submission_stays_rejected() -> None:
-    async def test(market: Market) -> None:
-        env, submission = market.env, make_submission()
-        await create_submission(env, submission)
-        await record_scan(env, submission, make_scan())
-        late = make_scan(Verdict.FAIL, "2026-11-02T09:00:00.000Z")
-        assert (await record_scan(env, submission, late)).verdict is Verdict.PASS
-        rejection = make_scan(Verdict.FAIL, "2026-11-04T09:00:00.000Z")
-        assert await record_scan(env, submission, rejection) == rejection
-        later = make_scan(Verdict.PASS, "2026-11-05T09:00:00.000Z")
-        assert await record_scan(env, submission, later) == rejection
-        found = await status(market)
-        assert (found.state, found.reason) == (SubmissionState.REJECTED, "because")
-        assert found.rejected_at == rejection.scanned_at
-        assert await oldest_pending(env) is None
-
-    run(test)
-
-
-def test_the_oldest_pending_is_one_list_call() -> None:
-    async def test(market: Market) -> None:
-        for number in (5, 3, 4):
-            submission = make_submission(f"a:{number}", "2026-11-01T08:00:00.000Z")
-            scan = make_scan(at=f"2026-11-0{number}T08:00:00.000Z")
+        if scan is not None:
             scan = msgspec.structs.replace(scan, submission_id=submission.id)
-            await create_submission(market.env, submission)
-            await record_scan(market.env, submission, scan)
-        oldest = await oldest_pending(market.env)
-        assert oldest == PendingSubmission("a:3", "2026-11-03T08:00:00.000Z")
-        assert market.kv.operations["list"] == 1
-
-    run(test)
-
-
-def test_what_nobody_answers_expires_and_what_passed_stays() -> None:
-    async def test(market: Market) -> None:
-        env = replace(market.env, settings=Settings(submission_ttl=60))
-        scans = [make_scan(), make_scan(Verdict.FAIL), None]
-        for number, scan in enumerate(scans):
-            submission = make_submission(f"id-{number}")
-            await create_submission(env, submission)
-            if scan is not None:
-                scan = msgspec.structs.replace(scan, submission_id=submission.id)
-                await record_scan(env, submission, scan)
-        assert len(market.kv.keys("sub:")) == 3
-        await asyncio.sleep(61)
-        kept = {"sub:id-0", "scan:id-0", "pending:2026-11-03T08:00:00.000Z:id-0"}
-        assert set(market.kv.keys()) == kept
-        assert await submission_status(env, "id-2") is None
-        found = await submission_status(env, "id-0")
-        assert found is not None
-        assert found.state is SubmissionState.SCANNED
-
-    run(test)
+            await record_scan(env, submission, scan)
+    assert len(market.kv.keys("sub:")) == 3
+    await asyncio.sleep(61)
+    kept = {"sub:id-0", "scan:id-0", "pending:2026-11-03T08:00:00.000Z:id-0"}
+    assert set(market.kv.keys()) == kept
+    assert await submission_status(env, "id-2") is None
+    found = await submission_status(env, "id-0")
+    assert found is not None
+    assert found.state is SubmissionState.SCANNED
 
 
-def test_a_submission_lives_thirty_days() -> None:
-    async def test(market: Market) -> None:
-        await create_submission(market.env, make_submission())
-        await asyncio.sleep(30 * 86_400 - 1)
-        assert (await status(market)).state is SubmissionState.RECEIVED
-        await asyncio.sleep(2)
-        assert market.kv.keys() == []
-
-    run(test)
+async def test_a_submission_lives_thirty_days(market: Market) -> None:
+    await create_submission(market.env, make_submission())
+    await asyncio.sleep(30 * 86_400 - 1)
+    assert (await status(market)).state is SubmissionState.RECEIVED
+    await asyncio.sleep(2)
+    assert market.kv.keys() == []
 
 
-def test_a_rejection_after_a_pass_stays() -> None:
-    async def test(market: Market) -> None:
-        env, submission = market.env, make_submission()
-        await create_submission(env, submission)
-        await record_scan(env, submission, make_scan())
-        rejection = make_scan(Verdict.FAIL, "2026-11-04T09:00:00.000Z")
-        await record_scan(env, submission, rejection)
-        assert await oldest_pending(env) is None
-        await asyncio.sleep(env.settings.submission_ttl + 1)
-        assert (await status(market)).state is SubmissionState.REJECTED
-
-    run(test)
+async def test_a_rejection_after_a_pass_stays(market: Market) -> None:
+    env, submission = market.env, make_submission()
+    await create_submission(env, submission)
+    await record_scan(env, submission, make_scan())
+    rejection = make_scan(Verdict.FAIL, "2026-11-04T09:00:00.000Z")
+    await record_scan(env, submission, rejection)
+    assert await oldest_pending(env) is None
+    await asyncio.sleep(env.settings.submission_ttl + 1)
+    assert (await status(market)).state is SubmissionState.REJECTED
 
 
-def test_a_verdict_within_a_second_keeps_its_submission() -> None:
-    async def test(market: Market) -> None:
-        env, submission = market.env, make_submission()
-        await create_submission(env, submission)
-        await record_scan(env, submission, make_scan())
-        assert market.kv.refusals["sub:id-1"] == 1
-        await asyncio.sleep(env.settings.submission_ttl + 1)
-        assert (await status(market)).state is SubmissionState.SCANNED
-
-    run(test, rate_limited=True)
+@pytest.mark.market(rate_limited=True)
+async def test_a_verdict_within_a_second_keeps_its_submission(market: Market) -> None:
+    env, submission = market.env, make_submission()
+    await create_submission(env, submission)
+    await record_scan(env, submission, make_scan())
+    assert market.kv.refusals["sub:id-1"] == 1
+    await asyncio.sleep(env.settings.submission_ttl + 1)
+    assert (await status(market)).state is SubmissionState.SCANNED
 
 
 @pytest.mark.parametrize("key", ["sub:", "pending:", "scan:"])
-def test_a_pass_that_is_cut_off_leaves_what_it_can_be_taken_up_from(key: str) -> None:
+async def test_a_pass_that_is_cut_off_leaves_what_it_can_be_taken_up_from(
+    market: Market, key: str
+) -> None:
     """No verdict without its mark, no mark of a submission that expires."""
-
-    async def test(market: Market) -> None:
-        env, submission = market.env, make_submission()
-        await create_submission(env, submission)
-        market.kv.faults = fault(Fault.FAIL, "put", key=key)
-        with pytest.raises(KvError):
-            await record_scan(env, submission, make_scan())
-        market.kv.faults = None
-        assert market.kv.keys("scan:") == []
-        await asyncio.sleep(env.settings.submission_ttl + 1)
-        marks, submissions = market.kv.keys("pending:"), market.kv.keys("sub:")
-        assert bool(marks) == (key == "scan:")
-        assert bool(submissions) == (key != "sub:")
-
-    run(test)
+    env, submission = market.env, make_submission()
+    await create_submission(env, submission)
+    market.kv.faults = fault(Fault.FAIL, "put", key=key)
+    with pytest.raises(KvError):
+        await record_scan(env, submission, make_scan())
+    market.kv.faults = None
+    assert market.kv.keys("scan:") == []
+    await asyncio.sleep(env.settings.submission_ttl + 1)
+    marks, submissions = market.kv.keys("pending:"), market.kv.keys("sub:")
+    assert bool(marks) == (key == "scan:")
+    assert bool(submissions) == (key != "sub:")
 
 
-def test_damaged_submissions_are_told_from_missing_ones() -> None:
-    async def test(market: Market) -> None:
-        market.kv.damage("sub:id-1", b'{"id": 7}')
-        market.kv.damage("scan:id-1", b"\xff")
-        assert isinstance(await get_submission(market.env, "id-1"), InvalidRecord)
-        assert isinstance((await get_scans(market.env, ["id-1"]))["id-1"], InvalidRecord)
-        with pytest.raises(InvalidRecord):
-            await submission_status(market.env, "id-1")
-        assert await get_submission(market.env, "\ud800") is None
-
-    run(test)
+async def test_damaged_submissions_are_told_from_missing_ones(market: Market) -> None:
+    market.kv.damage("sub:id-1", b'{"id": 7}')
+    market.kv.damage("scan:id-1", b"\xff")
+    assert isinstance(await get_submission(market.env, "id-1"), InvalidRecord)
+    assert isinstance((await get_scans(market.env, ["id-1"]))["id-1"], InvalidRecord)
+    with pytest.raises(InvalidRecord):
+        await submission_status(market.env, "id-1")
+    assert await get_submission(market.env, "\ud800") is None
 
 
 # --- states
 
 
-def test_a_state_is_kept_under_its_name() -> None:
-    async def test(market: Market) -> None:
-        assert await load_state(market.env, "report") is None
-        await save_state(market.env, "report", b"{}")
-        assert await load_state(market.env, "report") == b"{}"
-
-    run(test)
+async def test_a_state_is_kept_under_its_name(market: Market) -> None:
+    assert await load_state(market.env, "report") is None
+    await save_state(market.env, "report", b"{}")
+    assert await load_state(market.env, "report") == b"{}"

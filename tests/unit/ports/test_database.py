@@ -12,7 +12,7 @@ from marketplace.publishing.messages import PUBLISH_QUEUE
 from marketplace.repair.schedule import run_scheduled
 from marketplace.skills.listing_rules import ListingQuery
 from marketplace.worker.consumers import DEAD_LETTER_QUEUE, consume
-from tests.doubles.marketplace import Delivered, Market, make_skill, run
+from tests.doubles.marketplace import Delivered, Market, make_skill
 
 
 @dataclass(slots=True)
@@ -33,63 +33,50 @@ def counted(market: Market) -> tuple[Env, Sessions]:
     return replace(market.env, database=DatabaseSession(sessions)), sessions
 
 
-def test_a_check_opens_one_session() -> None:
-    async def test(market: Market) -> None:
-        await market.fill([make_skill("a"), make_skill("b")])
-        env, sessions = counted(market)
-        await run_scheduled(env, "*/5 * * * *")
-        assert len(sessions.opened) == 1
-
-    run(test)
+async def test_a_check_opens_one_session(market: Market) -> None:
+    await market.fill([make_skill("a"), make_skill("b")])
+    env, sessions = counted(market)
+    await run_scheduled(env, "*/5 * * * *")
+    assert len(sessions.opened) == 1
 
 
 @pytest.mark.parametrize("queue", [PUBLISH_QUEUE, DEAD_LETTER_QUEUE])
-def test_a_batch_of_poison_opens_one_session(queue: str) -> None:
-    async def test(market: Market) -> None:
-        env, sessions = counted(market)
-        messages = [Delivered({"no": f"submission {n}"}, id=str(n)) for n in range(10)]
-        await consume(env, queue, messages)
-        assert all(message.acknowledged for message in messages)
-        assert len(market.tables.dead_letters) == 10
-        assert len(sessions.opened) == 1
-
-    run(test)
+async def test_a_batch_of_poison_opens_one_session(market: Market, queue: str) -> None:
+    env, sessions = counted(market)
+    messages = [Delivered({"no": f"submission {n}"}, id=str(n)) for n in range(10)]
+    await consume(env, queue, messages)
+    assert all(message.acknowledged for message in messages)
+    assert len(market.tables.dead_letters) == 10
+    assert len(sessions.opened) == 1
 
 
-def test_an_invocation_that_never_asks_opens_none_and_one_that_ended_leaves_none() -> None:
-    async def test(market: Market) -> None:
-        env, sessions = counted(market)
-        env.close()
-        assert sessions.opened == []
-        await get_skills(env, ListingQuery())
-        env.close()
-        assert [session.closed for session in sessions.opened] == [True]
-
-    run(test)
-
-
-def test_a_session_that_broke_is_replaced() -> None:
-    async def test(market: Market) -> None:
-        env, sessions = counted(market)
-        (await get_db(env)).close()  # as by a deadline or a lost server
-        assert not (await get_db(env)).closed
-        assert await get_db(env) is sessions.opened[-1]
-        assert len(sessions.opened) == 2
-
-    run(test)
+async def test_an_invocation_that_never_asks_opens_none_and_one_that_ended_leaves_none(
+    market: Market,
+) -> None:
+    env, sessions = counted(market)
+    env.close()
+    assert sessions.opened == []
+    await get_skills(env, ListingQuery())
+    env.close()
+    assert [session.closed for session in sessions.opened] == [True]
 
 
-def test_a_database_that_is_away_is_asked_again_by_the_next_use() -> None:
-    async def test(market: Market) -> None:
-        async def away(_step: str) -> None:
-            raise DatabaseError("away")
+async def test_a_session_that_broke_is_replaced(market: Market) -> None:
+    env, sessions = counted(market)
+    (await get_db(env)).close()  # as by a deadline or a lost server
+    assert not (await get_db(env)).closed
+    assert await get_db(env) is sessions.opened[-1]
+    assert len(sessions.opened) == 2
 
-        env, sessions = counted(market)
-        present, market.tables.before = market.tables.before, away
-        with pytest.raises(DatabaseError):
-            await get_db(env)
-        market.tables.before = present
+
+async def test_a_database_that_is_away_is_asked_again_by_the_next_use(market: Market) -> None:
+    async def away(_step: str) -> None:
+        raise DatabaseError("away")
+
+    env, sessions = counted(market)
+    present, market.tables.before = market.tables.before, away
+    with pytest.raises(DatabaseError):
         await get_db(env)
-        assert len(sessions.opened) == 1
-
-    run(test)
+    market.tables.before = present
+    await get_db(env)
+    assert len(sessions.opened) == 1

@@ -1,6 +1,5 @@
 """Publishing: whatever single source is away, what is acknowledged is stored, and once."""
 
-import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -81,8 +80,8 @@ class World:
     def kv_away(self, away: bool) -> None:
         self.kv.faults = (lambda _operation: Fault.FAIL) if away else None
 
-    def listed(self) -> set[str]:
-        listing = asyncio.run(get_skills(self.env, ListingQuery(limit=100)))
+    async def listed(self) -> set[str]:
+        listing = await get_skills(self.env, ListingQuery(limit=100))
         return {skill["name"] for skill in decode_items(listing.value.items)}
 
 
@@ -104,17 +103,14 @@ def make_skill(owner: str = "acme", *, version: str = "1.0.0", updated_at: str =
     )
 
 
-def publish(world: World, skill: Skill) -> Published:
-    outcome = asyncio.run(publish_skill(world.env, skill))
+async def publish(world: World, skill: Skill) -> Published:
+    outcome = await publish_skill(world.env, skill)
     assert isinstance(outcome, Published)
     return outcome
 
 
-def keys(world: World, prefix: str) -> list[str]:
-    async def names() -> list[str]:
-        return [key.name for key in (await world.kv.list(prefix=prefix)).keys]
-
-    return asyncio.run(names())
+async def keys(world: World, prefix: str) -> list[str]:
+    return [key.name for key in (await world.kv.list(prefix=prefix)).keys]
 
 
 def row_names(world: World) -> dict[str, str]:
@@ -126,48 +122,48 @@ def world() -> World:
     return World()
 
 
-def test_a_skill_goes_into_both_sources_under_its_base_slug(world: World) -> None:
-    outcome = publish(world, make_skill())
+async def test_a_skill_goes_into_both_sources_under_its_base_slug(world: World) -> None:
+    outcome = await publish(world, make_skill())
 
     assert (outcome.in_database, outcome.in_kv) == (True, True)
     assert row_names(world) == {make_skill().identity: "reader"}
-    assert "skill:reader" in keys(world, "skill:")
+    assert "skill:reader" in await keys(world, "skill:")
 
 
-def test_two_skills_of_one_base_slug_keep_apart(world: World) -> None:
-    publish(world, make_skill("acme"))
-    publish(world, make_skill("zeta"))
+async def test_two_skills_of_one_base_slug_keep_apart(world: World) -> None:
+    await publish(world, make_skill("acme"))
+    await publish(world, make_skill("zeta"))
 
-    assert world.listed() == {"reader", "zeta-reader"}
-    assert {"skill:reader", "skill:zeta-reader"} <= set(keys(world, "skill:"))
+    assert await world.listed() == {"reader", "zeta-reader"}
+    assert {"skill:reader", "skill:zeta-reader"} <= set(await keys(world, "skill:"))
 
 
-def test_two_skills_of_one_base_slug_keep_apart_without_postgres(world: World) -> None:
+async def test_two_skills_of_one_base_slug_keep_apart_without_postgres(world: World) -> None:
     world.database_away = True
-    names = {publish(world, make_skill(owner)).skill.name for owner in ("acme", "zeta")}
+    names = {(await publish(world, make_skill(owner))).skill.name for owner in ("acme", "zeta")}
 
     expected = {
         slug_candidates(make_skill(owner).repo_url, "reader")[-1] for owner in ("acme", "zeta")
     }
     assert names == expected
-    assert world.listed() == expected
+    assert await world.listed() == expected
 
 
-def test_a_slug_given_without_postgres_is_kept_after_the_repair(world: World) -> None:
+async def test_a_slug_given_without_postgres_is_kept_after_the_repair(world: World) -> None:
     world.database_away = True
-    name = publish(world, make_skill()).skill.name
-    assert len(keys(world, "outbox:")) == 1
+    name = (await publish(world, make_skill())).skill.name
+    assert len(await keys(world, "outbox:")) == 1
     world.database_away = False
 
-    report = asyncio.run(run_light_repair(world.env))
+    report = await run_light_repair(world.env)
 
     assert (report.database_backfilled, report.errors) == (1, [])
     assert row_names(world) == {make_skill().identity: name}
-    assert keys(world, "outbox:") == []
-    assert world.listed() == {name}
+    assert await keys(world, "outbox:") == []
+    assert await world.listed() == {name}
 
 
-def test_a_postgres_that_refuses_every_session_costs_no_skill_and_is_an_error_in_the_log(
+async def test_a_postgres_that_refuses_every_session_costs_no_skill_and_is_an_error_in_the_log(
     world: World,
 ) -> None:
     async def refuses() -> SkillDatabase:
@@ -175,7 +171,7 @@ def test_a_postgres_that_refuses_every_session_costs_no_skill_and_is_an_error_in
 
     env = replace(world.env, database=DatabaseSession(refuses))
 
-    outcome = asyncio.run(publish_skill(env, make_skill()))
+    outcome = await publish_skill(env, make_skill())
 
     assert isinstance(outcome, Published)
     assert (outcome.in_database, outcome.in_kv) == (False, True)
@@ -184,96 +180,98 @@ def test_a_postgres_that_refuses_every_session_costs_no_skill_and_is_an_error_in
     }
 
 
-def test_without_kv_postgres_is_enough_and_the_repair_writes_the_record(world: World) -> None:
+async def test_without_kv_postgres_is_enough_and_the_repair_writes_the_record(world: World) -> None:
     world.kv_away(True)
-    outcome = publish(world, make_skill())
+    outcome = await publish(world, make_skill())
     assert (outcome.in_database, outcome.in_kv) == (True, False)
     world.kv_away(False)
 
-    report = asyncio.run(run_light_repair(world.env))
+    report = await run_light_repair(world.env)
 
     assert report.kv_backfilled == 1
-    assert "skill:reader" in keys(world, "skill:")
-    assert asyncio.run(run_light_repair(world.env)).kv_backfilled == 0
+    assert "skill:reader" in await keys(world, "skill:")
+    assert (await run_light_repair(world.env)).kv_backfilled == 0
 
 
 @pytest.mark.parametrize("database_away", [False, True])
-def test_a_late_older_version_changes_nothing(world: World, database_away: bool) -> None:
+async def test_a_late_older_version_changes_nothing(world: World, database_away: bool) -> None:
     newer = make_skill(version="2.0.0", updated_at=LATER)
-    publish(world, newer)
+    await publish(world, newer)
     world.database_away = database_away
 
-    publish(world, make_skill(version="1.0.0"))
+    await publish(world, make_skill(version="1.0.0"))
 
-    record = asyncio.run(read_record(world.env, "reader"))
+    record = await read_record(world.env, "reader")
     assert isinstance(record, Skill)
     assert record.current_version == "2.0.0"
-    found = asyncio.run(get_skill_by_name(world.env, "reader"))
+    found = await get_skill_by_name(world.env, "reader")
     assert found is not None
     assert found.value.current_version == "2.0.0"
 
 
-def test_a_row_that_postgres_lost_is_not_overwritten_in_kv_by_another_skill(world: World) -> None:
-    publish(world, make_skill("acme"))
+async def test_a_row_that_postgres_lost_is_not_overwritten_in_kv_by_another_skill(
+    world: World,
+) -> None:
+    await publish(world, make_skill("acme"))
     world.database.rows.clear()
     world.database.identities.clear()
 
-    publish(world, make_skill("zeta"))
+    await publish(world, make_skill("zeta"))
 
-    record = asyncio.run(read_record(world.env, "reader"))
+    record = await read_record(world.env, "reader")
     assert isinstance(record, Skill)
     assert record.author == "acme"
 
 
-def test_a_lost_row_comes_back_as_kv_has_it_and_not_older(world: World) -> None:
-    publish(world, make_skill(version="2.0.0", updated_at=LATER))
+async def test_a_lost_row_comes_back_as_kv_has_it_and_not_older(world: World) -> None:
+    await publish(world, make_skill(version="2.0.0", updated_at=LATER))
     world.database.rows.clear()
     world.database.identities.clear()
 
-    publish(world, make_skill(version="1.0.0"))
+    await publish(world, make_skill(version="1.0.0"))
 
     (row,) = world.database.rows.values()
     assert row.skill.current_version == "2.0.0"
 
 
-def test_without_a_look_at_kv_nothing_is_written_there(world: World) -> None:
-    publish(world, make_skill("acme"))
+async def test_without_a_look_at_kv_nothing_is_written_there(world: World) -> None:
+    await publish(world, make_skill("acme"))
     world.database.rows.clear()
     world.database.identities.clear()
     world.kv.faults = lambda operation: Fault.FAIL if operation.kind == "get_many" else None
 
-    outcome = publish(world, make_skill("zeta"))
+    outcome = await publish(world, make_skill("zeta"))
 
     assert (outcome.in_database, outcome.in_kv) == (True, False)
     world.kv.faults = None
-    assert asyncio.run(run_light_repair(world.env)).kv_backfilled == 0
-    record = asyncio.run(read_record(world.env, "reader"))
+    assert (await run_light_repair(world.env)).kv_backfilled == 0
+    record = await read_record(world.env, "reader")
     assert isinstance(record, Skill)
     assert record.author == "acme"
 
 
-def test_the_light_repair_writes_no_older_row_over_a_newer_record(world: World) -> None:
+async def test_the_light_repair_writes_no_older_row_over_a_newer_record(world: World) -> None:
     newer = make_skill(version="2.0.0")
-    asyncio.run(publish_skill(world.env, newer))
+    await publish_skill(world.env, newer)
     world.database.rows.clear()
     world.database.identities.clear()
     world.kv_away(True)  # so that it cannot be seen that KV has a newer state
-    asyncio.run(publish_skill(world.env, make_skill(version="1.0.0")))
+    await publish_skill(world.env, make_skill(version="1.0.0"))
     world.kv_away(False)
 
-    report = asyncio.run(run_light_repair(world.env))
+    report = await run_light_repair(world.env)
 
     assert (report.database_backfilled, report.kv_backfilled) == (1, 0)
     (row,) = world.database.rows.values()
     assert row.revision == newer.revision
-    record = asyncio.run(read_record(world.env, row.skill.name))
+    record = await read_record(world.env, row.skill.name)
     assert isinstance(record, Skill)
     assert record.revision == newer.revision
 
 
-def test_a_publish_during_the_light_repair_leaves_its_newer_record(world: World) -> None:
+async def test_a_publish_during_the_light_repair_leaves_its_newer_record(world: World) -> None:
     world.kv_away(True)
-    publish(world, make_skill())
+    await publish(world, make_skill())
     world.kv_away(False)
     newer = make_skill(version="2.0.0", updated_at=LATER)
 
@@ -282,40 +280,40 @@ def test_a_publish_during_the_light_repair_leaves_its_newer_record(world: World)
             await database.upsert_skill(newer, candidates=["reader"])
 
     world.meanwhile["mark_in_kv"] = take_newer_row
-    asyncio.run(run_light_repair(world.env))
+    await run_light_repair(world.env)
 
-    record = asyncio.run(read_record(world.env, "reader"))
+    record = await read_record(world.env, "reader")
     assert isinstance(record, Skill)
     assert record.current_version == "2.0.0"
     assert world.database.rows[newer.identity].revision_in_kv == newer.revision
 
 
-def test_a_row_that_postgres_loses_during_a_publish_does_not_bring_its_older_state_back(
+async def test_a_row_that_postgres_loses_during_a_publish_does_not_bring_its_older_state_back(
     world: World,
 ) -> None:
     older, newer = make_skill(version="1.0.0"), make_skill(version="2.0.0", updated_at=LATER)
-    publish(world, older)
+    await publish(world, older)
     before = dict(world.database.rows)
 
     async def fail_over() -> None:
         world.database.rows.update(before)
 
     world.meanwhile["mark_in_kv"] = fail_over
-    publish(world, newer)
+    await publish(world, newer)
 
-    record = asyncio.run(read_record(world.env, "reader"))
+    record = await read_record(world.env, "reader")
     assert isinstance(record, Skill)
     assert record.revision == newer.revision
-    asyncio.run(run_light_repair(world.env))
+    await run_light_repair(world.env)
     assert world.database.rows[newer.identity].revision == newer.revision
 
 
-def test_the_light_repair_reports_what_kv_did_not_take(world: World) -> None:
+async def test_the_light_repair_reports_what_kv_did_not_take(world: World) -> None:
     world.kv_away(True)
-    publish(world, make_skill())
+    await publish(world, make_skill())
     world.kv.faults = lambda operation: Fault.FAIL if operation.kind == "put" else None
 
-    report = asyncio.run(run_light_repair(world.env))
+    report = await run_light_repair(world.env)
 
     assert (report.kv_backfilled, len(report.errors)) == (0, 1)
 
@@ -323,7 +321,9 @@ def test_the_light_repair_reports_what_kv_did_not_take(world: World) -> None:
 # The consumer
 
 
-def submit(world: World, submission_id: str, *, verdict: Verdict | None = Verdict.PASS) -> Message:
+async def submit(
+    world: World, submission_id: str, *, verdict: Verdict | None = Verdict.PASS
+) -> Message:
     submission = Submission(
         id=submission_id,
         repo_url=f"https://github.com/{submission_id}/tools",
@@ -331,42 +331,42 @@ def submit(world: World, submission_id: str, *, verdict: Verdict | None = Verdic
         base_slug="reader",
         created_at=EARLIER,
     )
-    asyncio.run(create_submission(world.env, submission))
+    await create_submission(world.env, submission)
     if verdict is not None:
         scan = Scan(submission_id=submission_id, verdict=verdict, score=90, scanned_at=LATER)
-        asyncio.run(record_scan(world.env, submission, scan))
+        await record_scan(world.env, submission, scan)
     return Message({"submissionId": submission_id}, id=submission_id)
 
 
-def deliver(world: World, *messages: Message, queue: str = PUBLISH_QUEUE) -> None:
-    asyncio.run(consume(world.env, queue, messages))
+async def deliver(world: World, *messages: Message, queue: str = PUBLISH_QUEUE) -> None:
+    await consume(world.env, queue, messages)
 
 
 def reasons(world: World) -> list[str]:
     return sorted(letter.reason for letter in world.database.dead_letters.values())
 
 
-def test_one_bad_message_does_not_affect_its_neighbours(world: World) -> None:
-    good = [submit(world, "one"), submit(world, "two")]
+async def test_one_bad_message_does_not_affect_its_neighbours(world: World) -> None:
+    good = [await submit(world, "one"), await submit(world, "two")]
     bad = [
         Message({"submissionId": "nobody"}, id="a"),
         Message("nonsense", id="b"),
-        submit(world, "unscanned", verdict=None),
-        submit(world, "failed", verdict=Verdict.FAIL),
+        await submit(world, "unscanned", verdict=None),
+        await submit(world, "failed", verdict=Verdict.FAIL),
     ]
 
-    deliver(world, good[0], *bad, good[1])
+    await deliver(world, good[0], *bad, good[1])
 
     assert all(message.settled == ["ack"] for message in [*good, *bad])
     assert len(world.database.rows) == 2
     assert reasons(world) == ["invalid-message", "not-passed", "not-scanned", "unknown-submission"]
 
 
-def test_a_bug_that_one_message_meets_does_not_affect_its_neighbours(
+async def test_a_bug_that_one_message_meets_does_not_affect_its_neighbours(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    good = [submit(world, "one"), submit(world, "two")]
-    bad = submit(world, "three")
+    good = [await submit(world, "one"), await submit(world, "two")]
+    bad = await submit(world, "three")
 
     async def explode(env: Env, skills: Sequence[Skill], *, untrusted: Sequence[Skill]) -> Any:
         if any("three" in skill.repo_url for skill in (*skills, *untrusted)):
@@ -374,78 +374,78 @@ def test_a_bug_that_one_message_meets_does_not_affect_its_neighbours(
         return await publish_skills(env, skills, untrusted=untrusted)
 
     monkeypatch.setattr("marketplace.publishing.consumer.publish_skills", explode)
-    deliver(world, good[0], bad, good[1])
+    await deliver(world, good[0], bad, good[1])
 
     assert [message.settled for message in good] == [["ack"], ["ack"]]
     assert bad.settled == ["retry in 5"]
     assert len(world.database.rows) == 2
 
 
-def test_a_message_waits_for_kv_to_show_its_verdict(world: World) -> None:
-    submit(world, "one")
+async def test_a_message_waits_for_kv_to_show_its_verdict(world: World) -> None:
+    await submit(world, "one")
     body = publish_message("one", "2999-01-01T00:00:00.000Z")
     early, late = Message(body), Message(body, attempts=6)
 
-    deliver(world, early)
-    deliver(world, late)
+    await deliver(world, early)
+    await deliver(world, late)
 
     assert (early.settled, late.settled) == (["retry in 5"], ["ack"])
     assert reasons(world) == ["not-scanned"]
     assert not world.database.rows
 
 
-def test_an_unknown_submission_is_no_dead_letter_while_kv_may_be_late(world: World) -> None:
+async def test_an_unknown_submission_is_no_dead_letter_while_kv_may_be_late(world: World) -> None:
     body = publish_message("nobody", EARLIER)
     early, late = Message(body), Message(body, attempts=6)
 
-    deliver(world, early)
-    deliver(world, late)
+    await deliver(world, early)
+    await deliver(world, late)
 
     assert (early.settled, late.settled) == (["retry in 5"], ["ack"])
     assert reasons(world) == ["unknown-submission"]
 
 
-def test_a_repeated_poison_message_stays_one_dead_letter(world: World) -> None:
+async def test_a_repeated_poison_message_stays_one_dead_letter(world: World) -> None:
     for _ in range(2):
-        deliver(world, Message({"submissionId": "nobody"}))
+        await deliver(world, Message({"submissionId": "nobody"}))
 
     assert reasons(world) == ["unknown-submission"]
 
 
-def test_with_both_sources_away_a_message_is_retried_later_and_later(world: World) -> None:
-    message = submit(world, "one")
+async def test_with_both_sources_away_a_message_is_retried_later_and_later(world: World) -> None:
+    message = await submit(world, "one")
     world.database_away = True
     world.kv_away(True)
 
     for attempt in (1, 2, 3):
         message.attempts = attempt
-        deliver(world, message)
+        await deliver(world, message)
 
     assert message.settled == ["retry in 5", "retry in 10", "retry in 20"]
 
 
-def test_a_submission_whose_message_was_processed_is_published(world: World) -> None:
-    deliver(world, submit(world, "one"))
+async def test_a_submission_whose_message_was_processed_is_published(world: World) -> None:
+    await deliver(world, await submit(world, "one"))
 
-    status = asyncio.run(submission_status(world.env, "one"))
+    status = await submission_status(world.env, "one")
     assert status is not None
     assert (status.state, status.slug) == ("PUBLISHED", "reader")
 
 
-def test_what_the_queue_gave_up_is_kept_with_its_reason(world: World) -> None:
+async def test_what_the_queue_gave_up_is_kept_with_its_reason(world: World) -> None:
     message = Message({"submissionId": "one"}, attempts=11)
 
-    deliver(world, message, queue=DEAD_LETTER_QUEUE)
+    await deliver(world, message, queue=DEAD_LETTER_QUEUE)
 
     assert message.settled == ["ack"]
     assert reasons(world) == ["retries-exhausted"]
 
 
-def test_a_dead_letter_is_retried_while_postgres_is_away(world: World) -> None:
+async def test_a_dead_letter_is_retried_while_postgres_is_away(world: World) -> None:
     message = Message({"submissionId": "one"})
     world.database_away = True
 
-    deliver(world, message, queue=DEAD_LETTER_QUEUE)
+    await deliver(world, message, queue=DEAD_LETTER_QUEUE)
 
     assert message.settled == ["retry in 5"]
 
@@ -453,39 +453,41 @@ def test_a_dead_letter_is_retried_while_postgres_is_away(world: World) -> None:
 # Reading
 
 
-def test_listings_name_their_source_and_say_when_they_are_degraded(world: World) -> None:
-    publish(world, make_skill())
+async def test_listings_name_their_source_and_say_when_they_are_degraded(world: World) -> None:
+    await publish(world, make_skill())
 
-    def ask() -> tuple[Source, bool]:
-        answer = asyncio.run(get_skills(world.env, ListingQuery()))
+    async def ask() -> tuple[Source, bool]:
+        answer = await get_skills(world.env, ListingQuery())
         return answer.source, answer.degraded
 
-    assert ask() == (Source.POSTGRES, False)
+    assert await ask() == (Source.POSTGRES, False)
     world.database_away = True
-    assert ask() == (Source.KV_ENUMERATION, True)
+    assert await ask() == (Source.KV_ENUMERATION, True)
     world.kv_away(True)
-    assert ask() == (Source.SEED, True)
+    assert await ask() == (Source.SEED, True)
     assert any("read falls back" in event for event, _ in world.log)
 
 
-def test_with_postgres_away_nothing_is_written_where_another_may_be_by_now(world: World) -> None:
+async def test_with_postgres_away_nothing_is_written_where_another_may_be_by_now(
+    world: World,
+) -> None:
     """The record under a common slug may be what a read from before a move has shown."""
-    publish(world, make_skill())
-    before = asyncio.run(read_record(world.env, "reader"))
+    await publish(world, make_skill())
+    before = await read_record(world.env, "reader")
     world.database_away = True
     newer = make_skill(version="2.0.0", updated_at=LATER)
 
-    outcome = publish(world, newer)
+    outcome = await publish(world, newer)
 
     assert (outcome.in_database, outcome.in_kv, outcome.skill.name) == (False, True, "reader")
-    assert asyncio.run(read_record(world.env, "reader")) == before
-    found = asyncio.run(get_skill_by_name(world.env, "reader"))
+    assert await read_record(world.env, "reader") == before
+    found = await get_skill_by_name(world.env, "reader")
     assert found is not None
     assert found.value.revision == newer.revision
-    listing = asyncio.run(get_skills(world.env, ListingQuery(search="reader")))
+    listing = await get_skills(world.env, ListingQuery(search="reader"))
     (item,) = listing.value.items
     assert msgspec.json.decode(item)["currentVersion"] == "2.0.0"
 
     world.database_away = False
-    asyncio.run(run_light_repair(world.env))
-    assert asyncio.run(read_record(world.env, "reader")) == outcome.skill
+    await run_light_repair(world.env)
+    assert await read_record(world.env, "reader") == outcome.skill

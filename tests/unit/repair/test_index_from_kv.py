@@ -19,7 +19,7 @@ from marketplace.ports.env import Env, Settings
 from marketplace.ports.errors import DatabaseError
 from marketplace.repair.rebuild import BRING_IT_BACK, DatabaseNeeded, start_rebuild
 from marketplace.skills.fingerprint import Fingerprint
-from tests.doubles.marketplace import Market, fault, make_skills, run
+from tests.doubles.marketplace import Market, fault, make_skills
 from tests.doubles.network import Fault
 
 
@@ -39,71 +39,60 @@ async def _indexed(env: Env) -> list[str]:
     return [entry.summary.name for entry in (await read_index(env)).summaries()]
 
 
-def test_the_index_is_written_and_the_report_says_what_was_not_done() -> None:
-    async def test(market: Market) -> None:
-        await market.fill(make_skills(20))
-        market.kv.damage("skill:broken", b"no json")
-        env = _without_postgres(market)
-        report = await _report(env)
-        assert (report["complete"], report["ok"], report["rebuilt"]) == (True, False, 20)
-        assert [error.key for error in report["errorDetails"]] == ["postgres", "skill:broken"]
-        assert "nothing else done" in report["errorDetails"][0].reason
-        assert BRING_IT_BACK in report["errorDetails"][0].reason
-        assert len(await _indexed(env)) == 20
-        assert market.maintenance.bodies == []
-        assert (await check_health(env)).last_repair["jobId"] == report["jobId"]
-
-    run(test)
+async def test_the_index_is_written_and_the_report_says_what_was_not_done(market: Market) -> None:
+    await market.fill(make_skills(20))
+    market.kv.damage("skill:broken", b"no json")
+    env = _without_postgres(market)
+    report = await _report(env)
+    assert (report["complete"], report["ok"], report["rebuilt"]) == (True, False, 20)
+    assert [error.key for error in report["errorDetails"]] == ["postgres", "skill:broken"]
+    assert "nothing else done" in report["errorDetails"][0].reason
+    assert BRING_IT_BACK in report["errorDetails"][0].reason
+    assert len(await _indexed(env)) == 20
+    assert market.maintenance.bodies == []
+    assert (await check_health(env)).last_repair["jobId"] == report["jobId"]
 
 
 @pytest.mark.parametrize("budget", [900, 20])
-def test_what_only_postgres_had_stays_listed(budget: int) -> None:
+@pytest.mark.market(page_limit=2)
+async def test_what_only_postgres_had_stays_listed(market: Market, budget: int) -> None:
     """With 20 operations only the first records are read."""
-
-    async def test(market: Market) -> None:
-        skills, news = make_skills(30), make_skills(3, "unlisted")
-        await market.fill(skills)
-        await market.index(skills)
-        market.lose_records(skills[:10])
-        await market.fill(news, table=False)
-        env = _without_postgres(market)
-        before = market.kv.operations.total()
-        report = await _report(env)
-        names = await _indexed(env)
-        assert set(names) >= {skill.name for skill in skills}
-        assert report["rebuilt"] == len(names)
-        is_all = budget == 900
-        assert (len(names) == 33) is is_all
-        assert ("kv" in [error.key for error in report["errorDetails"]]) is not is_all
-        assert is_all or market.kv.operations.total() - before <= 30
-
-    run(test, page_limit=2, settings=Settings(kv_operation_budget=budget))
+    market.env = replace(market.env, settings=Settings(kv_operation_budget=budget))
+    skills, news = make_skills(30), make_skills(3, "unlisted")
+    await market.fill(skills)
+    await market.index(skills)
+    market.lose_records(skills[:10])
+    await market.fill(news, table=False)
+    env = _without_postgres(market)
+    before = market.kv.operations.total()
+    report = await _report(env)
+    names = await _indexed(env)
+    assert set(names) >= {skill.name for skill in skills}
+    assert report["rebuilt"] == len(names)
+    is_all = budget == 900
+    assert (len(names) == 33) is is_all
+    assert ("kv" in [error.key for error in report["errorDetails"]]) is not is_all
+    assert is_all or market.kv.operations.total() - before <= 30
 
 
-def test_a_moved_skill_is_listed_once_and_never_dropped() -> None:
-    async def test(market: Market) -> None:
-        seen, unseen = make_skills(2)
-        await market.fill([seen, unseen])
-        await market.index([seen, unseen])
-        await market.fill([seen.renamed("seen-now")], table=False)
-        await mark_moved(market.env, seen.name, "seen-now")
-        await mark_moved(market.env, unseen.name, "unseen-now")  # its record is not shown yet
-        env = _without_postgres(market)
-        await start_rebuild(env)
-        assert await _indexed(env) == ["seen-now", unseen.name]
-
-    run(test)
+async def test_a_moved_skill_is_listed_once_and_never_dropped(market: Market) -> None:
+    seen, unseen = make_skills(2)
+    await market.fill([seen, unseen])
+    await market.index([seen, unseen])
+    await market.fill([seen.renamed("seen-now")], table=False)
+    await mark_moved(market.env, seen.name, "seen-now")
+    await mark_moved(market.env, unseen.name, "unseen-now")  # its record is not shown yet
+    env = _without_postgres(market)
+    await start_rebuild(env)
+    assert await _indexed(env) == ["seen-now", unseen.name]
 
 
-def test_a_damaged_index_is_written_anew() -> None:
-    async def test(market: Market) -> None:
-        await market.fill(make_skills(5))
-        market.kv.damage(INDEX_KEY, b'{"a":')
-        env = _without_postgres(market)
-        assert (await _report(env))["rebuilt"] == 5
-        assert len(await _indexed(env)) == 5
-
-    run(test)
+async def test_a_damaged_index_is_written_anew(market: Market) -> None:
+    await market.fill(make_skills(5))
+    market.kv.damage(INDEX_KEY, b'{"a":')
+    env = _without_postgres(market)
+    assert (await _report(env))["rebuilt"] == 5
+    assert len(await _indexed(env)) == 5
 
 
 def _damage_a_line(market: Market, names: list[str]) -> None:
@@ -126,44 +115,39 @@ def _damage_a_line(market: Market, names: list[str]) -> None:
 
 
 @pytest.mark.parametrize("budget", [900, 20])
-def test_a_damaged_line_is_mended_only_where_all_records_were_read(budget: int) -> None:
-    async def test(market: Market) -> None:
-        skills = make_skills(30)
-        await market.fill(skills)
-        _damage_a_line(market, [skill.name for skill in skills[:2]])
-        damaged = market.kv.peek(INDEX_KEY)
-        env = _without_postgres(market)
-        if budget == 900:
-            assert (await _report(env))["rebuilt"] == 30
-            return
-        with pytest.raises(DatabaseNeeded):
-            await start_rebuild(env)
-        assert market.kv.peek(INDEX_KEY) == damaged
-
-    run(test, page_limit=2, settings=Settings(kv_operation_budget=budget))
+@pytest.mark.market(page_limit=2)
+async def test_a_damaged_line_is_mended_only_where_all_records_were_read(
+    market: Market, budget: int
+) -> None:
+    market.env = replace(market.env, settings=Settings(kv_operation_budget=budget))
+    skills = make_skills(30)
+    await market.fill(skills)
+    _damage_a_line(market, [skill.name for skill in skills[:2]])
+    damaged = market.kv.peek(INDEX_KEY)
+    env = _without_postgres(market)
+    if budget == 900:
+        assert (await _report(env))["rebuilt"] == 30
+        return
+    with pytest.raises(DatabaseNeeded):
+        await start_rebuild(env)
+    assert market.kv.peek(INDEX_KEY) == damaged
 
 
 @pytest.mark.parametrize("operations", [("list",), ("get",), ("put",)])
-def test_without_kv_the_operator_is_told_to_bring_postgres_back(
-    operations: tuple[str, ...],
+async def test_without_kv_the_operator_is_told_to_bring_postgres_back(
+    market: Market, operations: tuple[str, ...]
 ) -> None:
-    async def test(market: Market) -> None:
-        skills = make_skills(5)
-        await market.fill(skills)
-        await market.index(skills)
-        market.kv.faults = fault(Fault.FAIL, *operations)
-        env = _without_postgres(market)
-        with pytest.raises(DatabaseNeeded, match=BRING_IT_BACK):
-            await start_rebuild(env)
-        market.kv.faults = None
-        assert len(await _indexed(env)) == 5
-
-    run(test)
+    skills = make_skills(5)
+    await market.fill(skills)
+    await market.index(skills)
+    market.kv.faults = fault(Fault.FAIL, *operations)
+    env = _without_postgres(market)
+    with pytest.raises(DatabaseNeeded, match=BRING_IT_BACK):
+        await start_rebuild(env)
+    market.kv.faults = None
+    assert len(await _indexed(env)) == 5
 
 
-def test_a_dry_run_needs_postgres() -> None:
-    async def test(market: Market) -> None:
-        with pytest.raises(DatabaseNeeded, match=BRING_IT_BACK):
-            await start_rebuild(_without_postgres(market), dry_run=True)
-
-    run(test)
+async def test_a_dry_run_needs_postgres(market: Market) -> None:
+    with pytest.raises(DatabaseNeeded, match=BRING_IT_BACK):
+        await start_rebuild(_without_postgres(market), dry_run=True)

@@ -27,7 +27,7 @@ from marketplace.skills.submission import Publication, Scan, Submission, Submiss
 from marketplace.worker.consumers import DEAD_LETTER_QUEUE, consume
 from tests.doubles.kv import KvOperation
 from tests.doubles.loop import current_loop
-from tests.doubles.marketplace import Delivered, Market, fault, run
+from tests.doubles.marketplace import Delivered, Market, fault
 from tests.doubles.network import Fault
 
 CHECKS_APART = 300.0  # seconds
@@ -90,275 +90,228 @@ def _mark(market: Market, count: int, *, asked_at: str | None) -> None:
         market.kv.damage(scan_key(scan.submission_id), value)
 
 
-def test_a_lost_message_is_sent_again_after_a_while_and_then_now_and_then() -> None:
-    async def test(market: Market) -> None:
-        scan = await _scanned(market, 1)
-        assert await _repair(market) == 0
-        await asyncio.sleep(STUCK_SECONDS)
-        assert await _repair(market) == 1
-        assert market.publish.bodies == [publish_message("s1", scan.scanned_at)]
-        assert await _repair(market) == 0
-        await asyncio.sleep(ASK_AGAIN_SECONDS)
-        assert await _repair(market) == 1
-
-    run(test)
-
-
-def test_the_pauses_between_two_messages_grow_to_a_day() -> None:
-    async def test(market: Market) -> None:
-        await _scanned(market, 1)
-        began, asked = current_loop().time(), []
-        while current_loop().time() < began + 5 * 86_400:
-            await asyncio.sleep(CHECKS_APART)
-            if await _repair(market):
-                asked.append(current_loop().time())
-        pauses = [later - earlier for earlier, later in pairwise(asked)]
-        assert pauses[0] == pytest.approx(ASK_AGAIN_SECONDS, abs=CHECKS_APART)
-        assert all(later >= earlier for earlier, later in pairwise(pauses))
-        assert pauses[-1] == pytest.approx(LONGEST_PAUSE_SECONDS, abs=CHECKS_APART)
-        assert len(asked) < 15
-
-    run(test)
+async def test_a_lost_message_is_sent_again_after_a_while_and_then_now_and_then(
+    market: Market,
+) -> None:
+    scan = await _scanned(market, 1)
+    assert await _repair(market) == 0
+    await asyncio.sleep(STUCK_SECONDS)
+    assert await _repair(market) == 1
+    assert market.publish.bodies == [publish_message("s1", scan.scanned_at)]
+    assert await _repair(market) == 0
+    await asyncio.sleep(ASK_AGAIN_SECONDS)
+    assert await _repair(market) == 1
 
 
-def test_a_dead_letter_of_what_passed_is_sent_again_and_closed_without_an_operator() -> None:
-    async def test(market: Market) -> None:
-        scan = await _scanned(market, 1)
-        message = Delivered(publish_message("s1", scan.scanned_at))
-        await consume(market.env, DEAD_LETTER_QUEUE, [message])
-        assert await count_letters(market.env, None) == 1
-        await asyncio.sleep(STUCK_SECONDS)
-        assert await _repair(market) == 1
-        assert await count_letters(market.env, None) == 0
-        await consume(market.env, DEAD_LETTER_QUEUE, [message])  # it fails once more
-        assert await count_letters(market.env, None) == 1
-
-    run(test)
-
-
-def test_what_passed_is_sent_again_with_postgres_away_and_its_letter_stays() -> None:
-    async def test(market: Market) -> None:
-        async def away() -> SkillDatabase:
-            raise DatabaseError("away")
-
-        scan = await _scanned(market, 1)
-        message = Delivered(publish_message("s1", scan.scanned_at))
-        await consume(market.env, DEAD_LETTER_QUEUE, [message])
-        await asyncio.sleep(STUCK_SECONDS)
-        env = replace(market.env, database=DatabaseSession(away))
-        assert await ask_again(env) == 1
-        assert await count_letters(market.env, None) == 1
-        assert "dead letters left open" in market.log.events()
-
-    run(test)
+async def test_the_pauses_between_two_messages_grow_to_a_day(market: Market) -> None:
+    await _scanned(market, 1)
+    began, asked = current_loop().time(), []
+    while current_loop().time() < began + 5 * 86_400:
+        await asyncio.sleep(CHECKS_APART)
+        if await _repair(market):
+            asked.append(current_loop().time())
+    pauses = [later - earlier for earlier, later in pairwise(asked)]
+    assert pauses[0] == pytest.approx(ASK_AGAIN_SECONDS, abs=CHECKS_APART)
+    assert all(later >= earlier for earlier, later in pairwise(pauses))
+    assert pauses[-1] == pytest.approx(LONGEST_PAUSE_SECONDS, abs=CHECKS_APART)
+    assert len(asked) < 15
 
 
-def test_what_is_decided_or_not_scanned_is_not_asked_for() -> None:
-    async def test(market: Market) -> None:
-        await _scanned(market, 1, Verdict.FAIL)
-        await submit(market.env, _submission(market, 2))
-        scan = await _scanned(market, 3)
-        await record_publication(market.env, _published_by(scan))
-        await asyncio.sleep(STUCK_SECONDS)
-        assert await _repair(market) == 0
-
-    run(test)
-
-
-def test_a_mark_that_outlived_its_publication_is_taken_away() -> None:
-    async def test(market: Market) -> None:
-        scan = await _scanned(market, 1)
-        market.kv.damage(publication_key("s1"), msgspec.json.encode(_published_by(scan)))
-        await asyncio.sleep(STUCK_SECONDS)
-        assert await oldest_pending(market.env) is not None
-        assert await _repair(market) == 0
-        assert await oldest_pending(market.env) is None
-
-    run(test)
+async def test_a_dead_letter_of_what_passed_is_sent_again_and_closed_without_an_operator(
+    market: Market,
+) -> None:
+    scan = await _scanned(market, 1)
+    message = Delivered(publish_message("s1", scan.scanned_at))
+    await consume(market.env, DEAD_LETTER_QUEUE, [message])
+    assert await count_letters(market.env, None) == 1
+    await asyncio.sleep(STUCK_SECONDS)
+    assert await _repair(market) == 1
+    assert await count_letters(market.env, None) == 0
+    await consume(market.env, DEAD_LETTER_QUEUE, [message])  # it fails once more
+    assert await count_letters(market.env, None) == 1
 
 
-def test_a_mark_that_outlived_a_rejection_is_taken_away() -> None:
-    async def test(market: Market) -> None:
-        scan = await _scanned(market, 1)
-        await asyncio.sleep(STUCK_SECONDS)
-        failed = msgspec.structs.replace(scan, verdict=Verdict.FAIL, scanned_at=market.env.now())
-        market.kv.damage(scan_key("s1"), msgspec.json.encode(failed))
-        assert await _repair(market) == 0
-        assert await oldest_pending(market.env) is None
-
-    run(test)
-
-
-def test_a_later_verdict_whose_message_was_lost_is_asked_for_too() -> None:
-    async def test(market: Market) -> None:
-        first = await _scanned(market, 1)
-        await record_publication(market.env, _published_by(first))
-        await asyncio.sleep(1)
-        market.publish.failing = True
-        second = msgspec.structs.replace(first, score=95, scanned_at=market.env.now())
-        await record_scan_results(market.env, [second])
-        market.publish.failing = False
-        await asyncio.sleep(STUCK_SECONDS)
-        assert await _repair(market) == 1
-        assert market.publish.bodies == [publish_message("s1", second.scanned_at)]
-
-    run(test)
-
-
-def test_a_queue_that_is_away_is_asked_again_next_time() -> None:
-    async def test(market: Market) -> None:
-        await _scanned(market, 1)
-        await asyncio.sleep(STUCK_SECONDS)
-        market.publish.failing = True
-        assert await _repair(market) == 0
-        market.publish.failing = False
-        assert await _repair(market) == 1
-
-    run(test)
-
-
-def test_a_lost_message_does_not_wait_for_postgres() -> None:
+async def test_what_passed_is_sent_again_with_postgres_away_and_its_letter_stays(
+    market: Market,
+) -> None:
     async def away() -> SkillDatabase:
         raise DatabaseError("away")
 
-    async def test(market: Market) -> None:
-        await _scanned(market, 1)
-        await asyncio.sleep(STUCK_SECONDS)
-        report = await run_light_repair(replace(market.env, database=DatabaseSession(away)))
-        assert report.asked_again == 1
-        assert report.errors == ["DatabaseError: unavailable"]
-
-    run(test)
-
-
-def test_a_verdict_that_was_cut_off_before_it_was_kept_is_taken_from_its_mark() -> None:
-    async def test(market: Market) -> None:
-        await submit(market.env, _submission(market, 1))
-        scan = Scan(submission_id="s1", verdict=Verdict.PASS, score=90, scanned_at=market.env.now())
-        market.kv.faults = fault(Fault.FAIL, "put", key="scan:")
-        receipt = await record_scan_results(market.env, [scan])
-        assert [refused.reason for refused in receipt.rejected] == ["storage-unavailable"]
-        market.kv.faults = None
-        await asyncio.sleep(STUCK_SECONDS)
-        assert await _repair(market) == 1
-        assert market.publish.bodies == [publish_message("s1", scan.scanned_at)]
-        status = await get_submission_status(market.env, "s1")
-        assert status is not None
-        assert status.state is SubmissionState.SCANNED
-
-    run(test)
+    scan = await _scanned(market, 1)
+    message = Delivered(publish_message("s1", scan.scanned_at))
+    await consume(market.env, DEAD_LETTER_QUEUE, [message])
+    await asyncio.sleep(STUCK_SECONDS)
+    env = replace(market.env, database=DatabaseSession(away))
+    assert await ask_again(env) == 1
+    assert await count_letters(market.env, None) == 1
+    assert "dead letters left open" in market.log.events()
 
 
-def test_a_mark_that_tells_nothing_is_named_and_taken_away() -> None:
-    async def test(market: Market) -> None:
-        market.kv.damage("pending:2025-12-31T00:00:00.000Z:nothing", b"{}")
-        assert await _repair(market) == 0
-        assert market.kv.keys("pending:") == []
-        (line,) = [x for x in market.log.lines if x["event"] == "pending-without-verdict"]
-        assert line["key"] == "pending:2025-12-31T00:00:00.000Z:nothing"
-
-    run(test)
+async def test_what_is_decided_or_not_scanned_is_not_asked_for(market: Market) -> None:
+    await _scanned(market, 1, Verdict.FAIL)
+    await submit(market.env, _submission(market, 2))
+    scan = await _scanned(market, 3)
+    await record_publication(market.env, _published_by(scan))
+    await asyncio.sleep(STUCK_SECONDS)
+    assert await _repair(market) == 0
 
 
-def test_5_000_submissions_that_nobody_scans_hide_no_lost_message() -> None:
-    async def test(market: Market) -> None:
-        for number in range(5_000):
-            await submit(market.env, _submission(market, number))
-        await _scanned(market, 5_000)
-        await asyncio.sleep(STUCK_SECONDS)
-        assert await _checks_until_asked(market, "s5000", most=1) == 1
-
-    run(test)
+async def test_a_mark_that_outlived_its_publication_is_taken_away(market: Market) -> None:
+    scan = await _scanned(market, 1)
+    market.kv.damage(publication_key("s1"), msgspec.json.encode(_published_by(scan)))
+    await asyncio.sleep(STUCK_SECONDS)
+    assert await oldest_pending(market.env) is not None
+    assert await _repair(market) == 0
+    assert await oldest_pending(market.env) is None
 
 
-def test_12_000_marks_hide_no_lost_message_behind_them() -> None:
-    async def test(market: Market) -> None:
-        _mark(market, 12_000, asked_at=market.env.now())
-        await _scanned(market, 1)
-        await asyncio.sleep(STUCK_SECONDS)
-        market.kv.operations.clear()
-        checks = await _checks_until_asked(market, "s1", most=5)
-        assert checks > 1
-        assert market.kv.operations.total() < 100 * checks
-
-    run(test)
+async def test_a_mark_that_outlived_a_rejection_is_taken_away(market: Market) -> None:
+    scan = await _scanned(market, 1)
+    await asyncio.sleep(STUCK_SECONDS)
+    failed = msgspec.structs.replace(scan, verdict=Verdict.FAIL, scanned_at=market.env.now())
+    market.kv.damage(scan_key("s1"), msgspec.json.encode(failed))
+    assert await _repair(market) == 0
+    assert await oldest_pending(market.env) is None
 
 
-def test_lost_messages_are_asked_for_one_after_the_other_and_all_of_them() -> None:
-    async def test(market: Market) -> None:
-        _mark(market, 450, asked_at=None)
-        asked: set[str] = set()
-        for _ in range(5):
-            await _repair(market)
-            assert len(market.publish.bodies) <= 100
-            asked |= {body["submissionId"] for body in market.publish.bodies}
-            await asyncio.sleep(CHECKS_APART)
-        assert asked == {f"m{number}" for number in range(450)}
-
-    run(test)
-
-
-def test_after_the_end_the_oldest_are_looked_at_again() -> None:
-    async def test(market: Market) -> None:
-        _mark(market, 3_000, asked_at=market.env.now())
-        for _ in range(2):
-            assert await _repair(market) == 0
-            await asyncio.sleep(CHECKS_APART)
-        await asyncio.sleep(ASK_AGAIN_SECONDS)
-        assert await _checks_until_asked(market, "m0", most=1) == 1
-
-    run(test)
+async def test_a_later_verdict_whose_message_was_lost_is_asked_for_too(market: Market) -> None:
+    first = await _scanned(market, 1)
+    await record_publication(market.env, _published_by(first))
+    await asyncio.sleep(1)
+    market.publish.failing = True
+    second = msgspec.structs.replace(first, score=95, scanned_at=market.env.now())
+    await record_scan_results(market.env, [second])
+    market.publish.failing = False
+    await asyncio.sleep(STUCK_SECONDS)
+    assert await _repair(market) == 1
+    assert market.publish.bodies == [publish_message("s1", second.scanned_at)]
 
 
-def test_the_place_is_kept_in_kv_while_postgres_is_away() -> None:
+async def test_a_queue_that_is_away_is_asked_again_next_time(market: Market) -> None:
+    await _scanned(market, 1)
+    await asyncio.sleep(STUCK_SECONDS)
+    market.publish.failing = True
+    assert await _repair(market) == 0
+    market.publish.failing = False
+    assert await _repair(market) == 1
+
+
+async def test_a_lost_message_does_not_wait_for_postgres(market: Market) -> None:
     async def away() -> SkillDatabase:
         raise DatabaseError("away")
 
-    async def test(market: Market) -> None:
-        _mark(market, 3_000, asked_at=market.env.now())
-        await _scanned(market, 1)
-        await asyncio.sleep(STUCK_SECONDS)
-        env = replace(market.env, database=DatabaseSession(away))
-        assert await ask_again(env) == 0
-        assert await ask_again(env) == 1
-
-    run(test)
+    await _scanned(market, 1)
+    await asyncio.sleep(STUCK_SECONDS)
+    report = await run_light_repair(replace(market.env, database=DatabaseSession(away)))
+    assert report.asked_again == 1
+    assert report.errors == ["DatabaseError: unavailable"]
 
 
-def test_a_place_that_kv_does_not_take_any_more_is_given_up() -> None:
-    async def test(market: Market) -> None:
-        _mark(market, 3_000, asked_at=market.env.now())
-        assert await ask_again(market.env) == 0
+async def test_a_verdict_that_was_cut_off_before_it_was_kept_is_taken_from_its_mark(
+    market: Market,
+) -> None:
+    await submit(market.env, _submission(market, 1))
+    scan = Scan(submission_id="s1", verdict=Verdict.PASS, score=90, scanned_at=market.env.now())
+    market.kv.faults = fault(Fault.FAIL, "put", key="scan:")
+    receipt = await record_scan_results(market.env, [scan])
+    assert [refused.reason for refused in receipt.rejected] == ["storage-unavailable"]
+    market.kv.faults = None
+    await asyncio.sleep(STUCK_SECONDS)
+    assert await _repair(market) == 1
+    assert market.publish.bodies == [publish_message("s1", scan.scanned_at)]
+    status = await get_submission_status(market.env, "s1")
+    assert status is not None
+    assert status.state is SubmissionState.SCANNED
 
-        def refuses(operation: KvOperation) -> Fault | None:
-            return Fault.FAIL if operation.kind == "list" else None
 
-        market.kv.faults = refuses
-        with pytest.raises(KvError):
-            await ask_again(market.env)
-        market.kv.faults = None
-        await asyncio.sleep(ASK_AGAIN_SECONDS)
-        assert await _checks_until_asked(market, "m0", most=1) == 1
-
-    run(test)
+async def test_a_mark_that_tells_nothing_is_named_and_taken_away(market: Market) -> None:
+    market.kv.damage("pending:2025-12-31T00:00:00.000Z:nothing", b"{}")
+    assert await _repair(market) == 0
+    assert market.kv.keys("pending:") == []
+    (line,) = [x for x in market.log.lines if x["event"] == "pending-without-verdict"]
+    assert line["key"] == "pending:2025-12-31T00:00:00.000Z:nothing"
 
 
-def test_a_failure_on_the_way_keeps_the_way_that_was_made() -> None:
-    async def test(market: Market) -> None:
-        _mark(market, 3_000, asked_at=market.env.now())
-        await _scanned(market, 1)
-        await asyncio.sleep(STUCK_SECONDS)
-        lists = 0
+async def test_5_000_submissions_that_nobody_scans_hide_no_lost_message(market: Market) -> None:
+    for number in range(5_000):
+        await submit(market.env, _submission(market, number))
+    await _scanned(market, 5_000)
+    await asyncio.sleep(STUCK_SECONDS)
+    assert await _checks_until_asked(market, "s5000", most=1) == 1
 
-        def refuses(operation: KvOperation) -> Fault | None:
-            nonlocal lists
-            lists += operation.kind == "list"
-            return Fault.FAIL if operation.kind == "list" and lists > 20 else None
 
-        market.kv.faults = refuses
-        with pytest.raises(KvError):
-            await ask_again(market.env)
-        market.kv.faults = None
-        assert await ask_again(market.env) == 1
+async def test_12_000_marks_hide_no_lost_message_behind_them(market: Market) -> None:
+    _mark(market, 12_000, asked_at=market.env.now())
+    await _scanned(market, 1)
+    await asyncio.sleep(STUCK_SECONDS)
+    market.kv.operations.clear()
+    checks = await _checks_until_asked(market, "s1", most=5)
+    assert checks > 1
+    assert market.kv.operations.total() < 100 * checks
 
-    run(test)
+
+async def test_lost_messages_are_asked_for_one_after_the_other_and_all_of_them(
+    market: Market,
+) -> None:
+    _mark(market, 450, asked_at=None)
+    asked: set[str] = set()
+    for _ in range(5):
+        await _repair(market)
+        assert len(market.publish.bodies) <= 100
+        asked |= {body["submissionId"] for body in market.publish.bodies}
+        await asyncio.sleep(CHECKS_APART)
+    assert asked == {f"m{number}" for number in range(450)}
+
+
+async def test_after_the_end_the_oldest_are_looked_at_again(market: Market) -> None:
+    _mark(market, 3_000, asked_at=market.env.now())
+    for _ in range(2):
+        assert await _repair(market) == 0
+        await asyncio.sleep(CHECKS_APART)
+    await asyncio.sleep(ASK_AGAIN_SECONDS)
+    assert await _checks_until_asked(market, "m0", most=1) == 1
+
+
+async def test_the_place_is_kept_in_kv_while_postgres_is_away(market: Market) -> None:
+    async def away() -> SkillDatabase:
+        raise DatabaseError("away")
+
+    _mark(market, 3_000, asked_at=market.env.now())
+    await _scanned(market, 1)
+    await asyncio.sleep(STUCK_SECONDS)
+    env = replace(market.env, database=DatabaseSession(away))
+    assert await ask_again(env) == 0
+    assert await ask_again(env) == 1
+
+
+async def test_a_place_that_kv_does_not_take_any_more_is_given_up(market: Market) -> None:
+    _mark(market, 3_000, asked_at=market.env.now())
+    assert await ask_again(market.env) == 0
+
+    def refuses(operation: KvOperation) -> Fault | None:
+        return Fault.FAIL if operation.kind == "list" else None
+
+    market.kv.faults = refuses
+    with pytest.raises(KvError):
+        await ask_again(market.env)
+    market.kv.faults = None
+    await asyncio.sleep(ASK_AGAIN_SECONDS)
+    assert await _checks_until_asked(market, "m0", most=1) == 1
+
+
+async def test_a_failure_on_the_way_keeps_the_way_that_was_made(market: Market) -> None:
+    _mark(market, 3_000, asked_at=market.env.now())
+    await _scanned(market, 1)
+    await asyncio.sleep(STUCK_SECONDS)
+    lists = 0
+
+    def refuses(operation: KvOperation) -> Fault | None:
+        nonlocal lists
+        lists += operation.kind == "list"
+        return Fault.FAIL if operation.kind == "list" and lists > 20 else None
+
+    market.kv.faults = refuses
+    with pytest.raises(KvError):
+        await ask_again(market.env)
+    market.kv.faults = None
+    assert await ask_again(market.env) == 1

@@ -79,97 +79,87 @@ def test_killed_at_any_await_the_next_rebuild_finds_nothing_to_do(first: int) ->
     assert cut_at > 100
 
 
-def test_a_failed_first_step_goes_on_through_the_queue() -> None:
-    async def test(market: Market) -> None:
-        await market.fill(make_skills(30), table=False)
-        market.kv.faults = fault(Fault.FAIL, "list")
-        job = await start_rebuild(market.env, wait_seconds=5)
-        assert not job.complete
-        market.kv.faults = None
-        await deliver(market)
-        report = await finished(market, job.id)
-        assert (report["ok"], report["prismaBackfilled"], report["rebuilt"]) == (True, 30, 30)
-
-    run(test)
+async def test_a_failed_first_step_goes_on_through_the_queue(market: Market) -> None:
+    await market.fill(make_skills(30), table=False)
+    market.kv.faults = fault(Fault.FAIL, "list")
+    job = await start_rebuild(market.env, wait_seconds=5)
+    assert not job.complete
+    market.kv.faults = None
+    await deliver(market)
+    report = await finished(market, job.id)
+    assert (report["ok"], report["prismaBackfilled"], report["rebuilt"]) == (True, 30, 30)
 
 
-def test_a_restart_of_postgres_costs_a_retry_and_not_the_rest_of_the_rebuild() -> None:
-    async def test(market: Market) -> None:
-        await market.fill(make_skills(30), table=False)
+async def test_a_restart_of_postgres_costs_a_retry_and_not_the_rest_of_the_rebuild(
+    market: Market,
+) -> None:
+    await market.fill(make_skills(30), table=False)
 
-        async def restarting(operation: str) -> None:
-            if operation == "upsert_skills":
-                raise DatabaseError("the server is shutting down")
+    async def restarting(operation: str) -> None:
+        if operation == "upsert_skills":
+            raise DatabaseError("the server is shutting down")
 
-        market.tables.before = restarting
-        job = await start_rebuild(market.env)
-        (body,) = market.maintenance.bodies
-        first = Delivered(body)
-        await consume(market.env, MAINTENANCE_QUEUE, [first])
-        assert first.retried
-        market.tables.before = _nothing
-        await deliver(market)
-        report = await finished(market, job.id)
-        assert (report["ok"], report["prismaBackfilled"], report["rebuilt"]) == (True, 30, 30)
-
-    run(test)
-
-
-def test_one_that_postgres_refuses_is_found_without_asking_for_each() -> None:
-    async def test(market: Market) -> None:
-        await market.fill(make_skills(200), table=False)
-        await market.fill(make_skills(1, "refused", category=REFUSED), table=False)
-        upserts = 0
-
-        async def count(operation: str) -> None:
-            nonlocal upserts
-            upserts += operation == "upsert_skills"
-
-        market.tables.before = count
-        report = await rebuild(market)
-        assert report["prismaBackfilled"] == 200
-        assert [error["key"] for error in report["errorDetails"]] == ["skill:refused-00000"]
-        assert upserts <= 20
-
-    run(test)
+    market.tables.before = restarting
+    job = await start_rebuild(market.env)
+    (body,) = market.maintenance.bodies
+    first = Delivered(body)
+    await consume(market.env, MAINTENANCE_QUEUE, [first])
+    assert first.retried
+    market.tables.before = _nothing
+    await deliver(market)
+    report = await finished(market, job.id)
+    assert (report["ok"], report["prismaBackfilled"], report["rebuilt"]) == (True, 30, 30)
 
 
-def test_long_descriptions_make_smaller_statements() -> None:
-    async def test(market: Market) -> None:
-        await market.fill(make_skills(300, description="x" * 19_000), table=False)
-        upserts = 0
+async def test_one_that_postgres_refuses_is_found_without_asking_for_each(market: Market) -> None:
+    await market.fill(make_skills(200), table=False)
+    await market.fill(make_skills(1, "refused", category=REFUSED), table=False)
+    upserts = 0
 
-        async def count(operation: str) -> None:
-            nonlocal upserts
-            upserts += operation == "upsert_skills"
+    async def count(operation: str) -> None:
+        nonlocal upserts
+        upserts += operation == "upsert_skills"
 
-        market.tables.before = count
-        assert (await rebuild(market))["prismaBackfilled"] == 300
-        assert upserts == 3
+    market.tables.before = count
+    report = await rebuild(market)
+    assert report["prismaBackfilled"] == 200
+    assert [error["key"] for error in report["errorDetails"]] == ["skill:refused-00000"]
+    assert upserts <= 20
 
-    run(test)
+
+async def test_long_descriptions_make_smaller_statements(market: Market) -> None:
+    await market.fill(make_skills(300, description="x" * 19_000), table=False)
+    upserts = 0
+
+    async def count(operation: str) -> None:
+        nonlocal upserts
+        upserts += operation == "upsert_skills"
+
+    market.tables.before = count
+    assert (await rebuild(market))["prismaBackfilled"] == 300
+    assert upserts == 3
 
 
-def test_records_written_without_metadata_get_it_in_steps_within_the_limits() -> None:
-    async def test(market: Market) -> None:
-        skills = make_skills(150)
-        await market.fill(skills)
-        for skill in skills:
-            key = f"skill:{skill.name}"
-            market.kv.damage(key, market.kv.peek(key))
-        dry = await rebuild(market, dry_run=True)
-        report = await rebuild(market)
-        assert numbers(dry) == numbers(report)
-        assert report["metadataRestored"] == 150
-        assert report["progress"]["steps"] > 2
-        assert report["progress"]["maxKvOperations"] <= 100
-        assert not any(changes(await rebuild(market)))
-        before = market.kv.operations["get_many"]
-        async for page in enumerate_published_skills(market.env):
-            assert page.without_metadata == []
-        assert market.kv.operations["get_many"] == before
-
-    run(test, settings=Settings(kv_operation_budget=100), page_limit=40)
+@pytest.mark.market(settings=Settings(kv_operation_budget=100), page_limit=40)
+async def test_records_written_without_metadata_get_it_in_steps_within_the_limits(
+    market: Market,
+) -> None:
+    skills = make_skills(150)
+    await market.fill(skills)
+    for skill in skills:
+        key = f"skill:{skill.name}"
+        market.kv.damage(key, market.kv.peek(key))
+    dry = await rebuild(market, dry_run=True)
+    report = await rebuild(market)
+    assert numbers(dry) == numbers(report)
+    assert report["metadataRestored"] == 150
+    assert report["progress"]["steps"] > 2
+    assert report["progress"]["maxKvOperations"] <= 100
+    assert not any(changes(await rebuild(market)))
+    before = market.kv.operations["get_many"]
+    async for page in enumerate_published_skills(market.env):
+        assert page.without_metadata == []
+    assert market.kv.operations["get_many"] == before
 
 
 # --- what got lost ----------------------------------------------------------------------------
@@ -184,55 +174,46 @@ async def _wait(seconds: float) -> None:
     await asyncio.sleep(seconds)  # of virtual time
 
 
-def test_a_rebuild_whose_message_was_lost_is_resumed() -> None:
-    async def test(market: Market) -> None:
-        await market.fill(make_skills(30), table=False)
-        job = await start_rebuild(market.env)
+async def test_a_rebuild_whose_message_was_lost_is_resumed(market: Market) -> None:
+    await market.fill(make_skills(30), table=False)
+    job = await start_rebuild(market.env)
+    market.maintenance.bodies.clear()
+    assert await _unfinished(market) == job.id
+    assert market.maintenance.bodies == []  # it may still be on its way
+    await _wait(STALLED_SECONDS + 1)
+    assert await _unfinished(market) == job.id
+    await deliver(market)
+    assert (await finished(market, job.id))["prismaBackfilled"] == 30
+    assert await _unfinished(market) is None
+
+
+async def test_a_first_step_that_died_with_its_request_is_resumed(market: Market) -> None:
+    await market.fill(make_skills(30), table=False)
+    market.tables.before = market.tables.after = _turn
+    invocation = Invocation("request", cut_at=25)
+    current_loop().start(invocation, start_rebuild(market.env, wait_seconds=5))
+    await ended(invocation)
+    assert invocation.was_cut
+    await _wait(STALLED_SECONDS + 1)
+    job_id = await _unfinished(market)
+    assert job_id is not None
+    await deliver(market)
+    report = await finished(market, job_id)
+    assert (report["rebuilt"], report["resumed"]) == (30, 1)
+
+
+async def test_a_rebuild_that_never_moves_is_ended_with_a_report(market: Market) -> None:
+    await market.fill(make_skills(30), table=False)
+    job = await start_rebuild(market.env)
+    for _ in range(MAX_RESUMED):
         market.maintenance.bodies.clear()
-        assert await _unfinished(market) == job.id
-        assert market.maintenance.bodies == []  # it may still be on its way
         await _wait(STALLED_SECONDS + 1)
         assert await _unfinished(market) == job.id
-        await deliver(market)
-        assert (await finished(market, job.id))["prismaBackfilled"] == 30
-        assert await _unfinished(market) is None
-
-    run(test)
-
-
-def test_a_first_step_that_died_with_its_request_is_resumed() -> None:
-    async def test(market: Market) -> None:
-        await market.fill(make_skills(30), table=False)
-        market.tables.before = market.tables.after = _turn
-        invocation = Invocation("request", cut_at=25)
-        current_loop().start(invocation, start_rebuild(market.env, wait_seconds=5))
-        await ended(invocation)
-        assert invocation.was_cut
-        await _wait(STALLED_SECONDS + 1)
-        job_id = await _unfinished(market)
-        assert job_id is not None
-        await deliver(market)
-        report = await finished(market, job_id)
-        assert (report["rebuilt"], report["resumed"]) == (30, 1)
-
-    run(test)
-
-
-def test_a_rebuild_that_never_moves_is_ended_with_a_report() -> None:
-    async def test(market: Market) -> None:
-        await market.fill(make_skills(30), table=False)
-        job = await start_rebuild(market.env)
-        for _ in range(MAX_RESUMED):
-            market.maintenance.bodies.clear()
-            await _wait(STALLED_SECONDS + 1)
-            assert await _unfinished(market) == job.id
-        await _wait(STALLED_SECONDS + 1)
-        assert await _unfinished(market) is None
-        kept = await get_rebuild(market.env, job.id)
-        assert kept is not None
-        assert kept.failure == "stalled"
-        health = await check_health(market.env)
-        assert health.last_repair["ok"] is False
-        assert health.last_repair["errorDetails"][0]["reason"].startswith("stalled")
-
-    run(test)
+    await _wait(STALLED_SECONDS + 1)
+    assert await _unfinished(market) is None
+    kept = await get_rebuild(market.env, job.id)
+    assert kept is not None
+    assert kept.failure == "stalled"
+    health = await check_health(market.env)
+    assert health.last_repair["ok"] is False
+    assert health.last_repair["errorDetails"][0]["reason"].startswith("stalled")

@@ -6,7 +6,6 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from marketplace.web.limits import MAX_BODY_BYTES, BodyLimit
-from tests.doubles.marketplace import Market, run
 
 _CHUNK = b" " * 1024
 
@@ -41,14 +40,10 @@ class _Upload:
         self.status = message.get("status", self.status)
 
 
-def upload(chunks: Iterable[bytes], *headers: tuple[bytes, bytes]) -> _Upload:
+async def upload(chunks: Iterable[bytes], *headers: tuple[bytes, bytes]) -> _Upload:
     """The request, after it went through the limit."""
     request = _Upload(chunks, *headers)
-
-    async def test(_market: Market) -> None:
-        await request.send_through_limit()
-
-    run(test)
+    await request.send_through_limit()
     return request
 
 
@@ -57,31 +52,31 @@ def endless() -> Iterable[bytes]:
         yield _CHUNK
 
 
-def test_a_body_without_declared_length_is_read_no_further_than_the_limit() -> None:
-    request = upload(endless())
+async def test_a_body_without_declared_length_is_read_no_further_than_the_limit() -> None:
+    request = await upload(endless())
     assert (request.status, request.body) == (413, None)
     assert request.received <= MAX_BODY_BYTES + len(_CHUNK)
 
 
 @pytest.mark.parametrize("length", [b"262145", b"99999999999", b"-1", b"many", b""])
-def test_a_declared_length_beyond_the_limit_is_refused_unread(length: bytes) -> None:
-    request = upload(endless(), (b"content-length", length))
+async def test_a_declared_length_beyond_the_limit_is_refused_unread(length: bytes) -> None:
+    request = await upload(endless(), (b"content-length", length))
     assert (request.status, request.body, request.received) == (413, None, 0)
 
 
-def test_a_declared_length_that_lies_helps_nobody() -> None:
-    request = upload(endless(), (b"content-length", b"10"))
+async def test_a_declared_length_that_lies_helps_nobody() -> None:
+    request = await upload(endless(), (b"content-length", b"10"))
     assert (request.status, request.body) == (413, None)
 
 
-def test_a_body_up_to_the_limit_arrives_whole() -> None:
+async def test_a_body_up_to_the_limit_arrives_whole() -> None:
     chunks = [b"a", b"", b"b" * (MAX_BODY_BYTES - 2), b"c"]
-    request = upload(chunks)
+    request = await upload(chunks)
     assert (request.status, request.body) == (200, b"".join(chunks))
-    assert upload([]).body == b""
+    assert (await upload([])).body == b""
 
 
 @pytest.mark.parametrize("opening", [b"[", b'{"a":', b'{"skillName": [{"x":'])
-def test_a_body_of_bottomless_depth_is_refused_before_it_is_decoded(opening: bytes) -> None:
-    request = upload([opening * 10_000])
+async def test_a_body_of_bottomless_depth_is_refused_before_it_is_decoded(opening: bytes) -> None:
+    request = await upload([opening * 10_000])
     assert (request.status, request.body) == (400, None)

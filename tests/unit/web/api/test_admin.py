@@ -1,6 +1,6 @@
 """The admin routes: who may, and the shapes that the command line reads."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,8 @@ from marketplace.ports.database import DatabaseSession, SkillDatabase
 from marketplace.ports.env import Settings
 from marketplace.ports.errors import DatabaseError
 from marketplace.web.app import create_app
-from tests.doubles.marketplace import Market, make_skills, run
+from tests.doubles.loop import SimulatedLoop
+from tests.doubles.marketplace import Market, make_skills
 
 _KEY = "k" * 40
 _HEADERS = {"X-Internal-Key": _KEY}
@@ -31,42 +32,39 @@ def _client(market: Market) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=transport, base_url="https://skills.example")
 
 
-def _run(test: Callable[[Market, httpx.AsyncClient], Awaitable[None]]) -> None:
-    async def main(market: Market) -> None:
-        async with _client(market) as client:
-            await test(market, client)
-
-    run(main, settings=Settings(internal_keys=(_KEY,)))
-
-
-def test_no_admin_route_opens_without_a_key() -> None:
-    async def test(_market: Market, client: httpx.AsyncClient) -> None:
-        for method, path in (
-            ("GET", "health/skills"),
-            ("POST", "rebuild-index"),
-            ("GET", "rebuild-index/some"),
-            ("GET", "dead-letters"),
-            ("POST", "dead-letters/redrive"),
-        ):
-            answer = await client.request(method, f"/api/v1/admin/{path}", json={"all": True})
-            assert answer.status_code == 401, path
-
-    _run(test)
+@pytest.fixture
+def client(loop: SimulatedLoop, market: Market) -> Iterator[httpx.AsyncClient]:
+    client = _client(market)
+    yield client
+    loop.run_until_complete(client.aclose())
 
 
-def test_a_door_that_is_locked_for_want_of_a_secret_says_so_in_the_log() -> None:
-    async def main(market: Market) -> None:
-        async with _client(market) as client:
-            answer = await client.get("/api/v1/admin/dead-letters", headers={"X-Internal-Key": ""})
-        assert answer.status_code == 401
-        assert "secret" not in answer.text
-        assert market.log.events() == [
-            "INTERNAL_KEY: secret 1 of 1 is shorter than 32 bytes and counts as unset",
-            "INTERNAL_KEY: no usable secret, every such credential is refused",
-            "JWT_SECRET: no usable secret, every such credential is refused",
-        ]
+@pytest.mark.market(settings=Settings(internal_keys=(_KEY,)))
+async def test_no_admin_route_opens_without_a_key(client: httpx.AsyncClient) -> None:
+    for method, path in (
+        ("GET", "health/skills"),
+        ("POST", "rebuild-index"),
+        ("GET", "rebuild-index/some"),
+        ("GET", "dead-letters"),
+        ("POST", "dead-letters/redrive"),
+    ):
+        answer = await client.request(method, f"/api/v1/admin/{path}", json={"all": True})
+        assert answer.status_code == 401, path
 
-    run(main, settings=Settings(internal_keys=("short",)))
+
+@pytest.mark.market(settings=Settings(internal_keys=("short",)))
+async def test_a_door_that_is_locked_for_want_of_a_secret_says_so_in_the_log(
+    market: Market,
+) -> None:
+    async with _client(market) as client:
+        answer = await client.get("/api/v1/admin/dead-letters", headers={"X-Internal-Key": ""})
+    assert answer.status_code == 401
+    assert "secret" not in answer.text
+    assert market.log.events() == [
+        "INTERNAL_KEY: secret 1 of 1 is shorter than 32 bytes and counts as unset",
+        "INTERNAL_KEY: no usable secret, every such credential is refused",
+        "JWT_SECRET: no usable secret, every such credential is refused",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -77,68 +75,63 @@ def test_a_door_that_is_locked_for_want_of_a_secret_says_so_in_the_log() -> None
         (Settings(internal_keys=(_KEY,), jwt_secrets=("s" * 32,)), []),
     ],
 )
-def test_a_refusal_logs_which_secrets_count_as_unset_and_answers_nothing_of_it(
-    settings: Settings, named: list[str]
+async def test_a_refusal_logs_which_secrets_count_as_unset_and_answers_nothing_of_it(
+    market: Market, settings: Settings, named: list[str]
 ) -> None:
-    async def test(market: Market) -> None:
-        async with _client(market) as client:
-            answer = await client.get(
-                "/api/v1/admin/health/skills", headers={"X-Internal-Key": "wrong" * 10}
-            )
-        assert answer.status_code == 401
-        assert "unset" not in answer.text
-        sentences = market.log.events()
-        assert all(any(start in sentence for sentence in sentences) for start in named)
-        assert bool(sentences) == bool(named)
-        assert "short" not in str(sentences).replace("shorter", "")
-
-    run(test, settings=settings)
-
-
-def test_the_answers_are_what_the_command_line_reads() -> None:
-    async def test(market: Market, client: httpx.AsyncClient) -> None:
-        await market.fill(make_skills(5), table=False)
-        url = "/api/v1/admin"
-        answer = await client.get(f"{url}/health/skills", headers=_HEADERS)
-        assert answer.headers["cache-control"] == "no-store"
-        assert msgspec.convert(answer.json(), answers.Health).drift_detected
-        first = await client.post(
-            f"{url}/rebuild-index", params={"dryRun": "true", "wait": "5"}, headers=_HEADERS
+    async with _client(market) as client:
+        answer = await client.get(
+            "/api/v1/admin/health/skills", headers={"X-Internal-Key": "wrong" * 10}
         )
-        assert msgspec.convert(first.json(), answers.Rebuild).prisma_backfilled == 5
-        begun: dict[str, Any] = (await client.post(f"{url}/rebuild-index", headers=_HEADERS)).json()
-        assert begun["complete"] is False
-        again = await client.get(f"{url}/rebuild-index/{begun['jobId']}", headers=_HEADERS)
-        assert again.json()["jobId"] == begun["jobId"]
-        following = await client.post(f"{url}/rebuild-index", headers=_HEADERS)
-        assert (following.status_code, following.json()["complete"]) == (202, False)
-        job_id = following.json()["jobId"]
-        assert job_id != begun["jobId"]
-        later = await client.get(f"{url}/rebuild-index/{job_id}", headers=_HEADERS)
-        assert msgspec.convert(later.json(), answers.Rebuild).resumed == 0
-        unknown = await client.get(f"{url}/rebuild-index/unknown", headers=_HEADERS)
-        assert unknown.status_code == 404
-        letters = await client.get(f"{url}/dead-letters", headers=_HEADERS)
-        assert letters.json() == {"deadLetters": [], "nextCursor": None}
-        redriven = await client.post(
-            f"{url}/dead-letters/redrive", json={"all": True}, headers=_HEADERS
-        )
-        assert redriven.json() == {"results": [], "remaining": 0}
-
-    _run(test)
+    assert answer.status_code == 401
+    assert "unset" not in answer.text
+    sentences = market.log.events()
+    assert all(any(start in sentence for sentence in sentences) for start in named)
+    assert bool(sentences) == bool(named)
+    assert "short" not in str(sentences).replace("shorter", "")
 
 
-def test_a_dry_run_without_postgres_answers_503_and_says_what_to_do() -> None:
-    async def main(market: Market) -> None:
-        async def away() -> SkillDatabase:
-            raise DatabaseError("away")
+@pytest.mark.market(settings=Settings(internal_keys=(_KEY,)))
+async def test_the_answers_are_what_the_command_line_reads(
+    market: Market, client: httpx.AsyncClient
+) -> None:
+    await market.fill(make_skills(5), table=False)
+    url = "/api/v1/admin"
+    answer = await client.get(f"{url}/health/skills", headers=_HEADERS)
+    assert answer.headers["cache-control"] == "no-store"
+    assert msgspec.convert(answer.json(), answers.Health).drift_detected
+    first = await client.post(
+        f"{url}/rebuild-index", params={"dryRun": "true", "wait": "5"}, headers=_HEADERS
+    )
+    assert msgspec.convert(first.json(), answers.Rebuild).prisma_backfilled == 5
+    begun: dict[str, Any] = (await client.post(f"{url}/rebuild-index", headers=_HEADERS)).json()
+    assert begun["complete"] is False
+    again = await client.get(f"{url}/rebuild-index/{begun['jobId']}", headers=_HEADERS)
+    assert again.json()["jobId"] == begun["jobId"]
+    following = await client.post(f"{url}/rebuild-index", headers=_HEADERS)
+    assert (following.status_code, following.json()["complete"]) == (202, False)
+    job_id = following.json()["jobId"]
+    assert job_id != begun["jobId"]
+    later = await client.get(f"{url}/rebuild-index/{job_id}", headers=_HEADERS)
+    assert msgspec.convert(later.json(), answers.Rebuild).resumed == 0
+    unknown = await client.get(f"{url}/rebuild-index/unknown", headers=_HEADERS)
+    assert unknown.status_code == 404
+    letters = await client.get(f"{url}/dead-letters", headers=_HEADERS)
+    assert letters.json() == {"deadLetters": [], "nextCursor": None}
+    redriven = await client.post(
+        f"{url}/dead-letters/redrive", json={"all": True}, headers=_HEADERS
+    )
+    assert redriven.json() == {"results": [], "remaining": 0}
 
-        market.env = replace(market.env, database=DatabaseSession(away))
-        async with _client(market) as client:
-            url = "/api/v1/admin/rebuild-index?dryRun=true"
-            answer = await client.post(url, headers=_HEADERS)
-        assert answer.status_code == 503
-        assert "Bring PostgreSQL back" in answer.json()["detail"]
-        assert answer.headers["retry-after"]
 
-    run(main, settings=Settings(internal_keys=(_KEY,)))
+@pytest.mark.market(settings=Settings(internal_keys=(_KEY,)))
+async def test_a_dry_run_without_postgres_answers_503_and_says_what_to_do(market: Market) -> None:
+    async def away() -> SkillDatabase:
+        raise DatabaseError("away")
+
+    market.env = replace(market.env, database=DatabaseSession(away))
+    async with _client(market) as client:
+        url = "/api/v1/admin/rebuild-index?dryRun=true"
+        answer = await client.post(url, headers=_HEADERS)
+    assert answer.status_code == 503
+    assert "Bring PostgreSQL back" in answer.json()["detail"]
+    assert answer.headers["retry-after"]
