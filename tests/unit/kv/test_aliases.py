@@ -1,0 +1,47 @@
+"""Aliases lead on from old slugs, or end."""
+
+import pytest
+
+from marketplace.kv.aliases import mark_moved, resolve_alias, write_alias
+from marketplace.kv.records import write_record
+from marketplace.ports.errors import KvError
+from tests.doubles.marketplace import Market, fault, make_skill
+from tests.doubles.network import Fault
+from tests.unit.kv.records import listed
+
+
+async def test_aliases_resolve_over_chains(market: Market) -> None:
+    env = market.env
+    await write_record(env, make_skill("c"))
+    await mark_moved(env, "b", "c")
+    await write_alias(env, "a", "b")
+    market.kv.damage("skill:alias:plain", b"c")
+    market.kv.damage("skill:alias:quoted", b'"c"')
+    market.kv.damage("skill:alias:object", b'{"newSlug": "c"}')
+    for slug in ("a", "b", "c", "plain", "quoted", "object"):
+        assert await resolve_alias(env, slug) == "c", slug
+    assert await resolve_alias(env, "unknown") is None
+    assert market.log.lines == []
+
+
+async def test_aliases_that_lead_nowhere_end(market: Market) -> None:
+    env = market.env
+    await write_alias(env, "lost", "nothing")
+    await write_alias(env, "x", "y")
+    await write_alias(env, "y", "x")
+    for number in range(30):
+        await write_alias(env, f"n{number}", f"n{number + 1}")
+    market.kv.damage("skill:alias:self", b'"self"')
+    for slug in ("lost", "x", "n0"):
+        assert await resolve_alias(env, slug) is None, slug
+    assert market.log.events() == ["alias-unresolved"] * 3
+    for slug in ("self", "\ud800", "x" * 2000, ""):
+        assert await resolve_alias(env, slug) is None, slug
+
+
+async def test_moving_leaves_the_old_record_until_the_alias_is_there(market: Market) -> None:
+    await write_record(market.env, make_skill("old"))
+    market.kv.faults = fault(Fault.FAIL, "put", key="alias")
+    with pytest.raises(KvError):
+        await mark_moved(market.env, "old", "new")
+    assert await listed(market) == ["old"]
