@@ -3,14 +3,14 @@
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from marketplace.catalog.published_skills import PublishedSkills
 from marketplace.kv.index import IndexWriter
 from marketplace.kv.records import write_record
 from marketplace.ports.database import DatabaseSession, RecordKey, SkillDatabase
 from marketplace.ports.env import Env, Settings
-from marketplace.ports.errors import QueueError
+from marketplace.ports.errors import DatabaseError, QueueError
 from marketplace.skills.skill import Skill
 from tests.doubles.database import DatabaseDouble
 from tests.doubles.kv import KvFaults, KvOperation, SimulatedKv
@@ -51,19 +51,26 @@ class ListQueue:
 
 @dataclass(slots=True)
 class Delivered:
-    """A message as a handler gets it."""
+    """A message as a handler gets it, and how it was settled."""
 
     body: Any
     attempts: int = 1
     id: str = "message"
-    acknowledged: bool = False
-    retried: bool = False
+    settled: list[str] = field(default_factory=list)
+
+    @property
+    def acknowledged(self) -> bool:
+        return "ack" in self.settled
+
+    @property
+    def retried(self) -> bool:
+        return any(how.startswith("retry") for how in self.settled)
 
     def ack(self) -> None:
-        self.acknowledged = True
+        self.settled.append("ack")
 
     def retry(self, *, delay_seconds: int) -> None:
-        self.retried = True
+        self.settled.append(f"retry in {delay_seconds}")
 
 
 @dataclass(slots=True)
@@ -157,6 +164,15 @@ def fault(kind: Fault, *operations: str, key: str = "") -> KvFaults:
         return kind if concerned else None
 
     return decide
+
+
+async def postgres_away(*_: str) -> NoReturn:
+    """Stands in for a connector, or for a hook of the double."""
+    raise DatabaseError("away")
+
+
+def kv_away(_operation: KvOperation) -> Fault:
+    return Fault.FAIL
 
 
 def make_skill(name: str = "pdf-tools", **fields: Any) -> Skill:

@@ -8,9 +8,8 @@ import msgspec
 import pytest
 
 from marketplace.catalog.listings import get_skills
-from marketplace.ports.database import DatabaseSession, SkillDatabase
+from marketplace.ports.database import DatabaseSession
 from marketplace.ports.env import Env
-from marketplace.ports.errors import DatabaseError
 from marketplace.skills.listing_rules import (
     ListingQuery,
     SortDirection,
@@ -21,7 +20,7 @@ from marketplace.skills.listing_rules import (
 )
 from marketplace.skills.seed import read_seed
 from marketplace.skills.skill import Skill, SkillSummary
-from tests.doubles.marketplace import Market
+from tests.doubles.marketplace import Market, postgres_away
 from tests.examples import random_skills
 
 
@@ -47,12 +46,10 @@ class _Catalog:
 
 
 async def _catalog(market: Market, skills: list[Skill]) -> _Catalog:
-    async def away() -> SkillDatabase:
-        raise DatabaseError("away")
 
     seed = read_seed(msgspec.json.encode(skills[::7]))
     await market.fill([s for n, s in enumerate(skills) if n % 7 or n % 2], table=False)
-    env = replace(market.env, database=DatabaseSession(away), seed=seed)
+    env = replace(market.env, database=DatabaseSession(postgres_away), seed=seed)
     return _Catalog(env, [skill.summary() for skill in skills])
 
 

@@ -27,14 +27,10 @@ from marketplace.skills.listing_rules import ListingQuery
 from marketplace.skills.skill import Skill
 from marketplace.web.app import create_app
 from tests.doubles.database import no_hook
-from tests.doubles.marketplace import Market, fault, make_skill
+from tests.doubles.marketplace import Market, fault, make_skill, postgres_away
 from tests.doubles.network import Fault
 
 SKILL = make_skill("pdf-tools", description="Long. " * 200, extension_points=("ocr",))
-
-
-async def _away(_step: str) -> None:
-    raise DatabaseError("away")
 
 
 async def _record(market: Market) -> None:
@@ -83,7 +79,7 @@ async def _listed(market: Market) -> set[str]:
 async def test_a_skill_that_is_in_one_place_of_kv_alone_is_listed_and_found(
     market: Market, place: Callable[[Market], Awaitable[None]]
 ) -> None:
-    market.tables.before = _away
+    market.tables.before = postgres_away
     await place(market)
     assert "pdf-tools" in await _listed(market)
     for answer in await _find(market):
@@ -97,7 +93,7 @@ async def test_a_skill_that_is_in_one_place_of_kv_alone_is_listed_and_found(
 async def test_of_record_and_outbox_the_newer_state_is_found_as_it_is_listed(
     market: Market,
 ) -> None:
-    market.tables.before = _away
+    market.tables.before = postgres_away
     newer = make_skill("pdf-tools", current_version="2.0.0")
     older = make_skill("pdf-tools", current_version="0.9.0")
     for waiting in (older, newer):
@@ -111,7 +107,7 @@ async def test_of_record_and_outbox_the_newer_state_is_found_as_it_is_listed(
 async def test_another_skill_of_that_slug_in_the_outbox_is_not_mistaken_for_it(
     market: Market,
 ) -> None:
-    market.tables.before = _away
+    market.tables.before = postgres_away
     other = make_skill("pdf-tools", repo_url="https://github.com/b/c", current_version="9.0.0")
     await write_outbox(market.env, other)
     await _record(market)
@@ -121,7 +117,7 @@ async def test_another_skill_of_that_slug_in_the_outbox_is_not_mistaken_for_it(
 
 
 async def test_an_alias_leads_to_a_skill_whose_record_is_lost(market: Market) -> None:
-    market.tables.before = _away
+    market.tables.before = postgres_away
     await _index(market)
     await write_alias(market.env, "former", "pdf-tools")
     answer = await get_skill_by_name(market.env, "former")
@@ -131,7 +127,7 @@ async def test_an_alias_leads_to_a_skill_whose_record_is_lost(market: Market) ->
 
 async def test_what_cannot_be_ruled_out_is_not_called_missing(market: Market) -> None:
     assert await _find(market) == [None, None, None]
-    market.tables.before = _away
+    market.tables.before = postgres_away
     with pytest.raises(PerhapsMissing):
         await get_skill_by_name(market.env, "pdf-tools")
     with pytest.raises(PerhapsMissing):
@@ -162,7 +158,7 @@ async def test_a_fallback_is_logged_and_a_refusal_at_the_level_of_an_error(
 
 @pytest.mark.parametrize("key", ["outbox:", INDEX_KEY])
 async def test_a_record_is_found_though_the_rest_of_kv_fails(market: Market, key: str) -> None:
-    market.tables.before = _away
+    market.tables.before = postgres_away
     await _record(market)
     market.kv.faults = fault(Fault.FAIL, "get", "list", key=key)
     for answer in await _find(market):
@@ -187,7 +183,7 @@ async def test_an_outage_is_answered_as_one_that_passes_and_never_stored(
         scope["env"] = market.env
         await app(scope, receive, send)
 
-    market.tables.before = _away
+    market.tables.before = postgres_away
     transport = httpx.ASGITransport(app=with_env)
     async with httpx.AsyncClient(transport=transport, base_url="https://a.example") as client:
         answer: Any = await client.get(path)

@@ -15,7 +15,7 @@ from marketplace.ports.errors import KvError
 from tests.doubles.loop import current_loop
 from tests.doubles.marketplace import Market, fault, make_skill, names
 from tests.doubles.network import Fault
-from tests.unit.kv.index.indexes import listing, pass_time, read_names, write_index, write_records
+from tests.unit.kv.index.indexes import listing, read_names, write_index, write_records
 
 
 async def test_concurrent_additions_lose_an_entry_but_no_skill_and_the_next_read_repairs(
@@ -27,7 +27,7 @@ async def test_concurrent_additions_lose_an_entry_but_no_skill_and_the_next_read
         add_to_published_index(market.env, [make_skill("b")]),
     )
     assert len(await read_names(market)) == 1  # the race
-    await pass_time(2)
+    await asyncio.sleep(2)
     assert names(await listing(market)) == ["a", "b"]
     assert await read_names(market) == ["a", "b"]
     assert market.log.events()[-1] == "index-repaired"

@@ -11,9 +11,9 @@ from marketplace.health.check import check_health
 from marketplace.health.report import REBUILD_CALL, Health
 from marketplace.operations.reports import LAST_REPAIR, save_report
 from marketplace.ports.database import DatabaseSession, SkillDatabase
-from marketplace.ports.errors import DatabaseError, DatabaseRefused
+from marketplace.ports.errors import DatabaseRefused
 from marketplace.skills.skill import Skill
-from tests.doubles.marketplace import Market, fault, make_skills
+from tests.doubles.marketplace import Market, fault, make_skills, postgres_away
 from tests.doubles.network import Fault
 
 
@@ -115,10 +115,7 @@ async def test_equal_counts_of_different_members_are_a_drift(market: Market) -> 
 async def test_postgres_away_is_null_and_a_finding(market: Market) -> None:
     await _healthy(market)
 
-    async def away() -> SkillDatabase:
-        raise DatabaseError("away")
-
-    health = await check_health(replace(market.env, database=DatabaseSession(away)))
+    health = await check_health(replace(market.env, database=DatabaseSession(postgres_away)))
     assert _counts(health) == (None, 100, 100)
     assert health.status == "failing"
     assert not health.sources["postgres"].reachable

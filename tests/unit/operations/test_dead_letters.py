@@ -18,18 +18,14 @@ from marketplace.operations.redrive import (
     redrive_all,
     redrive_ids,
 )
-from marketplace.ports.database import DatabaseSession, SkillDatabase
+from marketplace.ports.database import DatabaseSession
 from marketplace.ports.dead_letter import DeadLetter, DeadLetterReason
 from marketplace.ports.errors import DatabaseError
 from marketplace.ports.queue import retry_delay
 from marketplace.repair.light_repair import run_light_repair
 from marketplace.worker.consumers import DEAD_LETTER_QUEUE, LAST_ATTEMPT, consume
 from tests.doubles.database import DoubleSession
-from tests.doubles.marketplace import Delivered, ListQueue, Market
-
-
-async def _away() -> SkillDatabase:
-    raise DatabaseError("away")
+from tests.doubles.marketplace import Delivered, ListQueue, Market, postgres_away
 
 
 async def _bury(market: Market, number: int) -> None:
@@ -75,7 +71,7 @@ async def test_a_letter_tells_how_often_it_was_redriven(market: Market) -> None:
 async def test_with_postgres_away_the_queue_keeps_the_message_and_its_last_attempt_is_logged(
     market: Market,
 ) -> None:
-    env = replace(market.env, database=DatabaseSession(_away))
+    env = replace(market.env, database=DatabaseSession(postgres_away))
     body = {"submissionId": "sub-1"}
     early = Delivered(body, attempts=LAST_ATTEMPT - 1)
     last = Delivered(body, attempts=LAST_ATTEMPT)

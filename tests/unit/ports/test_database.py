@@ -12,7 +12,7 @@ from marketplace.publishing.messages import PUBLISH_QUEUE
 from marketplace.repair.schedule import run_scheduled
 from marketplace.skills.listing_rules import ListingQuery
 from marketplace.worker.consumers import DEAD_LETTER_QUEUE, consume
-from tests.doubles.marketplace import Delivered, Market, make_skill
+from tests.doubles.marketplace import Delivered, Market, make_skill, postgres_away
 
 
 @dataclass(slots=True)
@@ -70,11 +70,9 @@ async def test_a_session_that_broke_is_replaced(market: Market) -> None:
 
 
 async def test_a_database_that_is_away_is_asked_again_by_the_next_use(market: Market) -> None:
-    async def away(_step: str) -> None:
-        raise DatabaseError("away")
 
     env, sessions = counted(market)
-    present, market.tables.before = market.tables.before, away
+    present, market.tables.before = market.tables.before, postgres_away
     with pytest.raises(DatabaseError):
         await get_db(env)
     market.tables.before = present

@@ -11,12 +11,12 @@ from marketplace.catalog.published_skills import PublishedSkills, get_published_
 from marketplace.kv.index import IndexWriter
 from marketplace.kv.keys import INDEX_KEY
 from marketplace.kv.records import write_record
-from marketplace.ports.database import DatabaseSession, SkillDatabase
-from marketplace.ports.errors import DatabaseError, KvError
+from marketplace.ports.database import DatabaseSession
+from marketplace.ports.errors import KvError
 from marketplace.ports.isolate import KEPT_SECONDS, MAKING_SECONDS, MAX_ANSWERS, FallbackCache
 from marketplace.skills.listing_rules import ListingQuery
 from tests.doubles.loop import current_loop
-from tests.doubles.marketplace import Market, fault, make_skill, names
+from tests.doubles.marketplace import Market, fault, make_skill, names, postgres_away
 from tests.doubles.network import Fault
 
 
@@ -41,10 +41,6 @@ async def write_elsewhere(market: Market, *slugs: str) -> None:
     env = replace(market.env, fallback_cache=None)
     for slug in slugs:
         await write_record(env, make_skill(slug))
-
-
-async def pass_time(seconds: float) -> None:
-    await asyncio.sleep(seconds)
 
 
 async def test_who_comes_after_a_listing_was_made_gets_a_new_one(market: Market) -> None:
@@ -93,7 +89,7 @@ async def test_a_thinned_listing_is_never_kept(market: Market, cache: FallbackCa
     thinned = await listing(market)
     assert (names(thinned), thinned.thinned, cache.good) == (["a"], True, None)
     market.kv.faults = None
-    await pass_time(0.1)
+    await asyncio.sleep(0.1)
     assert not (await listing(market)).degraded
 
 
@@ -113,13 +109,13 @@ async def test_an_older_listing_stands_in_for_one_that_failed_or_lacks_skills_fo
 ) -> None:
     await write_elsewhere(market, "a", "b")
     assert not (await listing(market)).degraded
-    await pass_time(KEPT_SECONDS - 5)
+    await asyncio.sleep(KEPT_SECONDS - 5)
     await IndexWriter.begin(market.env, "empty").finish()
     market.kv.faults = fault(Fault.FAIL, *operations)
     skills = await listing(market)
     assert names(skills) == ["a", "b"]
     assert skills.degraded
-    await pass_time(6)
+    await asyncio.sleep(6)
     with pytest.raises(KvError):  # an empty index cannot say that there is nothing
         await listing(market)
 
@@ -128,7 +124,7 @@ async def test_finished_answers_are_kept_with_their_listing_and_bounded(
     market: Market, cache: FallbackCache
 ) -> None:
     await write_elsewhere(market, "a", "b")
-    env = replace(market.env, database=DatabaseSession(_no_database))
+    env = replace(market.env, database=DatabaseSession(postgres_away))
     first, again, other, count, categories = await asyncio.gather(
         listings.get_skills(env, ListingQuery()),
         listings.get_skills(env, ListingQuery()),
@@ -153,7 +149,3 @@ async def test_without_a_cache_every_listing_is_made_anew(market: Market) -> Non
     for _ in range(2):
         await get_published_skills_list(env)
     assert market.kv.operations["list"] == 4
-
-
-async def _no_database() -> SkillDatabase:
-    raise DatabaseError("away")

@@ -15,7 +15,6 @@ from marketplace.kv.records import read_record
 from marketplace.kv.submissions import create_submission, record_scan
 from marketplace.ports.database import DatabaseSession
 from marketplace.ports.env import Env
-from marketplace.ports.errors import DatabaseError
 from marketplace.publishing.messages import PUBLISH_QUEUE, publish_message
 from marketplace.publishing.publish import publish_skills
 from marketplace.publishing.submissions import get_submission_status, submit
@@ -26,7 +25,7 @@ from marketplace.skills.seed import load_seed
 from marketplace.skills.skill import Skill
 from marketplace.skills.submission import Scan, Submission, SubmissionState, Verdict
 from marketplace.worker.consumers import consume
-from tests.doubles.marketplace import Delivered, Market, fault
+from tests.doubles.marketplace import Delivered, Market, fault, postgres_away
 from tests.doubles.network import Fault
 
 MOMENTS = [f"2025-12-{day:02d}T10:00:00.000Z" for day in range(1, 29)]
@@ -69,10 +68,8 @@ async def _publish(market: Market, submission: Submission, day: int, **fields: A
 
 
 def _without_postgres(market: Market) -> Env:
-    async def away() -> Any:
-        raise DatabaseError("away")
 
-    return replace(market.env, database=DatabaseSession(away))
+    return replace(market.env, database=DatabaseSession(postgres_away))
 
 
 def _row(market: Market) -> Skill:

@@ -14,21 +14,16 @@ from marketplace.kv.index import read_index
 from marketplace.kv.index.blocks import Block, entry_of
 from marketplace.kv.index.manifest import Manifest, PageRef, encode_page, page_digest
 from marketplace.kv.keys import INDEX_KEY, index_page_key
-from marketplace.ports.database import DatabaseSession, SkillDatabase
+from marketplace.ports.database import DatabaseSession
 from marketplace.ports.env import Env, Settings
-from marketplace.ports.errors import DatabaseError
 from marketplace.repair.rebuild import BRING_IT_BACK, DatabaseNeeded, start_rebuild
 from marketplace.skills.fingerprint import Fingerprint
-from tests.doubles.marketplace import Market, fault, make_skills
+from tests.doubles.marketplace import Market, fault, make_skills, postgres_away
 from tests.doubles.network import Fault
 
 
-async def _away() -> SkillDatabase:
-    raise DatabaseError("away")
-
-
 def _without_postgres(market: Market) -> Env:
-    return replace(market.env, database=DatabaseSession(_away))
+    return replace(market.env, database=DatabaseSession(postgres_away))
 
 
 async def _report(env: Env) -> dict[str, Any]:

@@ -10,8 +10,8 @@ import pytest
 from marketplace.kv.keys import pending_key, publication_key, scan_key
 from marketplace.kv.submissions import oldest_pending, record_publication
 from marketplace.operations.redrive import count_letters
-from marketplace.ports.database import DatabaseSession, SkillDatabase
-from marketplace.ports.errors import DatabaseError, KvError
+from marketplace.ports.database import DatabaseSession
+from marketplace.ports.errors import KvError
 from marketplace.publishing.messages import publish_message
 from marketplace.publishing.submissions import (
     ASK_AGAIN_SECONDS,
@@ -27,7 +27,7 @@ from marketplace.skills.submission import Publication, Scan, Submission, Submiss
 from marketplace.worker.consumers import DEAD_LETTER_QUEUE, consume
 from tests.doubles.kv import KvOperation
 from tests.doubles.loop import current_loop
-from tests.doubles.marketplace import Delivered, Market, fault
+from tests.doubles.marketplace import Delivered, Market, fault, postgres_away
 from tests.doubles.network import Fault
 
 CHECKS_APART = 300.0  # seconds
@@ -134,14 +134,12 @@ async def test_a_dead_letter_of_what_passed_is_sent_again_and_closed_without_an_
 async def test_what_passed_is_sent_again_with_postgres_away_and_its_letter_stays(
     market: Market,
 ) -> None:
-    async def away() -> SkillDatabase:
-        raise DatabaseError("away")
 
     scan = await _scanned(market, 1)
     message = Delivered(publish_message("s1", scan.scanned_at))
     await consume(market.env, DEAD_LETTER_QUEUE, [message])
     await asyncio.sleep(STUCK_SECONDS)
-    env = replace(market.env, database=DatabaseSession(away))
+    env = replace(market.env, database=DatabaseSession(postgres_away))
     assert await ask_again(env) == 1
     assert await count_letters(market.env, None) == 1
     assert "dead letters left open" in market.log.events()
@@ -197,12 +195,10 @@ async def test_a_queue_that_is_away_is_asked_again_next_time(market: Market) -> 
 
 
 async def test_a_lost_message_does_not_wait_for_postgres(market: Market) -> None:
-    async def away() -> SkillDatabase:
-        raise DatabaseError("away")
 
     await _scanned(market, 1)
     await asyncio.sleep(STUCK_SECONDS)
-    report = await run_light_repair(replace(market.env, database=DatabaseSession(away)))
+    report = await run_light_repair(replace(market.env, database=DatabaseSession(postgres_away)))
     assert report.asked_again == 1
     assert report.errors == ["DatabaseError: unavailable"]
 
@@ -273,13 +269,11 @@ async def test_after_the_end_the_oldest_are_looked_at_again(market: Market) -> N
 
 
 async def test_the_place_is_kept_in_kv_while_postgres_is_away(market: Market) -> None:
-    async def away() -> SkillDatabase:
-        raise DatabaseError("away")
 
     _mark(market, 3_000, asked_at=market.env.now())
     await _scanned(market, 1)
     await asyncio.sleep(STUCK_SECONDS)
-    env = replace(market.env, database=DatabaseSession(away))
+    env = replace(market.env, database=DatabaseSession(postgres_away))
     assert await ask_again(env) == 0
     assert await ask_again(env) == 1
 

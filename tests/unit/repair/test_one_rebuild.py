@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from marketplace.kv.keys import INDEX_KEY, INDEX_PAGE_PREFIX
-from marketplace.ports.database import DatabaseSession, SkillDatabase
+from marketplace.ports.database import DatabaseSession
 from marketplace.ports.errors import DatabaseError
 from marketplace.repair.rebuild import (
     MAX_ATTEMPTS,
@@ -20,7 +20,7 @@ from marketplace.repair.rebuild import (
 from marketplace.repair.rebuild_job import MAX_PLACED, RebuildJob, load_rebuilds, new_job
 from marketplace.repair.schedule import NIGHTLY_CRON, run_scheduled
 from marketplace.worker.consumers import MAINTENANCE_QUEUE, consume
-from tests.doubles.marketplace import Delivered, Market, make_skills
+from tests.doubles.marketplace import Delivered, Market, make_skills, postgres_away
 from tests.doubles.network import Fault
 from tests.unit.repair.rebuilds import changes, deliver, finished, rebuild
 
@@ -183,10 +183,7 @@ async def test_with_postgres_away_a_rebuild_stands_still_and_goes_on_afterwards(
     (body,) = market.maintenance.bodies
     market.maintenance.bodies.clear()
 
-    async def away() -> SkillDatabase:
-        raise DatabaseError("away")
-
-    env = replace(market.env, database=DatabaseSession(away))
+    env = replace(market.env, database=DatabaseSession(postgres_away))
     last = Delivered(body, attempts=MAX_ATTEMPTS)
     await consume(env, MAINTENANCE_QUEUE, [last])
     assert last.acknowledged

@@ -7,16 +7,22 @@ import pytest
 
 from marketplace.health.check import check_health
 from marketplace.kv.records import read_record, write_record
-from marketplace.ports.database import DatabaseSession, SkillDatabase
+from marketplace.ports.database import DatabaseSession
 from marketplace.ports.env import Settings
-from marketplace.ports.errors import DatabaseError
 from marketplace.publishing.publish import publish_skills
 from marketplace.repair.rebuild import MAX_ATTEMPTS, get_rebuild, start_rebuild
 from marketplace.skills.skill import Skill
 from marketplace.skills.slugs import assignable_candidates
 from marketplace.worker.consumers import MAINTENANCE_QUEUE, consume
 from tests.doubles.database import Held
-from tests.doubles.marketplace import Delivered, Market, fault, make_skill, make_skills
+from tests.doubles.marketplace import (
+    Delivered,
+    Market,
+    fault,
+    make_skill,
+    make_skills,
+    postgres_away,
+)
 from tests.doubles.network import Fault
 from tests.simulation.mutations import mutated
 from tests.unit.repair.rebuilds import changes, damaged, numbers, rebuild, replace_version
@@ -108,11 +114,9 @@ async def test_cut_off_five_times_it_still_completes(market: Market) -> None:
 
 
 async def test_what_only_the_outbox_has_keeps_its_slug(market: Market) -> None:
-    async def away() -> SkillDatabase:
-        raise DatabaseError("away")
 
     skills = make_skills(3)
-    await publish_skills(replace(market.env, database=DatabaseSession(away)), skills)
+    await publish_skills(replace(market.env, database=DatabaseSession(postgres_away)), skills)
     dry = await rebuild(market, dry_run=True)
     real = await rebuild(market)
     assert numbers(dry) == numbers(real)

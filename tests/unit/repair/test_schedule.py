@@ -6,11 +6,11 @@ from dataclasses import replace
 import pytest
 
 from marketplace.health.check import check_health
-from marketplace.ports.database import DatabaseSession, SkillDatabase
-from marketplace.ports.errors import DatabaseError, QueueError
+from marketplace.ports.database import DatabaseSession
+from marketplace.ports.errors import QueueError
 from marketplace.repair.schedule import NIGHTLY_CRON, run_scheduled
 from marketplace.worker.consumers import MAINTENANCE_QUEUE, consume
-from tests.doubles.marketplace import REFUSED, Delivered, Market, fault, make_skills
+from tests.doubles.marketplace import REFUSED, Delivered, Market, fault, make_skills, postgres_away
 from tests.doubles.network import Fault
 
 _CHECK = "*/5 * * * *"
@@ -65,10 +65,8 @@ async def test_a_run_is_skipped_while_another_holds_the_lease(market: Market) ->
 async def test_with_postgres_away_a_check_runs_without_a_lease_and_its_report_is_in_kv(
     market: Market,
 ) -> None:
-    async def away() -> SkillDatabase:
-        raise DatabaseError("away")
 
-    env = replace(market.env, database=DatabaseSession(away))
+    env = replace(market.env, database=DatabaseSession(postgres_away))
     await run_scheduled(env, _CHECK)
     assert (await check_health(env)).last_check["status"] == "failing"
     assert "lease not taken: runs without" in market.log.events()
@@ -77,11 +75,9 @@ async def test_with_postgres_away_a_check_runs_without_a_lease_and_its_report_is
 async def test_with_postgres_away_a_check_begins_no_rebuild_and_the_nightly_run_writes_the_index(
     market: Market,
 ) -> None:
-    async def away() -> SkillDatabase:
-        raise DatabaseError("away")
 
     await market.fill(make_skills(5))
-    env = replace(market.env, database=DatabaseSession(away))
+    env = replace(market.env, database=DatabaseSession(postgres_away))
     await run_scheduled(env, _CHECK)
     assert market.maintenance.bodies == []
     assert (await check_health(env)).last_check["rebuildPutOff"]

@@ -5,7 +5,6 @@ from typing import Any
 from marketplace.catalog.published_skills import PublishedSkills, get_published_skills_list
 from marketplace.kv.index import IndexHeader, IndexWriter, read_index
 from marketplace.kv.records import write_record
-from tests.doubles.loop import current_loop
 from tests.doubles.marketplace import Market, make_skill
 
 
@@ -27,13 +26,6 @@ async def write_index(market: Market, generation: str, *slugs: str) -> IndexHead
     writer = IndexWriter.begin(market.env, generation)
     await writer.add([make_skill(slug).published_summary() for slug in slugs])
     return await writer.finish()
-
-
-async def pass_time(seconds: float) -> None:
-    loop = current_loop()
-    done = loop.create_future()
-    loop.call_later(seconds, done.set_result, None)
-    await done
 
 
 SUMMARY = {"name": "z", "repoUrl": "https://github.com/o/z"}

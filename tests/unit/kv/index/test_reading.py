@@ -1,5 +1,6 @@
 """A damaged index is reported, hides nothing, and is repaired."""
 
+import asyncio
 import base64
 import hashlib
 import json
@@ -17,29 +18,21 @@ from marketplace.catalog.answer import Source
 from marketplace.kv.index import add_to_published_index, index_header, read_index
 from marketplace.kv.index import writing as index_writing
 from marketplace.kv.keys import INDEX_KEY, INDEX_PAGE_PREFIX, index_page_key
-from marketplace.ports.database import DatabaseSession, SkillDatabase
-from marketplace.ports.errors import DatabaseError
+from marketplace.ports.database import DatabaseSession
 from marketplace.ports.kv import KV_VALUE_LIMIT
 from marketplace.skills.listing_rules import ListingQuery
 from tests.doubles.loop import current_loop
-from tests.doubles.marketplace import Market, fault, make_skill, names, new_market
+from tests.doubles.marketplace import Market, fault, make_skill, names, new_market, postgres_away
 from tests.doubles.network import Fault
-from tests.unit.kv.index.indexes import (
-    SUMMARY,
-    listing,
-    pass_time,
-    read_names,
-    write_index,
-    write_records,
-)
+from tests.unit.kv.index.indexes import SUMMARY, listing, read_names, write_index, write_records
 
 
 async def healthy(market: Market) -> None:
     await write_records(market, "a", "b", "c")
     await write_index(market, "g1", "a", "b", "c")
-    await pass_time(2)
+    await asyncio.sleep(2)
     await add_to_published_index(market.env, [make_skill("c", current_version="1.0.1")])
-    await pass_time(2)
+    await asyncio.sleep(2)
 
 
 DAMAGE: dict[str, bytes] = {
@@ -194,11 +187,7 @@ async def test_a_page_that_is_not_what_its_manifest_says_hides_nothing(
 async def test_lines_that_are_no_summaries_hide_no_record(market: Market) -> None:
     await write_records(market, "a", "b", "z")
     signed_page(market, zlib.compress(LINES), 2, "b", "c")
-    env = replace(market.env, database=DatabaseSession(no_database))
+    env = replace(market.env, database=DatabaseSession(postgres_away))
     answer = await listings.get_skills(env, ListingQuery())
     assert (answer.value.total, answer.source) == (3, Source.KV_ENUMERATION)
     assert "kv-index: damaged" in answer.reasons
-
-
-async def no_database() -> SkillDatabase:
-    raise DatabaseError("away")

@@ -1,5 +1,6 @@
 """The index is written in generations, and added to between them."""
 
+import asyncio
 import hashlib
 
 import msgspec
@@ -26,7 +27,7 @@ from marketplace.skills import fingerprint
 from marketplace.skills.fingerprint import Fingerprint
 from tests.doubles.marketplace import Market, fault, make_skill
 from tests.doubles.network import Fault
-from tests.unit.kv.index.indexes import pass_time, read_names, write_index, write_records
+from tests.unit.kv.index.indexes import read_names, write_index, write_records
 
 
 async def test_what_is_written_is_read_with_its_count_and_fingerprint(market: Market) -> None:
@@ -98,16 +99,16 @@ async def test_a_generation_is_removed_when_it_is_old_and_no_reader_is_in_it(
         return [index_page_key(generations[number], 0, 0) for number in numbers]
 
     await write()
-    await pass_time(OLD_SECONDS + 10)
+    await asyncio.sleep(OLD_SECONDS + 10)
     await write()
-    await pass_time(5)
+    await asyncio.sleep(5)
     await write()
     # The first one is old, and was the present one until five seconds ago.
     assert market.kv.keys(INDEX_PAGE_PREFIX) == pages(0, 1, 2)
-    await pass_time(SUPERSEDED_SECONDS + 10)
+    await asyncio.sleep(SUPERSEDED_SECONDS + 10)
     await write()
     assert market.kv.keys(INDEX_PAGE_PREFIX) == pages(1, 2, 3)
-    await pass_time(OLD_SECONDS + 10)
+    await asyncio.sleep(OLD_SECONDS + 10)
     await write()
     assert market.kv.keys(INDEX_PAGE_PREFIX) == pages(3, 4)
 
@@ -123,7 +124,7 @@ async def test_a_repeated_step_writes_no_page_of_the_first_attempt_again(market:
         written.append(writer)
     await written[1].finish()
     assert await read_names(market) == ["a-1"]
-    await pass_time(2)
+    await asyncio.sleep(2)
     await written[0].finish()  # it was only slow
     assert await read_names(market) == ["a-0"]
 
@@ -141,9 +142,9 @@ async def test_pages_of_a_write_that_was_cut_off_for_good_go_with_a_later_write(
 ) -> None:
     await write_index(market, "present", "a")
     left = await write_cut_off(market, "a")
-    await pass_time(OLD_SECONDS / 2)
+    await asyncio.sleep(OLD_SECONDS / 2)
     under_way = await write_cut_off(market, "a")
-    await pass_time(OLD_SECONDS / 2 + 10)
+    await asyncio.sleep(OLD_SECONDS / 2 + 10)
     await write_records(market, "a")
     market.kv.damage(f"{INDEX_PAGE_PREFIX}something-else", b"x")
     generation = new_generation(market.env)
@@ -161,7 +162,7 @@ async def test_pages_of_a_write_that_was_cut_off_for_good_go_with_a_later_write(
 async def test_generations_in_use_stay_however_old_they_are(market: Market) -> None:
     for _ in range(3):
         await write_index(market, new_generation(market.env), "a")
-        await pass_time(3 * OLD_SECONDS)
+        await asyncio.sleep(3 * OLD_SECONDS)
     assert len(market.kv.keys(INDEX_PAGE_PREFIX)) == 2  # present and previous
     assert await read_names(market) == ["a"]
 
@@ -170,11 +171,11 @@ async def test_removing_is_bounded_and_its_failure_fails_no_write(market: Market
     await write_index(market, "present", "a")
     for number in range(MAX_REMOVED + 5):
         market.kv.damage(index_page_key(f"{EPOCH}-{number:03}", 0, 0), b"x")
-    await pass_time(2 * OLD_SECONDS)
+    await asyncio.sleep(2 * OLD_SECONDS)
     await write_index(market, new_generation(market.env), "a")
     assert market.kv.operations["delete"] == MAX_REMOVED
     assert len(market.kv.keys(INDEX_PAGE_PREFIX)) == 5 + 2
-    await pass_time(SUPERSEDED_SECONDS + 10)
+    await asyncio.sleep(SUPERSEDED_SECONDS + 10)
     market.kv.faults = fault(Fault.FAIL, "list", "delete")
     await write_index(market, new_generation(market.env), "a", "b")
     assert await read_names(market) == ["a", "b"]
@@ -182,7 +183,7 @@ async def test_removing_is_bounded_and_its_failure_fails_no_write(market: Market
 
 async def test_adding_takes_one_read_and_one_write_for_a_batch(market: Market) -> None:
     await write_index(market, "g1", "a", "b")
-    await pass_time(2)
+    await asyncio.sleep(2)
     before = market.kv.operations.total()
     newer = make_skill("b", current_version="2.0.0")
     assert await add_to_published_index(market.env, [newer, make_skill("c")])
@@ -198,9 +199,9 @@ async def test_adding_takes_one_read_and_one_write_for_a_batch(market: Market) -
 async def test_adding_is_at_most_once_a_second_and_never_raises(market: Market) -> None:
     assert await add_to_published_index(market.env, [make_skill("a")])
     assert not await add_to_published_index(market.env, [make_skill("b")])
-    await pass_time(1.1)
+    await asyncio.sleep(1.1)
     assert await add_to_published_index(market.env, [make_skill("c")])
-    await pass_time(1.1)
+    await asyncio.sleep(1.1)
     for kind in (Fault.FAIL, Fault.HANG):
         market.kv.faults = fault(kind, "put")
         assert not await add_to_published_index(market.env, [make_skill("d")])
@@ -215,7 +216,7 @@ async def test_recent_entries_are_bounded_and_the_oldest_go_first(
     monkeypatch.setattr(index_writing, "RECENT_LIMIT", 3)
     for slug in "abcde":
         await add_to_published_index(market.env, [make_skill(slug)])
-        await pass_time(1.1)
+        await asyncio.sleep(1.1)
     assert await read_names(market) == ["c", "d", "e"]
     assert market.log.events() == ["index-recent-full"] * 2
 
@@ -224,7 +225,7 @@ async def test_a_full_write_keeps_what_came_while_it_ran_and_drops_what_it_conta
     market: Market,
 ) -> None:
     await add_to_published_index(market.env, [make_skill("old")])
-    await pass_time(index_writing.CARRIED_SECONDS + 10)
+    await asyncio.sleep(index_writing.CARRIED_SECONDS + 10)
     writer = IndexWriter.begin(market.env, "g1")
     await writer.add([make_skill("old").published_summary()])
     await add_to_published_index(market.env, [make_skill("new")])

@@ -10,12 +10,11 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from cli import answers
-from marketplace.ports.database import DatabaseSession, SkillDatabase
+from marketplace.ports.database import DatabaseSession
 from marketplace.ports.env import Settings
-from marketplace.ports.errors import DatabaseError
 from marketplace.web.app import create_app
 from tests.doubles.loop import SimulatedLoop
-from tests.doubles.marketplace import Market, make_skills
+from tests.doubles.marketplace import Market, make_skills, postgres_away
 
 _KEY = "k" * 40
 _HEADERS = {"X-Internal-Key": _KEY}
@@ -125,10 +124,8 @@ async def test_the_answers_are_what_the_command_line_reads(
 
 @pytest.mark.market(settings=Settings(internal_keys=(_KEY,)))
 async def test_a_dry_run_without_postgres_answers_503_and_says_what_to_do(market: Market) -> None:
-    async def away() -> SkillDatabase:
-        raise DatabaseError("away")
 
-    market.env = replace(market.env, database=DatabaseSession(away))
+    market.env = replace(market.env, database=DatabaseSession(postgres_away))
     async with _client(market) as client:
         url = "/api/v1/admin/rebuild-index?dryRun=true"
         answer = await client.post(url, headers=_HEADERS)
