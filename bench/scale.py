@@ -176,7 +176,7 @@ class Marketplace:
 
     def steps(self, job: str) -> list[dict[str, Any]]:
         """What the Worker logged at the end of each of a rebuild's steps."""
-        lines = (line for line in self._log_file.open() if "rebuild step finished" in line)
+        lines = (line for line in self._log_file.open() if "rebuild-step-finished" in line)
         found = [json.loads(line[line.index("{") :]) for line in lines]
         return [line for line in found if line["job"] == job]
 
@@ -300,9 +300,9 @@ class Scale:
         found.note(phase, "time, steps", f"{seconds:.1f} s, {len(steps)}")
         operations = report["progress"]["maxKvOperations"]
         found.at_most(phase, "KV operations of a step", operations, KV_OPERATIONS_LIMIT, "")
-        longest = max(step["durationMs"] for step in steps) / 1000
+        longest = max(step["duration_ms"] for step in steps) / 1000
         found.at_most(phase, "longest step", longest, STEP_SECONDS_LIMIT, "s")
-        heap = max(step["heapBytes"] for step in steps) / MIB
+        heap = max(step["heap_bytes"] for step in steps) / MIB
         found.at_most(phase, "heap", heap, HEAP_LIMIT, "MiB")
 
     def expect(self, phase: str, report: Mapping[str, Any], **numbers: int) -> None:

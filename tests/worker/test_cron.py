@@ -25,8 +25,8 @@ LIGHT_CHECK: Final = "*/5 * * * *"
 NAMES: Final = [f"Clockwork {number:02}" for number in range(12)]
 SLUGS: Final = {f"clockwork-{number:02}" for number in range(12)}
 CHANGES: Final = ("prismaBackfilled", "kvBackfilled", "conflictsResolved", "errors")
-FINISHED: Final = '"event":"scheduled run finished"'
-SKIPPED: Final = '"event":"scheduled run skipped: lease held"'
+FINISHED: Final = '"event":"scheduled-run-finished"'
+SKIPPED: Final = '"event":"scheduled-run-skipped"'
 
 
 @pytest.fixture(scope="module")

@@ -201,7 +201,7 @@ def test_postgres_that_refuses_every_session(healthy: Marketplace, client: httpx
     assert "refuses every session" in recommendation["action"]
     assert "does not exist" in recommendation["reason"]
     log = log_until_now(healthy, client)
-    for event in ("read falls back: postgres failed", "health: postgres not read"):
+    for event in ("read-falls-back", "health-source-not-read"):
         assert f'{{"level":"error","event":"{event}"' in log
     assert health(client)["status"] == "ok"
 

@@ -31,7 +31,7 @@ OWNERS: Final = [f"crowd-{number}" for number in range(4)]
 NAMES: Final = [f"Crowd skill {number:02}" for number in range(50)]
 COUNT: Final = len(OWNERS) * len(NAMES)
 RESULTS_AT_ONCE: Final = 8
-BATCH_LINE: Final = '"event":"publish batch of '
+BATCH_LINE: Final = '"event":"publish-batch"'
 
 
 @pytest.fixture(scope="module")

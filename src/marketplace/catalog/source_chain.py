@@ -92,7 +92,7 @@ class Reading:
         self.reasons.append(f"{source}: {error.reason}")
         self.is_late = self.is_late or error.reason == "timeout"
         self.env.log(
-            f"read falls back: {source} failed",
+            "read-falls-back",
             level=error.level,
             source=source,
             reason=error.reason,

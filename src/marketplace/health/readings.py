@@ -94,7 +94,7 @@ async def read_source(
     else:
         return _Reading(value, elapsed())
     error = f"{failure.reason}: {failure}"
-    env.log(f"health: {source} not read", level=failure.level, source=source, reason=error)
+    env.log("health-source-not-read", level=failure.level, source=source, reason=error)
     return _Reading(None, elapsed(), error, refused=isinstance(failure, DatabaseRefused))
 
 

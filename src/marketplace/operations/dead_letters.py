@@ -31,7 +31,7 @@ async def bury(
         attempts=message.attempts,
         failed_at=env.now(),
     )
-    env.log(f"dead letter {letter.id}", level="warning", id=letter.id, reason=reason, detail=detail)
+    env.log("dead-letter", level="warning", id=letter.id, reason=reason, detail=detail)
     database = await get_db(env)
     await database.store_dead_letter(letter)
 
@@ -49,7 +49,7 @@ async def mark_sent_again(env: Env, queue: str, bodies: Sequence[Any], *, at: st
         database = await get_db(env)
         await database.mark_redriven([dead_letter_id(queue, body) for body in bodies], at=at)
     except DatabaseError as error:
-        env.log("dead letters left open", level=error.level, reason=error.reason)
+        env.log("dead-letters-left-open", level=error.level, reason=error.reason)
 
 
 async def move_letters(env: Env) -> None:

@@ -21,7 +21,7 @@ async def take_lease(env: Env, name: str, holder: str) -> bool:
         database = await get_db(env)
         return await database.acquire_lease(name, holder, now=env.now(), expires_at=expires_at)
     except DatabaseError as error:
-        env.log("lease not taken: runs without", level=error.level, reason=error.reason)
+        env.log("lease-not-taken", level=error.level, reason=error.reason)
         return True
 
 
@@ -30,4 +30,4 @@ async def give_lease_back(env: Env, name: str, holder: str) -> None:
     try:
         await (await get_db(env)).release_lease(name, holder)
     except DatabaseError as error:
-        env.log("lease not released", level=error.level, reason=error.reason)
+        env.log("lease-not-released", level=error.level, reason=error.reason)

@@ -75,6 +75,6 @@ async def _redrive(env: Env, letter_id: str, letter: DeadLetter | None) -> Redri
         await send_messages(env, env.publish_queue, [letter.body])
         await (await get_db(env)).mark_redriven([letter_id], at=began)
     except StorageError as error:
-        env.log("dead letter not redriven", level="error", id=letter_id, reason=error.reason)
+        env.log("dead-letter-not-redriven", level="error", id=letter_id, reason=error.reason)
         return RedriveResult(letter_id, RedriveOutcome.FAILED, error.reason)
     return RedriveResult(letter_id, RedriveOutcome.REDRIVEN)

@@ -26,7 +26,7 @@ async def save_report(env: Env, name: str, report: Mapping[str, Any]) -> None:
     try:
         await save_state(env, name, document)
     except StorageError as error:
-        env.log(f"report {name} not kept", level="error", reason=error.reason)
+        env.log("report-not-kept", level="error", reason=error.reason, report=name)
 
 
 async def save_state(env: Env, name: str, document: bytes) -> None:
@@ -35,7 +35,7 @@ async def save_state(env: Env, name: str, document: bytes) -> None:
         database = await get_db(env)
         await database.save_state(name, document)
     except DatabaseError as error:
-        env.log(f"postgres unavailable: {name} kept in kv", level="warning", reason=error.reason)
+        env.log("state-kept-in-kv", level="warning", reason=error.reason, state=name)
         await kv_state.save_state(env, name, document)
 
 
@@ -49,7 +49,7 @@ async def load_states(env: Env, name: str, kind: type[T]) -> list[T]:
         try:
             states.append(json_text.decode(document, kind))
         except json_text.UnreadableJson as error:  # of another version of this code, or damage
-            env.log(f"state {name} not readable", level="error", state=name, reason=str(error))
+            env.log("state-malformed", level="error", state=name, reason=str(error))
     return states
 
 
@@ -61,13 +61,13 @@ async def _load_documents(env: Env, name: str) -> list[bytes]:
         documents.append(await database.load_state(name))
     except DatabaseError as error:
         away = error
-        env.log(f"postgres unavailable: {name} read from kv", level="warning", reason=error.reason)
+        env.log("state-read-from-kv", level="warning", reason=error.reason, state=name)
     try:
         documents.append(await kv_state.load_state(env, name))
     except KvError as error:
         if away is not None:
             raise
-        env.log(f"kv unavailable: {name} read from postgres", level="warning", reason=error.reason)
+        env.log("state-read-from-postgres", level="warning", reason=error.reason, state=name)
     return [document for document in documents if document]
 
 

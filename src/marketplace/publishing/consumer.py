@@ -69,7 +69,7 @@ async def handle_publish_batch(env: Env, messages: Sequence[QueueMessage]) -> Ba
     report = BatchReport()
     await _handle(env, messages, report)
     env.log(
-        f"publish batch of {len(messages)}: {report.published} published",
+        "publish-batch",
         messages=len(messages),
         published=report.published,
         buried=report.buried,
@@ -85,15 +85,15 @@ async def _handle(env: Env, messages: Sequence[QueueMessage], report: BatchRepor
         readings = await _read_submissions(env, messages)
         await _publish(env, messages, readings, report)
     except KvError as error:
-        env.log("kv unavailable: batch retried", level="warning", reason=error.reason)
+        env.log("publish-batch-retried", level="warning", reason=error.reason)
         for message in messages:
             _retry(message, report, error.reason)
     except Exception as error:  # noqa: BLE001 - a bug that one message meets is not its neighbours'
         if len(messages) == 1:
-            env.log("message not processed", level="error", id=messages[0].id, reason=repr(error))
+            env.log("message-not-processed", level="error", id=messages[0].id, reason=repr(error))
             _retry(messages[0], report, "unexpected-error")
             return
-        env.log("batch taken apart", level="error", messages=len(messages), reason=repr(error))
+        env.log("publish-batch-split", level="error", messages=len(messages), reason=repr(error))
         for message in messages:
             await _handle(env, [message], report)
 
@@ -222,7 +222,7 @@ async def _note_publications(
             await record_publication(env, publication)
         except KvError as error:
             env.log(
-                f"kv unavailable: publication of {publication.submission_id} not noted",
+                "publication-not-noted",
                 level="warning",
                 id=publication.submission_id,
                 reason=error.reason,

@@ -83,7 +83,7 @@ async def _allowed(
     try:
         records = {**records, **await read_records(env, unread)}
     except KvError as error:
-        env.log("kv unavailable: slugs not checked", level="warning", reason=error.reason)
+        env.log("slugs-not-checked", level="warning", reason=error.reason, source="kv")
         projected.failed |= dict.fromkeys(unread, error)
     held = {slug: record for slug, record in records.items() if isinstance(record, Skill)}
     owners = await _owners(env, rows, [held[row.name] for row in rows if row.name in held])
@@ -98,7 +98,7 @@ async def _allowed(
             projected.newer.append(record)
         else:
             env.log(
-                f"{row.name} not written to kv: another skill has it there",
+                "slug-taken-in-kv",
                 level="warning",
                 slug=row.name,
                 reason="conflict",
@@ -115,7 +115,7 @@ async def _owners(env: Env, rows: Iterable[Skill], records: Iterable[Skill]) -> 
             if found is not None:
                 owners[identity] = found
     except DatabaseError as error:
-        env.log("postgres unavailable: slugs not checked", level="warning", reason=error.reason)
+        env.log("slugs-not-checked", level="warning", reason=error.reason, source="postgres")
     return owners
 
 
@@ -135,7 +135,7 @@ async def _write_failure(
         await write(env, skill)
     except (KvError, InvalidRecord) as error:
         env.log(
-            f"kv unavailable: {skill.name} not stored there",
+            "skill-not-stored-in-kv",
             level="warning",
             slug=skill.name,
             reason=error.reason if isinstance(error, KvError) else "invalid-record",
@@ -154,7 +154,7 @@ async def _note(env: Env, written: Sequence[Skill]) -> list[Skill]:
         database = await get_db(env)
         rows = [await database.get_skill(name) for name in await database.mark_in_kv(keys)]
     except DatabaseError as error:
-        env.log("postgres unavailable: kv state not noted", level="warning", reason=error.reason)
+        env.log("kv-state-not-noted", level="warning", reason=error.reason)
         return []
     return [row for row in rows if row is not None]
 
@@ -190,7 +190,7 @@ async def _store_untrusted(env: Env, skill: Skill) -> Skill | None:
     try:
         waiting = await find_identity_in_outbox(env, skill.identity)
     except KvError as error:
-        env.log("kv unavailable: outbox not read", level="warning", reason=error.reason)
+        env.log("outbox-not-read", level="warning", reason=error.reason)
         return None
     if waiting is not None and not replaces(skill, waiting.skill, trusted=False):
         return waiting.skill

@@ -103,10 +103,11 @@ async def _store_in_database(env: Env, plans: Sequence[SlugPlan]) -> Mapping[str
                 waiting.pop(0)
         except DatabaseError as error:
             env.log(
-                f"postgres unavailable: {len(waiting)} skills not stored there",
+                "skills-not-stored-in-postgres",
                 level=error.level,
                 reason=error.reason,
                 detail=str(error),
+                skills=len(waiting),
             )
             if error.reason == "timeout":
                 break  # a second wait as long would only delay what KV can take now
@@ -125,7 +126,7 @@ async def _upsert(
         if error.reason not in ("rejected", "conflict"):
             raise
         env.log(
-            f"postgres rejected {plan.skill.identity}",
+            "skill-rejected-by-postgres",
             level="error",
             identity=plan.skill.identity,
             reason=error.reason,

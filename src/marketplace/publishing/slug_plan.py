@@ -27,7 +27,7 @@ async def read_wanted_records(env: Env, skills: Iterable[Skill]) -> Records:
     try:
         return await read_records(env, slugs)
     except KvError as error:
-        env.log("kv unavailable: slugs not checked", level="warning", reason=error.reason)
+        env.log("slugs-not-checked", level="warning", reason=error.reason, source="kv")
         return {}
 
 

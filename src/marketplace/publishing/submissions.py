@@ -150,7 +150,7 @@ async def _keep(
         standing = await kv_submissions.record_scan(env, submission, scan)
     except KvError as error:
         env.log(
-            f"kv unavailable: verdict on {scan.submission_id} not kept",
+            "verdict-not-kept",
             level="warning",
             id=scan.submission_id,
             reason=error.reason,
@@ -169,7 +169,7 @@ async def enqueue(env: Env, scans: Sequence[Scan]) -> Sequence[str]:
     try:
         await send_messages(env, env.publish_queue, messages)
     except QueueError as error:
-        env.log("queue unavailable: nothing enqueued", level="error", reason=error.reason)
+        env.log("nothing-enqueued", level="error", reason=error.reason)
         return [scan.submission_id for scan in scans]
     return ()
 

@@ -41,7 +41,7 @@ async def run_light_repair(env: Env) -> LightRepairReport:
             await part(env, report)
         except (DatabaseError, KvError) as error:
             report.errors.append(f"{type(error).__name__}: {error.reason}")
-            env.log("light repair cut short", level="error", reason=error.reason, detail=str(error))
+            env.log("light-repair-cut-short", level="error", reason=error.reason, detail=str(error))
     return report
 
 

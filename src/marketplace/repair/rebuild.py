@@ -92,7 +92,7 @@ def _ask(env: Env, kept: Rebuilds | None, job: RebuildJob, *, follow: bool) -> R
 
 
 async def _write_index_alone(env: Env, job: RebuildJob, away: DatabaseError) -> RebuildJob:
-    env.log("rebuild writes the index alone", level="error", job=job.id, reason=away.reason)
+    env.log("rebuild-of-index-alone", level="error", job=job.id, reason=away.reason)
     if job.dry_run:
         raise DatabaseNeeded("A dry run needs PostgreSQL, which is away.") from away
     try:
@@ -118,7 +118,7 @@ async def handle_rebuild_messages(env: Env, messages: Sequence[QueueMessage]) ->
     for message in messages:
         job_id = job_id_of(message.body)
         if job_id is None:
-            env.log("no rebuild in this message", level="error", id=message.id)
+            env.log("rebuild-message-malformed", level="error", id=message.id)
             message.ack()
             continue
         try:
@@ -134,7 +134,7 @@ async def handle_rebuild_messages(env: Env, messages: Sequence[QueueMessage]) ->
 
 def _log_failure(env: Env, job_id: str, error: StorageError) -> None:
     env.log(
-        "rebuild step failed", level="error", job=job_id, reason=error.reason, detail=str(error)
+        "rebuild-step-failed", level="error", job=job_id, reason=error.reason, detail=str(error)
     )
 
 
@@ -173,14 +173,14 @@ async def advance(env: Env, job_id: str, *, seconds: float = STEP_SECONDS) -> Re
     job.under_way, job.abandoned = False, 0
     job.max_kv_operations = max(job.max_kv_operations, step.kv_operations)
     env.log(
-        "rebuild step finished",
+        "rebuild-step-finished",
         job=job.id,
         step=job.steps,
         stage=job.stage,
         processed=job.processed,
-        kvOperations=step.kv_operations,
-        durationMs=(env.clock() - began) / timedelta(milliseconds=1),
-        heapBytes=env.heap_bytes(),
+        kv_operations=step.kv_operations,
+        duration_ms=(env.clock() - began) / timedelta(milliseconds=1),
+        heap_bytes=env.heap_bytes(),
     )
 
     def save(kept: Rebuilds | None) -> Rebuilds | None:
@@ -227,7 +227,7 @@ async def _follow_up(env: Env, saved: Rebuilds | None, job_id: str) -> None:
 
 async def _report(env: Env, job: RebuildJob) -> None:
     report = job.report(env.now())
-    env.log("rebuild finished", report=report)
+    env.log("rebuild-finished", report=report)
     if not job.dry_run:
         await save_report(env, LAST_REPAIR, report)
 
@@ -257,7 +257,7 @@ async def resume_stalled(env: Env) -> RebuildJob | None:
         before = await load_rebuilds(env)
         resumed = await change_rebuilds(env, resume)
     except DatabaseError as error:
-        env.log("rebuild state not read", level="warning", reason=error.reason)
+        env.log("rebuild-state-not-read", level="warning", reason=error.reason)
         return None
     if resumed is None or before is None:
         return before.current if before is not None and not before.current.complete else None
@@ -265,7 +265,7 @@ async def resume_stalled(env: Env) -> RebuildJob | None:
     if resumed.current.complete:
         return None
     job = resumed.current
-    env.log("rebuild resumed", level="warning", job=job.id, resumed=job.abandoned, stage=job.stage)
+    env.log("rebuild-resumed", level="warning", job=job.id, resumed=job.abandoned, stage=job.stage)
     return job
 
 

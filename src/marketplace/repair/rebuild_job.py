@@ -185,7 +185,7 @@ def _decode(env: Env, document: bytes | None) -> Rebuilds | None:
     try:
         return json_text.decode(document, Rebuilds)
     except json_text.UnreadableJson as error:  # of another version of this code, or damage
-        env.log("rebuild state not readable", level="error", reason=str(error))
+        env.log("rebuild-state-malformed", level="error", reason=str(error))
         return None
 
 

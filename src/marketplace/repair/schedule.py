@@ -48,20 +48,20 @@ async def run_scheduled(env: Env, cron: str) -> None:
     holder = secrets.token_hex(8)
     try:
         if not await take_lease(env, name, holder):
-            env.log("scheduled run skipped: lease held", level="warning", cron=cron)
+            env.log("scheduled-run-skipped", level="warning", cron=cron)
             return
         try:
             await _run(env, cron, work)
         finally:
             await give_lease_back(env, name, holder)
     except StorageError as error:
-        env.log("scheduled run failed", level="error", cron=cron, reason=error.reason)
+        env.log("scheduled-run-failed", level="error", cron=cron, reason=error.reason)
         raise
 
 
 async def _run(env: Env, cron: str, work: Callable[[Env], Awaitable[Report]]) -> None:
     report = {"cron": cron, "startedAt": env.now()} | await work(env)
-    env.log("scheduled run finished", **report)
+    env.log("scheduled-run-finished", cron=cron, report=report)
     await save_report(env, LAST_CHECK, report)
 
 

@@ -38,7 +38,7 @@ async def require_operator(
         )
     except Unauthenticated:
         for sentence in describe_unusable_secrets(env.settings):
-            env.log(sentence, level="error")
+            env.log("secret-unusable", level="error", detail=sentence)
         raise
 
 

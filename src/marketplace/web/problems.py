@@ -150,7 +150,7 @@ async def _forbidden(_request: Request, error: Exception) -> Response:
 def log_storage_failure(request: Request, error: Exception) -> None:
     """The one line about a request that storage could not answer."""
     env_of(request).log(
-        "request failed: storage unavailable",
+        "request-failed",
         level="error",
         path=request.scope["path"],
         reason=getattr(error, "reason", "unavailable"),
@@ -176,7 +176,7 @@ async def _database_needed(request: Request, error: Exception) -> Response:
 
 async def _damaged_record(request: Request, error: Exception) -> Response:
     env_of(request).log(
-        "request failed: damaged record",
+        "request-met-damaged-record",
         level="error",
         path=request.scope["path"],
         detail=str(error),
@@ -238,10 +238,11 @@ class LastResort:
 def _log_defect(request: Request, error: Exception) -> None:
     where = traceback.extract_tb(error.__traceback__)[-1]
     env_of(request).log(
-        f"request failed: {type(error).__name__}",
+        "request-met-defect",
         level="error",
         path=request.scope["path"],
         method=request.method,
         detail=str(error),
         where=f"{where.filename}:{where.lineno}",
+        error=type(error).__name__,
     )

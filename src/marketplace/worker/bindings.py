@@ -72,7 +72,7 @@ def _binding(raw: Any, name: str) -> Any:
     value = getattr(raw, name, None)
     if value is None:
         missing = MissingBinding(name)
-        log_to_stdout(str(missing), level="error", binding=name)
+        log_to_stdout("binding-missing", level="error", binding=name, detail=str(missing))
         raise missing
     return value
 

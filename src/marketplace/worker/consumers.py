@@ -28,7 +28,7 @@ async def consume(env: Env, queue: str, messages: Sequence[QueueMessage]) -> Non
     elif queue == MAINTENANCE_QUEUE:
         await handle_rebuild_messages(env, messages)
     else:
-        env.log(f"no consumer for queue {queue}", level="error", queue=queue)
+        env.log("queue-unknown", level="error", queue=queue)
         for message in messages:
             message.retry(delay_seconds=retry_delay(message.attempts))
 
@@ -49,7 +49,7 @@ async def _keep_dead_letters(env: Env, messages: Sequence[QueueMessage]) -> None
             )
         except StorageError as error:
             body = {"body": message.body} if message.attempts >= LAST_ATTEMPT else {}
-            env.log("dead letter not kept", level="error", reason=error.reason, **body)
+            env.log("dead-letter-not-kept", level="error", reason=error.reason, **body)
             message.retry(delay_seconds=retry_delay(message.attempts))
         else:
             message.ack()

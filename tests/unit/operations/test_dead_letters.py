@@ -77,7 +77,7 @@ async def test_with_postgres_away_the_queue_keeps_the_message_and_its_last_attem
     last = Delivered(body, attempts=LAST_ATTEMPT)
     await consume(env, DEAD_LETTER_QUEUE, [early, last])
     assert [early.retried, last.retried] == [True, True]
-    lines = [line for line in market.log.lines if line["event"] == "dead letter not kept"]
+    lines = [line for line in market.log.lines if line["event"] == "dead-letter-not-kept"]
     assert [line.get("body") for line in lines] == [None, body]
     assert {line["level"] for line in lines} == {"error"}
     again = Delivered(body)

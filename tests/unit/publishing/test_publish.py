@@ -432,7 +432,7 @@ async def test_listings_name_their_source_and_say_when_they_are_degraded(market:
     assert await ask() == (Source.KV_ENUMERATION, True)
     market.kv.faults = kv_away
     assert await ask() == (Source.SEED, True)
-    assert any("read falls back" in event for event in market.log.events())
+    assert any("read-falls-back" in event for event in market.log.events())
 
 
 async def test_with_postgres_away_nothing_is_written_where_another_may_be_by_now(

@@ -142,7 +142,7 @@ async def test_what_passed_is_sent_again_with_postgres_away_and_its_letter_stays
     env = replace(market.env, database=DatabaseSession(postgres_away))
     assert await ask_again(env) == 1
     assert await count_letters(market.env, None) == 1
-    assert "dead letters left open" in market.log.events()
+    assert "dead-letters-left-open" in market.log.events()
 
 
 async def test_what_is_decided_or_not_scanned_is_not_asked_for(market: Market) -> None:

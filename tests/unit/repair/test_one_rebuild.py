@@ -262,4 +262,4 @@ async def test_a_message_without_an_id_is_logged_and_acknowledged(
     message = Delivered(body)
     await consume(market.env, MAINTENANCE_QUEUE, [message])
     assert message.acknowledged
-    assert market.log.events() == ["no rebuild in this message"]
+    assert market.log.events() == ["rebuild-message-malformed"]
