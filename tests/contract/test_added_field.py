@@ -1,6 +1,5 @@
 """Fields are added by the model and a migration alone, beside skills that were there before."""
 
-import asyncio
 import json
 import os
 import shutil
@@ -49,11 +48,11 @@ NEWER: Final = {
 OLDER: Final = {"homepage": "", "topics": [], "rating": 0.0, "reviewedAt": None}
 
 
-def test_fields_need_the_model_and_a_migration_alone(
+async def test_fields_need_the_model_and_a_migration_alone(
     postgres_server: PostgresServer, database: str, tmp_path: Path
 ) -> None:
     options = postgres_server.options(database)
-    before = asyncio.run(carry_out(Task(options=options, record=_record("older"))))
+    before = await carry_out(Task(options=options, record=_record("older")))
 
     code = _code_with_more_fields(tmp_path)
     postgres_server.run_script(database, MIGRATION)

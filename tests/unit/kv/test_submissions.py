@@ -6,7 +6,6 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from marketplace.kv.state import load_state, save_state
 from marketplace.kv.submissions import (
     PendingSubmission,
     create_submission,
@@ -184,9 +183,3 @@ async def test_damaged_submissions_are_told_from_missing_ones(market: Market) ->
     with pytest.raises(InvalidRecord):
         await submission_status(market.env, "id-1")
     assert await get_submission(market.env, "\ud800") is None
-
-
-async def test_a_state_is_kept_under_its_name(market: Market) -> None:
-    assert await load_state(market.env, "report") is None
-    await save_state(market.env, "report", b"{}")
-    assert await load_state(market.env, "report") == b"{}"

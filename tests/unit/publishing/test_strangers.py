@@ -25,6 +25,7 @@ from marketplace.skills.seed import load_seed
 from marketplace.skills.skill import Skill
 from marketplace.skills.submission import Scan, Submission, SubmissionState, Verdict
 from marketplace.worker.consumers import consume
+from tests.doubles.database import no_hook
 from tests.doubles.marketplace import Delivered, Market, fault, postgres_away
 from tests.doubles.network import Fault
 
@@ -387,17 +388,13 @@ async def test_a_stranger_changes_nothing_that_was_listed_since_the_stores_were_
 
     async def meanwhile(operation: str) -> None:
         if operation == "upsert_skill" and not market.tables.rows:
-            market.tables.before = _no_hook
+            market.tables.before = no_hook
             await publish_skills(market.env, [_listed()])
 
     market.tables.before = meanwhile
     message = await _pass(market, _submission("stranger", version="9.0.0"), 20)
     await _deliver(market, message)
     assert _row(market).description == "As listed."
-
-
-async def _no_hook(_operation: str) -> None:
-    return None
 
 
 async def test_the_index_has_nothing_of_a_stranger_that_postgres_has_not(market: Market) -> None:

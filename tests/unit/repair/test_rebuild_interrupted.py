@@ -1,6 +1,7 @@
 """A rebuild that is cut off, abandoned or refused: it goes on, and its report stays right."""
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from marketplace.repair.rebuild import (
     start_rebuild,
 )
 from marketplace.worker.consumers import MAINTENANCE_QUEUE, consume
+from tests.doubles.database import no_hook
 from tests.doubles.loop import Invocation, current_loop
 from tests.doubles.loop import finished as ended
 from tests.doubles.marketplace import REFUSED, Delivered, Market, fault, make_skills, run
@@ -53,7 +55,7 @@ async def _interrupted(market: Market, *, cut_at: int) -> bool:
     assert report["ok"]
     assert report["rebuilt"] == 49
     assert report["resumed"] <= was_cut
-    market.tables.before = market.tables.after = _nothing
+    market.tables.before = market.tables.after = no_hook
     await run_light_repair(market.env)  # rows that KV is not known to hold
     with await market.database() as database:
         unknown = [skill.name for skill in await database.skills_not_in_kv(limit=100)]
@@ -62,19 +64,11 @@ async def _interrupted(market: Market, *, cut_at: int) -> bool:
     return was_cut
 
 
-async def _nothing(_operation: str) -> None:
-    pass
-
-
 @pytest.mark.parametrize("first", range(1, 9))
 def test_killed_at_any_await_the_next_rebuild_finds_nothing_to_do(first: int) -> None:
     cut_at, was_cut = first, True
     while was_cut:
-
-        async def test(market: Market) -> bool:
-            return await _interrupted(market, cut_at=cut_at)  # noqa: B023
-
-        was_cut = run(test)
+        was_cut = run(partial(_interrupted, cut_at=cut_at))
         cut_at += 8
     assert cut_at > 100
 
@@ -105,7 +99,7 @@ async def test_a_restart_of_postgres_costs_a_retry_and_not_the_rest_of_the_rebui
     first = Delivered(body)
     await consume(market.env, MAINTENANCE_QUEUE, [first])
     assert first.retried
-    market.tables.before = _nothing
+    market.tables.before = no_hook
     await deliver(market)
     report = await finished(market, job.id)
     assert (report["ok"], report["prismaBackfilled"], report["rebuilt"]) == (True, 30, 30)
