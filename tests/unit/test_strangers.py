@@ -20,7 +20,7 @@ from marketplace.publishing.messages import PUBLISH_QUEUE, publish_message
 from marketplace.publishing.publish import publish_skills
 from marketplace.publishing.submissions import get_submission_status, submit
 from marketplace.repair.light_repair import run_light_repair
-from marketplace.repair.rebuild import start_rebuild
+from marketplace.repair.rebuild import describe, start_rebuild
 from marketplace.skills.listing_rules import ListingQuery
 from marketplace.skills.seed import load_seed
 from marketplace.skills.skill import Skill
@@ -271,6 +271,7 @@ def test_without_postgres_a_strangers_new_skill_is_listed_from_the_outbox() -> N
         await _repair(market)
         assert market.kv.keys("outbox:") == []
         assert _row(market).description == "As first says."
+        assert _row(market).name == entry.skill.name, "links to it are out there"
 
     run(test)
 
@@ -292,6 +293,23 @@ def test_what_a_stranger_left_in_the_outbox_gives_way_to_what_turns_out_to_be_li
         assert found.value.description == "As listed."
         await _repair(market)
         assert _row(market).description == "As listed."
+        assert market.kv.keys("outbox:") == []
+
+    run(test)
+
+
+@pytest.mark.parametrize(("listed", "backfilled"), [(True, 0), (False, 1)])
+def test_a_rebuild_counts_what_a_stranger_brings_and_not_what_gives_way(
+    listed: bool, backfilled: int
+) -> None:
+    async def test(market: Market) -> None:
+        message = await _pass(market, _submission("stranger", version="9.0.0"), 20)
+        await _deliver(market, message, env=_without_postgres(market))
+        if listed:
+            await market.fill([_listed()])
+        job = await start_rebuild(market.env, wait_seconds=20)
+        assert job.complete
+        assert describe(market.env, job)["prismaBackfilled"] == backfilled
         assert market.kv.keys("outbox:") == []
 
     run(test)
@@ -319,8 +337,9 @@ def test_in_one_batch_the_trusted_state_counts_and_both_messages_are_done() -> N
         await _deliver(market, *messages)
         assert [message.acknowledged for message in messages] == [True, True]
         assert _row(market).description == "As operator says."
+        assert market.kv.refusals["skill:reader"] == 0
 
-    run(test)
+    run(test, rate_limited=True)
 
 
 def test_a_trusted_update_replaces_what_a_stranger_said_and_stays() -> None:
