@@ -129,7 +129,8 @@ def test_whoever_submits_with_a_wrong_credential_is_refused_as_everywhere(
 
     for name, credential in wrong().items():
         answer = ask(client, SUBMIT, credential)
-        if not {header for header, _ in credential} & {KEY, BEARER}:
+        presented = {header for header, _ in credential} & {KEY, BEARER}
+        if not presented or credential == [(BEARER, "")]:  # which the runtime leaves out
             assert answer.status_code == 422, name  # a stranger, whose body is looked at
         elif not (size(credential) > TOO_LARGE and answer.status_code == 431):
             assert seen(answer) == seen(refusal), name

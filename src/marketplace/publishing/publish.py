@@ -48,7 +48,7 @@ async def publish_skill(env: Env, skill: Skill) -> Published | None:
     """Publish one skill; None: neither PostgreSQL nor KV took it. Idempotent; an older revision
     than the stored one changes nothing.
 
-    The slug is decided here: ``skill.name`` is not looked at.
+    The slug is decided here: ``skill.name`` only tells which candidate it has had so far.
     """
     return (await publish_skills(env, [skill])).get(skill.identity)
 

@@ -63,10 +63,13 @@ def plan_slug(
     owned = [holders[slug] for slug in candidates if slug in holders]
     own = max(owned, key=lambda record: record.revision, default=None)
     checked = wanted[-1] in records
+    newest = _newest(states)
+    # What is out there keeps its slug, be it that PostgreSQL lost the row or was away.
+    kept = newest if own is None else own
+    candidates.sort(key=lambda slug: slug != kept.name)
     if own is None:
-        return SlugPlan(_newest(states), candidates, None, checked, trusted)
-    # A row that PostgreSQL lost comes back as KV has it: under its slug, and not older.
-    candidates.sort(key=lambda slug: slug != own.name)
+        return SlugPlan(newest, candidates, None, checked, trusted)
+    # A row that PostgreSQL lost comes back as KV has it, and not older.
     newer = [state for state in states if replaces(state, own, trusted=trusted)]
     if not newer:
         return SlugPlan(own, candidates, own, checked, trusted=True)

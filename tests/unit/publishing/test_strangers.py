@@ -19,13 +19,12 @@ from marketplace.publishing.messages import PUBLISH_QUEUE, publish_message
 from marketplace.publishing.publish import publish_skills
 from marketplace.publishing.submissions import get_submission_status, submit
 from marketplace.repair.light_repair import run_light_repair
-from marketplace.repair.rebuild import start_rebuild
+from marketplace.repair.rebuild import describe, start_rebuild
 from marketplace.skills.listing_rules import ListingQuery
 from marketplace.skills.seed import load_seed
 from marketplace.skills.skill import Skill
 from marketplace.skills.submission import Scan, Submission, SubmissionState, Verdict
 from marketplace.worker.consumers import consume
-from tests.doubles.database import no_hook
 from tests.doubles.marketplace import Delivered, Market, fault, postgres_away
 from tests.doubles.network import Fault
 
@@ -254,6 +253,7 @@ async def test_without_postgres_a_strangers_new_skill_is_listed_from_the_outbox(
     await _repair(market)
     assert market.kv.keys("outbox:") == []
     assert _row(market).description == "As first says."
+    assert _row(market).name == entry.skill.name, "links to it are out there"
 
 
 async def test_what_a_stranger_left_in_the_outbox_gives_way_to_what_turns_out_to_be_listed(
@@ -276,6 +276,20 @@ async def test_what_a_stranger_left_in_the_outbox_gives_way_to_what_turns_out_to
     assert market.kv.keys("outbox:") == []
 
 
+@pytest.mark.parametrize(("listed", "backfilled"), [(True, 0), (False, 1)])
+async def test_a_rebuild_counts_what_a_stranger_brings_and_not_what_gives_way(
+    market: Market, listed: bool, backfilled: int
+) -> None:
+    message = await _pass(market, _submission("stranger", version="9.0.0"), 20)
+    await _deliver(market, message, env=_without_postgres(market))
+    if listed:
+        await market.fill([_listed()])
+    job = await start_rebuild(market.env, wait_seconds=20)
+    assert job.complete
+    assert describe(market.env, job)["prismaBackfilled"] == backfilled
+    assert market.kv.keys("outbox:") == []
+
+
 async def test_a_trusted_state_in_the_outbox_goes_before_a_strangers(market: Market) -> None:
     env = _without_postgres(market)
     stranger = _submission("stranger", version="9.0.0")
@@ -286,6 +300,7 @@ async def test_a_trusted_state_in_the_outbox_goes_before_a_strangers(market: Mar
     assert _row(market).description == "As listed."
 
 
+@pytest.mark.market(rate_limited=True)
 async def test_in_one_batch_the_trusted_state_counts_and_both_messages_are_done(
     market: Market,
 ) -> None:
@@ -296,6 +311,7 @@ async def test_in_one_batch_the_trusted_state_counts_and_both_messages_are_done(
     await _deliver(market, *messages)
     assert [message.acknowledged for message in messages] == [True, True]
     assert _row(market).description == "As operator says."
+    assert market.kv.refusals["skill:reader"] == 0
 
 
 async def test_a_trusted_update_replaces_what_a_stranger_said_and_stays(market: Market) -> None:
@@ -388,13 +404,17 @@ async def test_a_stranger_changes_nothing_that_was_listed_since_the_stores_were_
 
     async def meanwhile(operation: str) -> None:
         if operation == "upsert_skill" and not market.tables.rows:
-            market.tables.before = no_hook
+            market.tables.before = _no_hook
             await publish_skills(market.env, [_listed()])
 
     market.tables.before = meanwhile
     message = await _pass(market, _submission("stranger", version="9.0.0"), 20)
     await _deliver(market, message)
     assert _row(market).description == "As listed."
+
+
+async def _no_hook(_operation: str) -> None:
+    return None
 
 
 async def test_the_index_has_nothing_of_a_stranger_that_postgres_has_not(market: Market) -> None:

@@ -80,10 +80,10 @@ async def _checks_until_asked(market: Market, submission_id: str, most: int) -> 
     pytest.fail(f"{submission_id} is not asked for within {most} checks")
 
 
-def _mark(market: Market, count: int, *, asked_at: str | None) -> None:
+def _mark(market: Market, count: int, *, asked_at: str | None, hour: str = "2025-12-31T23") -> None:
     """Passed submissions, one a millisecond, asked for at a moment."""
     for number in range(count):
-        moment = f"2025-12-31T23:00:{number // 1000:02d}.{number % 1000:03d}Z"
+        moment = f"{hour}:00:{number // 1000:02d}.{number % 1000:03d}Z"
         scan = Scan(submission_id=f"m{number}", verdict=Verdict.PASS, score=90, scanned_at=moment)
         value = msgspec.json.encode(scan)
         market.kv.damage(pending_key(moment, scan.submission_id), value, metadata=asked_at)
@@ -192,6 +192,27 @@ async def test_a_queue_that_is_away_is_asked_again_next_time(market: Market) -> 
     assert await _repair(market) == 0
     market.publish.failing = False
     assert await _repair(market) == 1
+
+
+async def test_a_queue_that_is_away_is_asked_once_a_check_and_then_where_it_was(
+    market: Market,
+) -> None:
+    _mark(market, 3_000, asked_at=None)
+    market.publish.failing = True
+    assert await _repair(market) == 0
+    assert market.log.events().count("nothing-enqueued") == 1
+    market.publish.failing = False
+    assert await _repair(market) == 100
+    assert {body["submissionId"] for body in market.publish.bodies} == {
+        f"m{number}" for number in range(100)
+    }
+
+
+async def test_what_passed_just_now_is_not_even_read(market: Market) -> None:
+    _mark(market, 3_000, asked_at=None, hour="2026-01-01T00")
+    market.kv.operations.clear()
+    assert await ask_again(market.env) == 0
+    assert market.kv.operations == {"get": 1, "list": 1}
 
 
 async def test_a_lost_message_does_not_wait_for_postgres(market: Market) -> None:
