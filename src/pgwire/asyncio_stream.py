@@ -47,18 +47,15 @@ class AsyncioTransport:
         self._writer = writer
 
     async def read(self) -> bytes:
-        """See ``Transport``."""
         try:
             return await self._reader.read(_READ_BYTES)
         except OSError as error:
             raise ConnectionFailed("the connection was lost") from error
 
     def write(self, data: bytes) -> None:
-        """See ``Transport``."""
         self._writer.write(data)
 
     def close(self) -> None:
-        """See ``Transport``."""
         transport = self._writer.transport
         if transport.get_write_buffer_size():
             # The peer does not read; waiting for it in the background could last for ever.

@@ -73,7 +73,6 @@ class HyperdriveTransport:
         self._unsettled: list[Any] = []
 
     async def read(self) -> bytes:
-        """See ``Transport``."""
         try:
             chunk = await self._reader.read()
         except JsException as error:
@@ -84,11 +83,9 @@ class HyperdriveTransport:
         return data
 
     def write(self, data: bytes) -> None:
-        """See ``Transport``."""
         self._unsettled.append(self._writer.write(to_js(data)))
 
     def close(self) -> None:
-        """See ``Transport``. JavaScript sees the promises to their end; Python awaits none."""
         self._unsettled.append(self._socket.close())
         # allSettled also marks a rejection as handled: a connection that is already lost
         # rejects both the last write and close().

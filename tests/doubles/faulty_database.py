@@ -89,11 +89,9 @@ class FaultySession:
 
     @property
     def closed(self) -> bool:
-        """See SkillDatabase."""
         return self._broken
 
     def close(self) -> None:
-        """See SkillDatabase."""
         self._inner.close()
         self._broken = True
 

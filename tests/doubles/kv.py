@@ -256,11 +256,9 @@ class SimulatedKv(KvNamespace):
     # The friendly handle
 
     async def get(self, key: str, *, max_bytes: int = KV_VALUE_LIMIT) -> bytes | None:
-        """See KvNamespace."""
         return await self._self.get(key, max_bytes=max_bytes)
 
     async def get_many(self, keys: Sequence[str]) -> Mapping[str, bytes | None]:
-        """See KvNamespace."""
         return await self._self.get_many(keys)
 
     async def put(
@@ -271,17 +269,14 @@ class SimulatedKv(KvNamespace):
         metadata: str | None = None,
         expiration_ttl: int | None = None,
     ) -> None:
-        """See KvNamespace."""
         await self._self.put(key, value, metadata=metadata, expiration_ttl=expiration_ttl)
 
     async def delete(self, key: str) -> None:
-        """See KvNamespace."""
         await self._self.delete(key)
 
     async def list(
         self, *, prefix: str, cursor: str | None = None, limit: int = KV_LIST_LIMIT
     ) -> KvListPage:
-        """See KvNamespace."""
         return await self._self.list(prefix=prefix, cursor=cursor, limit=limit)
 
 
@@ -308,7 +303,6 @@ class KvHandle(KvNamespace):
         self._operations_limit = operations_limit
 
     async def get(self, key: str, *, max_bytes: int = KV_VALUE_LIMIT) -> bytes | None:
-        """See KvNamespace."""
         self._check_key(key)
 
         def read() -> bytes | None:
@@ -320,7 +314,6 @@ class KvHandle(KvNamespace):
         return value
 
     async def get_many(self, keys: Sequence[str]) -> Mapping[str, bytes | None]:
-        """See KvNamespace."""
         if not 1 <= len(keys) <= KV_BULK_GET_LIMIT:
             self._kv.violation(f"a bulk get of {len(keys)} keys")
         for key in keys:
@@ -343,7 +336,6 @@ class KvHandle(KvNamespace):
         metadata: str | None = None,
         expiration_ttl: int | None = None,
     ) -> None:
-        """See KvNamespace."""
         self._check_key(key)
         if len(value) > KV_VALUE_LIMIT:
             self._kv.violation(f"a value of {len(value)} bytes for {key!r}")
@@ -366,7 +358,6 @@ class KvHandle(KvNamespace):
         )
 
     async def delete(self, key: str) -> None:
-        """See KvNamespace."""
         self._check_key(key)
         await self._perform(
             KvOperation(KvOperationKind.DELETE, key),
@@ -376,7 +367,6 @@ class KvHandle(KvNamespace):
     async def list(
         self, *, prefix: str, cursor: str | None = None, limit: int = KV_LIST_LIMIT
     ) -> KvListPage:
-        """See KvNamespace."""
         if not 1 <= limit <= KV_LIST_LIMIT:
             self._kv.violation(f"a list page of {limit} keys")
         after = None if cursor is None else self._read_cursor(cursor, prefix)

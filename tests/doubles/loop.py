@@ -116,8 +116,6 @@ _Callback = Callable[..., object]
 
 
 class SimulatedLoop(AbstractEventLoop):
-    """See the module. Not thread-safe, no I/O."""
-
     def __init__(self, chance: Chance | None = None) -> None:
         self._chance = chance
         self._now = 0.0

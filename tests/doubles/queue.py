@@ -36,28 +36,23 @@ class Delivery:
 
     @property
     def id(self) -> str:
-        """See messages.QueueMessage."""
         return self.stored.id
 
     @property
     def body(self) -> Any:
-        """See messages.QueueMessage."""
         return self.stored.body
 
     @property
     def timestamp(self) -> datetime:
-        """See messages.QueueMessage."""
         return self.stored.sent_at
 
     def ack(self) -> None:
-        """See messages.QueueMessage."""
         if self.retry_after is None and not self.acknowledged:
             self.acknowledged = True
             if self.on_ack is not None:
                 self.on_ack(self)
 
     def retry(self, *, delay_seconds: int) -> None:
-        """See messages.QueueMessage."""
         if not 0 <= delay_seconds <= QUEUE_DELAY_LIMIT:
             raise SimulationError(f"a retry after {delay_seconds} s")
         if not self.acknowledged:
@@ -160,7 +155,6 @@ class SimulatedProducer(MessageQueue):
         self._chance = chance or Chance(0)
 
     async def send_batch(self, bodies: Sequence[Mapping[str, Any]]) -> None:
-        """See MessageQueue."""
         if not 1 <= len(bodies) <= QUEUE_BATCH_LIMIT:
             raise SimulationError(f"a batch of {len(bodies)} messages")
 

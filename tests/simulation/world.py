@@ -82,8 +82,6 @@ class Outcome(Generic[T]):
 
 
 class World:
-    """See the module. Must be made inside a running simulated loop."""
-
     def __init__(self, marketplace: Marketplace, seed: int | str, *, page_limit: int = 3) -> None:
         loop = current_loop()
         chance = Chance(seed)

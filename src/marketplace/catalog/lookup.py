@@ -17,7 +17,7 @@ from marketplace.ports.database import SkillDatabase
 from marketplace.ports.env import Env
 from marketplace.ports.errors import DatabaseError, KvError, StorageError
 from marketplace.skills.skill import Skill
-from marketplace.skills.slugs import identity_of, slug_candidates, slugify
+from marketplace.skills.slugs import identity_of, is_slug, slug_candidates, slugify
 
 T = TypeVar("T")
 
@@ -38,7 +38,7 @@ async def get_skill_by_name(env: Env, name: str) -> Answer[Skill] | None:
     seeded = env.seed.by_name.get(name)
     if seeded is not None:
         return Answer(seeded, Source.SEED)
-    if not name or slugify(name) != name:
+    if not is_slug(name):
         return None
     reading = Reading(env)
     skill = await _row(reading, lambda database: database.get_skill(name))

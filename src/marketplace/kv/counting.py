@@ -15,12 +15,10 @@ class CountingKv:
         self.lists = 0
 
     async def get(self, key: str, *, max_bytes: int = KV_VALUE_LIMIT) -> bytes | None:
-        """See ``KvNamespace``."""
         self.operations += 1
         return await self._kv.get(key, max_bytes=max_bytes)
 
     async def get_many(self, keys: Sequence[str]) -> Mapping[str, bytes | None]:
-        """See ``KvNamespace``."""
         self.operations += 1
         return await self._kv.get_many(keys)
 
@@ -32,19 +30,16 @@ class CountingKv:
         metadata: str | None = None,
         expiration_ttl: int | None = None,
     ) -> None:
-        """See ``KvNamespace``."""
         self.operations += 1
         await self._kv.put(key, value, metadata=metadata, expiration_ttl=expiration_ttl)
 
     async def delete(self, key: str) -> None:
-        """See ``KvNamespace``."""
         self.operations += 1
         await self._kv.delete(key)
 
     async def list(
         self, *, prefix: str, cursor: str | None = None, limit: int = KV_LIST_LIMIT
     ) -> KvListPage:
-        """See ``KvNamespace``."""
         self.operations += 1
         self.lists += 1
         return await self._kv.list(prefix=prefix, cursor=cursor, limit=limit)

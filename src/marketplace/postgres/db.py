@@ -126,7 +126,6 @@ class PostgresSkillDatabase:
     async def list_skills(
         self, query: ListingQuery, *, exclude: Sequence[str], offset: int, limit: int
     ) -> ListingRows:
-        """See ``SkillDatabase``. One round trip."""
         if matches_nothing(query):
             return ListingRows([], 0)
         page, total = await self._pipeline(
@@ -140,22 +139,18 @@ class PostgresSkillDatabase:
         return ListingRows(rows, _integer(total))
 
     async def get_skill(self, name: str) -> Skill | None:
-        """See ``SkillDatabase``."""
         return await self._one_skill(queries.GET_SKILL, name)
 
     async def get_skill_by_identity(self, identity: str) -> Skill | None:
-        """See ``SkillDatabase``."""
         return await self._one_skill(queries.GET_SKILL_BY_IDENTITY, identity)
 
     async def count_skills(self, query: ListingQuery, *, exclude: Sequence[str]) -> int:
-        """See ``SkillDatabase``."""
         if matches_nothing(query):
             return 0
         (total,) = await self._pipeline(count_statement(query, exclude=exclude))
         return _integer(total)
 
     async def count_categories(self, *, exclude: Sequence[str]) -> Mapping[str, int]:
-        """See ``SkillDatabase``. In the order of the names."""
         result = await self._query(queries.COUNT_CATEGORIES, exclude)
         return {category: int(count) for category, count in _filled(result)}
 
@@ -185,7 +180,6 @@ class PostgresSkillDatabase:
         return [newest[identity] for (identity,) in _filled(result)]
 
     async def check_skills(self, skills: Sequence[Skill]) -> Sequence[Skill]:
-        """See ``SkillDatabase``. The same statement, rolled back: one round trip."""
         newest = _newest_of_each(skills)
         if not newest:
             return []
@@ -214,16 +208,13 @@ class PostgresSkillDatabase:
         return None
 
     async def add_alias(self, alias: str, identity: str) -> None:
-        """See ``SkillDatabase``."""
         await self._query(queries.ADD_ALIAS, alias, identity)
 
     async def mark_in_kv(self, versions: Sequence[RecordKey]) -> Sequence[str]:
-        """See ``SkillDatabase``."""
         result = await self._write(queries.MARK_IN_KV, *_columns(versions))
         return [name for (name,) in _filled(result)]
 
     async def skills_not_in_kv(self, *, limit: int) -> Sequence[Skill]:
-        """See ``SkillDatabase``."""
         result = await self._query(queries.SKILLS_NOT_IN_KV, limit)
         return [_read_skill_json(skill) for (skill,) in _filled(result)]
 
@@ -235,7 +226,6 @@ class PostgresSkillDatabase:
         until: str | None,
         limit: int | None = None,
     ) -> Sequence[Difference]:
-        """See ``SkillDatabase``."""
         result = await self._query(
             queries.COMPARE_RANGE,
             *_columns(records),
@@ -246,13 +236,11 @@ class PostgresSkillDatabase:
         return [_difference(*row) for row in result.rows]
 
     async def fingerprint(self) -> Fingerprint:
-        """See ``SkillDatabase``."""
         result = await self._query(queries.FINGERPRINT)
         ((count, total),) = _filled(result)
         return Fingerprint(count=int(count), digest=f"{int(total) % _DIGEST_MODULUS:016x}")
 
     async def store_dead_letter(self, letter: DeadLetter) -> None:
-        """See ``SkillDatabase``."""
         await self._query(
             queries.STORE_DEAD_LETTER,
             letter.id,
@@ -269,44 +257,35 @@ class PostgresSkillDatabase:
     async def list_dead_letters(
         self, *, reason: str | None, after: str | None, limit: int
     ) -> Sequence[DeadLetter]:
-        """See ``SkillDatabase``."""
         result = await self._query(queries.LIST_DEAD_LETTERS, reason, after, limit)
         return [_read_dead_letter_json(letter) for (letter,) in _filled(result)]
 
     async def mark_redriven(self, ids: Sequence[str], *, at: str) -> None:
-        """See ``SkillDatabase``."""
         await self._query(queries.MARK_REDRIVEN, ids, at)
 
     async def list_redrivable(self, *, reason: str | None, limit: int) -> Sequence[DeadLetter]:
-        """See ``SkillDatabase``."""
         result = await self._query(queries.LIST_REDRIVABLE, reason, limit)
         return [_read_dead_letter_json(letter) for (letter,) in _filled(result)]
 
     async def get_dead_letters(self, ids: Sequence[str]) -> Sequence[DeadLetter]:
-        """See ``SkillDatabase``. Ordered by id."""
         result = await self._query(queries.GET_DEAD_LETTERS, ids)
         return [_read_dead_letter_json(letter) for (letter,) in _filled(result)]
 
     async def count_dead_letters(self) -> Mapping[str, int]:
-        """See ``SkillDatabase``."""
         result = await self._query(queries.COUNT_DEAD_LETTERS)
         return {reason: int(count) for reason, count in _filled(result)}
 
     async def acquire_lease(self, name: str, holder: str, *, now: str, expires_at: str) -> bool:
-        """See ``SkillDatabase``."""
         result = await self._query(queries.ACQUIRE_LEASE, name, holder, now, expires_at)
         return result.affected == 1
 
     async def release_lease(self, name: str, holder: str) -> None:
-        """See ``SkillDatabase``."""
         await self._query(queries.RELEASE_LEASE, name, holder)
 
     async def save_state(self, name: str, value: bytes) -> None:
-        """See ``SkillDatabase``."""
         await self._query(queries.SAVE_STATE, name, value.decode())
 
     async def replace_state(self, name: str, value: bytes, *, before: bytes | None) -> bool:
-        """See ``SkillDatabase``."""
         if before is None:
             result = await self._query(queries.INSERT_STATE, name, value.decode())
         else:
@@ -315,17 +294,14 @@ class PostgresSkillDatabase:
         return result.affected == 1
 
     async def load_state(self, name: str) -> bytes | None:
-        """See ``SkillDatabase``."""
         value = (await self._query(queries.LOAD_STATE, name)).scalar()
         return None if value is None else value.encode()
 
     @property
     def closed(self) -> bool:
-        """See ``SkillDatabase``."""
         return self._connection.closed
 
     def close(self) -> None:
-        """See ``SkillDatabase``."""
         self._connection.close()
 
     def __enter__(self) -> Self:

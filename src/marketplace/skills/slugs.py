@@ -153,7 +153,7 @@ def identity_of(repo_url: str, base_slug: str) -> str:
     Raises:
         ValueError: the URL is invalid, or ``base_slug`` is empty or not a slug.
     """
-    if not base_slug or slugify(base_slug) != base_slug:
+    if not is_slug(base_slug):
         raise ValueError(f"not a slug: {base_slug!r}")
     return f"{normalize_repository(repo_url)}#{base_slug}"
 

@@ -17,7 +17,7 @@ from marketplace.skills.skill import (
     revision_encoder,
     shorten,
 )
-from marketplace.skills.slugs import MAX_REPOSITORY_URL_LENGTH, repository_owner, slugify
+from marketplace.skills.slugs import MAX_REPOSITORY_URL_LENGTH, is_slug, repository_owner
 
 # As the limits in ``skill``: what every store can hold.
 MAX_STORED_DESCRIPTION_BYTES: Final = 16 * 1024
@@ -59,7 +59,7 @@ def read_skill(record: object, *, slug: str | None = None) -> Skill:
         raise InvalidRecord(f"expected a JSON object, found {type(record).__name__}")
     values = _known_fields(record)
     name = slug or values.get("name")
-    if not isinstance(name, str) or not name or slugify(name) != name:
+    if not isinstance(name, str) or not is_slug(name):
         raise InvalidRecord(f"no usable slug: {name!r:.80}")
     repo_url = values.get("repoUrl")
     if not isinstance(repo_url, str) or not repo_url:
@@ -114,7 +114,7 @@ def storable(skill: Skill) -> Skill:
 
 
 def _check_storable(skill: Skill) -> None:
-    if slugify(skill.name) != skill.name or not 0 < len(skill.name) <= MAX_STORED_SLUG_LENGTH:
+    if not is_slug(skill.name) or len(skill.name) > MAX_STORED_SLUG_LENGTH:
         raise InvalidRecord(f"no usable slug: {skill.name!r:.80}")
     moments = [getattr(skill, field) for field in MOMENTS]
     if not all(moment is None or _MOMENT.fullmatch(moment) for moment in moments):

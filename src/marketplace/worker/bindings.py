@@ -107,7 +107,6 @@ class WorkersKv:
         self._log = log
 
     async def get(self, key: str, *, max_bytes: int = KV_VALUE_LIMIT) -> bytes | None:
-        """See ``KvNamespace``."""
         if max_bytes >= KV_VALUE_LIMIT:
             buffer = await _kv(self._namespace.get(key, "arrayBuffer"))
             return _bytes(buffer) if hasattr(buffer, "byteLength") else None
@@ -118,7 +117,6 @@ class WorkersKv:
         return value
 
     async def get_many(self, keys: Sequence[str]) -> Mapping[str, bytes | None]:
-        """See ``KvNamespace``."""
         buffer = await _kv(self._values(keys))
         if buffer.byteLength > _MAX_BULK_BYTES:
             raise KvValueTooLarge(f"a bulk get brought {buffer.byteLength} bytes")
@@ -138,7 +136,6 @@ class WorkersKv:
         metadata: str | None = None,
         expiration_ttl: int | None = None,
     ) -> None:
-        """See ``KvNamespace``."""
         options: dict[str, Any] = {}
         if metadata is not None:
             options["metadata"] = metadata
@@ -147,13 +144,11 @@ class WorkersKv:
         await _kv(self._namespace.put(key, to_js(value), _js_object(options)))
 
     async def delete(self, key: str) -> None:
-        """See ``KvNamespace``."""
         await _kv(self._namespace.delete(key))
 
     async def list(
         self, *, prefix: str, cursor: str | None = None, limit: int = KV_LIST_LIMIT
     ) -> KvListPage:
-        """See ``KvNamespace``."""
         options: dict[str, Any] = {"prefix": prefix, "limit": limit}
         if cursor is not None:
             options["cursor"] = cursor
@@ -168,7 +163,6 @@ class WorkersQueue:
         self._queue = queue
 
     async def send_batch(self, bodies: Sequence[Mapping[str, Any]]) -> None:
-        """See ``MessageQueue``."""
         messages = [{"body": body, "contentType": "json"} for body in bodies]
         await _queued(self._queue.sendBatch(_js_object(messages)))
 
@@ -183,11 +177,9 @@ class WorkersMessage:
         self.body = _decoded(message.body)
 
     def ack(self) -> None:
-        """See ``QueueMessage``."""
         self._message.ack()
 
     def retry(self, *, delay_seconds: int) -> None:
-        """See ``QueueMessage``."""
         self._message.retry(_js_object({"delaySeconds": delay_seconds}))
 
 
