@@ -2,7 +2,6 @@
 
 import json
 import re
-from contextlib import nullcontext
 from typing import Any, Final
 
 import httpx
@@ -12,12 +11,13 @@ from local.host.control import DEAD_LETTERS, KvEntry
 from tests.worker.log import log_until_now
 from tests.worker.marketplace import Marketplace
 from tests.worker.publishing import OPERATOR, eventually, status, submit, wait_published
-from tests.worker.storage import empty, health, keys, query, without_postgres
+from tests.worker.storage import empty, health, keys, without_postgres
 
 OWNER: Final = "letters"
 LETTERS: Final = "/api/v1/admin/dead-letters"
 UNKNOWN: Final = "f" * 32
 LIGHT_CHECK: Final = "*/5 * * * *"
+SCANNED_AT: Final = "2026-11-24T08:00:00.000Z"
 
 NO_MESSAGE: Final[dict[str, Any]] = {
     "a text": "just text",
@@ -52,7 +52,7 @@ def give_verdict(marketplace: Marketplace, *ids: str, verdict: str = "PASS") -> 
             "submissionId": i,
             "verdict": verdict,
             "score": 90,
-            "scannedAt": "2026-11-24T08:00:00.000Z",
+            "scannedAt": SCANNED_AT,
         }
         for i in ids
     ]
@@ -249,13 +249,12 @@ def test_what_cannot_be_published_in_an_outage_waits_in_the_queue_and_is_a_lette
 
 
 def test_what_the_queue_gave_up_becomes_a_letter_that_can_be_redriven(
-    marketplace: Marketplace, client: httpx.Client, in_outage: bool
+    marketplace: Marketplace, client: httpx.Client
 ) -> None:
     submission_id = submitted(client, "Given up")
     give_verdict(marketplace, submission_id)
-    with without_postgres(marketplace) if in_outage else nullcontext():
-        marketplace.worker.control.send({"submissionId": submission_id}, binding=DEAD_LETTERS)
-        (letter,) = wait_for_letters(client, 1)
+    marketplace.worker.control.send({"submissionId": submission_id}, binding=DEAD_LETTERS)
+    (letter,) = wait_for_letters(client, 1)
     assert (letter["queue"], letter["reason"]) == ("skill-publish", "retries-exhausted")
     assert letter["body"] == {"submissionId": submission_id}
     assert letter["detail"]
@@ -268,17 +267,23 @@ def test_what_the_queue_gave_up_becomes_a_letter_that_can_be_redriven(
     assert letters(client)["deadLetters"] == []
 
 
-def test_cron_redrives_what_failed_for_a_passing_reason(
-    refused: dict[str, str], marketplace: Marketplace, client: httpx.Client
+def test_cron_sends_again_what_passed_and_closes_its_letter(
+    marketplace: Marketplace, client: httpx.Client
 ) -> None:
-    give_verdict(marketplace, refused["not-scanned"])
-    query(marketplace, "update dead_letter set failed_at = '2026-11-24T08:00:00.000Z'")
+    submission_id = submitted(client, "Given up twice")
+    give_verdict(marketplace, submission_id)
+    scan = marketplace.worker.control.kv_get(f"scan:{submission_id}")
+    assert scan is not None
+    mark = KvEntry(f"pending:{SCANNED_AT}:{submission_id}", scan.value)
+    marketplace.worker.control.kv_put([mark])
+    message = {"submissionId": submission_id, "scannedAt": SCANNED_AT}
+    marketplace.worker.control.send(message, binding=DEAD_LETTERS)
+    wait_for_letters(client, 1)
 
     assert marketplace.worker.control.fire_scheduled(LIGHT_CHECK) == "ok"
 
-    wait_published(client, refused["not-scanned"])
-    left = eventually(lambda: by_reason(client), lambda found: len(found) == 3)
-    assert left == {"not-passed": 0, "invalid-record": 0, "unknown-submission": 1}
+    wait_published(client, submission_id)
+    assert letters(client)["deadLetters"] == []
 
 
 @pytest.mark.parametrize(
