@@ -59,7 +59,7 @@ async def test_a_door_that_is_locked_for_want_of_a_secret_says_so_in_the_log(
         answer = await client.get("/api/v1/admin/dead-letters", headers={"X-Internal-Key": ""})
     assert answer.status_code == 401
     assert "secret" not in answer.text
-    assert market.log.events() == [
+    assert [line["detail"] for line in market.log.lines] == [
         "INTERNAL_KEY: secret 1 of 1 is shorter than 32 bytes and counts as unset",
         "INTERNAL_KEY: no usable secret, every such credential is refused",
         "JWT_SECRET: no usable secret, every such credential is refused",
@@ -83,7 +83,7 @@ async def test_a_refusal_logs_which_secrets_count_as_unset_and_answers_nothing_o
         )
     assert answer.status_code == 401
     assert "unset" not in answer.text
-    sentences = market.log.events()
+    sentences = [line["detail"] for line in market.log.lines]
     assert all(any(start in sentence for sentence in sentences) for start in named)
     assert bool(sentences) == bool(named)
     assert "short" not in str(sentences).replace("shorter", "")
