@@ -89,6 +89,7 @@ class Truth:
         self.world = world
         self.sent: dict[str, Sent] = {}
         self._strangers: set[str] = set()  # the revisions that only strangers said
+        self._listed: set[str] = set()  # revisions that were in a row
         self.poison: set[str] = set()  # ids of messages that name no submission
         self.promises: dict[str, set[str]] = {}  # submission id → moments of accepted verdicts
         self.slugs: dict[str, set[str]] = {}  # every slug ever given → the skills that had it
@@ -233,8 +234,13 @@ class Truth:
             self._revisions[identity] = max(row.revision, before)
 
     def _check_authority(self, identity: str, before: Held | None, row: Held) -> None:
-        """A stranger's state takes the place of no other, unless it only brings another verdict."""
-        if before is None or before.revision == row.revision:
+        """A stranger's state takes the place of no other, unless it only brings another verdict.
+
+        One that was listed first may come back from KV after its row was lost.
+        """
+        was_listed = row.revision in self._listed
+        self._listed.add(row.revision)
+        if before is None or was_listed:
             return
         if row.revision in self._strangers and not says_the_same(row.skill, before.skill):
             self._violated(
