@@ -27,7 +27,7 @@ from marketplace.ports.database import (
     UpsertResult,
 )
 from marketplace.ports.dead_letter import DeadLetter
-from marketplace.ports.errors import DatabaseError
+from marketplace.ports.errors import DatabaseConflict, DatabaseError, DatabaseRejected
 from marketplace.skills.fingerprint import Fingerprint
 from marketplace.skills.listing_rules import ListingQuery, cursor_rank, matches, rank
 from marketplace.skills.skill import KEPT, MOMENTS, Skill, SkillSummary, says_the_same
@@ -98,7 +98,7 @@ class DatabaseDouble:
     def check(self, skill: Skill) -> None:
         """Raise DatabaseError for what the table's constraints refuse."""
         if _breaks_a_constraint(skill) or self.refuses(skill):
-            raise DatabaseError(f"a constraint refuses {skill.name}", reason="rejected")
+            raise DatabaseRejected(f"a constraint refuses {skill.name}")
 
     def first_free(self, candidates: Iterable[str], identity: str) -> str | None:
         """The first slug that neither a row nor an alias of another identity has."""
@@ -152,7 +152,7 @@ def _operation(
     @functools.wraps(step)
     async def operation(self: "DoubleSession", /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
         if self.closed:
-            raise DatabaseError("the session is closed", reason="unavailable")
+            raise DatabaseError("the session is closed")
         await self.tables.before(step.__name__)
         result = step(self, *args, **kwargs)
         await self.tables.after(step.__name__)
@@ -213,7 +213,7 @@ class DoubleSession:
             return UpsertResult(tables.rows[identity].skill, outcome)
         name = tables.first_free(candidates, identity)
         if name is None:
-            raise DatabaseError(f"no slug is free for {identity}", reason="conflict")
+            raise DatabaseConflict(f"no slug is free for {identity}")
         tables.put(Held.of(msgspec.structs.replace(skill, name=name)))
         return UpsertResult(tables.rows[identity].skill, Upserted.INSERTED)
 
@@ -256,7 +256,7 @@ class DoubleSession:
             return None
         name = self.tables.first_free(candidates, identity)
         if name is None:
-            raise DatabaseError(f"no slug is free for {identity}", reason="conflict")
+            raise DatabaseConflict(f"no slug is free for {identity}")
         if name != present.skill.name:
             self.tables.aliases[present.skill.name] = identity
             self.tables.put(Held.of(msgspec.structs.replace(present.skill, name=name)))
@@ -265,7 +265,7 @@ class DoubleSession:
     @_operation
     def add_alias(self, alias: str, identity: str) -> None:
         if slugify(alias) != alias or not alias:
-            raise DatabaseError(f"not a slug: {alias!r}", reason="rejected")
+            raise DatabaseRejected(f"not a slug: {alias!r}")
         self.tables.aliases.setdefault(alias, identity)
 
     @_operation

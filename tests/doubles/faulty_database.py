@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, TypeVar, cast
 
 from marketplace.ports.database import SkillDatabase
-from marketplace.ports.errors import DatabaseError
+from marketplace.ports.errors import DatabaseError, DatabaseTimeout
 from pgwire.options import ConnectOptions
 from tests.doubles.chance import Chance
 from tests.doubles.network import Fault, Network, call
@@ -32,13 +32,13 @@ def run_at_once(coroutine: Coroutine[Any, Any, Any]) -> Any:
     raise RuntimeError("the database double waits by itself; it must not, in the simulation")
 
 
-async def in_time(seconds: float, reason: str, ask: Callable[[], Awaitable[T]]) -> T:
+async def in_time(seconds: float, error: type[DatabaseError], ask: Callable[[], Awaitable[T]]) -> T:
     """Give up on an answer as the client does."""
     try:
         async with asyncio.timeout(seconds):
             return await ask()
-    except TimeoutError as error:
-        raise DatabaseError(f"no answer within {seconds} s", reason=reason) from error
+    except TimeoutError as late:
+        raise error(f"no answer within {seconds} s") from late
 
 
 class FaultySession:
@@ -78,12 +78,12 @@ class FaultySession:
                 return call(
                     act,
                     fault=fault,
-                    error=lambda: DatabaseError(f"{name} failed", reason="unavailable"),
+                    error=lambda: DatabaseError(f"{name} failed"),
                     network=self._network,
                     chance=self._chance,
                 )
 
-            return await in_time(_LIMITS.query_timeout, "timeout", ask)
+            return await in_time(_LIMITS.query_timeout, DatabaseTimeout, ask)
 
         return statement
 
@@ -116,11 +116,11 @@ async def open_session(
         return call(
             lambda: cast("SkillDatabase", run_at_once(connect())),
             fault=faults("connect"),
-            error=lambda: DatabaseError("connection refused", reason="unavailable"),
+            error=lambda: DatabaseError("connection refused"),
             network=network,
             chance=chance,
         )
 
-    inner = await in_time(_LIMITS.connect_timeout, "unavailable", ask)
+    inner = await in_time(_LIMITS.connect_timeout, DatabaseError, ask)
     session = FaultySession(inner, faults=faults, network=network, chance=chance, after=after)
     return cast("SkillDatabase", session)

@@ -23,7 +23,7 @@ from marketplace.kv.outbox import OutboxEntry, clear_outbox
 from marketplace.kv.records import write_record
 from marketplace.ports.database import Upserted
 from marketplace.ports.env import Env
-from marketplace.ports.errors import DatabaseError, StorageError
+from marketplace.ports.errors import DatabaseError, StorageError, TimedOut
 from marketplace.ports.kv import KvListPage
 from marketplace.repair import reconciliation
 from marketplace.skills.skill import Skill
@@ -375,7 +375,7 @@ def falls_back_in_silence(_original: Any) -> Any:
 
     def note(self: source_chain.Reading, source: Source, error: StorageError) -> None:
         self.reasons.append(f"{source}: {error.reason}")
-        self.is_late = self.is_late or error.reason == "timeout"
+        self.is_late = self.is_late or isinstance(error, TimedOut)
 
     return note
 

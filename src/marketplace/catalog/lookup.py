@@ -15,7 +15,7 @@ from marketplace.kv.outbox import OutboxEntry, find_identity_in_outbox, find_in_
 from marketplace.kv.records import read_record, read_records
 from marketplace.ports.database import SkillDatabase
 from marketplace.ports.env import Env
-from marketplace.ports.errors import DatabaseError, KvError, StorageError
+from marketplace.ports.errors import DatabaseError, KvError, KvTimeout, StorageError
 from marketplace.skills.skill import Skill
 from marketplace.skills.slugs import identity_of, is_slug, slug_candidates, slugify
 
@@ -155,7 +155,7 @@ async def _attempt(reading: Reading, read: Callable[[], Awaitable[T]]) -> T | No
         async with asyncio.timeout(reading.seconds_left):
             return await read()
     except TimeoutError:
-        reading.note(Source.KV_ENUMERATION, KvError("no answer in time", reason="timeout"))
+        reading.note(Source.KV_ENUMERATION, KvTimeout("no answer in time"))
         return None
     except KvError as error:
         reading.note(Source.KV_ENUMERATION, error)

@@ -21,7 +21,7 @@ from marketplace.kv.index.blocks import (
 from marketplace.kv.outbox import list_outbox_summaries
 from marketplace.kv.records import PublishedPage, Warnings, enumerate_published_skills, read_waiting
 from marketplace.ports.env import READ_BUDGET_SECONDS, Env
-from marketplace.ports.errors import KvError
+from marketplace.ports.errors import KvError, KvTimeout
 from marketplace.ports.isolate import FallbackCache
 from marketplace.ports.kv import KV_BULK_GET_LIMIT
 from marketplace.skills.skill import PublishedSummary, SkillSummary
@@ -84,7 +84,7 @@ async def get_published_skills_list(
 
     Repairs the index, in the time that is left, when the enumeration was complete and found
     more. Only a full enumeration can say that there is nothing: raises KvError when it failed and
-    nothing was found elsewhere, with the reason ``timeout`` when time ran out. Raises InvalidRecord
+    nothing was found elsewhere, KvTimeout when time ran out. Raises InvalidRecord
     when the index holds lines that are no summaries; ``use_index=False`` then leaves it out. With
     ``env.fallback_cache`` one request does the work for all that come meanwhile; a listing that
     lacks a part is never kept, but an older one stands in for it.
@@ -194,7 +194,7 @@ async def _attempt(
     except TimeoutError:
         failure = _Failure(part, "deadline", is_late=True)
     except KvError as error:
-        failure = _Failure(part, error.reason, is_late=error.reason == "timeout")
+        failure = _Failure(part, error.reason, is_late=isinstance(error, KvTimeout))
     else:
         return None
     env.log("kv-source-failed", level="warning", source=part, reason=failure.reason)
@@ -228,9 +228,9 @@ def _nothing_found(failures: Sequence[_Failure], index: IndexReading) -> KvError
     """Nothing was read, but the enumeration is not complete: that is not the same as no skills."""
     reasons = [str(failure) for failure in failures]
     reasons += [f"index: {index.problem}"] if index.problem else []
-    return KvError(
-        f"KV cannot tell which skills there are ({'; '.join(reasons) or 'not all enumerated'})",
-        reason="timeout" if any(failure.is_late for failure in failures) else "unavailable",
+    error = KvTimeout if any(failure.is_late for failure in failures) else KvError
+    return error(
+        f"KV cannot tell which skills there are ({'; '.join(reasons) or 'not all enumerated'})"
     )
 
 

@@ -18,7 +18,14 @@ from marketplace.catalog.published_skills import (
 )
 from marketplace.ports.database import SkillDatabase
 from marketplace.ports.env import READ_BUDGET_SECONDS, Env, get_db
-from marketplace.ports.errors import DatabaseError, KvError, StorageError
+from marketplace.ports.errors import (
+    DatabaseError,
+    DatabaseTimeout,
+    KvError,
+    KvTimeout,
+    StorageError,
+    TimedOut,
+)
 from marketplace.skills.stored import InvalidRecord
 
 _MARGIN_SECONDS: Final = 0.2  # left for making the answer of what was read
@@ -26,11 +33,11 @@ _MARGIN_SECONDS: Final = 0.2  # left for making the answer of what was read
 T = TypeVar("T")
 
 
-class TooLate(StorageError):
+class TooLate(TimedOut):
     """Time ran out before any source could tell, and no earlier answer stands in."""
 
     def __init__(self, reasons: Sequence[str]) -> None:
-        super().__init__(f"no source answered in time; {'; '.join(reasons)}", reason="timeout")
+        super().__init__(f"no source answered in time; {'; '.join(reasons)}")
 
 
 @dataclass(slots=True)
@@ -58,7 +65,7 @@ class Reading:
             return await read(database)
 
         seconds = min(self.env.settings.database_read_timeout, self.seconds_left)
-        return await self._within(seconds, in_session, Source.POSTGRES, DatabaseError)
+        return await self._within(seconds, in_session, Source.POSTGRES, DatabaseTimeout)
 
     async def from_kv(self, read: Callable[[], Awaitable[T]]) -> T:
         """Run a read of KV in the time that is left. Raises KvError, noted, also when too slow.
@@ -66,31 +73,31 @@ class Reading:
         What ``read`` bounds by ``seconds_left`` ends first and can hand over what it has.
         """
         seconds = self.seconds_left + _MARGIN_SECONDS
-        return await self._within(seconds, read, Source.KV_ENUMERATION, KvError)
+        return await self._within(seconds, read, Source.KV_ENUMERATION, KvTimeout)
 
     async def _within(
         self,
         seconds: float,
         read: Callable[[], Awaitable[T]],
         source: Source,
-        failure: type[StorageError],
+        timed_out: type[TimedOut],
     ) -> T:
-        """Run a read; what ``failure`` says, or taking too long, is noted and raised as that."""
+        """Run a read; its failure, or that it took too long, is noted and raised."""
         try:
             async with asyncio.timeout(seconds):
                 return await read()
         except TimeoutError as error:
-            late = failure(f"no answer within {seconds:.1f} s", reason="timeout")
+            late = timed_out(f"no answer within {seconds:.1f} s")
             self.note(source, late)
             raise late from error
-        except failure as error:
+        except StorageError as error:
             self.note(source, error)
             raise
 
     def note(self, source: Source, error: StorageError) -> None:
         """Remember that a source failed, and log it: the one line of this fallback."""
         self.reasons.append(f"{source}: {error.reason}")
-        self.is_late = self.is_late or error.reason == "timeout"
+        self.is_late = self.is_late or isinstance(error, TimedOut)
         self.env.log(
             "read-falls-back",
             level=error.level,

@@ -18,7 +18,7 @@ from marketplace.kv.submissions import PendingSubmission, oldest_pending
 from marketplace.kv.summaries import Moved, decode_revision
 from marketplace.operations.reports import LAST_CHECK, LAST_REPAIR
 from marketplace.ports.env import Env, get_db
-from marketplace.ports.errors import DatabaseRefused, StorageError
+from marketplace.ports.errors import DatabaseRefused, StorageError, TimedOut
 from marketplace.ports.kv import KV_BULK_GET_LIMIT, KvKey
 from marketplace.skills.fingerprint import NO_SKILLS, add_versions_to_digest
 from marketplace.skills.skill import Skill
@@ -88,7 +88,7 @@ async def read_source(
         async with asyncio.timeout(seconds):
             value = await read(env)
     except TimeoutError:
-        failure = StorageError(f"no answer within {seconds:.0f} s", reason="timeout")
+        failure = TimedOut(f"no answer within {seconds:.0f} s")
     except StorageError as raised:
         failure = raised
     else:

@@ -1,7 +1,6 @@
 """Every call to KV goes through here: bounded in time, in bytes and in number.
 
-Errors: a call that takes longer than ``settings.kv_timeout`` is a failed call,
-``KvError(reason="timeout")``. All functions raise KvError and nothing else.
+All functions raise KvError and nothing else; KvTimeout after ``settings.kv_timeout`` seconds.
 """
 
 import asyncio
@@ -11,7 +10,7 @@ from typing import Any, Final, TypeVar
 
 from marketplace.basics import json_text
 from marketplace.ports.env import Env
-from marketplace.ports.errors import KvError, KvRateLimited, KvValueTooLarge
+from marketplace.ports.errors import KvError, KvRateLimited, KvTimeout, KvValueTooLarge
 from marketplace.ports.kv import KV_BULK_GET_LIMIT, KV_LIST_LIMIT, KV_WRITE_INTERVAL, KvListPage
 from marketplace.skills.stored import InvalidRecord
 
@@ -37,7 +36,7 @@ async def in_time(env: Env, operation: str, call: Awaitable[T]) -> T:
         async with asyncio.timeout(limit):
             return await call
     except TimeoutError as error:
-        raise KvError(f"KV {operation} took longer than {limit} s", reason="timeout") from error
+        raise KvTimeout(f"KV {operation} took longer than {limit} s") from error
 
 
 async def get_value(env: Env, key: str, *, max_bytes: int = MAX_RECORD_BYTES) -> bytes | None:

@@ -12,7 +12,7 @@ import msgspec
 from marketplace.kv.dead_letters import clear_letters_in_kv, list_letters_in_kv
 from marketplace.ports.dead_letter import DeadLetter, DeadLetterReason
 from marketplace.ports.env import Env, get_db
-from marketplace.ports.errors import DatabaseError
+from marketplace.ports.errors import DatabaseError, DatabaseRejected
 from marketplace.ports.queue import QueueMessage
 
 MOVED_AT_ONCE: Final = 100
@@ -66,9 +66,7 @@ async def move_letters(env: Env) -> None:
     for key, letter in letters.items():
         try:
             await database.store_dead_letter(letter)
-        except DatabaseError as error:
-            if error.reason != "rejected":
-                raise
+        except DatabaseRejected as error:
             env.log("dead-letter-refused", level="error", key=key, reason=str(error))
         else:
             moved.append(key)

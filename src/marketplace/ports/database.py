@@ -126,7 +126,7 @@ class SkillDatabase(Protocol):
         A row keeps the slug it has. Of several states of one identity the newest counts, of
         several new identities with one name a single one. Returns those it could not place since
         their slug belongs to another identity. All or nothing: when one is rejected
-        (``DatabaseError.reason``), none is written.
+        (DatabaseRejected, DatabaseConflict), none is written.
         """
 
     async def check_skills(self, skills: Sequence[Skill]) -> Sequence[Skill]:

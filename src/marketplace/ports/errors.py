@@ -1,4 +1,4 @@
-"""How a store or a queue fails."""
+"""How a store or a queue fails; a class for each cause that somebody handles differently."""
 
 from marketplace.basics.logs import Level
 
@@ -6,30 +6,39 @@ from marketplace.basics.logs import Level
 class StorageError(Exception):
     """A binding that is missing, away, refusing or too slow. ``reason`` is a stable short code."""
 
+    reason = "unavailable"
     level: Level = "warning"
     """Of the log line that tells what was done without it."""
 
-    def __init__(self, message: str, *, reason: str = "unavailable") -> None:
+    def __init__(self, message: str, *, reason: str | None = None) -> None:
         super().__init__(message)
-        self.reason = reason
+        self.reason = reason or self.reason
+
+
+class TimedOut(StorageError):
+    """No answer in time, so nobody knows what the store holds."""
+
+    reason = "timeout"
 
 
 class KvError(StorageError):
     """KV failed."""
 
 
+class KvTimeout(TimedOut, KvError):
+    """KV did not answer in time."""
+
+
 class KvRateLimited(KvError):
     """A second write to one key within a second (HTTP 429)."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message, reason="rate-limited")
+    reason = "rate-limited"
 
 
 class KvValueTooLarge(KvError):
     """A value, or the sum of a bulk get's values, is larger than the reader allows."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message, reason="too-large")
+    reason = "too-large"
 
 
 class QueueError(StorageError):
@@ -40,13 +49,27 @@ class DatabaseError(StorageError):
     """PostgreSQL is away, rejected the statement or did not answer in time."""
 
 
+class DatabaseTimeout(TimedOut, DatabaseError):
+    """PostgreSQL did not answer in time."""
+
+
+class DatabaseRejected(DatabaseError):
+    """PostgreSQL rejects the statement for what is in it, and will reject it again."""
+
+    reason = "rejected"
+
+
+class DatabaseConflict(DatabaseError):
+    """The statement lost a race too often, or no slug is free for its skill."""
+
+    reason = "conflict"
+
+
 class DatabaseRefused(DatabaseError):
     """PostgreSQL is there and refuses every session: a wrong password, an unknown database, …
 
     That does not pass until somebody corrects what is configured.
     """
 
+    reason = "refused"
     level = "error"
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message, reason="refused")

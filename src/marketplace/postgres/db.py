@@ -25,7 +25,13 @@ from marketplace.ports.database import (
     UpsertResult,
 )
 from marketplace.ports.dead_letter import DeadLetter
-from marketplace.ports.errors import DatabaseError, DatabaseRefused
+from marketplace.ports.errors import (
+    DatabaseConflict,
+    DatabaseError,
+    DatabaseRefused,
+    DatabaseRejected,
+    DatabaseTimeout,
+)
 from marketplace.postgres import queries
 from marketplace.postgres.listing_sql import (
     count_statement,
@@ -82,24 +88,20 @@ def postgres_connector(connect: Callable[[], Awaitable[Connection]]) -> Database
 def database_error(
     error: PostgresError | ConnectionFailed, *, at_start_up: bool = False
 ) -> DatabaseError:
-    """The client's error as the port's, with a reason: what the caller can do about it.
-
-    ``timeout`` and ``unavailable`` may pass, ``conflict`` is a race lost too often, ``rejected``
-    will be rejected again, ``refused`` is every session's answer.
-    """
+    """The client's error as the port's, by what the caller can do about it."""
     if isinstance(error, QueryTimeout):
-        return DatabaseError(str(error), reason="timeout")
+        return DatabaseTimeout(str(error))
     if isinstance(error, ConnectionFailed):
-        return DatabaseError(str(error), reason="unavailable")
+        return DatabaseError(str(error))
     if error.sqlstate == _QUERY_CANCELED:
-        return DatabaseError(str(error), reason="timeout")
+        return DatabaseTimeout(str(error))
     if _is_refusal(error, at_start_up=at_start_up):
         return DatabaseRefused(str(error))
     if error.sqlstate.startswith(_UNAVAILABLE_CLASSES):
-        return DatabaseError(str(error), reason="unavailable")
+        return DatabaseError(str(error))
     if _lost_a_race(error):
-        return DatabaseError(str(error), reason="conflict")
-    return DatabaseError(str(error), reason="rejected")
+        return DatabaseConflict(str(error))
+    return DatabaseRejected(str(error))
 
 
 def _is_refusal(error: PostgresError, *, at_start_up: bool) -> bool:
@@ -157,7 +159,7 @@ class PostgresSkillDatabase:
     async def upsert_skill(
         self, skill: Skill, *, candidates: Sequence[str], trusted: bool = True
     ) -> UpsertResult:
-        """See ``SkillDatabase``. Also raises DatabaseError of the reason ``conflict``.
+        """See ``SkillDatabase``. Also raises DatabaseConflict.
 
         That is: no candidate is free, or other sessions were faster MAX_ATTEMPTS times.
         """
@@ -166,7 +168,7 @@ class PostgresSkillDatabase:
         result = await self._write(queries.UPSERT_SKILL, *parameters, needs_row=True)
         for outcome, stored in _filled(result):
             return UpsertResult(_read_skill_json(stored), Upserted(outcome))
-        raise DatabaseError(f"no slug is free for {row['identity']}", reason="conflict")
+        raise DatabaseConflict(f"no slug is free for {row['identity']}")
 
     async def upsert_skills(self, skills: Sequence[Skill]) -> Sequence[Skill]:
         """See ``SkillDatabase``. Of several states of one identity the newest counts.
@@ -203,7 +205,7 @@ class PostgresSkillDatabase:
         result = await self._write(queries.MOVE_SKILL, identity, candidates)
         for placed, stored in _filled(result):
             if placed != "t":
-                raise DatabaseError(f"no slug is free for {identity}", reason="conflict")
+                raise DatabaseConflict(f"no slug is free for {identity}")
             return _read_skill_json(stored)
         return None
 
@@ -399,7 +401,7 @@ def _filled(result: Result) -> list[tuple[str, ...]]:
     for row in result.rows:
         values = tuple(value for value in row if value is not None)
         if len(values) != len(row):
-            raise DatabaseError(f"NULL in one of the columns {result.columns}", reason="rejected")
+            raise DatabaseRejected(f"NULL in one of the columns {result.columns}")
         rows.append(values)
     return rows
 
@@ -411,7 +413,7 @@ def _integer(result: Result) -> int:
 
 def _difference(kind: str | None, name: str | None, row: str | None) -> Difference:
     if kind is None or name is None:
-        raise DatabaseError("a difference without kind or name", reason="rejected")
+        raise DatabaseRejected("a difference without kind or name")
     return Difference(DifferenceKind(kind), name, None if row is None else _read_skill_json(row))
 
 

@@ -22,7 +22,12 @@ from typing import Final
 from marketplace.basics.concurrency import map_bounded
 from marketplace.ports.database import SkillDatabase
 from marketplace.ports.env import Env, get_db
-from marketplace.ports.errors import DatabaseError
+from marketplace.ports.errors import (
+    DatabaseConflict,
+    DatabaseError,
+    DatabaseRejected,
+    DatabaseTimeout,
+)
 from marketplace.publishing.kv_copy import project_rows, store_without_row
 from marketplace.publishing.slug_plan import SlugPlan, plan_slug, read_wanted_records
 from marketplace.skills.skill import Skill
@@ -109,7 +114,7 @@ async def _store_in_database(env: Env, plans: Sequence[SlugPlan]) -> Mapping[str
                 detail=str(error),
                 skills=len(waiting),
             )
-            if error.reason == "timeout":
+            if isinstance(error, DatabaseTimeout):
                 break  # a second wait as long would only delay what KV can take now
     return rows
 
@@ -122,9 +127,7 @@ async def _upsert(
         result = await database.upsert_skill(
             plan.skill, candidates=plan.candidates, trusted=plan.trusted
         )
-    except DatabaseError as error:
-        if error.reason not in ("rejected", "conflict"):
-            raise
+    except (DatabaseRejected, DatabaseConflict) as error:
         env.log(
             "skill-rejected-by-postgres",
             level="error",

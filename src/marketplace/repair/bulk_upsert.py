@@ -4,12 +4,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from marketplace.ports.errors import DatabaseError
+from marketplace.ports.errors import DatabaseConflict, DatabaseRejected
 from marketplace.skills.skill import Skill
 
 _DESCRIPTIONS_AT_ONCE: Final = 2_000_000  # characters in one bulk upsert
-
-_OF_ONE_SKILL: Final = ("rejected", "conflict")  # reasons that concern one skill, not the database
 
 _BulkUpsert = Callable[[Sequence[Skill]], Awaitable[Sequence[Skill]]]
 
@@ -35,9 +33,7 @@ async def upsert_in_bulk(skills: Sequence[Skill], upsert: _BulkUpsert) -> _Outco
         some = waiting.pop()
         try:
             unplaced = await upsert(some)
-        except DatabaseError as error:
-            if error.reason not in _OF_ONE_SKILL:
-                raise
+        except (DatabaseRejected, DatabaseConflict) as error:  # of one skill
             if len(some) == 1:
                 outcome.rejected.append((some[0], str(error)))
             else:

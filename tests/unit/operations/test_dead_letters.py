@@ -20,7 +20,7 @@ from marketplace.operations.redrive import (
 )
 from marketplace.ports.database import DatabaseSession
 from marketplace.ports.dead_letter import DeadLetter, DeadLetterReason
-from marketplace.ports.errors import DatabaseError
+from marketplace.ports.errors import DatabaseRejected
 from marketplace.ports.queue import retry_delay
 from marketplace.repair.light_repair import run_light_repair
 from marketplace.worker.consumers import DEAD_LETTER_QUEUE, LAST_ATTEMPT, consume
@@ -182,7 +182,7 @@ async def test_letters_that_cannot_be_read_or_are_refused_do_not_keep_others_in_
 
     async def refuse(session: DoubleSession, letter: DeadLetter) -> None:
         if letter.id == _letter(250).id:
-            raise DatabaseError("refused", reason="rejected")
+            raise DatabaseRejected("refused")
         await store(session, letter)
 
     store = DoubleSession.store_dead_letter
