@@ -189,5 +189,5 @@ def test_a_damaged_submission_makes_no_skill(damage: dict[str, Any]) -> None:
     }
     scan = Scan(submission_id="a", verdict=Verdict.PASS, score=500, scanned_at=JANUARY)
     assert skill_from_submission(Submission(**fields), scan).cert_score == 100
-    with pytest.raises(ValueError):  # noqa: PT011 - InvalidRecord, or that of a repository
+    with pytest.raises(ValueError):  # noqa: PT011 - InvalidData, or that of a repository
         skill_from_submission(Submission(**(fields | damage)), scan)

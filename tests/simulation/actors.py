@@ -10,6 +10,7 @@ from typing import Any, Final, cast
 
 import msgspec
 
+from marketplace.basics.json_text import InvalidData
 from marketplace.catalog.listings import get_skills
 from marketplace.catalog.lookup import get_skill_by_name
 from marketplace.catalog.published_skills import KEPT_FROM_BEFORE
@@ -29,8 +30,8 @@ from marketplace.repair.schedule import run_scheduled
 from marketplace.skills.listing_rules import ListingQuery
 from marketplace.skills.skill import Skill, SkillSummary
 from marketplace.skills.slugs import is_slug
-from marketplace.skills.stored import InvalidRecord, read_skill
-from marketplace.skills.submission import Scan, Submission, SubmissionState
+from marketplace.skills.stored import read_skill
+from marketplace.skills.submission import Scan, Submission, SubmissionState, SubmissionStatus
 from marketplace.skills.versions import version_order
 from marketplace.worker.consumers import DEAD_LETTER_QUEUE, MAINTENANCE_QUEUE, consume
 from tests.doubles.database import DatabaseDouble, Held
@@ -120,7 +121,10 @@ class Marketplace:
         found = []
         for id_ in submission_ids:
             status = await submissions.get_submission_status(env, id_)
-            if status is None or status.state is not SubmissionState.PUBLISHED:
+            if (
+                not isinstance(status, SubmissionStatus)
+                or status.state is not SubmissionState.PUBLISHED
+            ):
                 found.append(id_)
         return found
 
@@ -196,7 +200,7 @@ class Marketplace:
             for page in manifest.pages:
                 block = index_manifest.decode_page(page, kv.peek(page.key))
                 reading.pages.add_block(block)
-        except InvalidRecord:
+        except InvalidData:
             return None
         return {entry.summary.name: stamp(entry.summary) for entry in reading.summaries()}
 

@@ -6,6 +6,7 @@ before anything is decoded that came from outside.
 """
 
 import re
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar, overload
 
 import msgspec
@@ -23,8 +24,21 @@ CLOSING: Final = (b"]", b"}")
 T = TypeVar("T")
 
 
-class UnreadableJson(ValueError):
-    """No JSON, or not of the expected type; the message says why."""
+class InvalidData(ValueError):
+    """Data that cannot be read as what it should be, or could not be read back once written.
+
+    Raised while decoding and encoding; a read answers with `Unreadable` instead.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """What a read answers where there is data that cannot be read."""
+
+    why: str
+
+    def __str__(self) -> str:
+        return self.why
 
 
 @overload
@@ -32,14 +46,14 @@ def decode(value: bytes | str) -> Any: ...
 @overload
 def decode(value: bytes | str, kind: type[T]) -> T: ...
 def decode(value: bytes | str, kind: Any = Any) -> Any:
-    """Decode a JSON text as ``kind``. Raises UnreadableJson, however it is broken, and nothing
+    """Decode a JSON text as ``kind``. Raises InvalidData, however it is broken, and nothing
     else."""
     if is_too_deep(value):
-        raise UnreadableJson(f"more than {MAX_DEPTH} levels of brackets")
+        raise InvalidData(f"more than {MAX_DEPTH} levels of brackets")
     try:
         return msgspec.json.decode(value, type=kind)
     except (ValueError, RecursionError) as error:
-        raise UnreadableJson(str(error)[:200]) from error
+        raise InvalidData(str(error)[:200]) from error
 
 
 def is_too_deep(value: bytes | str, limit: int = MAX_DEPTH) -> bool:

@@ -84,7 +84,7 @@ async def get_published_skills_list(
 
     Repairs the index, in the time that is left, when the enumeration was complete and found
     more. Only a full enumeration can say that there is nothing: raises KvError when it failed and
-    nothing was found elsewhere, KvTimeout when time ran out. Raises InvalidRecord
+    nothing was found elsewhere, KvTimeout when time ran out. Raises InvalidData
     when the index holds lines that are no summaries; ``use_index=False`` then leaves it out. With
     ``env.fallback_cache`` one request does the work for all that come meanwhile; a listing that
     lacks a part is never kept, but an older one stands in for it.

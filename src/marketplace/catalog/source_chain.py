@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
+from marketplace.basics.json_text import InvalidData
 from marketplace.catalog.answer import Answer, Source
 from marketplace.catalog.published_skills import (
     KEPT_FROM_BEFORE,
@@ -26,7 +27,6 @@ from marketplace.ports.errors import (
     StorageError,
     TimedOut,
 )
-from marketplace.skills.stored import InvalidRecord
 
 _MARGIN_SECONDS: Final = 0.2  # left for making the answer of what was read
 
@@ -135,7 +135,7 @@ async def read_from_first(
         return reading.answer(value, Source.POSTGRES)
     try:
         found = await _from_kv(reading, question, published)
-    except (KvError, InvalidRecord) as error:
+    except (KvError, InvalidData) as error:
         reading.note(Source.KV_ENUMERATION, _as_kv_error(error))
         found = None
     if found is not None and found.is_whole:
@@ -162,12 +162,12 @@ class _FromKv(Generic[T]):
 async def _from_kv(
     reading: Reading, question: Hashable, published: Callable[[PublishedSkills], T]
 ) -> _FromKv[T]:
-    """The answer out of all that KV lists. Raises KvError, InvalidRecord."""
+    """The answer out of all that KV lists. Raises KvError, InvalidData."""
     env = reading.env
     try:
         skills = await get_published_skills_list(env, deadline=reading.seconds_left)
         value = _shared(env, skills, question, lambda: published(skills))
-    except InvalidRecord as error:  # an index that was signed with lines that are no summaries
+    except InvalidData as error:  # an index that was signed with lines that are no summaries
         reading.note(Source.KV_INDEX, _as_kv_error(error))
         skills = await get_published_skills_list(
             env, deadline=reading.seconds_left, use_index=False
@@ -179,7 +179,7 @@ async def _from_kv(
     return _FromKv(reading.answer(value, skills.source), is_whole=not skills.thinned)
 
 
-def _as_kv_error(error: KvError | InvalidRecord) -> KvError:
+def _as_kv_error(error: KvError | InvalidData) -> KvError:
     return error if isinstance(error, KvError) else KvError(str(error), reason="damaged")
 
 

@@ -6,13 +6,13 @@ All functions raise KvError and nothing else; KvTimeout after ``settings.kv_time
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from itertools import islice
-from typing import Any, Final, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 from marketplace.basics import json_text
+from marketplace.basics.json_text import Unreadable
 from marketplace.ports.env import Env
 from marketplace.ports.errors import KvError, KvRateLimited, KvTimeout, KvValueTooLarge
 from marketplace.ports.kv import KV_BULK_GET_LIMIT, KV_LIST_LIMIT, KV_WRITE_INTERVAL, KvListPage
-from marketplace.skills.stored import InvalidRecord
 
 MAX_RECORD_BYTES: Final = 256 * 1024
 """Of one record. A hundred of them just fill what one bulk get may bring; a skill within the
@@ -25,8 +25,11 @@ MAX_KEY_BYTES: Final = 512
 
 T = TypeVar("T")
 
-Value = bytes | InvalidRecord | None
-"""What was found under a key; InvalidRecord when it is too large to be a record."""
+Stored: TypeAlias = T | Unreadable | None
+"""What was found under a key; None: nothing."""
+
+Value: TypeAlias = Stored[bytes]
+"""Unreadable when it is too large to be a record."""
 
 
 async def in_time(env: Env, operation: str, call: Awaitable[T]) -> T:
@@ -163,23 +166,20 @@ def _within_limit(value: bytes | None) -> Value:
     return value
 
 
-def _too_large() -> InvalidRecord:
-    return InvalidRecord(f"larger than {MAX_RECORD_BYTES} bytes")
+def _too_large() -> Unreadable:
+    return Unreadable(f"larger than {MAX_RECORD_BYTES} bytes")
 
 
-def decode_json(value: bytes) -> Any:
-    """Decode a stored value. Raises InvalidRecord for whatever is no JSON, however it is broken."""
-    try:
-        return json_text.decode(value)
-    except json_text.UnreadableJson as error:
-        raise InvalidRecord(f"no JSON: {str(error)[:100]}") from error
-
-
-def decode_record(value: Value, kind: type[T]) -> T | InvalidRecord | None:
-    """A value as a record of type ``kind``; what is wrong with it where it is none."""
-    if value is None or isinstance(value, InvalidRecord):
+def decode_value(value: Value, decode: Callable[[bytes], T]) -> Stored[T]:
+    """What ``decode`` makes of a value, or what is wrong with it."""
+    if value is None or isinstance(value, Unreadable):
         return value
     try:
-        return json_text.decode(value, kind)
-    except json_text.UnreadableJson as error:
-        return InvalidRecord(str(error))
+        return decode(value)
+    except (ValueError, ArithmeticError, RecursionError) as error:
+        return Unreadable(str(error)[:200])
+
+
+def decode_record(value: Value, kind: type[T]) -> Stored[T]:
+    """A value as a record of type ``kind``."""
+    return decode_value(value, lambda text: json_text.decode(text, kind))

@@ -6,13 +6,13 @@ from typing import Final
 
 import msgspec
 
+from marketplace.basics import json_text
 from marketplace.kv import access as kv_access
 from marketplace.kv import records as kv_records
 from marketplace.kv import summaries as kv_summaries
 from marketplace.kv.keys import alias_key, skill_key
 from marketplace.ports.env import Env
 from marketplace.skills.slugs import is_slug
-from marketplace.skills.stored import InvalidRecord
 
 MAX_ALIAS_HOPS: Final = 8
 """Renames that a chain of aliases may have; each is one KV operation for the reader."""
@@ -117,11 +117,11 @@ def _target(slug: str, values: Mapping[str, kv_access.Value]) -> tuple[bool, str
 
 def _read_alias(value: kv_access.Value) -> str | None:
     """The target in an alias' value: an object, a JSON string, or the bare slug."""
-    if value is None or isinstance(value, InvalidRecord):
+    if not isinstance(value, bytes):
         return None
     try:
-        target = kv_access.decode_json(value)
-    except InvalidRecord:
+        target = json_text.decode(value)
+    except json_text.InvalidData:
         target = value.decode(errors="replace")
     if isinstance(target, dict):
         target = next((target[name] for name in _TARGET_FIELDS if name in target), None)

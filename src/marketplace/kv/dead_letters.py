@@ -5,12 +5,12 @@ They are in PostgreSQL alone now. This file goes when no deployment holds ``dead
 
 from collections.abc import Iterable, Mapping
 
+from marketplace.basics.json_text import Unreadable
 from marketplace.kv import access as kv_access
 from marketplace.kv.keys import DEAD_LETTER_PREFIX
 from marketplace.ports.dead_letter import DeadLetter
 from marketplace.ports.env import Env
 from marketplace.ports.kv import KV_BULK_GET_LIMIT
-from marketplace.skills.stored import InvalidRecord
 
 _MAX_PAGES = 20
 
@@ -31,7 +31,7 @@ async def _read(env: Env, keys: list[str]) -> dict[str, DeadLetter]:
     letters = {}
     for key, value in (await kv_access.read_values(env, keys)).items():
         letter = kv_access.decode_record(value, DeadLetter)
-        if isinstance(letter, InvalidRecord):
+        if isinstance(letter, Unreadable):
             env.log("dead-letter-malformed", level="error", key=key, reason=str(letter))
         elif letter is not None:
             letters[key] = letter

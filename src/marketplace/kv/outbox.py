@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import msgspec
-
+from marketplace.basics import json_text
+from marketplace.basics.json_text import InvalidData
 from marketplace.kv import access as kv_access
 from marketplace.kv import records as kv_records
 from marketplace.kv import summaries as kv_summaries
@@ -16,7 +16,7 @@ from marketplace.kv.keys import OUTBOX_PREFIX, is_trusted_outbox_key, outbox_key
 from marketplace.ports.env import Env
 from marketplace.ports.kv import KV_BULK_GET_LIMIT, KvKey
 from marketplace.skills.skill import PublishedSummary, Skill
-from marketplace.skills.stored import InvalidRecord, read_skill
+from marketplace.skills.stored import read_skill
 
 MAX_OUTBOX_PAGES: Final = 5
 """List pages that one look at the outbox reads: 5,000 waiting skills."""
@@ -43,7 +43,7 @@ class OutboxEntry:
 async def write_outbox(env: Env, skill: Skill, *, trusted: bool = True) -> str:
     """Keep a skill until the database takes it; returns its key. Idempotent.
 
-    Raises KvError, InvalidRecord. A second write of the same state within a second is the same
+    Raises KvError, InvalidData. A second write of the same state within a second is the same
     write, so KV's refusal of it is no error, but it is raised: only the caller knows the first.
     """
     value = kv_records.encode_skill(skill)
@@ -123,7 +123,7 @@ def _take_summary(key: KvKey, summaries: list[PublishedSummary]) -> bool:
         return False
     try:
         published = kv_summaries.decode_summary(key.metadata)
-    except InvalidRecord:
+    except InvalidData:
         return False  # the value decides
     rank = published.revision if is_trusted_outbox_key(key.name) else ""
     summaries.append(PublishedSummary(published.summary, rank))
@@ -134,22 +134,9 @@ async def _read_entries(env: Env, keys: Sequence[str]) -> list[OutboxEntry]:
     values = await kv_access.read_values(env, keys)
     entries = []
     for key in keys:
-        match _read_skill(values[key]):
-            case Skill() as skill:
-                entries.append(OutboxEntry(key, skill))
-            case InvalidRecord() as error:
-                env.log("outbox-malformed", level="error", key=key, reason=str(error))
-            case None:
-                pass  # placed and cleared since the list page was made
+        skill = kv_access.decode_value(values[key], lambda text: read_skill(json_text.decode(text)))
+        if isinstance(skill, Skill):
+            entries.append(OutboxEntry(key, skill))
+        elif skill is not None:  # None: placed and cleared since the list page was made
+            env.log("outbox-malformed", level="error", key=key, reason=str(skill))
     return entries
-
-
-def _read_skill(value: kv_access.Value) -> Skill | InvalidRecord | None:
-    if value is None or isinstance(value, InvalidRecord):
-        return value
-    try:
-        return read_skill(kv_access.decode_json(value))
-    except InvalidRecord as error:
-        return error
-    except (msgspec.MsgspecError, ValueError, ArithmeticError, RecursionError) as error:
-        return InvalidRecord(str(error)[:200])

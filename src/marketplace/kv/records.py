@@ -6,8 +6,10 @@ call brings a thousand of them. Where a summary does not fit, the value is read 
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeAlias
 
+from marketplace.basics import json_text
+from marketplace.basics.json_text import InvalidData, Unreadable
 from marketplace.kv import access as kv_access
 from marketplace.kv.keys import ALIAS_PREFIX, SKILL_PREFIX, skill_key
 from marketplace.kv.summaries import (
@@ -24,7 +26,7 @@ from marketplace.ports.env import Env
 from marketplace.ports.kv import KV_BULK_GET_LIMIT, KvKey, KvListPage
 from marketplace.skills.skill import PublishedSummary, Skill
 from marketplace.skills.slugs import identity_of, is_slug
-from marketplace.skills.stored import InvalidRecord, read_skill
+from marketplace.skills.stored import read_skill
 
 MAX_WARNINGS: Final = 20
 """Log lines about single malformed records in one enumeration; the rest is counted."""
@@ -32,7 +34,7 @@ MAX_WARNINGS: Final = 20
 
 # --- single records ---------------------------------------------------------------------------
 
-Record = Skill | Moved | InvalidRecord | None
+Record: TypeAlias = kv_access.Stored[Skill | Moved]
 """What is under ``skill:{slug}``: a skill, a forwarding note, something unreadable, or nothing."""
 
 Records = Mapping[str, Record]
@@ -41,23 +43,17 @@ Records = Mapping[str, Record]
 
 def decode_skill_record(slug: str, value: kv_access.Value) -> Record:
     """Read the value of ``skill:{slug}``, of any generation."""
-    if value is None or isinstance(value, InvalidRecord):
-        return value
-    try:
-        record = kv_access.decode_json(value)
-        if isinstance(record, dict) and "movedTo" in record:
-            return _read_moved(slug, record["movedTo"])
-        return read_skill(record, slug=slug)
-    except InvalidRecord as error:
-        return error
-    except (ValueError, ArithmeticError, RecursionError) as error:
-        return InvalidRecord(str(error)[:200])
 
+    def decode(text: bytes) -> Skill | Moved:
+        record = json_text.decode(text)
+        if not isinstance(record, dict) or "movedTo" not in record:
+            return read_skill(record, slug=slug)
+        target = record["movedTo"]
+        if not isinstance(target, str) or not is_slug(target):
+            raise InvalidData("movedTo is not a slug")
+        return Moved(slug, target)
 
-def _read_moved(slug: str, target: object) -> Moved:
-    if not isinstance(target, str) or not is_slug(target):
-        raise InvalidRecord("movedTo is not a slug")
-    return Moved(slug, target)
+    return kv_access.decode_value(value, decode)
 
 
 async def read_records(env: Env, slugs: Sequence[str]) -> Mapping[str, Record]:
@@ -72,22 +68,22 @@ async def read_record(env: Env, slug: str) -> Record:
 
 
 def encode_skill(skill: Skill) -> bytes:
-    """A whole skill as JSON. Raises InvalidRecord for one that could not be read back."""
+    """A whole skill as JSON. Raises InvalidData for one that could not be read back."""
     try:
         identity_of(skill.repo_url, skill.base_slug)
         value = json_encoder.encode(skill)
     except ValueError as error:
-        raise InvalidRecord(str(error)) from error
+        raise InvalidData(str(error)) from error
     if not is_slug(skill.name):
-        raise InvalidRecord(f"no usable slug: {skill.name!r:.80}")
+        raise InvalidData(f"no usable slug: {skill.name!r:.80}")
     if len(value) > kv_access.MAX_RECORD_BYTES:
-        raise InvalidRecord(f"larger than {kv_access.MAX_RECORD_BYTES} bytes")
+        raise InvalidData(f"larger than {kv_access.MAX_RECORD_BYTES} bytes")
     return value
 
 
 async def write_record(env: Env, skill: Skill) -> None:
     """Write ``skill:{skill.name}`` with its metadata, over whatever is there: who calls decides
-    which state is the newer one. Raises KvError, InvalidRecord."""
+    which state is the newer one. Raises KvError, InvalidData."""
     value = encode_skill(skill)
     await kv_access.put_value(env, skill_key(skill.name), value, metadata=encode_metadata(skill))
 
@@ -216,7 +212,7 @@ def _sort_record(page: PublishedPage, slug: str, record: Record) -> None:
                 page.without_metadata.append(slug)
         case Moved():
             page.moved.append(record)
-        case InvalidRecord():
+        case Unreadable():
             page.malformed.append(Malformed(skill_key(slug), str(record)))
         case None:
             page.malformed.append(Malformed(skill_key(slug), "listed, but has no value"))

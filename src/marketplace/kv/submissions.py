@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from marketplace.basics.json_text import Unreadable
 from marketplace.kv import access as kv_access
 from marketplace.kv.keys import (
     PENDING_PREFIX,
@@ -24,7 +25,6 @@ from marketplace.kv.keys import (
 from marketplace.ports.env import Env
 from marketplace.ports.errors import KvRateLimited
 from marketplace.ports.kv import KV_BULK_GET_LIMIT, KvKey
-from marketplace.skills.stored import InvalidRecord
 from marketplace.skills.submission import (
     Publication,
     Scan,
@@ -88,18 +88,18 @@ async def create_submission(env: Env, submission: Submission) -> None:
 
 async def get_submissions(
     env: Env, ids: Sequence[str]
-) -> Mapping[str, Submission | InvalidRecord | None]:
+) -> Mapping[str, kv_access.Stored[Submission]]:
     """Submissions by id, one operation for every hundred. Raises KvError."""
     values = await kv_access.read_all_values(env, [submission_key(i) for i in ids])
     return {i: kv_access.decode_record(values[submission_key(i)], Submission) for i in ids}
 
 
-async def get_submission(env: Env, submission_id: str) -> Submission | InvalidRecord | None:
+async def get_submission(env: Env, submission_id: str) -> kv_access.Stored[Submission]:
     """One submission. Raises KvError."""
     return (await get_submissions(env, [submission_id]))[submission_id]
 
 
-async def get_scans(env: Env, ids: Sequence[str]) -> Mapping[str, Scan | InvalidRecord | None]:
+async def get_scans(env: Env, ids: Sequence[str]) -> Mapping[str, kv_access.Stored[Scan]]:
     """Verdicts by submission id, one operation for every hundred. Raises KvError."""
     values = await kv_access.read_all_values(env, [scan_key(i) for i in ids])
     return {i: kv_access.decode_record(values[scan_key(i)], Scan) for i in ids}
@@ -107,7 +107,7 @@ async def get_scans(env: Env, ids: Sequence[str]) -> Mapping[str, Scan | Invalid
 
 async def get_publications(
     env: Env, ids: Sequence[str]
-) -> Mapping[str, Publication | InvalidRecord | None]:
+) -> Mapping[str, kv_access.Stored[Publication]]:
     """Publications by submission id, one operation for every hundred. Raises KvError."""
     values = await kv_access.read_all_values(env, [publication_key(i) for i in ids])
     return {i: kv_access.decode_record(values[publication_key(i)], Publication) for i in ids}
@@ -130,7 +130,7 @@ async def record_scan(env: Env, submission: Submission, scan: Scan) -> Scan:
 
 
 async def _keep_pass(
-    env: Env, submission: Submission, scan: Scan, standing: Scan | InvalidRecord | None
+    env: Env, submission: Submission, scan: Scan, standing: kv_access.Stored[Scan]
 ) -> None:
     """Three writes, each to a key of its own and each leaving what a cut off call can be taken up
     from.
@@ -149,7 +149,7 @@ async def _keep_pass(
     await kv_access.put_value(env, scan_key(scan.submission_id), value)
 
 
-async def _keep_rejection(env: Env, scan: Scan, standing: Scan | InvalidRecord | None) -> None:
+async def _keep_rejection(env: Env, scan: Scan, standing: kv_access.Stored[Scan]) -> None:
     """The verdict expires with its submission, unless that passed before and is kept."""
     ttl = env.settings.submission_ttl if standing is None else None
     value = msgspec.json.encode(scan)
@@ -185,7 +185,7 @@ async def mark_asked(env: Env, pending: PendingSubmission, scan: Scan) -> None:
 
 async def keep_marked_scans(
     env: Env, pending: Sequence[PendingSubmission]
-) -> Mapping[str, Scan | InvalidRecord | None]:
+) -> Mapping[str, kv_access.Stored[Scan]]:
     """Keep the verdicts that marks hold, by the keys of the marks. Raises KvError."""
     values = await kv_access.read_all_values(env, [submission.key for submission in pending])
     scans = {key: kv_access.decode_record(value, Scan) for key, value in values.items()}
@@ -195,11 +195,10 @@ async def keep_marked_scans(
     return scans
 
 
-async def submission_status(env: Env, submission_id: str) -> SubmissionStatus | None:
-    """Where a submission stands; None when there is none. One operation.
+async def submission_status(env: Env, submission_id: str) -> kv_access.Stored[SubmissionStatus]:
+    """Where a submission stands. One operation.
 
-    A verdict that cannot be read counts as none. Raises KvError; InvalidRecord when the
-    submission itself cannot be read.
+    A verdict that cannot be read counts as none. Raises KvError.
     """
     keys = [f(submission_id) for f in (submission_key, scan_key, publication_key)]
     values = await kv_access.read_values(env, keys)
@@ -207,19 +206,17 @@ async def submission_status(env: Env, submission_id: str) -> SubmissionStatus | 
     scan = kv_access.decode_record(values[keys[1]], Scan)
     publication = kv_access.decode_record(values[keys[2]], Publication)
     for key, record in zip(keys, (submission, scan, publication), strict=True):
-        if isinstance(record, InvalidRecord):
+        if isinstance(record, Unreadable):
             env.log("submission-malformed", level="warning", key=key, reason=str(record))
-    if isinstance(submission, InvalidRecord):
-        raise submission
-    if submission is None:
-        return None
+    if not isinstance(submission, Submission):
+        return submission
     return _status(submission, scan, publication)
 
 
 def _status(
     submission: Submission,
-    scan: Scan | InvalidRecord | None,
-    publication: Publication | InvalidRecord | None,
+    scan: kv_access.Stored[Scan],
+    publication: kv_access.Stored[Publication],
 ) -> SubmissionStatus:
     scan = scan if isinstance(scan, Scan) else None
     state = _state(scan, published=publication is not None)
@@ -252,7 +249,7 @@ async def find_by_identity(env: Env, identity: str) -> str | None:
     """The id of the latest known submission of a skill. Raises KvError."""
     key = identity_key(identity)
     latest = kv_access.decode_record((await kv_access.read_values(env, [key]))[key], _Latest)
-    if isinstance(latest, InvalidRecord):
+    if isinstance(latest, Unreadable):
         env.log("identity-malformed", level="warning", key=key, reason=str(latest))
         return None
     return latest.submission_id if latest and latest.identity == identity else None

@@ -9,6 +9,7 @@ from typing import Any, Final, cast
 
 import msgspec
 
+from marketplace.basics.json_text import InvalidData
 from marketplace.basics.timestamps import EPOCH
 from marketplace.ports.kv import KV_METADATA_LIMIT
 from marketplace.skills.skill import (
@@ -20,7 +21,6 @@ from marketplace.skills.skill import (
     SkillSummary,
 )
 from marketplace.skills.slugs import identity_of, is_slug
-from marketplace.skills.stored import InvalidRecord
 
 
 class Moved(msgspec.Struct, frozen=True):
@@ -92,13 +92,13 @@ def encode_summary(published: PublishedSummary) -> bytes:
 
 
 def decode_summary(text: bytes | str) -> PublishedSummary:
-    """Read `encode_summary`'s form. Raises InvalidRecord, also for what no skill can have."""
+    """Read `encode_summary`'s form. Raises InvalidData, also for what no skill can have."""
     try:
         compact = _summary_decoder.decode(text)
         _check_nul(text, compact)
         return _published(compact)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise InvalidRecord(str(error)[:200]) from error
+        raise InvalidData(str(error)[:200]) from error
 
 
 def decode_for_matching(text: bytes) -> SkillSummary:
@@ -119,7 +119,7 @@ def _published(compact: Any) -> PublishedSummary:
     if not 0 <= summary.cert_score <= MAX_SCORE or not _MOMENTS.fullmatch(
         "".join([EPOCH if moment is None else moment for moment in _moments_of(summary)])
     ):
-        raise InvalidRecord("a score or a time that no skill has")
+        raise InvalidData("a score or a time that no skill has")
     return PublishedSummary(summary, revision)
 
 
@@ -130,14 +130,14 @@ def _check_nul(text: bytes | str, compact: msgspec.Struct) -> None:
         for value in msgspec.structs.astuple(compact):
             texts = value if isinstance(value, tuple) else (value,)
             if any(isinstance(each, str) and "\0" in each for each in texts):
-                raise InvalidRecord("a NUL character")
+                raise InvalidData("a NUL character")
 
 
 def _check_identity(summary: SkillSummary) -> None:
     """Raise ValueError where ``summary.identity`` would. Quick for addresses in their plain form,
     since enumerations do this for every skill."""
     if not is_slug(summary.name):
-        raise InvalidRecord(f"no usable slug: {summary.name!r:.80}")
+        raise InvalidData(f"no usable slug: {summary.name!r:.80}")
     plain = _PLAIN_REPOSITORY.fullmatch(summary.repo_url)
     if not plain or (summary.base_slug != summary.name and not is_slug(summary.base_slug)):
         identity_of(summary.repo_url, summary.base_slug)

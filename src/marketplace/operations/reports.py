@@ -48,7 +48,7 @@ async def load_states(env: Env, name: str, kind: type[T]) -> list[T]:
     for document in await _load_documents(env, name):
         try:
             states.append(json_text.decode(document, kind))
-        except json_text.UnreadableJson as error:  # of another version of this code, or damage
+        except json_text.InvalidData as error:  # of another version of this code, or damage
             env.log("state-malformed", level="error", state=name, reason=str(error))
     return states
 
@@ -77,7 +77,7 @@ def newest_report(*documents: bytes | None) -> Any:
     for document in documents:
         try:
             report = json_text.decode(document) if document else None
-        except json_text.UnreadableJson:
+        except json_text.InvalidData:
             continue  # a damaged report must not hide the other
         if isinstance(report, dict):
             reports.append(report)

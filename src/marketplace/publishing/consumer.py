@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from marketplace.basics.concurrency import map_bounded
+from marketplace.basics.json_text import Unreadable
+from marketplace.kv.access import Stored
 from marketplace.kv.index import add_to_published_index
 from marketplace.kv.submissions import get_scans, get_submissions, record_publication
 from marketplace.operations.dead_letters import bury
@@ -15,7 +17,6 @@ from marketplace.ports.queue import QueueMessage, retry_delay
 from marketplace.publishing.messages import PUBLISH_QUEUE, scanned_at_of, submission_id_of
 from marketplace.publishing.publish import Published, publish_skills
 from marketplace.skills.skill import Skill, says_the_same
-from marketplace.skills.stored import InvalidRecord
 from marketplace.skills.submission import (
     Publication,
     Scan,
@@ -138,14 +139,14 @@ async def _read_submissions(env: Env, messages: Sequence[QueueMessage]) -> Mappi
 def _read_message(
     message: QueueMessage,
     submission_id: str,
-    submissions: Mapping[str, Submission | InvalidRecord | None],
-    scans: Mapping[str, Scan | InvalidRecord | None],
+    submissions: Mapping[str, Stored[Submission]],
+    scans: Mapping[str, Stored[Scan]],
 ) -> _Reading:
     """What one message asks for; Outdated while KV may only be late to show it."""
     submission, scan = submissions[submission_id], scans[submission_id]
     told = scanned_at_of(message.body)
     seen = scan.scanned_at if isinstance(scan, Scan) else ""
-    if isinstance(scan, InvalidRecord) or (seen >= told and (submission or not told)):
+    if isinstance(scan, Unreadable) or (seen >= told and (submission or not told)):
         return _reading(submission_id, submission, scan)
     if message.attempts <= OUTDATED_READS:
         return _Outdated()
@@ -162,12 +163,12 @@ def _invalid_message() -> _Unpublishable:
 
 def _reading(
     submission_id: str,
-    submission: Submission | InvalidRecord | None,
-    scan: Scan | InvalidRecord | None,
+    submission: Stored[Submission],
+    scan: Stored[Scan],
 ) -> _Reading:
-    if isinstance(submission, InvalidRecord):
+    if isinstance(submission, Unreadable):
         return _Unpublishable(DeadLetterReason.INVALID_RECORD, f"submission: {submission}")
-    if isinstance(scan, InvalidRecord):
+    if isinstance(scan, Unreadable):
         return _Unpublishable(DeadLetterReason.INVALID_RECORD, f"verdict: {scan}")
     if submission is None:
         return _Unpublishable(

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Final
 
 from marketplace.basics.concurrency import map_bounded
+from marketplace.basics.json_text import InvalidData, Unreadable
 from marketplace.kv.access import write_again_if_refused
 from marketplace.kv.outbox import find_identity_in_outbox, write_outbox
 from marketplace.kv.records import Records, read_records, write_record
@@ -18,11 +19,10 @@ from marketplace.ports.env import Env, get_db
 from marketplace.ports.errors import DatabaseError, KvError
 from marketplace.publishing.slug_plan import SlugPlan, certain_slug
 from marketplace.skills.skill import Skill, replaces
-from marketplace.skills.stored import InvalidRecord
 
 _REWRITES: Final = 3  # of a row that keeps changing, before the light repair takes over
 
-WriteError = KvError | InvalidRecord
+WriteError = KvError | Unreadable
 
 
 @dataclass(slots=True)
@@ -131,18 +131,23 @@ async def _write_failure(
     env: Env, skill: Skill, write: Callable[[Env, Skill], Awaitable[object]]
 ) -> WriteError | None:
     """Write; why that failed, logged."""
+    failure: WriteError
     try:
         await write(env, skill)
-    except (KvError, InvalidRecord) as error:
-        env.log(
-            "skill-not-stored-in-kv",
-            level="warning",
-            slug=skill.name,
-            reason=error.reason if isinstance(error, KvError) else "invalid-record",
-            detail=str(error),
-        )
-        return error
-    return None
+    except KvError as error:
+        failure, reason = error, error.reason
+    except InvalidData as error:
+        failure, reason = Unreadable(str(error)), "invalid-record"
+    else:
+        return None
+    env.log(
+        "skill-not-stored-in-kv",
+        level="warning",
+        slug=skill.name,
+        reason=reason,
+        detail=str(failure),
+    )
+    return failure
 
 
 async def _note(env: Env, written: Sequence[Skill]) -> list[Skill]:

@@ -8,9 +8,11 @@ from typing import Final
 import msgspec
 
 from marketplace.basics.concurrency import map_bounded
+from marketplace.basics.json_text import Unreadable
 from marketplace.basics.timestamps import EPOCH, seconds_since
 from marketplace.catalog.lookup import find_by_identity
 from marketplace.kv import submissions as kv_submissions
+from marketplace.kv.access import Stored
 from marketplace.kv.submissions import PendingSubmission
 from marketplace.operations.dead_letters import mark_sent_again
 from marketplace.operations.reports import load_states, save_state
@@ -19,7 +21,6 @@ from marketplace.ports.errors import KvError, QueueError
 from marketplace.publishing.messages import PUBLISH_QUEUE, publish_message
 from marketplace.skills.skill import Skill
 from marketplace.skills.slugs import slugify
-from marketplace.skills.stored import InvalidRecord
 from marketplace.skills.submission import (
     Publication,
     Scan,
@@ -99,14 +100,13 @@ async def submit(env: Env, submission: Submission) -> Receipt:
     return Receipt(id=submission.id, state=SubmissionState.RECEIVED)
 
 
-async def get_submission_status(env: Env, submission_id: str) -> SubmissionStatus | None:
+async def get_submission_status(env: Env, submission_id: str) -> Stored[SubmissionStatus]:
     """Where a submission stands; None for an unknown id.
 
-    What KV could not note while it was away is told by the listing itself. Raises KvError;
-    InvalidRecord when the submission's record is damaged.
+    What KV could not note while it was away is told by the listing itself. Raises KvError.
     """
     status = await kv_submissions.submission_status(env, submission_id)
-    if status is None or status.state is not SubmissionState.SCANNED:
+    if not isinstance(status, SubmissionStatus) or status.state is not SubmissionState.SCANNED:
         return status
     listed = await find_by_identity(env, status.repo_url, slugify(status.skill_name))
     if listed is None or (listed.value.certified_at or "") < (status.scanned_at or ""):
@@ -138,13 +138,11 @@ async def record_scan_results(env: Env, scans: Sequence[Scan]) -> ResultsReceipt
     return receipt
 
 
-async def _keep(
-    env: Env, submission: Submission | InvalidRecord | None, scan: Scan
-) -> Scan | RefusedResult:
+async def _keep(env: Env, submission: Stored[Submission], scan: Scan) -> Scan | RefusedResult:
     """Keep one verdict; the scan that stands afterwards, which may be an earlier one."""
     if submission is None:
         return RefusedResult(scan.submission_id, "unknown-submission")
-    if isinstance(submission, InvalidRecord):
+    if isinstance(submission, Unreadable):
         return RefusedResult(scan.submission_id, "invalid-record")
     try:
         standing = await kv_submissions.record_scan(env, submission, scan)
@@ -275,7 +273,7 @@ async def _verdicts(env: Env, pending: Sequence[PendingSubmission]) -> Mapping[s
     return verdicts
 
 
-def _is_decided(scan: Scan, published: Publication | InvalidRecord | None) -> bool:
+def _is_decided(scan: Scan, published: Stored[Publication]) -> bool:
     if scan.verdict is Verdict.FAIL:
         return True
     return isinstance(published, Publication) and published.scanned_at >= scan.scanned_at
@@ -299,10 +297,8 @@ async def _earlier_submission(env: Env, identity: str) -> SubmissionStatus | Non
     submission_id = await kv_submissions.find_by_identity(env, identity)
     if submission_id is None:
         return None
-    try:
-        return await get_submission_status(env, submission_id)
-    except InvalidRecord:
-        return None
+    status = await get_submission_status(env, submission_id)
+    return None if isinstance(status, Unreadable) else status
 
 
 async def _is_trusted(env: Env, submission_id: str) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final
 
+from marketplace.basics.json_text import InvalidData
 from marketplace.kv.access import write_again_if_refused
 from marketplace.kv.counting import CountingKv
 from marketplace.kv.index import IndexReading, IndexWriter, new_generation, read_index
@@ -16,7 +17,6 @@ from marketplace.kv.records import Malformed, enumerate_published_skills
 from marketplace.kv.summaries import Moved
 from marketplace.ports.env import Env
 from marketplace.ports.errors import KvError
-from marketplace.skills.stored import InvalidRecord
 
 READING_SECONDS: Final = 20.0
 READING_SHARE: Final = 2
@@ -53,7 +53,7 @@ async def write_index_from_kv(env: Env) -> WrittenIndex:
             break
     try:
         skills = await _write(env, _union(records.blocks(), old, moved))
-    except InvalidRecord as error:  # lines of the old index, though its pages are whole
+    except InvalidData as error:  # lines of the old index, though its pages are whole
         if not complete:
             raise KvError(f"neither records nor index: {error}", reason="damaged") from error
         env.log("index-page-damaged", level="warning", reason=str(error))

@@ -184,7 +184,7 @@ def _decode(env: Env, document: bytes | None) -> Rebuilds | None:
         return None
     try:
         return json_text.decode(document, Rebuilds)
-    except json_text.UnreadableJson as error:  # of another version of this code, or damage
+    except json_text.InvalidData as error:  # of another version of this code, or damage
         env.log("rebuild-state-malformed", level="error", reason=str(error))
         return None
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from marketplace.basics.json_text import Unreadable
 from marketplace.kv.access import chunks
 from marketplace.kv.aliases import mark_moved
 from marketplace.kv.records import read_records
@@ -21,7 +22,6 @@ from marketplace.publishing.slug_plan import certain_slug
 from marketplace.repair.bulk_upsert import upsert_in_bulk
 from marketplace.repair.rebuild_job import RebuildJob
 from marketplace.skills.skill import Skill
-from marketplace.skills.stored import InvalidRecord
 
 _INTO_DATABASE: Final = {DifferenceKind.MISSING_IN_DATABASE, DifferenceKind.NEWER_IN_KV}
 _INTO_KV: Final = {DifferenceKind.NEWER_IN_DATABASE, DifferenceKind.MISSING_IN_KV}
@@ -113,7 +113,7 @@ class Reconciler:
             for name, record in (await read_records(self.env, chunk)).items():
                 if isinstance(record, Skill):
                     skills[name] = record
-                elif isinstance(record, InvalidRecord):
+                elif isinstance(record, Unreadable):
                     self.job.add_error(f"skill:{name}", str(record))
         return skills
 

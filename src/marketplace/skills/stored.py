@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
+from marketplace.basics.json_text import InvalidData
 from marketplace.basics.timestamps import normalize_timestamp
 from marketplace.skills.skill import (
     DEFAULT_CATEGORY,
@@ -23,10 +24,6 @@ from marketplace.skills.slugs import MAX_REPOSITORY_URL_LENGTH, is_slug, reposit
 MAX_STORED_DESCRIPTION_BYTES: Final = 16 * 1024
 MAX_STORED_SLUG_LENGTH: Final = 506
 MAX_IDENTITY_LENGTH: Final = 2048
-
-
-class InvalidRecord(ValueError):
-    """A stored record that cannot be read as a skill; the message says what is wrong with it."""
 
 
 _OLD_SPELLINGS: Mapping[str, tuple[str, ...]] = {
@@ -52,18 +49,18 @@ def read_skill(record: object, *, slug: str | None = None) -> Skill:
 
     ``slug`` is the slug that the record's key names; it wins over the record's own name, since
     the key is what links point to. Missing optional fields and unreadable times get their
-    defaults, values beyond the limits are cut to them (see `storable`). Raises InvalidRecord when
+    defaults, values beyond the limits are cut to them (see `storable`). Raises InvalidData when
     the record has no usable slug or repository, or a field of a wrong type.
     """
     if not isinstance(record, Mapping):
-        raise InvalidRecord(f"expected a JSON object, found {type(record).__name__}")
+        raise InvalidData(f"expected a JSON object, found {type(record).__name__}")
     values = _known_fields(record)
     name = slug or values.get("name")
     if not isinstance(name, str) or not is_slug(name):
-        raise InvalidRecord(f"no usable slug: {name!r:.80}")
+        raise InvalidData(f"no usable slug: {name!r:.80}")
     repo_url = values.get("repoUrl")
     if not isinstance(repo_url, str) or not repo_url:
-        raise InvalidRecord("no repoUrl")
+        raise InvalidData("no repoUrl")
     values |= {"name": name}
     values.setdefault("baseSlug", name)
     values.setdefault("displayName", name)
@@ -80,7 +77,7 @@ def read_skill(record: object, *, slug: str | None = None) -> Skill:
     try:
         return storable(msgspec.convert(values, Skill, strict=False))
     except ValueError as error:  # msgspec.ValidationError is one
-        raise InvalidRecord(str(error)) from error
+        raise InvalidData(str(error)) from error
 
 
 _MOMENT: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", re.ASCII)
@@ -92,12 +89,12 @@ def storable(skill: Skill) -> Skill:
 
     Too long texts and lists are cut, NUL characters (which PostgreSQL has no room for) replaced,
     whole numbers brought into their range, fractions that are no numbers set to 0. Raises
-    InvalidRecord for what cannot be mended: the slug, the repository, times, broken Unicode.
+    InvalidData for what cannot be mended: the slug, the repository, times, broken Unicode.
     """
     try:
         revision_encoder.encode(skill)  # refuses broken Unicode
     except ValueError as error:
-        raise InvalidRecord(str(error)) from error
+        raise InvalidData(str(error)) from error
     mended = {
         field: fitting
         for field, limit in LIMITS.items()
@@ -115,18 +112,18 @@ def storable(skill: Skill) -> Skill:
 
 def _check_storable(skill: Skill) -> None:
     if not is_slug(skill.name) or len(skill.name) > MAX_STORED_SLUG_LENGTH:
-        raise InvalidRecord(f"no usable slug: {skill.name!r:.80}")
+        raise InvalidData(f"no usable slug: {skill.name!r:.80}")
     moments = [getattr(skill, field) for field in MOMENTS]
     if not all(moment is None or _MOMENT.fullmatch(moment) for moment in moments):
-        raise InvalidRecord(f"not all times: {moments!r:.120}")
+        raise InvalidData(f"not all times: {moments!r:.120}")
     if len(skill.repo_url) > MAX_REPOSITORY_URL_LENGTH:
-        raise InvalidRecord(f"a repoUrl of {len(skill.repo_url)} characters")
+        raise InvalidData(f"a repoUrl of {len(skill.repo_url)} characters")
     try:
         identity = skill.identity
     except ValueError as error:
-        raise InvalidRecord(str(error)) from error
+        raise InvalidData(str(error)) from error
     if len(identity) > MAX_IDENTITY_LENGTH:
-        raise InvalidRecord(f"an identity of {len(identity)} characters")
+        raise InvalidData(f"an identity of {len(identity)} characters")
 
 
 def _mended(value: Any, at_most: AtMost) -> Any:
@@ -149,7 +146,7 @@ def _owner(repo_url: str) -> str:
     try:
         return repository_owner(repo_url)
     except ValueError as error:
-        raise InvalidRecord(str(error)) from error
+        raise InvalidData(str(error)) from error
 
 
 def _known_fields(record: Mapping[Any, Any]) -> dict[str, Any]:

@@ -18,7 +18,6 @@ from marketplace.ports.errors import StorageError
 from marketplace.repair.rebuild import DatabaseNeeded
 from marketplace.skills.forges import UnknownForge
 from marketplace.skills.listing_rules import InvalidQuery
-from marketplace.skills.stored import InvalidRecord
 from marketplace.web.auth import Forbidden, Unauthenticated
 from marketplace.web.context import env_of
 
@@ -78,6 +77,10 @@ class NotFound(Exception):
     """There is no such thing; the message says what was looked for."""
 
 
+class DamagedRecord(Exception):
+    """What is stored cannot be read; the message says why."""
+
+
 def add_problem_handlers(app: FastAPI) -> None:
     """Answer every error of the application as a problem."""
     handlers = {
@@ -89,7 +92,7 @@ def add_problem_handlers(app: FastAPI) -> None:
         Forbidden: _forbidden,
         DatabaseNeeded: _database_needed,
         StorageError: _storage_failed,
-        InvalidRecord: _damaged_record,
+        DamagedRecord: _damaged_record,
         HTTPException: _http_error,
     }
     for kind, handler in handlers.items():

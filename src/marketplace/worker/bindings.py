@@ -200,7 +200,7 @@ def _decoded(body: Any) -> Any:
         if json_text.is_too_deep(text, _MAX_MESSAGE_DEPTH):
             return "unreadable: nested too deeply"
         return json_text.decode(text)
-    except (JsException, json_text.UnreadableJson) as error:
+    except (JsException, json_text.InvalidData) as error:
         return f"unreadable: {str(error)[:100]}"
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marketplace.basics.json_text import MAX_DEPTH, UnreadableJson, decode, is_too_deep
+from marketplace.basics.json_text import MAX_DEPTH, InvalidData, decode, is_too_deep
 
 _json = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(),
@@ -27,7 +27,7 @@ def test_json_of_usual_depth_is_decoded(value: Any) -> None:
 def test_bottomless_nesting_is_refused_before_it_is_decoded(opening: str, depth: int) -> None:
     assert is_too_deep(opening * depth)
     assert is_too_deep(b'{"name": "x", "rest": ' + opening.encode() * depth)
-    with pytest.raises(UnreadableJson):
+    with pytest.raises(InvalidData):
         decode(opening * depth)
 
 
@@ -44,11 +44,11 @@ class _Named(msgspec.Struct):
 
 @given(st.binary() | st.text(st.characters(codec=None, exclude_categories=())))
 def test_whatever_is_no_json_of_the_type_is_refused(value: bytes | str) -> None:
-    with pytest.raises(UnreadableJson):
+    with pytest.raises(InvalidData):
         decode(value, _Named)
 
 
 @pytest.mark.parametrize("text", ['{"name":"\\ud800"}', "\ud800", '{"name":1}', "", "nul\0"])
 def test_what_is_no_text_or_of_another_type_is_refused(text: str) -> None:
-    with pytest.raises(UnreadableJson):
+    with pytest.raises(InvalidData):
         decode(text, _Named)

@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 
+from marketplace.basics.json_text import InvalidData, Unreadable
 from marketplace.kv.access import MAX_RECORD_BYTES
 from marketplace.kv.aliases import mark_moved
 from marketplace.kv.records import (
@@ -16,7 +17,6 @@ from marketplace.kv.summaries import Moved, encode_metadata
 from marketplace.ports.errors import KvError
 from marketplace.ports.kv import KV_VALUE_LIMIT
 from marketplace.skills.skill import Skill
-from marketplace.skills.stored import InvalidRecord
 from tests.doubles.marketplace import Market, fault, make_skill
 from tests.doubles.network import Fault
 from tests.unit.kv.records import enumerate_all, listed
@@ -167,7 +167,7 @@ async def test_records_are_read_in_bulk_and_told_apart(market: Market) -> None:
     records = await read_records(market.env, ["pdf-tools", "old", "bad", "none", "x" * 600])
     assert records["pdf-tools"] == skill
     assert records["old"] == Moved("old", "pdf-tools")
-    assert isinstance(records["bad"], InvalidRecord)
+    assert isinstance(records["bad"], Unreadable)
     assert records["none"] is None
     assert records["x" * 600] is None
     assert market.kv.operations.total() - before == 1
@@ -183,6 +183,6 @@ async def test_records_are_read_in_bulk_and_told_apart(market: Market) -> None:
     ],
 )
 async def test_what_could_not_be_read_back_is_not_written(market: Market, skill: Skill) -> None:
-    with pytest.raises(InvalidRecord):
+    with pytest.raises(InvalidData):
         await write_record(market.env, skill)
     assert market.kv.keys() == []

@@ -22,7 +22,7 @@ from marketplace.repair.light_repair import run_light_repair
 from marketplace.skills.listing_rules import ListingQuery
 from marketplace.skills.skill import Skill
 from marketplace.skills.slugs import slug_candidates
-from marketplace.skills.submission import Scan, Submission, Verdict
+from marketplace.skills.submission import Scan, Submission, SubmissionStatus, Verdict
 from marketplace.worker.consumers import DEAD_LETTER_QUEUE, consume
 from tests.doubles.database import no_hook
 from tests.doubles.marketplace import Delivered, Market, kv_away, postgres_away
@@ -395,7 +395,7 @@ async def test_a_submission_whose_message_was_processed_is_published(market: Mar
     await deliver(market, await submit(market, "one"))
 
     status = await submission_status(market.env, "one")
-    assert status is not None
+    assert isinstance(status, SubmissionStatus)
     assert (status.state, status.slug) == ("PUBLISHED", "reader")
 
 

@@ -23,7 +23,13 @@ from marketplace.repair.rebuild import describe, start_rebuild
 from marketplace.skills.listing_rules import ListingQuery
 from marketplace.skills.seed import load_seed
 from marketplace.skills.skill import Skill
-from marketplace.skills.submission import Scan, Submission, SubmissionState, Verdict
+from marketplace.skills.submission import (
+    Scan,
+    Submission,
+    SubmissionState,
+    SubmissionStatus,
+    Verdict,
+)
 from marketplace.worker.consumers import consume
 from tests.doubles.marketplace import Delivered, Market, fault, postgres_away
 from tests.doubles.network import Fault
@@ -183,7 +189,7 @@ async def test_a_strangers_new_skill_is_published_and_may_be_delivered_again(
     await _repair(market)
     assert _row(market) == row
     status = await get_submission_status(market.env, "first")
-    assert status is not None
+    assert isinstance(status, SubmissionStatus)
     assert status.state is SubmissionState.PUBLISHED
 
 
@@ -210,7 +216,7 @@ async def test_a_message_of_a_stranger_changes_nothing_that_a_store_has(
     assert (await _descriptions(market.env))[1] == ["As listed."]
     assert "stranger-changed-nothing" in market.log.events()
     status = await get_submission_status(market.env, "stranger")
-    assert status is not None
+    assert isinstance(status, SubmissionStatus)
     assert (status.state, status.slug) == (SubmissionState.PUBLISHED, _row(market).name)
     assert market.kv.keys("pending:") == []
 

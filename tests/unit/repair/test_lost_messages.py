@@ -23,7 +23,14 @@ from marketplace.publishing.submissions import (
     submit,
 )
 from marketplace.repair.light_repair import run_light_repair
-from marketplace.skills.submission import Publication, Scan, Submission, SubmissionState, Verdict
+from marketplace.skills.submission import (
+    Publication,
+    Scan,
+    Submission,
+    SubmissionState,
+    SubmissionStatus,
+    Verdict,
+)
 from marketplace.worker.consumers import DEAD_LETTER_QUEUE, consume
 from tests.doubles.kv import KvOperation
 from tests.doubles.loop import current_loop
@@ -237,7 +244,7 @@ async def test_a_verdict_that_was_cut_off_before_it_was_kept_is_taken_from_its_m
     assert await _repair(market) == 1
     assert market.publish.bodies == [publish_message("s1", scan.scanned_at)]
     status = await get_submission_status(market.env, "s1")
-    assert status is not None
+    assert isinstance(status, SubmissionStatus)
     assert status.state is SubmissionState.SCANNED
 
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
+from marketplace.basics.json_text import InvalidData
 from marketplace.kv.summaries import decode_for_matching, decode_summary, encode_summary
 from marketplace.postgres.queries import SKILL_COLUMNS
 from marketplace.skills.skill import Skill, SkillSummary
-from marketplace.skills.stored import InvalidRecord
 from marketplace.web.api.documents import SkillDocument, SummaryDocument
 from tests.doubles.marketplace import make_skill
 
@@ -50,7 +50,7 @@ def test_a_summary_with_a_field_that_was_added_since_is_read(
 
 def test_a_summary_that_lacks_a_field_that_it_always_had_is_damaged() -> None:
     shorter = json.dumps(json.loads(COMPACT)[:-1])
-    with pytest.raises(InvalidRecord):
+    with pytest.raises(InvalidData):
         decode_summary(shorter)
     with pytest.raises(msgspec.ValidationError):
         decode_for_matching(shorter.encode())

@@ -14,9 +14,9 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from marketplace.basics.json_text import InvalidData
 from marketplace.kv.summaries import decode_for_matching, decode_summary, encode_summary
 from marketplace.skills.skill import PublishedSummary, SkillSummary
-from marketplace.skills.stored import InvalidRecord
 
 BLOCK_SIZE: Final = 5_000
 """Summaries a block: 2 to 5 MB of JSON, about 1 MB compressed, far below what a KV value holds."""
@@ -69,7 +69,7 @@ def pack(entries: Iterable[Entry]) -> Block:
 
 
 def unpack(block: Block) -> Iterator[Entry]:
-    """The entries of a block, in slug order. Raises InvalidRecord for damaged data."""
+    """The entries of a block, in slug order. Raises InvalidData for damaged data."""
     try:
         for line in zlib.decompress(block.data).split(b"\n"):
             yield _head_decoder.decode(line).name, line
@@ -77,21 +77,21 @@ def unpack(block: Block) -> Iterator[Entry]:
         raise _damaged(error) from error
 
 
-def _damaged(error: Exception) -> InvalidRecord:
-    return InvalidRecord(f"damaged block: {str(error)[:100]}")
+def _damaged(error: Exception) -> InvalidData:
+    return InvalidData(f"damaged block: {str(error)[:100]}")
 
 
 def check(block: Block) -> Block:
     """The block, once its data was found to be as it says: a set of lines of that number, from
-    that slug to that one. Lines in between are not looked at. Raises InvalidRecord."""
+    that slug to that one. Lines in between are not looked at. Raises InvalidData."""
     try:
         unpacker = zlib.decompressobj()
         lines = unpacker.decompress(block.data, MAX_BLOCK_BYTES)
         if not unpacker.eof or lines.count(b"\n") + 1 != block.size:
-            raise InvalidRecord("not the summaries that it should be")
+            raise InvalidData("not the summaries that it should be")
         ends = (lines.split(b"\n", 1)[0], lines.rsplit(b"\n", 1)[-1])
         if [_head_decoder.decode(line).name for line in ends] != [block.first, block.last]:
-            raise InvalidRecord("not from and to the slugs that it should be")
+            raise InvalidData("not from and to the slugs that it should be")
     except (zlib.error, msgspec.MsgspecError) as error:
         raise _damaged(error) from error
     return block
@@ -105,7 +105,7 @@ def iterate(blocks: Iterable[Block]) -> Iterator[PublishedSummary]:
 
 
 def iterate_for_matching(blocks: Iterable[Block]) -> Iterator[SkillSummary]:
-    """As `iterate`, by `decode_for_matching`. Raises InvalidRecord for damaged blocks."""
+    """As `iterate`, by `decode_for_matching`. Raises InvalidData for damaged blocks."""
     for block in blocks:
         try:
             for line in zlib.decompress(block.data).split(b"\n"):
@@ -129,7 +129,7 @@ def find(
 ) -> PublishedSummary | None:
     """The newest summary of one of these slugs and, if given, of this identity.
 
-    Raises InvalidRecord for damaged blocks.
+    Raises InvalidData for damaged blocks.
     """
     entries = pick(blocks, slugs)
     wanted = (entry for entry in entries if identity in (None, entry.summary.identity))
@@ -177,7 +177,7 @@ def merge(
 
     Of several states of one skill the one with the greatest revision is taken. Where layers give
     one slug to different skills, the skill of the earlier layer keeps it. Blocks that overlap no
-    other pass through unopened. Raises InvalidRecord for damaged blocks.
+    other pass through unopened. Raises InvalidData for damaged blocks.
     """
     merged: list[Block] = []
     for cluster in _overlapping(layers):

@@ -1,6 +1,6 @@
 """The index's manifest and the form of its pages: what ``kv.index`` says of both, as types.
 
-Nothing here raises for what is found in KV but InvalidRecord for a page; what is there in place
+Nothing here raises for what is found in KV but InvalidData for a page; what is there in place
 of a manifest comes back as a sentence.
 """
 
@@ -13,6 +13,7 @@ from typing import Final, Literal
 import msgspec
 
 from marketplace.basics import json_text
+from marketplace.basics.json_text import InvalidData
 from marketplace.basics.timestamps import age_in_seconds
 from marketplace.kv import access as kv_access
 from marketplace.kv.index.blocks import Block, check
@@ -21,7 +22,6 @@ from marketplace.kv.keys import INDEX_KEY
 from marketplace.ports.env import Env
 from marketplace.ports.kv import KV_VALUE_LIMIT
 from marketplace.skills.fingerprint import Fingerprint
-from marketplace.skills.stored import InvalidRecord
 
 MAX_MANIFEST_BYTES: Final = 4 * 1024 * 1024
 
@@ -113,7 +113,7 @@ def read_manifest(value: bytes | None) -> Manifest | str:
         return f"damaged: a manifest of {len(value)} bytes"
     try:
         manifest = json_text.decode(value, Manifest)
-    except json_text.UnreadableJson as error:
+    except json_text.InvalidData as error:
         return f"damaged: {_describe(value) or str(error)[:100]}"
     if manifest.count != sum(page.count for page in manifest.pages):
         return "damaged: the pages do not add up to the count"
@@ -123,7 +123,7 @@ def read_manifest(value: bytes | None) -> Manifest | str:
 def _describe(value: bytes) -> str | None:
     try:
         found = json_text.decode(value, _Described)
-    except json_text.UnreadableJson:
+    except json_text.InvalidData:
         return None
     if found.format == _FORMAT and found.version != _VERSION:
         return f"version {found.version!r:.20}, not {_VERSION}"
@@ -132,13 +132,13 @@ def _describe(value: bytes) -> str | None:
 
 def decode_page(page: PageRef, value: bytes | None) -> Block:
     if value is None:
-        raise InvalidRecord("missing")
+        raise InvalidData("missing")
     if page_digest(value) != page.digest:
-        raise InvalidRecord("damaged")
+        raise InvalidData("damaged")
     try:
         data = base64.b64decode(value, validate=True)
     except binascii.Error as error:
-        raise InvalidRecord("damaged") from error
+        raise InvalidData("damaged") from error
     return check(Block(page.first, page.last, page.count, data))
 
 

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Final
 
+from marketplace.basics import json_text
 from marketplace.basics.json_text import CLOSING, MAX_DEPTH, OPENING, TOKEN
-from marketplace.kv import access as kv_access
 from marketplace.kv.index.blocks import Entry, entry_of
 from marketplace.skills.skill import PublishedSummary
 from marketplace.skills.stored import read_skill
@@ -112,5 +112,5 @@ def original_entries(
 
 def _original_entry(element: bytes) -> PublishedSummary:
     """An entry without its own revision: older than any record of the same version and time."""
-    published = read_skill(kv_access.decode_json(element)).published_summary()
+    published = read_skill(json_text.decode(element)).published_summary()
     return PublishedSummary(published.summary, published.revision.rpartition("|")[0] + "|")

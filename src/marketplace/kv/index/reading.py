@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from marketplace.basics.concurrency import SIMULTANEOUS_CONNECTIONS, map_bounded
+from marketplace.basics.json_text import InvalidData
 from marketplace.kv import access as kv_access
 from marketplace.kv.index.blocks import Block, BlockBuilder, entry_of, find, iterate, merge
 from marketplace.kv.index.manifest import Manifest, PageRef, decode_page, read_manifest
@@ -14,7 +15,6 @@ from marketplace.kv.summaries import decode_summary
 from marketplace.ports.env import Env
 from marketplace.ports.kv import KV_VALUE_LIMIT
 from marketplace.skills.skill import PublishedSummary
-from marketplace.skills.stored import InvalidRecord
 
 MAX_PROBLEMS: Final = 20
 
@@ -75,7 +75,7 @@ async def find_in_index(
     await _read(env, reading, lambda page: any(page.first <= slug <= page.last for slug in slugs))
     try:
         return find([block for layer in reading.layers() for block in layer], slugs, identity)
-    except InvalidRecord as error:
+    except InvalidData as error:
         env.log("index-page-damaged", level="warning", reason=str(error))
         return None
 
@@ -99,7 +99,7 @@ def read_recent(reading: IndexReading, manifest: Manifest) -> None:
     for recent in manifest.recent:
         try:
             reading.recent.add([entry_of(decode_summary(bytes(recent.entry)))])
-        except InvalidRecord as error:
+        except InvalidData as error:
             reading.note(f"recent entry: {error}")
 
 
@@ -112,5 +112,5 @@ async def _read_page(env: Env, reading: IndexReading, page: PageRef) -> None:
     try:
         value = await kv_access.get_value(env, page.key, max_bytes=KV_VALUE_LIMIT)
         reading.pages.add_block(decode_page(page, value))
-    except InvalidRecord as error:
+    except InvalidData as error:
         reading.note(f"page {page.key}: {error}")

@@ -7,6 +7,7 @@ from typing import Final
 
 import msgspec
 
+from marketplace.basics.json_text import InvalidData
 from marketplace.basics.timestamps import EPOCH, age_in_seconds, format_timestamp, parse_timestamp
 from marketplace.kv import access as kv_access
 from marketplace.kv.index.blocks import BLOCK_SIZE, entry_of, pack
@@ -27,7 +28,6 @@ from marketplace.ports.errors import KvError, KvRateLimited
 from marketplace.ports.kv import KV_VALUE_LIMIT, KV_WRITE_INTERVAL
 from marketplace.skills.fingerprint import NO_SKILLS, Fingerprint, add_to_digest
 from marketplace.skills.skill import PublishedSummary, Skill
-from marketplace.skills.stored import InvalidRecord
 
 RECENT_LIMIT: Final = 500
 """Summaries in the manifest itself; beyond it the oldest are left to the next full write."""
@@ -142,7 +142,7 @@ def _readable(entries: Iterable[Recent]) -> Iterator[Recent]:
     for recent in entries:
         try:
             entry = encode_summary(decode_summary(bytes(recent.entry)))
-        except InvalidRecord:
+        except InvalidData:
             continue  # whatever it was, its record is in KV; the readers report it
         yield Recent(recent.added_at, msgspec.Raw(entry))
 

@@ -7,6 +7,7 @@ import msgspec
 from fastapi import APIRouter, Path
 from starlette.responses import Response
 
+from marketplace.basics.json_text import Unreadable
 from marketplace.publishing import submissions
 from marketplace.skills.forges import require_known_forge
 from marketplace.web.answers import private
@@ -19,7 +20,7 @@ from marketplace.web.api.documents import (
 from marketplace.web.api.requests import ScanResults, SubmissionRequest
 from marketplace.web.characters import LOOKED_UP
 from marketplace.web.context import Caller, CurrentEnv, Operator
-from marketplace.web.problems import NotFound
+from marketplace.web.problems import DamagedRecord, NotFound
 
 router = APIRouter(prefix="/api/v1", tags=["submissions"])
 
@@ -55,6 +56,8 @@ async def get_submission(
 ) -> Response:
     """Where a submission stands."""
     status = await submissions.get_submission_status(env, submission_id)
+    if isinstance(status, Unreadable):
+        raise DamagedRecord(str(status))
     if status is None:
         raise NotFound(f"There is no submission {submission_id!r:.100}.")
     return private(msgspec.to_builtins(status) | {"status": status.state})
