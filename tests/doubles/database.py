@@ -328,7 +328,7 @@ class DoubleSession:
             detail=letter.detail.replace("\0", "\N{REPLACEMENT CHARACTER}"),
         )
         stored = self.tables.dead_letters.get(letter.id)
-        if stored is None or stored.last_event <= letter.last_event:
+        if stored is None or _last_event(stored) <= _last_event(letter):
             redrives = max(letter.redrives, stored.redrives if stored else 0)
             self.tables.dead_letters[letter.id] = msgspec.structs.replace(letter, redrives=redrives)
 
@@ -459,3 +459,8 @@ def _texts(value: object) -> Iterator[str]:
     elif isinstance(value, tuple):
         for item in value:
             yield from _texts(item)
+
+
+def _last_event(letter: DeadLetter) -> tuple[str, bool]:
+    """Of a failure and a redrive at one moment the failure counts as the later event."""
+    return max(letter.failed_at, letter.redriven_at or ""), letter.is_open

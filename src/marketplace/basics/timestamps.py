@@ -30,7 +30,7 @@ def parse_timestamp(text: str) -> datetime:
 
 
 def normalize_timestamp(text: str) -> str:
-    """RFC 3339 text in the fixed form. Raises ValueError."""
+    """Raises ValueError."""
     return format_timestamp(parse_timestamp(text))
 
 
@@ -48,6 +48,6 @@ def age_in_seconds(moment: str, now: str) -> float | None:
 
 
 def seconds_since(moment: str, now: str) -> float:
-    """As `age_in_seconds`, for who waits: damage, infinitely old, holds nothing up."""
+    """As `age_in_seconds`. A damaged moment counts as infinitely old, so nothing waits for it."""
     age = age_in_seconds(moment, now)
     return math.inf if age is None else age

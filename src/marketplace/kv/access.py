@@ -20,8 +20,7 @@ limits of its fields is under 20 KiB."""
 
 _PARTS: Final = 10  # of a bulk get that was too large
 
-MAX_KEY_BYTES: Final = 512
-"""KV's limit."""
+MAX_KEY_BYTES: Final = 512  # KV's limit
 
 T = TypeVar("T")
 
@@ -43,7 +42,7 @@ async def in_time(env: Env, operation: str, call: Awaitable[T]) -> T:
 
 
 async def get_value(env: Env, key: str, *, max_bytes: int = MAX_RECORD_BYTES) -> bytes | None:
-    """One value. Raises KvValueTooLarge beyond ``max_bytes``."""
+    """Raises KvValueTooLarge beyond ``max_bytes``."""
     return await in_time(env, "get", env.submissions_kv.get(key, max_bytes=max_bytes))
 
 
@@ -55,7 +54,7 @@ async def put_value(
     metadata: str | None = None,
     expiration_ttl: int | None = None,
 ) -> None:
-    """Write one value. Raises KvRateLimited on a second write to the key within a second."""
+    """Raises KvRateLimited on a second write to the key within a second."""
     put = env.submissions_kv.put(key, value, metadata=metadata, expiration_ttl=expiration_ttl)
     await in_time(env, "put", put)
 
@@ -70,7 +69,6 @@ async def write_again_if_refused(write: Callable[[], Awaitable[object]]) -> None
 
 
 async def delete_key(env: Env, key: str) -> None:
-    """Remove a key; no error when there is none."""
     await in_time(env, "delete", env.submissions_kv.delete(key))
 
 
@@ -111,24 +109,29 @@ async def read_values(env: Env, keys: Sequence[str]) -> Mapping[str, Value]:
     Tenths and not halves, because each try has KV read the large value once more, a quarter of a
     second of a listing's two. A key that KV cannot have (too long, no text) has no value.
     """
-    possible = [key for key in keys if _is_possible(key)]
-    values = await _read_possible(env, possible)
+    values = await _read_possible(env, [key for key in keys if _is_possible(key)])
     return {key: values.get(key) for key in keys}
 
 
 async def _read_possible(env: Env, keys: Sequence[str]) -> dict[str, Value]:
+    too_large = Unreadable(f"larger than {MAX_RECORD_BYTES} bytes")
     if not keys:
         return {}
-    if len(keys) == 1:
-        return {keys[0]: await _read_alone(env, keys[0])}
     try:
+        if len(keys) == 1:
+            return {keys[0]: await get_value(env, keys[0])}
         values = await in_time(env, "bulk get", env.submissions_kv.get_many(keys))
     except KvValueTooLarge:
+        if len(keys) == 1:
+            return {keys[0]: too_large}
         found: dict[str, Value] = {}
         for part in chunks(keys, -(-len(keys) // _PARTS)):
             found |= await _read_possible(env, part)
         return found
-    return {key: _within_limit(values.get(key)) for key in keys}
+    return {
+        key: too_large if value is not None and len(value) > MAX_RECORD_BYTES else value
+        for key, value in values.items()
+    }
 
 
 async def read_all_values(env: Env, keys: Sequence[str]) -> dict[str, Value]:
@@ -151,23 +154,6 @@ def _is_possible(key: str) -> bool:
         return len(key.encode()) <= MAX_KEY_BYTES
     except UnicodeEncodeError:
         return False
-
-
-async def _read_alone(env: Env, key: str) -> Value:
-    try:
-        return _within_limit(await get_value(env, key))
-    except KvValueTooLarge:
-        return _too_large()
-
-
-def _within_limit(value: bytes | None) -> Value:
-    if value is not None and len(value) > MAX_RECORD_BYTES:
-        return _too_large()
-    return value
-
-
-def _too_large() -> Unreadable:
-    return Unreadable(f"larger than {MAX_RECORD_BYTES} bytes")
 
 
 def decode_value(value: Value, decode: Callable[[bytes], T]) -> Stored[T]:

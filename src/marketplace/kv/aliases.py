@@ -33,8 +33,7 @@ async def mark_moved(env: Env, old_slug: str, new_slug: str) -> None:
     """Leave a forwarding note in place of the record of ``old_slug``, and an alias.
 
     Call it once the record under ``new_slug`` is written. The alias comes first: cut off in
-    between, the old record is still there and a repeat completes the move.
-    Raises KvError; ValueError as `write_alias`.
+    between, the old record is still there and a repeat completes the move. Raises as `write_alias`.
     """
     await write_alias(env, old_slug, new_slug)
     await kv_records.write_moved(env, old_slug, new_slug)
@@ -42,13 +41,10 @@ async def mark_moved(env: Env, old_slug: str, new_slug: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """Where a slug leads to: itself first, then over aliases and forwarding notes.
-
-    ``is_live``: there is a record under the last one, even if a damaged one.
-    """
+    """Where a slug leads to: itself first, then over aliases and forwarding notes."""
 
     slugs: tuple[str, ...]
-    is_live: bool
+    is_live: bool  # whether there is a record under the last one, even if a damaged one
 
 
 async def follow_aliases(env: Env, slug: str) -> Chain:
@@ -58,24 +54,17 @@ async def follow_aliases(env: Env, slug: str) -> Chain:
     """
     seen = [slug]
     while len(seen) <= MAX_ALIAS_HOPS + 1:
-        is_live, following = await _follow(env, seen[-1])
+        slug = seen[-1]
+        values = await kv_access.read_values(env, [skill_key(slug), alias_key(slug)])
+        is_live, following = _target(slug, values)
         if is_live:
             return Chain(tuple(seen), is_live=True)
         if following is None or following in seen:
             break
         seen.append(following)
     if len(seen) > 1:
-        env.log("alias-unresolved", level="warning", alias=slug, chain=seen[1:])
+        env.log("alias-unresolved", level="warning", alias=seen[0], chain=seen[1:])
     return Chain(tuple(seen), is_live=False)
-
-
-async def resolve_alias(env: Env, slug: str) -> str | None:
-    """The slug under which KV has the skill that ``slug`` once named; ``slug`` itself if it does.
-
-    None when `follow_aliases` leads to no record. Raises KvError.
-    """
-    chain = await follow_aliases(env, slug)
-    return chain.slugs[-1] if chain.is_live else None
 
 
 async def unresolved_aliases(env: Env, aliases: Mapping[str, str]) -> dict[str, str]:
@@ -102,13 +91,8 @@ async def unresolved_aliases(env: Env, aliases: Mapping[str, str]) -> dict[str, 
     return ended | waiting
 
 
-async def _follow(env: Env, slug: str) -> tuple[bool, str | None]:
-    """Whether there is a record under a slug, even a damaged one; if not, where it leads to."""
-    keys = [skill_key(slug), alias_key(slug)]
-    return _target(slug, await kv_access.read_values(env, keys))
-
-
 def _target(slug: str, values: Mapping[str, kv_access.Value]) -> tuple[bool, str | None]:
+    """Whether there is a record under a slug, even a damaged one; if not, where it leads to."""
     record = kv_records.decode_skill_record(slug, values[skill_key(slug)])
     if isinstance(record, kv_summaries.Moved):
         return False, record.moved_to

@@ -18,23 +18,16 @@ _MAX_PAGES = 20
 async def list_letters_in_kv(env: Env, *, limit: int) -> Mapping[str, DeadLetter]:
     """Up to ``limit`` letters by key, past those that cannot be read. Raises KvError."""
     letters: dict[str, DeadLetter] = {}
-    pages = kv_access.list_all_keys(env, DEAD_LETTER_PREFIX, page_budget=_MAX_PAGES)
-    async for page in pages:
+    async for page in kv_access.list_all_keys(env, DEAD_LETTER_PREFIX, page_budget=_MAX_PAGES):
         for chunk in kv_access.chunks([key.name for key in page.keys], KV_BULK_GET_LIMIT):
-            letters |= await _read(env, chunk)
+            for key, value in (await kv_access.read_values(env, chunk)).items():
+                letter = kv_access.decode_record(value, DeadLetter)
+                if isinstance(letter, Unreadable):
+                    env.log("dead-letter-malformed", level="error", key=key, reason=str(letter))
+                elif letter is not None:
+                    letters[key] = letter
             if len(letters) >= limit:
                 return dict(list(letters.items())[:limit])
-    return letters
-
-
-async def _read(env: Env, keys: list[str]) -> dict[str, DeadLetter]:
-    letters = {}
-    for key, value in (await kv_access.read_values(env, keys)).items():
-        letter = kv_access.decode_record(value, DeadLetter)
-        if isinstance(letter, Unreadable):
-            env.log("dead-letter-malformed", level="error", key=key, reason=str(letter))
-        elif letter is not None:
-            letters[key] = letter
     return letters
 
 

@@ -13,12 +13,10 @@ OUTBOX_PREFIX: Final = "outbox:"
 PENDING_PREFIX: Final = "pending:"
 DEAD_LETTER_PREFIX: Final = "dead-letter:"
 
-_DIGEST_DIGITS: Final = 32  # hexadecimal: 128 bits
 _UNTRUSTED: Final = ":untrusted"
 
 
 def skill_key(slug: str) -> str:
-    """The record of a published skill."""
     return f"{SKILL_PREFIX}{slug}"
 
 
@@ -33,25 +31,19 @@ def index_page_key(generation: str, attempt: int, number: int) -> str:
 
 
 def submission_key(submission_id: str) -> str:
-    """A request to be listed."""
     return f"sub:{submission_id}"
 
 
 def scan_key(submission_id: str) -> str:
-    """The scanner's verdict on a submission."""
     return f"scan:{submission_id}"
 
 
 def publication_key(submission_id: str) -> str:
-    """That a submission was published."""
     return f"published:{submission_id}"
 
 
 def pending_key(scanned_at: str, submission_id: str) -> str:
-    """Marks a submission that passed its scan at a moment and is not known to be published.
-
-    Sorts by age: the first such key is the oldest.
-    """
+    """Marks a submission that passed its scan and is not known to be published; sorts by age."""
     return f"{PENDING_PREFIX}{scanned_at}:{submission_id}"
 
 
@@ -71,7 +63,6 @@ def identity_key(identity: str) -> str:
 
 
 def outbox_prefix(identity: str) -> str:
-    """What the outbox keys of one identity begin with."""
     return f"{OUTBOX_PREFIX}{_digest(identity)}:"
 
 
@@ -87,9 +78,8 @@ def is_trusted_outbox_key(key: str) -> bool:
 
 
 def state_key(name: str) -> str:
-    """A small document: a report, the progress of a job."""
     return f"state:{name}"
 
 
 def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:_DIGEST_DIGITS]
+    return hashlib.sha256(text.encode()).hexdigest()[:32]

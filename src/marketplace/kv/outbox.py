@@ -3,7 +3,7 @@
 Each has a key of its own, made of identity and revision, so that no two ever overwrite each other.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,7 +14,7 @@ from marketplace.kv import records as kv_records
 from marketplace.kv import summaries as kv_summaries
 from marketplace.kv.keys import OUTBOX_PREFIX, is_trusted_outbox_key, outbox_key, outbox_prefix
 from marketplace.ports.env import Env
-from marketplace.ports.kv import KV_BULK_GET_LIMIT, KvKey
+from marketplace.ports.kv import KV_BULK_GET_LIMIT, KvKey, KvListPage
 from marketplace.skills.skill import PublishedSummary, Skill
 from marketplace.skills.stored import read_skill
 
@@ -58,7 +58,7 @@ async def list_outbox(env: Env, *, limit: int = KV_BULK_GET_LIMIT) -> list[Outbo
     Entries that cannot be read are logged, left where they are and do not stand in the way.
     """
     entries: list[OutboxEntry] = []
-    async for page in kv_access.list_all_keys(env, OUTBOX_PREFIX, page_budget=MAX_OUTBOX_PAGES):
+    async for page in _pages(env):
         for chunk in kv_access.chunks([key.name for key in page.keys], KV_BULK_GET_LIMIT):
             entries += await _read_entries(env, chunk)
             if len(entries) >= limit:
@@ -73,8 +73,10 @@ async def list_outbox_summaries(env: Env) -> list[PublishedSummary]:
     is listed only where nothing else is known of its skill. Raises KvError.
     """
     summaries: list[PublishedSummary] = []
-    async for page in kv_access.list_all_keys(env, OUTBOX_PREFIX, page_budget=MAX_OUTBOX_PAGES):
-        by_value = [key.name for key in page.keys if not _take_summary(key, summaries)]
+    async for page in _pages(env):
+        told = {key.name: _summary(key) for key in page.keys}
+        summaries += [summary for summary in told.values() if summary is not None]
+        by_value = [name for name, summary in told.items() if summary is None]
         for chunk in kv_access.chunks(by_value, KV_BULK_GET_LIMIT):
             entries = await _read_entries(env, chunk)
             summaries += [PublishedSummary(x.skill.summary(), x.rank) for x in entries]
@@ -84,8 +86,9 @@ async def list_outbox_summaries(env: Env) -> list[PublishedSummary]:
 async def find_in_outbox(env: Env, slugs: Collection[str]) -> OutboxEntry | None:
     """The entry of greatest rank that has one of these slugs, or None. Raises KvError."""
     found: list[OutboxEntry] = []
-    async for page in kv_access.list_all_keys(env, OUTBOX_PREFIX, page_budget=MAX_OUTBOX_PAGES):
-        likely = [key.name for key in page.keys if _may_be_of(key, slugs)]
+    async for page in _pages(env):
+        told = {key.name: _summary(key) for key in page.keys}
+        likely = [name for name, s in told.items() if s is None or s.summary.name in slugs]
         for chunk in kv_access.chunks(likely, KV_BULK_GET_LIMIT):
             entries = await _read_entries(env, chunk)
             found += [entry for entry in entries if entry.skill.name in slugs]
@@ -95,8 +98,7 @@ async def find_in_outbox(env: Env, slugs: Collection[str]) -> OutboxEntry | None
 async def find_identity_in_outbox(env: Env, identity: str) -> OutboxEntry | None:
     """The entry of greatest rank of an identity, or None. Raises KvError."""
     page = await kv_access.list_page(env, outbox_prefix(identity))
-    keys = [key.name for key in page.keys][:KV_BULK_GET_LIMIT]
-    entries = await _read_entries(env, keys) if keys else []
+    entries = await _read_entries(env, [key.name for key in page.keys][:KV_BULK_GET_LIMIT])
     found = [entry for entry in entries if entry.skill.identity == identity]
     return max(found, key=_rank, default=None)
 
@@ -105,9 +107,8 @@ def _rank(entry: OutboxEntry) -> tuple[str, str]:
     return entry.rank, entry.skill.revision
 
 
-def _may_be_of(key: KvKey, slugs: Collection[str]) -> bool:
-    summaries: list[PublishedSummary] = []
-    return not _take_summary(key, summaries) or summaries[0].summary.name in slugs
+def _pages(env: Env) -> AsyncIterator[KvListPage]:
+    return kv_access.list_all_keys(env, OUTBOX_PREFIX, page_budget=MAX_OUTBOX_PAGES)
 
 
 async def clear_outbox(env: Env, keys: Iterable[str]) -> None:
@@ -118,16 +119,16 @@ async def clear_outbox(env: Env, keys: Iterable[str]) -> None:
         await kv_access.delete_key(env, key)
 
 
-def _take_summary(key: KvKey, summaries: list[PublishedSummary]) -> bool:
+def _summary(key: KvKey) -> PublishedSummary | None:
+    """What the metadata tells, with the entry's rank as its revision; None: the value decides."""
     if not isinstance(key.metadata, str):
-        return False
+        return None
     try:
         published = kv_summaries.decode_summary(key.metadata)
     except InvalidData:
-        return False  # the value decides
+        return None
     rank = published.revision if is_trusted_outbox_key(key.name) else ""
-    summaries.append(PublishedSummary(published.summary, rank))
-    return True
+    return PublishedSummary(published.summary, rank)
 
 
 async def _read_entries(env: Env, keys: Sequence[str]) -> list[OutboxEntry]:

@@ -13,7 +13,6 @@ from marketplace.basics.json_text import InvalidData, Unreadable
 from marketplace.kv import access as kv_access
 from marketplace.kv.keys import ALIAS_PREFIX, SKILL_PREFIX, skill_key
 from marketplace.kv.summaries import (
-    CompactMoved,
     Moved,
     alias_target,
     decode_metadata,
@@ -23,7 +22,7 @@ from marketplace.kv.summaries import (
 )
 from marketplace.ports.database import RecordKey
 from marketplace.ports.env import Env
-from marketplace.ports.kv import KV_BULK_GET_LIMIT, KvKey, KvListPage
+from marketplace.ports.kv import KV_BULK_GET_LIMIT, KvKey
 from marketplace.skills.skill import PublishedSummary, Skill
 from marketplace.skills.slugs import identity_of, is_slug
 from marketplace.skills.stored import read_skill
@@ -31,8 +30,6 @@ from marketplace.skills.stored import read_skill
 MAX_WARNINGS: Final = 20
 """Log lines about single malformed records in one enumeration; the rest is counted."""
 
-
-# --- single records ---------------------------------------------------------------------------
 
 Record: TypeAlias = kv_access.Stored[Skill | Moved]
 """What is under ``skill:{slug}``: a skill, a forwarding note, something unreadable, or nothing."""
@@ -57,13 +54,13 @@ def decode_skill_record(slug: str, value: kv_access.Value) -> Record:
 
 
 async def read_records(env: Env, slugs: Sequence[str]) -> Mapping[str, Record]:
-    """The records of these slugs, one operation for every hundred. Raises KvError."""
+    """One operation for every hundred. Raises KvError."""
     values = await kv_access.read_all_values(env, [skill_key(slug) for slug in slugs])
     return {slug: decode_skill_record(slug, values[skill_key(slug)]) for slug in slugs}
 
 
 async def read_record(env: Env, slug: str) -> Record:
-    """The record of one slug. Raises KvError."""
+    """Raises KvError."""
     return (await read_records(env, [slug]))[slug]
 
 
@@ -82,8 +79,10 @@ def encode_skill(skill: Skill) -> bytes:
 
 
 async def write_record(env: Env, skill: Skill) -> None:
-    """Write ``skill:{skill.name}`` with its metadata, over whatever is there: who calls decides
-    which state is the newer one. Raises KvError, InvalidData."""
+    """Overwrites; the caller makes sure that this is the newest state.
+
+    Raises KvError, InvalidData.
+    """
     value = encode_skill(skill)
     await kv_access.put_value(env, skill_key(skill.name), value, metadata=encode_metadata(skill))
 
@@ -91,40 +90,32 @@ async def write_record(env: Env, skill: Skill) -> None:
 async def write_moved(env: Env, old_slug: str, new_slug: str) -> None:
     """Replace a record by a note of where its skill lives now. Raises KvError."""
     value = json_encoder.encode({"movedTo": new_slug})
-    metadata = fitting_metadata(json_encoder.encode(CompactMoved(old_slug, new_slug)))
+    metadata = fitting_metadata(json_encoder.encode(Moved(old_slug, new_slug)))
     await kv_access.put_value(env, skill_key(old_slug), value, metadata=metadata)
-
-
-# --- all records ------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Malformed:
-    """A record that cannot be read, and why."""
-
     key: str
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Alias:
-    """An old slug; ``target`` is None where only the alias' value tells it."""
-
     name: str
-    target: str | None
+    target: str | None  # None where only the alias' value tells it
 
 
 @dataclass(slots=True)
 class PublishedPage:
     """What one list page of ``skill:*`` holds.
 
-    ``cursor`` goes on after this page; None: it was the last one. ``last_slug`` is the greatest
-    slug that the page has a record of, readable or not: with the one before as lower end, it
-    bounds the range of slugs that this page speaks for (None: no record; the range stays open).
-    ``waiting`` has the slugs whose records are not read yet.
+    ``last_slug`` is the greatest slug that the page has a record of, readable or not: with the one
+    before as lower end, it bounds the range of slugs that this page tells about (None: no record;
+    the range stays open).
     """
 
-    cursor: str | None = None
+    cursor: str | None = None  # of the next page; None: this is the last one
     last_slug: str | None = None
     summaries: list[PublishedSummary] = field(default_factory=list)
     moved: list[Moved] = field(default_factory=list)
@@ -132,10 +123,9 @@ class PublishedPage:
     malformed: list[Malformed] = field(default_factory=list)
     without_metadata: list[str] = field(default_factory=list)
     """Slugs of skills that had to be read by value, though their summary fits into metadata."""
-    waiting: list[str] = field(default_factory=list)
+    waiting: list[str] = field(default_factory=list)  # slugs whose records are not read yet
 
     def record_keys(self) -> list[RecordKey]:
-        """The skills of the page as the database compares them."""
         return [
             RecordKey(entry.summary.name, entry.summary.identity, entry.revision)
             for entry in self.summaries
@@ -151,17 +141,17 @@ async def enumerate_published_skills(
 ) -> AsyncIterator[PublishedPage]:
     """Every record under ``skill:*``, a list page at a time: summaries, aliases, what is broken.
 
-    One list call a page, and one bulk get for every hundred records without usable metadata.
-    At most ``page_budget`` list calls (None: to the end); all was seen when the last page's
-    cursor is None. Malformed records are logged by name (at most MAX_WARNINGS, then counted by
-    page) and never hide others. Memory: one page of summaries and one bulk get of values.
-    With ``leave_waiting`` values are left to `read_waiting`, for who has little time: reading them
-    is what may take long. Raises KvError.
+    At most ``page_budget`` list calls (None: to the end), and one bulk get for every hundred
+    records without usable metadata, unless ``leave_waiting`` leaves these to `read_waiting`: they
+    are what may take long. Malformed records never hide others. Memory: one page of summaries and
+    one bulk get of values. Raises KvError.
     """
     warnings = Warnings(env)
     pages = kv_access.list_all_keys(env, SKILL_PREFIX, cursor=cursor, page_budget=page_budget)
     async for keys in pages:
-        page = _sort_keys(keys)
+        page = PublishedPage(cursor=keys.cursor)
+        for key in keys.keys:
+            _sort_key(page, key)
         if not leave_waiting:
             await read_waiting(env, page)
         warnings.add(page.malformed)
@@ -175,13 +165,6 @@ async def read_waiting(env: Env, page: PublishedPage) -> None:
         for slug in chunk:
             _sort_record(page, slug, decode_skill_record(slug, values[skill_key(slug)]))
     page.waiting = []
-
-
-def _sort_keys(keys: KvListPage) -> PublishedPage:
-    page = PublishedPage(cursor=keys.cursor)
-    for key in keys.keys:
-        _sort_key(page, key)
-    return page
 
 
 def _sort_key(page: PublishedPage, key: KvKey) -> None:
@@ -226,7 +209,6 @@ class Warnings:
         self._left = MAX_WARNINGS
 
     def add(self, malformed: Sequence[Malformed]) -> None:
-        """Log some more."""
         log = self._env.log
         for broken in malformed[: self._left]:
             log("kv-record-malformed", level="warning", key=broken.key, reason=broken.reason)

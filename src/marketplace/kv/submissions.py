@@ -5,14 +5,15 @@ from them can only move forward. A submission expires (``settings.submission_ttl
 passes its scan; from then on it is kept, and has a mark (``pending:``) until it is published.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
 from marketplace.basics.json_text import Unreadable
 from marketplace.kv import access as kv_access
+from marketplace.kv.access import Stored
 from marketplace.kv.keys import (
     PENDING_PREFIX,
     identity_key,
@@ -36,6 +37,8 @@ from marketplace.skills.submission import (
 
 _MAX_EMPTY_PAGES: Final = 5
 
+T = TypeVar("T")
+
 
 class _Latest(msgspec.Struct, frozen=True, rename="camel"):
     """The value of ``identity:{digest}``."""
@@ -46,35 +49,25 @@ class _Latest(msgspec.Struct, frozen=True, rename="camel"):
 
 @dataclass(frozen=True, slots=True)
 class PendingSubmission:
-    """A submission that passed its scan and is not known to be published.
-
-    ``scanned_at``: of the verdict. ``asked_at``: when its publication was last asked for once
-    more, if ever.
-    """
+    """A submission that passed its scan and is not known to be published."""
 
     id: str
     scanned_at: str
-    asked_at: str = ""
+    asked_at: str = ""  # when its publication was last asked for once more, if ever
 
     @property
     def key(self) -> str:
-        """Of the mark in KV."""
         return pending_key(self.scanned_at, self.id)
 
 
 @dataclass(frozen=True, slots=True)
 class PendingPage:
-    """Some of them, the oldest first. ``cursor``: where the next ones begin, None at the end."""
-
-    submissions: Sequence[PendingSubmission]
-    cursor: str | None
+    submissions: Sequence[PendingSubmission]  # the oldest first
+    cursor: str | None  # where the next ones begin
 
 
 async def create_submission(env: Env, submission: Submission) -> None:
-    """Keep a new submission until it expires, findable by its identity. Raises KvError.
-
-    The submission itself comes first: cut off later, it is complete but harder to find.
-    """
+    """Keep a new submission until it expires, findable by its identity. Raises KvError."""
     ttl = env.settings.submission_ttl
     value = msgspec.json.encode(submission)
     await kv_access.put_value(env, submission_key(submission.id), value, expiration_ttl=ttl)
@@ -86,38 +79,39 @@ async def create_submission(env: Env, submission: Submission) -> None:
         env.log("identity-not-written", level="warning", id=submission.id, reason=str(error))
 
 
-async def get_submissions(
-    env: Env, ids: Sequence[str]
-) -> Mapping[str, kv_access.Stored[Submission]]:
-    """Submissions by id, one operation for every hundred. Raises KvError."""
-    values = await kv_access.read_all_values(env, [submission_key(i) for i in ids])
-    return {i: kv_access.decode_record(values[submission_key(i)], Submission) for i in ids}
+async def _read(
+    env: Env, ids: Sequence[str], key: Callable[[str], str], kind: type[T]
+) -> Mapping[str, Stored[T]]:
+    """Records by submission id, one operation for every hundred. Raises KvError."""
+    values = await kv_access.read_all_values(env, [key(i) for i in ids])
+    return {i: kv_access.decode_record(values[key(i)], kind) for i in ids}
 
 
-async def get_submission(env: Env, submission_id: str) -> kv_access.Stored[Submission]:
+async def get_submissions(env: Env, ids: Sequence[str]) -> Mapping[str, Stored[Submission]]:
+    """Submissions by id. Raises KvError."""
+    return await _read(env, ids, submission_key, Submission)
+
+
+async def get_submission(env: Env, submission_id: str) -> Stored[Submission]:
     """One submission. Raises KvError."""
     return (await get_submissions(env, [submission_id]))[submission_id]
 
 
-async def get_scans(env: Env, ids: Sequence[str]) -> Mapping[str, kv_access.Stored[Scan]]:
-    """Verdicts by submission id, one operation for every hundred. Raises KvError."""
-    values = await kv_access.read_all_values(env, [scan_key(i) for i in ids])
-    return {i: kv_access.decode_record(values[scan_key(i)], Scan) for i in ids}
+async def get_scans(env: Env, ids: Sequence[str]) -> Mapping[str, Stored[Scan]]:
+    """Verdicts by submission id. Raises KvError."""
+    return await _read(env, ids, scan_key, Scan)
 
 
-async def get_publications(
-    env: Env, ids: Sequence[str]
-) -> Mapping[str, kv_access.Stored[Publication]]:
-    """Publications by submission id, one operation for every hundred. Raises KvError."""
-    values = await kv_access.read_all_values(env, [publication_key(i) for i in ids])
-    return {i: kv_access.decode_record(values[publication_key(i)], Publication) for i in ids}
+async def get_publications(env: Env, ids: Sequence[str]) -> Mapping[str, Stored[Publication]]:
+    """Publications by submission id. Raises KvError."""
+    return await _read(env, ids, publication_key, Publication)
 
 
 async def record_scan(env: Env, submission: Submission, scan: Scan) -> Scan:
     """Keep a verdict; returns the one that stands afterwards.
 
-    A later verdict replaces an earlier one, but none replaces a FAIL: a rejected submission
-    stays rejected. Best effort, as KV may read an older state. Raises KvError.
+    A later verdict replaces an earlier one, but none replaces a FAIL. Best effort, as KV may
+    read an older state. Raises KvError.
     """
     standing = (await get_scans(env, [submission.id]))[submission.id]
     if isinstance(standing, Scan) and not _supersedes(scan, standing):
@@ -129,17 +123,14 @@ async def record_scan(env: Env, submission: Submission, scan: Scan) -> Scan:
     return scan
 
 
-async def _keep_pass(
-    env: Env, submission: Submission, scan: Scan, standing: kv_access.Stored[Scan]
-) -> None:
+async def _keep_pass(env: Env, submission: Submission, scan: Scan, standing: Stored[Scan]) -> None:
     """Three writes, each to a key of its own and each leaving what a cut off call can be taken up
     from.
 
-    First the submission stops expiring: whoever finds the mark must find it, however long
+    First the submission stops expiring: it must be there for as long as its mark, however long
     publishing takes. It is written once, so a stale read of it is no older state. Then the mark,
     which holds the verdict; then the verdict. Cut off between the two, `ask_again` keeps the
-    verdict from the mark. A verdict kept first, without mark and message, would be looked at by
-    nobody.
+    verdict from the mark. With the verdict first, nothing would send the message of a cut off call.
     """
     if not isinstance(standing, Scan):  # else an earlier verdict has done it
         key, value = submission_key(submission.id), msgspec.json.encode(submission)
@@ -149,7 +140,7 @@ async def _keep_pass(
     await kv_access.put_value(env, scan_key(scan.submission_id), value)
 
 
-async def _keep_rejection(env: Env, scan: Scan, standing: kv_access.Stored[Scan]) -> None:
+async def _keep_rejection(env: Env, scan: Scan, standing: Stored[Scan]) -> None:
     """The verdict expires with its submission, unless that passed before and is kept."""
     ttl = env.settings.submission_ttl if standing is None else None
     value = msgspec.json.encode(scan)
@@ -166,10 +157,9 @@ def _supersedes(scan: Scan, standing: Scan) -> bool:
 
 async def record_publication(env: Env, publication: Publication) -> None:
     """Keep that a submission was published. Idempotent. Raises KvError."""
-    submission_id = publication.submission_id
-    value = msgspec.json.encode(publication)
-    await kv_access.put_value(env, publication_key(submission_id), value)
-    await unmark_pending(env, PendingSubmission(submission_id, publication.scanned_at))
+    id_ = publication.submission_id
+    await kv_access.put_value(env, publication_key(id_), msgspec.json.encode(publication))
+    await unmark_pending(env, PendingSubmission(id_, publication.scanned_at))
 
 
 async def unmark_pending(env: Env, pending: PendingSubmission) -> None:
@@ -179,13 +169,12 @@ async def unmark_pending(env: Env, pending: PendingSubmission) -> None:
 
 async def mark_asked(env: Env, pending: PendingSubmission, scan: Scan) -> None:
     """Note that a submission's publication was asked for once more. Raises KvError."""
-    value = msgspec.json.encode(scan)
-    await kv_access.put_value(env, pending.key, value, metadata=env.now())
+    await kv_access.put_value(env, pending.key, msgspec.json.encode(scan), metadata=env.now())
 
 
 async def keep_marked_scans(
     env: Env, pending: Sequence[PendingSubmission]
-) -> Mapping[str, kv_access.Stored[Scan]]:
+) -> Mapping[str, Stored[Scan]]:
     """Keep the verdicts that marks hold, by the keys of the marks. Raises KvError."""
     values = await kv_access.read_all_values(env, [submission.key for submission in pending])
     scans = {key: kv_access.decode_record(value, Scan) for key, value in values.items()}
@@ -195,7 +184,7 @@ async def keep_marked_scans(
     return scans
 
 
-async def submission_status(env: Env, submission_id: str) -> kv_access.Stored[SubmissionStatus]:
+async def submission_status(env: Env, submission_id: str) -> Stored[SubmissionStatus]:
     """Where a submission stands. One operation.
 
     A verdict that cannot be read counts as none. Raises KvError.
@@ -210,29 +199,21 @@ async def submission_status(env: Env, submission_id: str) -> kv_access.Stored[Su
             env.log("submission-malformed", level="warning", key=key, reason=str(record))
     if not isinstance(submission, Submission):
         return submission
-    return _status(submission, scan, publication)
-
-
-def _status(
-    submission: Submission,
-    scan: kv_access.Stored[Scan],
-    publication: kv_access.Stored[Publication],
-) -> SubmissionStatus:
-    scan = scan if isinstance(scan, Scan) else None
-    state = _state(scan, published=publication is not None)
+    verdict = scan if isinstance(scan, Scan) else None
+    state = _state(verdict, published=publication is not None)
     readable = publication if isinstance(publication, Publication) else None
-    rejected = state is SubmissionState.REJECTED
+    rejection = verdict if state is SubmissionState.REJECTED else None
     return SubmissionStatus(
         id=submission.id,
         state=state,
         repo_url=submission.repo_url,
         skill_name=submission.skill_name,
         received_at=submission.created_at,
-        scanned_at=scan.scanned_at if scan else None,
+        scanned_at=verdict.scanned_at if verdict else None,
         published_at=readable.published_at if readable else None,
-        rejected_at=scan.scanned_at if scan and rejected else None,
+        rejected_at=rejection.scanned_at if rejection else None,
         slug=readable.slug if readable else None,
-        reason=scan.reason if scan and rejected else None,
+        reason=rejection.reason if rejection else None,
     )
 
 
@@ -256,12 +237,8 @@ async def find_by_identity(env: Env, identity: str) -> str | None:
 
 
 async def oldest_pending(env: Env) -> PendingSubmission | None:
-    """The submission that has waited longest to be published. One list call, as a rule.
-
-    Raises KvError.
-    """
-    pages = kv_access.list_all_keys(env, PENDING_PREFIX, page_budget=_MAX_EMPTY_PAGES)
-    async for page in pages:
+    """The submission that has waited longest. One list call, as a rule. Raises KvError."""
+    async for page in kv_access.list_all_keys(env, PENDING_PREFIX, page_budget=_MAX_EMPTY_PAGES):
         for key in page.keys:
             if (pending := _pending(env, key)) is not None:
                 return pending
@@ -269,9 +246,9 @@ async def oldest_pending(env: Env) -> PendingSubmission | None:
 
 
 async def list_pending(env: Env, *, cursor: str | None = None) -> PendingPage:
-    """A page of the submissions that wait to be published, no more than one bulk get reads.
+    """Up to KV_BULK_GET_LIMIT submissions that wait to be published. Raises KvError.
 
-    Keys that tell no moment are left out, with a warning that names them. Raises KvError.
+    Keys that tell no moment are left out, with a warning that names them.
     """
     page = await kv_access.list_page(env, PENDING_PREFIX, cursor=cursor, limit=KV_BULK_GET_LIMIT)
     found = [_pending(env, key) for key in page.keys]

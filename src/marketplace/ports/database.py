@@ -3,11 +3,11 @@
 ``postgres.db`` speaks it to PostgreSQL. Nothing here knows SQL.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
 import msgspec
 
@@ -18,8 +18,6 @@ from marketplace.skills.skill import Skill
 
 
 class Upserted(StrEnum):
-    """What an upsert did."""
-
     INSERTED = "inserted"
     UPDATED = "updated"
     UNCHANGED = "unchanged"  # the stored revision is the same or a newer one
@@ -27,27 +25,21 @@ class Upserted(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class UpsertResult:
-    """``skill`` is the row as it stands afterwards, whoever wrote it."""
-
-    skill: Skill
+    skill: Skill  # the row as it stands afterwards, whoever wrote it
     outcome: Upserted
 
 
 @dataclass(frozen=True, slots=True)
 class ListingRow:
-    """One listed skill: its sort key, its slug and its summary as JSON (camelCase, UTF-8)."""
-
     key: SortKey
     name: str
-    item: bytes
+    item: bytes  # the summary as JSON (camelCase, UTF-8)
 
 
 @dataclass(frozen=True, slots=True)
 class ListingRows:
-    """A page of rows, and how many rows the filters match in all."""
-
     rows: Sequence[ListingRow]
-    total: int
+    total: int  # rows that the filters match in all
 
 
 class RecordKey(msgspec.Struct, frozen=True, array_like=True):
@@ -71,17 +63,12 @@ class DifferenceKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One difference. ``row`` is the database's skill where there is one for this identity.
-
-    ``name`` is the KV record's slug, or the row's where KV has no record.
-    """
-
     kind: DifferenceKind
-    name: str
-    row: Skill | None = None
+    name: str  # the KV record's slug, or the row's where KV has no record
+    row: Skill | None = None  # of this identity
 
 
-class SkillDatabase(Protocol):
+class SkillDatabase(AbstractContextManager["SkillDatabase"], Protocol):
     """The connection to the source of truth, one an invocation. Methods raise DatabaseError.
 
     The order of trust between two states of a skill is ``Skill.revision``; identity is unique and
@@ -99,14 +86,11 @@ class SkillDatabase(Protocol):
     async def get_skill(self, name: str) -> Skill | None:
         """The skill of this slug or, if none has it, of the skill that left it as an alias."""
 
-    async def get_skill_by_identity(self, identity: str) -> Skill | None:
-        """The skill of a repository and base slug."""
+    async def get_skill_by_identity(self, identity: str) -> Skill | None: ...
 
-    async def count_skills(self, query: ListingQuery, *, exclude: Sequence[str]) -> int:
-        """How many rows match."""
+    async def count_skills(self, query: ListingQuery, *, exclude: Sequence[str]) -> int: ...
 
-    async def count_categories(self, *, exclude: Sequence[str]) -> Mapping[str, int]:
-        """Rows per category."""
+    async def count_categories(self, *, exclude: Sequence[str]) -> Mapping[str, int]: ...
 
     async def upsert_skill(
         self, skill: Skill, *, candidates: Sequence[str], trusted: bool = True
@@ -145,10 +129,8 @@ class SkillDatabase(Protocol):
         """
 
     async def mark_in_kv(self, versions: Sequence[RecordKey]) -> Sequence[str]:
-        """Note that KV holds these revisions. Returns the slugs whose row has moved on since.
-
-        That is: whose identity's row has another revision or another slug by now.
-        """
+        """Note that KV holds these revisions. The slugs of those whose row has another revision
+        or another slug by now."""
 
     async def skills_not_in_kv(self, *, limit: int) -> Sequence[Skill]:
         """Rows whose newest revision is not known to be in KV, oldest first."""
@@ -173,10 +155,14 @@ class SkillDatabase(Protocol):
         """
 
     async def fingerprint(self) -> Fingerprint:
-        """Count and digest over all rows."""
+        """Over all rows."""
 
     async def store_dead_letter(self, letter: DeadLetter) -> None:
-        """Insert or, for the same id, replace a state whose ``last_event`` is not later."""
+        """Insert; a state of the same id is replaced unless its last failure or redrive is later.
+
+        Of a failure and a redrive at one moment the failure counts: the message went round within
+        that millisecond.
+        """
 
     async def list_dead_letters(
         self, *, reason: str | None, after: str | None, limit: int
@@ -199,13 +185,13 @@ class SkillDatabase(Protocol):
         """Take a lease that is free, expired or already the holder's. Atomic."""
 
     async def release_lease(self, name: str, holder: str) -> None:
-        """Give a lease back; nothing happens when another holds it."""
+        """Nothing happens when another holds it."""
 
     async def save_state(self, name: str, value: bytes) -> None:
         """Keep a small JSON document (a report, the progress of a job) under a name."""
 
     async def replace_state(self, name: str, value: bytes, *, before: bytes | None) -> bool:
-        """Keep a document where another stands, or none; whether that was so. Atomic."""
+        """Keep a document if ``before`` is the one that stands; whether that was so. Atomic."""
 
     async def load_state(self, name: str) -> bytes | None:
         """The document kept under a name."""
@@ -217,24 +203,13 @@ class SkillDatabase(Protocol):
     def close(self) -> None:
         """End the session. Never blocks; also ends a transaction left open, by rolling it back."""
 
-    def __enter__(self) -> Self: ...
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None: ...
-
-
-class DatabaseConnector(Protocol):
-    """Opens one session with the skill database. Raises DatabaseError."""
-
-    async def __call__(self) -> SkillDatabase: ...
+DatabaseConnector = Callable[[], Awaitable[SkillDatabase]]
+"""Opens one session with the skill database. Raises DatabaseError."""
 
 
 class DatabaseSession:
-    """The one session of an invocation with the skill database, for one task at a time."""
+    """The one session of an invocation, for one task at a time."""
 
     def __init__(self, connect: DatabaseConnector) -> None:
         self._connect = connect
@@ -247,6 +222,5 @@ class DatabaseSession:
         return self._database
 
     def close(self) -> None:
-        """End the session, if there is one. Never blocks."""
         if self._database is not None:
             self._database.close()

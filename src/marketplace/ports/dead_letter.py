@@ -7,8 +7,6 @@ import msgspec
 
 
 class DeadLetterReason(StrEnum):
-    """Why a message could not be processed."""
-
     INVALID_MESSAGE = "invalid-message"
     UNKNOWN_SUBMISSION = "unknown-submission"
     NOT_SCANNED = "not-scanned"
@@ -44,12 +42,3 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     def is_open(self) -> bool:
         """Whether it still waits to be redriven."""
         return self.redriven_at is None
-
-    @property
-    def last_event(self) -> tuple[str, bool]:
-        """Of two states of a letter the one whose last event is later counts.
-
-        Of a failure and a redrive at one moment it is the failure: the message went round within
-        that millisecond.
-        """
-        return max(self.failed_at, self.redriven_at or ""), self.is_open

@@ -38,10 +38,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Env:
-    """Bindings, settings, clock and log of one invocation. Made at the edge, never kept.
-
-    Whoever makes one closes it when the invocation ends.
-    """
+    """Of one invocation. Its handler makes it, and closes it at the end."""
 
     submissions_kv: KvNamespace
     database: DatabaseSession
@@ -55,11 +52,9 @@ class Env:
     fallback_cache: FallbackCache | None = None  # the isolate's: plain data, outlives the Env
 
     def close(self) -> None:
-        """End what the invocation has opened."""
         self.database.close()
 
     def now(self) -> str:
-        """The present moment as a timestamp."""
         return format_timestamp(self.clock())
 
 
@@ -69,10 +64,7 @@ def split_secrets(text: str) -> tuple[str, ...]:
 
 
 async def get_db(env: Env) -> SkillDatabase:
-    """The invocation's session with the skill database. Raises DatabaseError.
-
-    The handler closes it, with `Env.close`.
-    """
+    """The invocation's session with the skill database. Raises DatabaseError."""
     return await env.database.get()
 
 

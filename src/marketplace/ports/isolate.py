@@ -17,8 +17,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeVar
 
 KEPT_SECONDS: Final = 600.0
-"""How long an older listing or answer stands in for one that failed."""
-
 MAKING_SECONDS: Final = 1.0
 """A request that makes a listing for longer is not waited for: it may be gone."""
 
@@ -34,20 +32,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class KeptAnswer:
-    """The last whole answer to a question, the source that gave it, and the moment.
-
-    ``skills.listing_rules`` is the number of the fallback listing that it was made of; None: of
-    another source.
-    """
+    """The last whole answer to a question."""
 
     value: Any
     source: str
     moment: float
-    listing: int | None
+    listing: int | None  # the number of the fallback listing that it was made of
 
 
 class SharedListing(Protocol):
-    """A listing that requests of one isolate share: plain data."""
+    """Plain data."""
 
     @property
     def source(self) -> str: ...
@@ -78,7 +72,6 @@ class FallbackCache:
     _answers: dict[Hashable, KeptAnswer] = field(default_factory=dict)  # the oldest first
 
     def is_being_made(self) -> bool:
-        """Whether another request is making a listing that is worth waiting for."""
         return _now() < self.being_made_until
 
     def begin(self, end: float) -> float:
@@ -89,7 +82,6 @@ class FallbackCache:
         return begun
 
     def end(self) -> None:
-        """Note that no listing is being made any more."""
         self.being_made_until = -math.inf
 
     def keep(self, skills: SharedListing, begun: float) -> None:
@@ -122,7 +114,6 @@ class FallbackCache:
     def remember(
         self, question: Hashable, value: object, source: str, *, listing: int | None = None
     ) -> None:
-        """Keep a whole answer as the last one to this question."""
         self._answers.pop(question, None)
         if len(self._answers) >= MAX_ANSWERS:
             del self._answers[next(iter(self._answers))]

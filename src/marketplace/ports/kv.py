@@ -13,21 +13,14 @@ KV_WRITE_INTERVAL: Final = 1.0  # seconds between two writes to one key; KV refu
 
 @dataclass(frozen=True, slots=True)
 class KvKey:
-    """A key of a list page, with its metadata as decoded JSON (None when there is none)."""
-
     name: str
-    metadata: Any = None
+    metadata: Any = None  # decoded JSON
 
 
 @dataclass(frozen=True, slots=True)
 class KvListPage:
-    """Up to KV_LIST_LIMIT keys in UTF-8 order; ``cursor`` is None on the last page.
-
-    A page may be empty and still not the last one.
-    """
-
-    keys: Sequence[KvKey]
-    cursor: str | None
+    keys: Sequence[KvKey]  # up to KV_LIST_LIMIT in UTF-8 order; none does not mean the last page
+    cursor: str | None  # None on the last page
 
 
 class KvNamespace(Protocol):

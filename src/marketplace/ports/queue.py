@@ -13,26 +13,22 @@ class QueueMessage(Protocol):
 
     @property
     def body(self) -> Any:
-        """The decoded JSON body."""
+        """Decoded JSON."""
 
     @property
     def attempts(self) -> int:
         """How often this message was delivered, this time included; starts at 1."""
 
     def ack(self) -> None:
-        """The message is done with and never comes again."""
+        """The message never comes again."""
 
     def retry(self, *, delay_seconds: int) -> None:
         """Deliver again after a delay; after the queue's last retry it is a dead letter."""
 
 
-FIRST_RETRY_SECONDS = 5
-LONGEST_RETRY_SECONDS = 640  # so that a hundred retries reach over 16 hours
-
-
 def retry_delay(attempts: int) -> int:
-    """Seconds to wait before the next delivery: 5, 10, 20, … at most 640."""
-    return int(min(FIRST_RETRY_SECONDS * 2 ** (max(attempts, 1) - 1), LONGEST_RETRY_SECONDS))
+    """Seconds before the next delivery: 5, 10, 20, … 640, so that a hundred reach over 16 hours."""
+    return int(min(5 * 2 ** (attempts - 1), 640))
 
 
 class MessageQueue(Protocol):

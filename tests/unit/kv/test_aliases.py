@@ -2,7 +2,7 @@
 
 import pytest
 
-from marketplace.kv.aliases import mark_moved, resolve_alias, write_alias
+from marketplace.kv.aliases import follow_aliases, mark_moved, write_alias
 from marketplace.kv.records import write_record
 from marketplace.ports.errors import KvError
 from tests.doubles.marketplace import Market, fault, make_skill
@@ -19,8 +19,9 @@ async def test_aliases_resolve_over_chains(market: Market) -> None:
     market.kv.damage("skill:alias:quoted", b'"c"')
     market.kv.damage("skill:alias:object", b'{"newSlug": "c"}')
     for slug in ("a", "b", "c", "plain", "quoted", "object"):
-        assert await resolve_alias(env, slug) == "c", slug
-    assert await resolve_alias(env, "unknown") is None
+        chain = await follow_aliases(env, slug)
+        assert (chain.slugs[-1], chain.is_live) == ("c", True), slug
+    assert not (await follow_aliases(env, "unknown")).is_live
     assert market.log.lines == []
 
 
@@ -33,10 +34,10 @@ async def test_aliases_that_lead_nowhere_end(market: Market) -> None:
         await write_alias(env, f"n{number}", f"n{number + 1}")
     market.kv.damage("skill:alias:self", b'"self"')
     for slug in ("lost", "x", "n0"):
-        assert await resolve_alias(env, slug) is None, slug
+        assert not (await follow_aliases(env, slug)).is_live, slug
     assert market.log.events() == ["alias-unresolved"] * 3
     for slug in ("self", "\ud800", "x" * 2000, ""):
-        assert await resolve_alias(env, slug) is None, slug
+        assert not (await follow_aliases(env, slug)).is_live, slug
 
 
 async def test_moving_leaves_the_old_record_until_the_alias_is_there(market: Market) -> None:
