@@ -15,7 +15,8 @@ from typing import Any, cast
 
 from bench.memory_kv import MemoryKv
 from marketplace.catalog.published_skills import get_published_skills_list
-from marketplace.kv.index import read_index, rewrite_index
+from marketplace.kv.index.reading import read_index
+from marketplace.kv.index.writing import rewrite_index
 from marketplace.kv.records import enumerate_published_skills
 from marketplace.kv.summaries import encode_metadata
 from marketplace.ports.env import Env, Settings

@@ -16,7 +16,7 @@ from marketplace.catalog import listings, lookup, source_chain
 from marketplace.catalog.answer import Answer, Source
 from marketplace.catalog.listing_page import Page
 from marketplace.kv.aliases import mark_moved, write_alias
-from marketplace.kv.index import IndexWriter
+from marketplace.kv.index.writing import IndexWriter
 from marketplace.kv.outbox import write_outbox
 from marketplace.kv.records import encode_skill, write_record
 from marketplace.ports.database import DatabaseConnector, DatabaseSession, SkillDatabase

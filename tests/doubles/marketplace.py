@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any, NoReturn, TypeVar
 
 from marketplace.catalog.published_skills import PublishedSkills
-from marketplace.kv.index import IndexWriter
+from marketplace.kv.index.writing import IndexWriter
 from marketplace.kv.records import write_record
 from marketplace.ports.database import DatabaseSession, RecordKey, SkillDatabase
 from marketplace.ports.env import Env, Settings

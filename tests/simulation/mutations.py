@@ -295,7 +295,7 @@ def repairs_the_table_only(_original: Any) -> Any:
     return write
 
 
-@_mutation("marketplace.kv.index.IndexWriter.finish")
+@_mutation("marketplace.kv.index.writing.IndexWriter.finish")
 def leaves_the_index_as_it_is(_original: Any) -> Any:
     """The rebuild writes pages, and no manifest."""
     return _nothing

@@ -10,7 +10,7 @@ from typing import TypeVar
 from marketplace.catalog.answer import Answer, Source
 from marketplace.catalog.source_chain import Reading
 from marketplace.kv.aliases import follow_aliases
-from marketplace.kv.index import find_in_index
+from marketplace.kv.index.reading import find_in_index
 from marketplace.kv.outbox import OutboxEntry, find_identity_in_outbox, find_in_outbox
 from marketplace.kv.records import read_record, read_records
 from marketplace.ports.database import SkillDatabase

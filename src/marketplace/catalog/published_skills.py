@@ -7,7 +7,6 @@ from typing import Final, cast
 
 from marketplace.catalog.answer import Source
 from marketplace.kv import access as kv_access
-from marketplace.kv.index import IndexReading, read_index, rewrite_index
 from marketplace.kv.index.blocks import (
     Block,
     BlockBuilder,
@@ -18,6 +17,8 @@ from marketplace.kv.index.blocks import (
     merge,
     pick,
 )
+from marketplace.kv.index.reading import IndexReading, read_index
+from marketplace.kv.index.writing import rewrite_index
 from marketplace.kv.outbox import list_outbox_summaries
 from marketplace.kv.records import PublishedPage, Warnings, enumerate_published_skills, read_waiting
 from marketplace.ports.env import READ_BUDGET_SECONDS, Env

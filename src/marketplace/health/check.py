@@ -25,7 +25,7 @@ from marketplace.health.readings import (
 )
 from marketplace.health.report import DeadLetterCounts, Health
 from marketplace.kv.counting import CountingKv
-from marketplace.kv.index import IndexHeader, index_header
+from marketplace.kv.index.manifest import IndexHeader, index_header
 from marketplace.operations.reports import newest_report
 from marketplace.ports.env import Env
 from marketplace.skills.fingerprint import NO_SKILLS

@@ -134,12 +134,16 @@ async def _read_possible(env: Env, keys: Sequence[str]) -> dict[str, Value]:
     }
 
 
-async def read_all_values(env: Env, keys: Sequence[str]) -> dict[str, Value]:
-    """As `read_values`, for any number of keys. Holds all values: for short lists only."""
-    values: dict[str, Value] = {}
+async def read_each(env: Env, keys: Sequence[str]) -> AsyncIterator[tuple[str, Value]]:
+    """As `read_values`, for any number of keys, a hundred at a time."""
     for chunk in chunks(list(dict.fromkeys(keys)), KV_BULK_GET_LIMIT):
-        values |= await read_values(env, chunk)
-    return values
+        for found in (await read_values(env, chunk)).items():
+            yield found
+
+
+async def read_all_values(env: Env, keys: Sequence[str]) -> dict[str, Value]:
+    """As `read_each`, all at once: for short lists only."""
+    return {key: value async for key, value in read_each(env, keys)}
 
 
 def chunks(items: Sequence[T], size: int) -> list[list[T]]:

@@ -9,8 +9,8 @@ import msgspec
 from marketplace.basics import json_text
 from marketplace.kv import access as kv_access
 from marketplace.kv import records as kv_records
-from marketplace.kv import summaries as kv_summaries
 from marketplace.kv.keys import alias_key, skill_key
+from marketplace.kv.summaries import CompactAlias, Moved, fitting_metadata
 from marketplace.ports.env import Env
 from marketplace.skills.slugs import is_slug
 
@@ -25,7 +25,7 @@ async def write_alias(env: Env, alias: str, slug: str) -> None:
     if not is_slug(alias) or not is_slug(slug) or alias == slug:
         raise ValueError(f"cannot alias {alias!r:.80} to {slug!r:.80}")
     value = msgspec.json.encode({"slug": slug})
-    metadata = kv_summaries.encode_alias_metadata(alias, slug)
+    metadata = fitting_metadata(msgspec.json.encode(CompactAlias(alias, slug)))
     await kv_access.put_value(env, alias_key(alias), value, metadata=metadata)
 
 
@@ -94,7 +94,7 @@ async def unresolved_aliases(env: Env, aliases: Mapping[str, str]) -> dict[str, 
 def _target(slug: str, values: Mapping[str, kv_access.Value]) -> tuple[bool, str | None]:
     """Whether there is a record under a slug, even a damaged one; if not, where it leads to."""
     record = kv_records.decode_skill_record(slug, values[skill_key(slug)])
-    if isinstance(record, kv_summaries.Moved):
+    if isinstance(record, Moved):
         return False, record.moved_to
     return record is not None, _read_alias(values[alias_key(slug)])
 

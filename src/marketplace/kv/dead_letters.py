@@ -10,7 +10,6 @@ from marketplace.kv import access as kv_access
 from marketplace.kv.keys import DEAD_LETTER_PREFIX
 from marketplace.ports.dead_letter import DeadLetter
 from marketplace.ports.env import Env
-from marketplace.ports.kv import KV_BULK_GET_LIMIT
 
 _MAX_PAGES = 20
 
@@ -19,15 +18,14 @@ async def list_letters_in_kv(env: Env, *, limit: int) -> Mapping[str, DeadLetter
     """Up to ``limit`` letters by key, past those that cannot be read. Raises KvError."""
     letters: dict[str, DeadLetter] = {}
     async for page in kv_access.list_all_keys(env, DEAD_LETTER_PREFIX, page_budget=_MAX_PAGES):
-        for chunk in kv_access.chunks([key.name for key in page.keys], KV_BULK_GET_LIMIT):
-            for key, value in (await kv_access.read_values(env, chunk)).items():
-                letter = kv_access.decode_record(value, DeadLetter)
-                if isinstance(letter, Unreadable):
-                    env.log("dead-letter-malformed", level="error", key=key, reason=str(letter))
-                elif letter is not None:
-                    letters[key] = letter
+        async for key, value in kv_access.read_each(env, [key.name for key in page.keys]):
+            letter = kv_access.decode_record(value, DeadLetter)
+            if isinstance(letter, Unreadable):
+                env.log("dead-letter-malformed", level="error", key=key, reason=str(letter))
+            elif letter is not None:
+                letters[key] = letter
             if len(letters) >= limit:
-                return dict(list(letters.items())[:limit])
+                return letters
     return letters
 
 

@@ -59,10 +59,10 @@ async def list_outbox(env: Env, *, limit: int = KV_BULK_GET_LIMIT) -> list[Outbo
     """
     entries: list[OutboxEntry] = []
     async for page in _pages(env):
-        for chunk in kv_access.chunks([key.name for key in page.keys], KV_BULK_GET_LIMIT):
-            entries += await _read_entries(env, chunk)
+        async for entry in _read_entries(env, [key.name for key in page.keys]):
+            entries.append(entry)
             if len(entries) >= limit:
-                return entries[:limit]
+                return entries
     return entries
 
 
@@ -77,9 +77,8 @@ async def list_outbox_summaries(env: Env) -> list[PublishedSummary]:
         told = {key.name: _summary(key) for key in page.keys}
         summaries += [summary for summary in told.values() if summary is not None]
         by_value = [name for name, summary in told.items() if summary is None]
-        for chunk in kv_access.chunks(by_value, KV_BULK_GET_LIMIT):
-            entries = await _read_entries(env, chunk)
-            summaries += [PublishedSummary(x.skill.summary(), x.rank) for x in entries]
+        async for entry in _read_entries(env, by_value):
+            summaries.append(PublishedSummary(entry.skill.summary(), entry.rank))
     return summaries
 
 
@@ -89,17 +88,15 @@ async def find_in_outbox(env: Env, slugs: Collection[str]) -> OutboxEntry | None
     async for page in _pages(env):
         told = {key.name: _summary(key) for key in page.keys}
         likely = [name for name, s in told.items() if s is None or s.summary.name in slugs]
-        for chunk in kv_access.chunks(likely, KV_BULK_GET_LIMIT):
-            entries = await _read_entries(env, chunk)
-            found += [entry for entry in entries if entry.skill.name in slugs]
+        found += [e async for e in _read_entries(env, likely) if e.skill.name in slugs]
     return max(found, key=_rank, default=None)
 
 
 async def find_identity_in_outbox(env: Env, identity: str) -> OutboxEntry | None:
     """The entry of greatest rank of an identity, or None. Raises KvError."""
     page = await kv_access.list_page(env, outbox_prefix(identity))
-    entries = await _read_entries(env, [key.name for key in page.keys][:KV_BULK_GET_LIMIT])
-    found = [entry for entry in entries if entry.skill.identity == identity]
+    keys = [key.name for key in page.keys][:KV_BULK_GET_LIMIT]
+    found = [e async for e in _read_entries(env, keys) if e.skill.identity == identity]
     return max(found, key=_rank, default=None)
 
 
@@ -131,13 +128,10 @@ def _summary(key: KvKey) -> PublishedSummary | None:
     return PublishedSummary(published.summary, rank)
 
 
-async def _read_entries(env: Env, keys: Sequence[str]) -> list[OutboxEntry]:
-    values = await kv_access.read_values(env, keys)
-    entries = []
-    for key in keys:
-        skill = kv_access.decode_value(values[key], lambda text: read_skill(json_text.decode(text)))
+async def _read_entries(env: Env, keys: Sequence[str]) -> AsyncIterator[OutboxEntry]:
+    async for key, value in kv_access.read_each(env, keys):
+        skill = kv_access.decode_value(value, lambda text: read_skill(json_text.decode(text)))
         if isinstance(skill, Skill):
-            entries.append(OutboxEntry(key, skill))
+            yield OutboxEntry(key, skill)
         elif skill is not None:  # None: placed and cleared since the list page was made
             env.log("outbox-malformed", level="error", key=key, reason=str(skill))
-    return entries

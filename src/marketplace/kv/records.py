@@ -22,7 +22,7 @@ from marketplace.kv.summaries import (
 )
 from marketplace.ports.database import RecordKey
 from marketplace.ports.env import Env
-from marketplace.ports.kv import KV_BULK_GET_LIMIT, KvKey
+from marketplace.ports.kv import KvKey
 from marketplace.skills.skill import PublishedSummary, Skill
 from marketplace.skills.slugs import identity_of, is_slug
 from marketplace.skills.stored import read_skill
@@ -160,10 +160,9 @@ async def enumerate_published_skills(
 
 async def read_waiting(env: Env, page: PublishedPage) -> None:
     """Read a page's waiting records into it, one operation for every hundred. Raises KvError."""
-    for chunk in kv_access.chunks(page.waiting, KV_BULK_GET_LIMIT):
-        values = await kv_access.read_values(env, [skill_key(slug) for slug in chunk])
-        for slug in chunk:
-            _sort_record(page, slug, decode_skill_record(slug, values[skill_key(slug)]))
+    async for key, value in kv_access.read_each(env, [skill_key(slug) for slug in page.waiting]):
+        slug = key.removeprefix(SKILL_PREFIX)
+        _sort_record(page, slug, decode_skill_record(slug, value))
     page.waiting = []
 
 

@@ -56,7 +56,7 @@ class SummaryHead(msgspec.Struct, frozen=True, array_like=True, tag="s1"):
     name: str
 
 
-class _CompactAlias(msgspec.Struct, frozen=True, array_like=True, tag="a1"):
+class CompactAlias(msgspec.Struct, frozen=True, array_like=True, tag="a1"):
     name: str
     slug: str
 
@@ -189,16 +189,11 @@ def decode_revision(slug: str, metadata: object) -> str | Moved | None:
     return head if is_slug(head.moved_to) else None
 
 
-def encode_alias_metadata(alias: str, slug: str) -> str | None:
-    """An alias and its target as KV metadata, so that enumerations see both."""
-    return fitting_metadata(json_encoder.encode(_CompactAlias(alias, slug)))
-
-
 def alias_target(alias: str, metadata: object) -> str | None:
     if not isinstance(metadata, str):
         return None
     try:
-        compact = msgspec.json.decode(metadata, type=_CompactAlias)
+        compact = msgspec.json.decode(metadata, type=CompactAlias)
     except (ValueError, RecursionError):
         return None  # an alias of an older generation: its value has the target
     return compact.slug if compact.name == alias else None

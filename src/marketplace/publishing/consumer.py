@@ -7,7 +7,7 @@ from typing import Final
 from marketplace.basics.concurrency import map_bounded
 from marketplace.basics.json_text import Unreadable
 from marketplace.kv.access import Stored
-from marketplace.kv.index import add_to_published_index
+from marketplace.kv.index.writing import add_to_published_index
 from marketplace.kv.submissions import get_scans, get_submissions, record_publication
 from marketplace.operations.dead_letters import bury
 from marketplace.ports.dead_letter import DeadLetterReason

@@ -11,8 +11,9 @@ from typing import Final
 from marketplace.basics.json_text import InvalidData
 from marketplace.kv.access import write_again_if_refused
 from marketplace.kv.counting import CountingKv
-from marketplace.kv.index import IndexReading, IndexWriter, new_generation, read_index
 from marketplace.kv.index.blocks import Block, BlockBuilder, count, entry_of, iterate, merge, pick
+from marketplace.kv.index.reading import IndexReading, read_index
+from marketplace.kv.index.writing import IndexWriter, new_generation
 from marketplace.kv.records import Malformed, enumerate_published_skills
 from marketplace.kv.summaries import Moved
 from marketplace.ports.env import Env

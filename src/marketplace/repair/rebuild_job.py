@@ -12,7 +12,7 @@ import msgspec
 
 from marketplace.basics import json_text
 from marketplace.basics.timestamps import age_in_seconds
-from marketplace.kv.index import IndexProgress, new_generation
+from marketplace.kv.index.writing import IndexProgress, new_generation
 from marketplace.ports.env import Env, get_db
 from marketplace.ports.errors import StorageError
 

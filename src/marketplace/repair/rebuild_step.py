@@ -13,7 +13,7 @@ from typing import Final
 from marketplace.kv.access import write_again_if_refused
 from marketplace.kv.aliases import unresolved_aliases
 from marketplace.kv.counting import CountingKv
-from marketplace.kv.index import IndexWriter
+from marketplace.kv.index.writing import IndexWriter
 from marketplace.kv.outbox import OutboxEntry, list_outbox
 from marketplace.kv.records import PublishedPage, enumerate_published_skills
 from marketplace.ports.database import Difference, SkillDatabase

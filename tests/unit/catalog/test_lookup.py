@@ -18,7 +18,7 @@ from marketplace.catalog.lookup import (
     get_skill_by_name,
 )
 from marketplace.kv.aliases import write_alias
-from marketplace.kv.index import add_to_published_index
+from marketplace.kv.index.writing import add_to_published_index
 from marketplace.kv.keys import INDEX_KEY
 from marketplace.kv.outbox import write_outbox
 from marketplace.kv.records import write_record

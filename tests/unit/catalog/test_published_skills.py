@@ -7,7 +7,7 @@ import pytest
 
 from marketplace.catalog.answer import Source
 from marketplace.kv.aliases import mark_moved
-from marketplace.kv.index import add_to_published_index
+from marketplace.kv.index.writing import add_to_published_index
 from marketplace.kv.keys import INDEX_KEY
 from marketplace.kv.outbox import write_outbox
 from marketplace.kv.records import write_record

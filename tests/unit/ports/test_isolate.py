@@ -8,7 +8,7 @@ import pytest
 
 from marketplace.catalog import listings
 from marketplace.catalog.published_skills import PublishedSkills, get_published_skills_list
-from marketplace.kv.index import IndexWriter
+from marketplace.kv.index.writing import IndexWriter
 from marketplace.kv.keys import INDEX_KEY
 from marketplace.kv.records import write_record
 from marketplace.ports.database import DatabaseSession

@@ -10,9 +10,9 @@ import pytest
 from marketplace.basics.timestamps import EPOCH
 from marketplace.health.check import check_health
 from marketplace.kv.aliases import mark_moved
-from marketplace.kv.index import read_index
 from marketplace.kv.index.blocks import Block, entry_of
 from marketplace.kv.index.manifest import Manifest, PageRef, encode_page, page_digest
+from marketplace.kv.index.reading import read_index
 from marketplace.kv.keys import INDEX_KEY, index_page_key
 from marketplace.ports.database import DatabaseSession
 from marketplace.ports.env import Env, Settings

@@ -10,27 +10,3 @@ is reported in `IndexReading.problems` and not raised: only KV itself failing ra
 The parts: ``manifest`` (manifest and pages), ``reading``, ``writing``, ``blocks`` (summaries in
 little memory), ``original_shape`` (of an index from before there were manifests).
 """
-
-from marketplace.kv.index.manifest import IndexHeader, PageRef, index_header
-from marketplace.kv.index.reading import IndexReading, find_in_index, read_index
-from marketplace.kv.index.writing import (
-    IndexProgress,
-    IndexWriter,
-    add_to_published_index,
-    new_generation,
-    rewrite_index,
-)
-
-__all__ = [
-    "IndexHeader",
-    "IndexProgress",
-    "IndexReading",
-    "IndexWriter",
-    "PageRef",
-    "add_to_published_index",
-    "find_in_index",
-    "index_header",
-    "new_generation",
-    "read_index",
-    "rewrite_index",
-]

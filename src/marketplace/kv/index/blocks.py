@@ -7,15 +7,21 @@ summaries take about a quarter of their JSON; merging sets opens only blocks tha
 import heapq
 import zlib
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import reduce
 from itertools import groupby
-from typing import Final, NamedTuple
+from operator import itemgetter
+from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 
 from marketplace.basics.json_text import InvalidData
-from marketplace.kv.summaries import decode_for_matching, decode_summary, encode_summary
+from marketplace.kv.summaries import (
+    SummaryHead,
+    decode_for_matching,
+    decode_summary,
+    encode_summary,
+)
 from marketplace.skills.skill import PublishedSummary, SkillSummary
 
 BLOCK_SIZE: Final = 5_000
@@ -30,15 +36,12 @@ _COMPRESSION_LEVEL: Final = 1
 Entry = tuple[str, bytes]
 """A slug and its encoded summary."""
 
-
-class _Head(msgspec.Struct, frozen=True, array_like=True, tag="s1"):
-    """The first fields of an encoded summary: what sorting needs."""
-
-    revision: str
-    name: str
+_slug: Callable[[Entry], str] = itemgetter(0)
 
 
-_head_decoder = msgspec.json.Decoder(_Head)
+T = TypeVar("T")
+
+_head_decoder = msgspec.json.Decoder(SummaryHead)
 
 
 class Block(NamedTuple):
@@ -51,18 +54,12 @@ class Block(NamedTuple):
 
 
 def entry_of(published: PublishedSummary) -> Entry:
-    """A summary ready for packing."""
     return published.summary.name, encode_summary(published)
 
 
 def pack(entries: Iterable[Entry]) -> Block:
-    """Make a block of at least one entry, keeping the newest for each slug.
-
-    Raises ValueError when there is none.
-    """
+    """Make a block of at least one entry, keeping the newest for each slug."""
     ordered = list(_one_each(sorted(entries, key=_slug)))
-    if not ordered:
-        raise ValueError("a block of nothing")
     lines = b"\n".join(line for _, line in ordered)
     data = zlib.compress(lines, _COMPRESSION_LEVEL)
     return Block(ordered[0][0], ordered[-1][0], len(ordered), data)
@@ -70,10 +67,14 @@ def pack(entries: Iterable[Entry]) -> Block:
 
 def unpack(block: Block) -> Iterator[Entry]:
     """The entries of a block, in slug order. Raises InvalidData for damaged data."""
+    return _decode(block, lambda line: (_head_decoder.decode(line).name, line))
+
+
+def _decode(block: Block, decode: Callable[[bytes], T]) -> Iterator[T]:
     try:
         for line in zlib.decompress(block.data).split(b"\n"):
-            yield _head_decoder.decode(line).name, line
-    except (zlib.error, msgspec.MsgspecError, ValueError) as error:
+            yield decode(line)
+    except (zlib.error, ValueError) as error:
         raise _damaged(error) from error
 
 
@@ -82,8 +83,10 @@ def _damaged(error: Exception) -> InvalidData:
 
 
 def check(block: Block) -> Block:
-    """The block, once its data was found to be as it says: a set of lines of that number, from
-    that slug to that one. Lines in between are not looked at. Raises InvalidData."""
+    """The block, if its data has the number of lines and the first and the last slug that it says.
+
+    Lines in between are not looked at. Raises InvalidData.
+    """
     try:
         unpacker = zlib.decompressobj()
         lines = unpacker.decompress(block.data, MAX_BLOCK_BYTES)
@@ -92,26 +95,21 @@ def check(block: Block) -> Block:
         ends = (lines.split(b"\n", 1)[0], lines.rsplit(b"\n", 1)[-1])
         if [_head_decoder.decode(line).name for line in ends] != [block.first, block.last]:
             raise InvalidData("not from and to the slugs that it should be")
-    except (zlib.error, msgspec.MsgspecError) as error:
+    except (zlib.error, msgspec.DecodeError) as error:
         raise _damaged(error) from error
     return block
 
 
 def iterate(blocks: Iterable[Block]) -> Iterator[PublishedSummary]:
-    """Decode the summaries of blocks, one block in the open at a time."""
+    """Decode the summaries of blocks, one block in the open at a time. Raises InvalidData."""
     for block in blocks:
-        for _, line in unpack(block):
-            yield decode_summary(line)
+        yield from _decode(block, decode_summary)
 
 
 def iterate_for_matching(blocks: Iterable[Block]) -> Iterator[SkillSummary]:
-    """As `iterate`, by `decode_for_matching`. Raises InvalidData for damaged blocks."""
+    """As `iterate`, by `decode_for_matching`."""
     for block in blocks:
-        try:
-            for line in zlib.decompress(block.data).split(b"\n"):
-                yield decode_for_matching(line)
-        except (zlib.error, msgspec.MsgspecError, ValueError) as error:
-            raise _damaged(error) from error
+        yield from _decode(block, decode_for_matching)
 
 
 def pick(blocks: Iterable[Block], names: Collection[str]) -> Iterator[PublishedSummary]:
@@ -127,10 +125,7 @@ def pick(blocks: Iterable[Block], names: Collection[str]) -> Iterator[PublishedS
 def find(
     blocks: Iterable[Block], slugs: Collection[str], identity: str | None = None
 ) -> PublishedSummary | None:
-    """The newest summary of one of these slugs and, if given, of this identity.
-
-    Raises InvalidData for damaged blocks.
-    """
+    """The newest summary of one of these slugs and, if given, this identity. Raises InvalidData."""
     entries = pick(blocks, slugs)
     wanted = (entry for entry in entries if identity in (None, entry.summary.identity))
     return max(wanted, key=lambda entry: entry.revision, default=None)
@@ -151,11 +146,9 @@ class BlockBuilder:
                 self._close()
 
     def add_block(self, block: Block) -> None:
-        """Take a block that is packed already."""
         self._blocks.append(block)
 
     def blocks(self) -> list[Block]:
-        """All that was added."""
         self._close()
         return list(self._blocks)
 
@@ -166,7 +159,7 @@ class BlockBuilder:
 
 
 def count(blocks: Iterable[Block]) -> int:
-    """How many summaries blocks hold together."""
+    """Of summaries."""
     return sum(block.size for block in blocks)
 
 
@@ -177,7 +170,7 @@ def merge(
 
     Of several states of one skill the one with the greatest revision is taken. Where layers give
     one slug to different skills, the skill of the earlier layer keeps it. Blocks that overlap no
-    other pass through unopened. Raises InvalidData for damaged blocks.
+    other pass through unopened. Raises InvalidData.
     """
     merged: list[Block] = []
     for cluster in _overlapping(layers):
@@ -235,20 +228,13 @@ def _push(heap: list[_Open], layer: int, number: int, entries: Iterator[Entry]) 
         return
 
 
-def _slug(entry: Entry) -> str:
-    return entry[0]
-
-
 def _one_each(ordered: Iterable[Entry]) -> Iterator[Entry]:
     for slug, entries in groupby(ordered, key=_slug):
         yield slug, reduce(_newer, (line for _, line in entries))
 
 
 def _newer(standing: bytes, line: bytes) -> bytes:
-    return line if line != standing and _supersedes(line, standing) else standing
-
-
-def _supersedes(line: bytes, standing: bytes) -> bool:
     if _head_decoder.decode(line).revision <= _head_decoder.decode(standing).revision:
-        return False
-    return decode_summary(line).summary.identity == decode_summary(standing).summary.identity
+        return standing
+    is_same = decode_summary(line).summary.identity == decode_summary(standing).summary.identity
+    return line if is_same else standing

@@ -1,8 +1,4 @@
-"""The index's manifest and the form of its pages: what ``kv.index`` says of both, as types.
-
-Nothing here raises for what is found in KV but InvalidData for a page; what is there in place
-of a manifest comes back as a sentence.
-"""
+"""The index's manifest and the form of its pages."""
 
 import base64
 import binascii
@@ -25,18 +21,13 @@ from marketplace.skills.fingerprint import Fingerprint
 
 MAX_MANIFEST_BYTES: Final = 4 * 1024 * 1024
 
-_FORMAT: Final = "published-index"
-_VERSION: Final = 1
-
 
 class PageRef(msgspec.Struct, frozen=True, rename="camel"):
-    """One page: its key, how many summaries, from which slug to which, digest of its value."""
-
     key: str
     count: int
-    first: str
+    first: str  # slug
     last: str
-    digest: str
+    digest: str  # of the value
 
 
 class Recent(msgspec.Struct, frozen=True, rename="camel"):
@@ -45,8 +36,8 @@ class Recent(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    format: Literal["published-index"] = _FORMAT
-    version: Literal[1] = _VERSION
+    format: Literal["published-index"] = "published-index"
+    version: Literal[1] = 1
     generation: str
     written_at: str  # the manifest
     rebuilt_at: str | None  # the pages; None: only `add_to_published_index` has written it
@@ -54,13 +45,6 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     fingerprint: Fingerprint
     pages: list[PageRef]
     recent: list[Recent] = []
-
-
-class _Described(msgspec.Struct):
-    """Enough of an unknown manifest to say what it is."""
-
-    format: str | None = None
-    version: int | str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +58,9 @@ class IndexHeader:
     """
 
     problem: str | None = None
-    generation: str | None = None
     count: int = 0
     recent: int = 0
     fingerprint: Fingerprint | None = None
-    written_at: str | None = None
-    rebuilt_at: str | None = None
     age_seconds: float | None = None
 
 
@@ -90,12 +71,9 @@ async def index_header(env: Env) -> IndexHeader:
     if isinstance(manifest, str):
         return IndexHeader(problem=manifest)
     return IndexHeader(
-        generation=manifest.generation,
         count=manifest.count,
         recent=len(manifest.recent),
         fingerprint=manifest.fingerprint,
-        written_at=manifest.written_at,
-        rebuilt_at=manifest.rebuilt_at,
         age_seconds=age_in_seconds(manifest.rebuilt_at or manifest.written_at, env.now()),
     )
 
@@ -114,20 +92,10 @@ def read_manifest(value: bytes | None) -> Manifest | str:
     try:
         manifest = json_text.decode(value, Manifest)
     except json_text.InvalidData as error:
-        return f"damaged: {_describe(value) or str(error)[:100]}"
+        return f"damaged: {str(error)[:100]}"
     if manifest.count != sum(page.count for page in manifest.pages):
         return "damaged: the pages do not add up to the count"
     return manifest
-
-
-def _describe(value: bytes) -> str | None:
-    try:
-        found = json_text.decode(value, _Described)
-    except json_text.InvalidData:
-        return None
-    if found.format == _FORMAT and found.version != _VERSION:
-        return f"version {found.version!r:.20}, not {_VERSION}"
-    return None
 
 
 def decode_page(page: PageRef, value: bytes | None) -> Block:

@@ -1,6 +1,6 @@
 """Reading the index, of any shape and in any condition."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -32,7 +32,6 @@ class IndexReading:
 
     problem: str | None = None
     written_at: str | None = None
-    rebuilt_at: str | None = None
     problems: list[str] = field(default_factory=list)
     complete: bool = False
     pages: BlockBuilder = field(default_factory=BlockBuilder)
@@ -47,7 +46,6 @@ class IndexReading:
         return iterate(merge(self.layers()))
 
     def note(self, problem: str) -> None:
-        """Remember something that is wrong."""
         if len(self.problems) < MAX_PROBLEMS:
             self.problems.append(problem)
 
@@ -66,11 +64,7 @@ async def read_index(env: Env, into: IndexReading | None = None) -> IndexReading
 async def find_in_index(
     env: Env, slugs: Collection[str], identity: str | None = None
 ) -> PublishedSummary | None:
-    """The newest summary that the index has under one of these slugs (of this identity, if one is
-    given), as far as it can be read.
-
-    Reads the manifest and the pages that may hold them. Raises KvError when KV fails.
-    """
+    """As `blocks.find`, in the pages that may hold it and can be read. Raises KvError."""
     reading = IndexReading()
     await _read(env, reading, lambda page: any(page.first <= slug <= page.last for slug in slugs))
     try:
@@ -84,9 +78,11 @@ async def _read(env: Env, reading: IndexReading, is_wanted: Callable[[PageRef], 
     value = await kv_access.get_value(env, INDEX_KEY, max_bytes=KV_VALUE_LIMIT)
     manifest = read_manifest(value)
     if isinstance(manifest, Manifest):
-        reading.written_at, reading.rebuilt_at = manifest.written_at, manifest.rebuilt_at
+        reading.written_at = manifest.written_at
         read_recent(reading, manifest)
-        await _read_pages(env, reading, [page for page in manifest.pages if is_wanted(page)])
+        pages = filter(is_wanted, manifest.pages)
+        # All at once, so that one that is late holds up no other.
+        await map_bounded(pages, lambda p: _read_page(env, reading, p), at_once=PAGES_AT_ONCE)
         reading.complete = not reading.problems
         return
     reading.problem = manifest
@@ -101,11 +97,6 @@ def read_recent(reading: IndexReading, manifest: Manifest) -> None:
             reading.recent.add([entry_of(decode_summary(bytes(recent.entry)))])
         except InvalidData as error:
             reading.note(f"recent entry: {error}")
-
-
-async def _read_pages(env: Env, reading: IndexReading, pages: Sequence[PageRef]) -> None:
-    """Read pages at once, so that one that is late holds up no other."""
-    await map_bounded(pages, lambda page: _read_page(env, reading, page), at_once=PAGES_AT_ONCE)
 
 
 async def _read_page(env: Env, reading: IndexReading, page: PageRef) -> None:

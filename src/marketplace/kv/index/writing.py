@@ -13,7 +13,6 @@ from marketplace.kv import access as kv_access
 from marketplace.kv.index.blocks import BLOCK_SIZE, entry_of, pack
 from marketplace.kv.index.manifest import (
     MISSING,
-    IndexHeader,
     Manifest,
     PageRef,
     Recent,
@@ -98,7 +97,7 @@ class IndexWriter:
         progress.digest = add_to_digest(progress.digest, self._open)
         self._open = []
 
-    async def finish(self, *, sweep: bool = True) -> IndexHeader:
+    async def finish(self, *, sweep: bool = True) -> None:
         """Show the generation to readers and, with ``sweep``, remove old ones.
 
         Raises KvRateLimited when the manifest was written within the last second: finish again.
@@ -107,7 +106,6 @@ class IndexWriter:
         env, progress = self._env, self.progress
         value = await kv_access.get_value(env, INDEX_KEY, max_bytes=KV_VALUE_LIMIT)
         old = read_manifest(value)
-        recent = _recent_since(old, progress.begun_at) if isinstance(old, Manifest) else []
         now = env.now()
         manifest = Manifest(
             generation=progress.generation,
@@ -116,20 +114,11 @@ class IndexWriter:
             count=progress.count,
             fingerprint=Fingerprint(progress.count, progress.digest),
             pages=progress.pages,
-            recent=recent,
+            recent=_recent_since(old, progress.begun_at) if isinstance(old, Manifest) else [],
         )
         await kv_access.put_value(env, INDEX_KEY, msgspec.json.encode(manifest))
         if sweep and isinstance(old, Manifest) and _is_settled(env, old):
             await _remove_old(env, {page.key for page in [*old.pages, *manifest.pages]})
-        return IndexHeader(
-            generation=manifest.generation,
-            count=manifest.count,
-            recent=len(recent),
-            fingerprint=manifest.fingerprint,
-            written_at=now,
-            rebuilt_at=now,
-            age_seconds=0.0,
-        )
 
 
 def _recent_since(manifest: Manifest, moment: str) -> list[Recent]:
@@ -189,7 +178,14 @@ async def add_to_published_index(env: Env, skills: Sequence[Skill]) -> bool:
         value = await kv_access.get_value(env, INDEX_KEY, max_bytes=KV_VALUE_LIMIT)
         manifest = read_manifest(value)
         if manifest == MISSING:
-            manifest = _empty_manifest(env)
+            manifest = Manifest(
+                generation="",
+                written_at="",
+                rebuilt_at=None,
+                count=0,
+                fingerprint=NO_SKILLS,
+                pages=[],
+            )
         elif isinstance(manifest, str):
             return _not_added(env, skills, manifest)
         elif _written_just_now(env, manifest.written_at):
@@ -211,17 +207,6 @@ def _written_just_now(env: Env, written_at: str) -> bool:
     return age is not None and 0 <= age < KV_WRITE_INTERVAL
 
 
-def _empty_manifest(env: Env) -> Manifest:
-    return Manifest(
-        generation="",
-        written_at=env.now(),
-        rebuilt_at=None,
-        count=0,
-        fingerprint=NO_SKILLS,
-        pages=[],
-    )
-
-
 def _with_recent(env: Env, manifest: Manifest, skills: Sequence[Skill]) -> Manifest:
     now = env.now()
     entries = [skill.published_summary() for skill in skills]
@@ -229,11 +214,10 @@ def _with_recent(env: Env, manifest: Manifest, skills: Sequence[Skill]) -> Manif
     kept = [recent for recent in _readable(manifest.recent) if not _outdated(recent, names)]
     added = [Recent(now, msgspec.Raw(encode_summary(entry))) for entry in entries]
     recent = [*kept, *added]
-    if len(recent) > RECENT_LIMIT:
-        left_out = len(recent) - RECENT_LIMIT
+    left_out = len(recent) - RECENT_LIMIT
+    if left_out > 0:
         env.log("index-recent-full", level="warning", left_out=left_out)
-        recent = recent[-RECENT_LIMIT:]
-    return msgspec.structs.replace(manifest, written_at=now, recent=recent)
+    return msgspec.structs.replace(manifest, written_at=now, recent=recent[-RECENT_LIMIT:])
 
 
 def _outdated(recent: Recent, revisions: dict[str, str]) -> bool:

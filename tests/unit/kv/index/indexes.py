@@ -3,7 +3,8 @@
 from typing import Any
 
 from marketplace.catalog.published_skills import PublishedSkills, get_published_skills_list
-from marketplace.kv.index import IndexHeader, IndexWriter, read_index
+from marketplace.kv.index.reading import read_index
+from marketplace.kv.index.writing import IndexWriter
 from marketplace.kv.records import write_record
 from tests.doubles.marketplace import Market, make_skill
 
@@ -22,10 +23,10 @@ async def write_records(market: Market, *slugs: str) -> None:
         await write_record(market.env, make_skill(slug))
 
 
-async def write_index(market: Market, generation: str, *slugs: str) -> IndexHeader:
+async def write_index(market: Market, generation: str, *slugs: str) -> None:
     writer = IndexWriter.begin(market.env, generation)
     await writer.add([make_skill(slug).published_summary() for slug in slugs])
-    return await writer.finish()
+    await writer.finish()
 
 
 SUMMARY = {"name": "z", "repoUrl": "https://github.com/o/z"}

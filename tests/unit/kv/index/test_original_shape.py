@@ -11,10 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marketplace.kv.index import add_to_published_index, index_header, read_index
 from marketplace.kv.index import blocks as index_blocks
 from marketplace.kv.index import original_shape as index_original_shape
+from marketplace.kv.index.manifest import index_header
 from marketplace.kv.index.original_shape import BrokenArray, iterate_array
+from marketplace.kv.index.reading import read_index
+from marketplace.kv.index.writing import add_to_published_index
 from marketplace.kv.keys import INDEX_KEY
 from marketplace.kv.records import write_record
 from marketplace.ports.kv import KV_VALUE_LIMIT

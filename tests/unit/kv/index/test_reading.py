@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 from marketplace.basics.timestamps import EPOCH
 from marketplace.catalog import listings
 from marketplace.catalog.answer import Source
-from marketplace.kv.index import add_to_published_index, index_header, read_index
 from marketplace.kv.index import writing as index_writing
+from marketplace.kv.index.manifest import index_header
+from marketplace.kv.index.reading import read_index
+from marketplace.kv.index.writing import add_to_published_index
 from marketplace.kv.keys import INDEX_KEY, INDEX_PAGE_PREFIX, index_page_key
 from marketplace.ports.database import DatabaseSession
 from marketplace.ports.kv import KV_VALUE_LIMIT
