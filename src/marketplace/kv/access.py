@@ -5,7 +5,7 @@ All functions raise KvError and nothing else; KvTimeout after ``settings.kv_time
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from itertools import islice
+from itertools import count, islice
 from typing import Final, TypeAlias, TypeVar
 
 from marketplace.basics import json_text
@@ -27,8 +27,7 @@ T = TypeVar("T")
 Stored: TypeAlias = T | Unreadable | None
 """What was found under a key; None: nothing."""
 
-Value: TypeAlias = Stored[bytes]
-"""Unreadable when it is too large to be a record."""
+Value: TypeAlias = Stored[bytes]  # Unreadable when it is too large to be a record
 
 
 async def in_time(env: Env, operation: str, call: Awaitable[T]) -> T:
@@ -91,11 +90,9 @@ async def list_all_keys(
     Goes on from ``cursor``, up to ``page_budget`` list calls (None: to the end). The last page
     yielded has the cursor None when all keys were seen; otherwise it tells where to go on.
     """
-    pages = 0
-    while page_budget is None or pages < page_budget:
+    for _ in count() if page_budget is None else range(page_budget):
         page = await list_page(env, prefix, cursor=cursor)
         yield page
-        pages += 1
         cursor = page.cursor
         if cursor is None:
             return

@@ -14,9 +14,7 @@ from marketplace.kv.summaries import CompactAlias, Moved, fitting_metadata
 from marketplace.ports.env import Env
 from marketplace.skills.slugs import is_slug
 
-MAX_ALIAS_HOPS: Final = 8
-"""Renames that a chain of aliases may have; each is one KV operation for the reader."""
-
+MAX_ALIAS_HOPS: Final = 8  # renames in a chain; each is one KV operation for the reader
 _TARGET_FIELDS: Final = ("slug", "target", "newSlug", "movedTo")
 
 

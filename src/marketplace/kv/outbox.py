@@ -18,8 +18,7 @@ from marketplace.ports.kv import KV_BULK_GET_LIMIT, KvKey, KvListPage
 from marketplace.skills.skill import PublishedSummary, Skill
 from marketplace.skills.stored import read_skill
 
-MAX_OUTBOX_PAGES: Final = 5
-"""List pages that one look at the outbox reads: 5,000 waiting skills."""
+MAX_OUTBOX_PAGES: Final = 5  # that one look at the outbox reads: 5,000 waiting skills
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,9 +27,7 @@ from marketplace.skills.skill import PublishedSummary, Skill
 from marketplace.skills.slugs import identity_of, is_slug
 from marketplace.skills.stored import read_skill
 
-MAX_WARNINGS: Final = 20
-"""Log lines about single malformed records in one enumeration; the rest is counted."""
-
+MAX_WARNINGS: Final = 20  # about single records in one enumeration; the rest is counted
 
 Record: TypeAlias = kv_access.Stored[Skill | Moved]
 """What is under ``skill:{slug}``: a skill, a forwarding note, something unreadable, or nothing."""
@@ -126,10 +124,7 @@ class PublishedPage:
     waiting: list[str] = field(default_factory=list)  # slugs whose records are not read yet
 
     def record_keys(self) -> list[RecordKey]:
-        return [
-            RecordKey(entry.summary.name, entry.summary.identity, entry.revision)
-            for entry in self.summaries
-        ]
+        return [RecordKey(s.summary.name, s.summary.identity, s.revision) for s in self.summaries]
 
 
 async def enumerate_published_skills(
@@ -162,7 +157,17 @@ async def read_waiting(env: Env, page: PublishedPage) -> None:
     """Read a page's waiting records into it, one operation for every hundred. Raises KvError."""
     async for key, value in kv_access.read_each(env, [skill_key(slug) for slug in page.waiting]):
         slug = key.removeprefix(SKILL_PREFIX)
-        _sort_record(page, slug, decode_skill_record(slug, value))
+        match decode_skill_record(slug, value):
+            case Skill() as skill:
+                page.summaries.append(skill.published_summary())
+                if encode_metadata(skill) is not None:
+                    page.without_metadata.append(slug)
+            case Moved() as moved:
+                page.moved.append(moved)
+            case Unreadable() as unreadable:
+                page.malformed.append(Malformed(key, str(unreadable)))
+            case None:
+                page.malformed.append(Malformed(key, "listed, but has no value"))
     page.waiting = []
 
 
@@ -186,20 +191,6 @@ def _sort_key(page: PublishedPage, key: KvKey) -> None:
             page.waiting.append(slug)
 
 
-def _sort_record(page: PublishedPage, slug: str, record: Record) -> None:
-    match record:
-        case Skill():
-            page.summaries.append(record.published_summary())
-            if encode_metadata(record) is not None:
-                page.without_metadata.append(slug)
-        case Moved():
-            page.moved.append(record)
-        case Unreadable():
-            page.malformed.append(Malformed(skill_key(slug), str(record)))
-        case None:
-            page.malformed.append(Malformed(skill_key(slug), "listed, but has no value"))
-
-
 class Warnings:
     """Logs malformed records: MAX_WARNINGS by name, the rest counted as they come."""
 
@@ -211,7 +202,7 @@ class Warnings:
         log = self._env.log
         for broken in malformed[: self._left]:
             log("kv-record-malformed", level="warning", key=broken.key, reason=broken.reason)
-        if len(malformed) > self._left:
-            not_named = len(malformed) - self._left
+        not_named = len(malformed) - self._left
+        if not_named > 0:
             log("kv-records-malformed", level="warning", not_named=not_named)
         self._left = max(0, self._left - len(malformed))

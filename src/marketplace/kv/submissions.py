@@ -3,6 +3,7 @@
 Every step writes a key of its own (``sub:``, ``scan:``, ``published:``), so that a state derived
 from them can only move forward. A submission expires (``settings.submission_ttl``) unless it
 passes its scan; from then on it is kept, and has a mark (``pending:``) until it is published.
+All functions raise KvError and nothing else.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -67,7 +68,7 @@ class PendingPage:
 
 
 async def create_submission(env: Env, submission: Submission) -> None:
-    """Keep a new submission until it expires, findable by its identity. Raises KvError."""
+    """Keep a new submission until it expires, findable by its identity."""
     ttl = env.settings.submission_ttl
     value = msgspec.json.encode(submission)
     await kv_access.put_value(env, submission_key(submission.id), value, expiration_ttl=ttl)
@@ -82,36 +83,32 @@ async def create_submission(env: Env, submission: Submission) -> None:
 async def _read(
     env: Env, ids: Sequence[str], key: Callable[[str], str], kind: type[T]
 ) -> Mapping[str, Stored[T]]:
-    """Records by submission id, one operation for every hundred. Raises KvError."""
+    """Records by submission id, one operation for every hundred."""
     values = await kv_access.read_all_values(env, [key(i) for i in ids])
     return {i: kv_access.decode_record(values[key(i)], kind) for i in ids}
 
 
 async def get_submissions(env: Env, ids: Sequence[str]) -> Mapping[str, Stored[Submission]]:
-    """Submissions by id. Raises KvError."""
     return await _read(env, ids, submission_key, Submission)
 
 
 async def get_submission(env: Env, submission_id: str) -> Stored[Submission]:
-    """One submission. Raises KvError."""
     return (await get_submissions(env, [submission_id]))[submission_id]
 
 
 async def get_scans(env: Env, ids: Sequence[str]) -> Mapping[str, Stored[Scan]]:
-    """Verdicts by submission id. Raises KvError."""
     return await _read(env, ids, scan_key, Scan)
 
 
 async def get_publications(env: Env, ids: Sequence[str]) -> Mapping[str, Stored[Publication]]:
-    """Publications by submission id. Raises KvError."""
     return await _read(env, ids, publication_key, Publication)
 
 
 async def record_scan(env: Env, submission: Submission, scan: Scan) -> Scan:
     """Keep a verdict; returns the one that stands afterwards.
 
-    A later verdict replaces an earlier one, but none replaces a FAIL. Best effort, as KV may
-    read an older state. Raises KvError.
+    A later verdict replaces an earlier one, but none replaces a FAIL. Best effort, as KV may read
+    an older state.
     """
     standing = (await get_scans(env, [submission.id]))[submission.id]
     if isinstance(standing, Scan) and not _supersedes(scan, standing):
@@ -156,26 +153,26 @@ def _supersedes(scan: Scan, standing: Scan) -> bool:
 
 
 async def record_publication(env: Env, publication: Publication) -> None:
-    """Keep that a submission was published. Idempotent. Raises KvError."""
+    """Keep that a submission was published. Idempotent."""
     id_ = publication.submission_id
     await kv_access.put_value(env, publication_key(id_), msgspec.json.encode(publication))
     await unmark_pending(env, PendingSubmission(id_, publication.scanned_at))
 
 
 async def unmark_pending(env: Env, pending: PendingSubmission) -> None:
-    """Note that a submission is published or rejected. Raises KvError."""
+    """Note that a submission is published or rejected."""
     await kv_access.delete_key(env, pending.key)
 
 
 async def mark_asked(env: Env, pending: PendingSubmission, scan: Scan) -> None:
-    """Note that a submission's publication was asked for once more. Raises KvError."""
+    """Note that a submission's publication was asked for once more."""
     await kv_access.put_value(env, pending.key, msgspec.json.encode(scan), metadata=env.now())
 
 
 async def keep_marked_scans(
     env: Env, pending: Sequence[PendingSubmission]
 ) -> Mapping[str, Stored[Scan]]:
-    """Keep the verdicts that marks hold, by the keys of the marks. Raises KvError."""
+    """Keep the verdicts that marks hold, by the keys of the marks."""
     values = await kv_access.read_all_values(env, [submission.key for submission in pending])
     scans = {key: kv_access.decode_record(value, Scan) for key, value in values.items()}
     for scan in scans.values():
@@ -185,10 +182,7 @@ async def keep_marked_scans(
 
 
 async def submission_status(env: Env, submission_id: str) -> Stored[SubmissionStatus]:
-    """Where a submission stands. One operation.
-
-    A verdict that cannot be read counts as none. Raises KvError.
-    """
+    """Where a submission stands. One operation. A verdict that cannot be read counts as none."""
     keys = [f(submission_id) for f in (submission_key, scan_key, publication_key)]
     values = await kv_access.read_values(env, keys)
     submission = kv_access.decode_record(values[keys[0]], Submission)
@@ -227,7 +221,7 @@ def _state(scan: Scan | None, *, published: bool) -> SubmissionState:
 
 
 async def find_by_identity(env: Env, identity: str) -> str | None:
-    """The id of the latest known submission of a skill. Raises KvError."""
+    """The id of the latest known submission of a skill."""
     key = identity_key(identity)
     latest = kv_access.decode_record((await kv_access.read_values(env, [key]))[key], _Latest)
     if isinstance(latest, Unreadable):
@@ -237,7 +231,7 @@ async def find_by_identity(env: Env, identity: str) -> str | None:
 
 
 async def oldest_pending(env: Env) -> PendingSubmission | None:
-    """The submission that has waited longest. One list call, as a rule. Raises KvError."""
+    """The submission that has waited longest. One list call, as a rule."""
     async for page in kv_access.list_all_keys(env, PENDING_PREFIX, page_budget=_MAX_EMPTY_PAGES):
         for key in page.keys:
             if (pending := _pending(env, key)) is not None:
@@ -246,7 +240,7 @@ async def oldest_pending(env: Env) -> PendingSubmission | None:
 
 
 async def list_pending(env: Env, *, cursor: str | None = None) -> PendingPage:
-    """Up to KV_BULK_GET_LIMIT submissions that wait to be published. Raises KvError.
+    """Up to KV_BULK_GET_LIMIT submissions that wait to be published.
 
     Keys that tell no moment are left out, with a warning that names them.
     """

@@ -95,8 +95,7 @@ class SkillDatabase(AbstractContextManager["SkillDatabase"], Protocol):
     async def upsert_skill(
         self, skill: Skill, *, candidates: Sequence[str], trusted: bool = True
     ) -> UpsertResult:
-        """Insert under the first free candidate slug, or update the identity's row if it gives
-        way (`skills.skill.replaces`).
+        """Insert under the first free candidate slug, or replace the row if `replaces` allows it.
 
         Atomic: the slug is chosen and taken by the statement itself, a row keeps the slug it has,
         ``published_at`` only ever moves back, an older revision changes nothing. Trending scores
@@ -154,15 +153,11 @@ class SkillDatabase(AbstractContextManager["SkillDatabase"], Protocol):
         may be further ones: go on with ``after`` the last one's name and the records after it.
         """
 
-    async def fingerprint(self) -> Fingerprint:
-        """Over all rows."""
+    async def fingerprint(self) -> Fingerprint: ...
 
     async def store_dead_letter(self, letter: DeadLetter) -> None:
         """Insert; a state of the same id is replaced unless its last failure or redrive is later.
-
-        Of a failure and a redrive at one moment the failure counts: the message went round within
-        that millisecond.
-        """
+        Of both at one moment the failure counts: the message went round within it."""
 
     async def list_dead_letters(
         self, *, reason: str | None, after: str | None, limit: int

@@ -17,15 +17,12 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeVar
 
 KEPT_SECONDS: Final = 600.0
-MAKING_SECONDS: Final = 1.0
-"""A request that makes a listing for longer is not waited for: it may be gone."""
-
+MAKING_SECONDS: Final = 1.0  # a request that makes a listing for longer may be gone
 MAX_KEPT_BYTES: Final = 6 * 1024 * 1024
 """Of a listing that is kept; a larger one would stand in memory beside the next, and 110,000 skills
 have 12 MB. It is still shared with those who wait for it."""
 
-MAX_ANSWERS: Final = 32
-"""Finished pages and counts that are kept; a page of 100 entries has about 100 KB."""
+MAX_ANSWERS: Final = 32  # pages and counts; a page of 100 skills has about 100 KB
 
 T = TypeVar("T")
 

@@ -27,9 +27,7 @@ from marketplace.skills.skill import PublishedSummary, SkillSummary
 BLOCK_SIZE: Final = 5_000
 """Summaries a block: 2 to 5 MB of JSON, about 1 MB compressed, far below what a KV value holds."""
 
-MAX_BLOCK_BYTES: Final = 16 * 1024 * 1024
-"""Of a block unpacked: three times what the longest summaries make."""
-
+MAX_BLOCK_BYTES: Final = 16 * 1024 * 1024  # unpacked: three times what the longest summaries make
 _COMPRESSION_LEVEL: Final = 1
 """Measured (bench/published_index.py): 28 % of the JSON; level 6: 24 % in four times the time."""
 

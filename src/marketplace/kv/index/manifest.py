@@ -49,12 +49,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 @dataclass(frozen=True, slots=True)
 class IndexHeader:
-    """What the manifest alone tells.
+    """What the manifest alone tells; empty but for ``problem`` where there is no usable one.
 
     ``count`` and ``fingerprint`` are of the pages; ``recent`` entries were added since and may be
     new skills or new states of listed ones, so the index has ``count`` to ``count + recent``.
-    ``problem`` says why there is no usable manifest (``missing``, ``damaged: …``, ``original
-    shape``); everything else is then empty.
     """
 
     problem: str | None = None

@@ -19,21 +19,16 @@ from marketplace.kv.index.blocks import Entry, entry_of
 from marketplace.skills.skill import PublishedSummary
 from marketplace.skills.stored import read_skill
 
+# Of an element with brackets; a larger one is no record, and walking it would take seconds.
 MAX_ELEMENT_BYTES: Final = 256 * 1024
-"""Of an element with brackets; a larger one is no record, and walking it would take seconds."""
-
 _LIST = re.compile(rb"(?:\xef\xbb\xbf)?\s*\[")
 _NAMED_LIST = re.compile(
     rb'(?:\xef\xbb\xbf)?\s*\{(?:(?!"format").)*?"(?:skills|items)"\s*:\s*\[', re.DOTALL
 )
 _NAMED_LIST_WITHIN: Final = 4096  # bytes from the start
 
-MAX_UNREADABLE: Final = 10_000
-"""Entries of the original shape that may be unreadable; with more it is no list of skills."""
-
-
+MAX_UNREADABLE: Final = 10_000  # entries; with more it is no list of skills
 ORIGINAL_SHAPE: Final = "original shape"
-
 _ENTRIES_A_TURN: Final = 500
 
 

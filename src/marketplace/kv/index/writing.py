@@ -28,8 +28,7 @@ from marketplace.ports.kv import KV_VALUE_LIMIT, KV_WRITE_INTERVAL
 from marketplace.skills.fingerprint import NO_SKILLS, Fingerprint, add_to_digest
 from marketplace.skills.skill import PublishedSummary, Skill
 
-RECENT_LIMIT: Final = 500
-"""Summaries in the manifest itself; beyond it the oldest are left to the next full write."""
+RECENT_LIMIT: Final = 500  # in the manifest; beyond it the oldest wait for the next full write
 CARRIED_SECONDS: Final = 120.0
 """A full write keeps recent entries this much older than its own beginning, since the
 enumeration it is made from may be 60 s behind."""
@@ -72,7 +71,7 @@ class IndexWriter:
 
     @classmethod
     def begin(cls, env: Env, generation: str) -> "IndexWriter":
-        """Start a generation; ``generation`` must be new and fit in a key."""
+        """``generation`` must be new and fit in a key."""
         return cls(env, IndexProgress(generation=generation, begun_at=env.now()))
 
     async def add(self, summaries: Iterable[PublishedSummary]) -> None:
@@ -117,29 +116,36 @@ class IndexWriter:
             recent=_recent_since(old, progress.begun_at) if isinstance(old, Manifest) else [],
         )
         await kv_access.put_value(env, INDEX_KEY, msgspec.json.encode(manifest))
-        if sweep and isinstance(old, Manifest) and _is_settled(env, old):
+        if not sweep or not isinstance(old, Manifest):
+            return
+        # Afterwards no reader is in a generation from before the old one any more.
+        if _is_older(env, old.rebuilt_at or "", SUPERSEDED_SECONDS):
             await _remove_old(env, {page.key for page in [*old.pages, *manifest.pages]})
 
 
 def _recent_since(manifest: Manifest, moment: str) -> list[Recent]:
     oldest = format_timestamp(parse_timestamp(moment) - timedelta(seconds=CARRIED_SECONDS))
-    return [recent for recent in _readable(manifest.recent) if recent.added_at >= oldest]
+    return [_recent(at, entry) for at, entry in _readable(manifest.recent) if at >= oldest]
 
 
-def _readable(entries: Iterable[Recent]) -> Iterator[Recent]:
-    """Those that can be read, encoded anew: no damage is handed on to the next manifest."""
+def _readable(entries: Iterable[Recent]) -> Iterator[tuple[str, PublishedSummary]]:
+    """Those that can be read, to be encoded anew: the next manifest gets no damage from this."""
     for recent in entries:
         try:
-            entry = encode_summary(decode_summary(bytes(recent.entry)))
+            entry = decode_summary(bytes(recent.entry))
         except InvalidData:
             continue  # whatever it was, its record is in KV; the readers report it
-        yield Recent(recent.added_at, msgspec.Raw(entry))
+        yield recent.added_at, entry
 
 
-def _is_settled(env: Env, manifest: Manifest) -> bool:
-    """Whether no reader is in a generation from before this one any more."""
-    age = age_in_seconds(manifest.rebuilt_at, env.now()) if manifest.rebuilt_at else None
-    return age is not None and age > SUPERSEDED_SECONDS
+def _recent(added_at: str, entry: PublishedSummary) -> Recent:
+    return Recent(added_at, msgspec.Raw(encode_summary(entry)))
+
+
+def _is_older(env: Env, moment: str, seconds: float) -> bool:
+    """A damaged moment is not older than anything."""
+    age = age_in_seconds(moment, env.now())
+    return age is not None and age > seconds
 
 
 async def _remove_old(env: Env, in_use: Collection[str]) -> None:
@@ -147,22 +153,14 @@ async def _remove_old(env: Env, in_use: Collection[str]) -> None:
     deletes; what is beyond them waits for the next write, and costs a little space until then."""
     try:
         listed = await kv_access.list_page(env, INDEX_PAGE_PREFIX)
-        names = [key.name for key in listed.keys]
-        old = [name for name in names if name not in in_use and _is_old(env, name)]
+        unused = [key.name for key in listed.keys if key.name not in in_use]
+        # The name of a generation begins with its time; any other name is left alone.
+        begun = [name.removeprefix(INDEX_PAGE_PREFIX)[: len(EPOCH)] for name in unused]
+        old = [n for n, at in zip(unused, begun, strict=True) if _is_older(env, at, OLD_SECONDS)]
         for name in old[:MAX_REMOVED]:
             await kv_access.delete_key(env, name)
     except KvError as error:
         env.log("index-pages-not-removed", level="warning", reason=error.reason)
-
-
-def _is_old(env: Env, page_key: str) -> bool:
-    """Whether a page's generation was begun long ago.
-
-    The name of a generation begins with its time; any other name is left alone.
-    """
-    begun_at = page_key.removeprefix(INDEX_PAGE_PREFIX)[: len(EPOCH)]
-    age = age_in_seconds(begun_at, env.now())
-    return age is not None and age > OLD_SECONDS
 
 
 async def add_to_published_index(env: Env, skills: Sequence[Skill]) -> bool:
@@ -210,19 +208,17 @@ def _written_just_now(env: Env, written_at: str) -> bool:
 def _with_recent(env: Env, manifest: Manifest, skills: Sequence[Skill]) -> Manifest:
     now = env.now()
     entries = [skill.published_summary() for skill in skills]
-    names = {entry.summary.name: entry.revision for entry in entries}
-    kept = [recent for recent in _readable(manifest.recent) if not _outdated(recent, names)]
-    added = [Recent(now, msgspec.Raw(encode_summary(entry))) for entry in entries]
-    recent = [*kept, *added]
+    newer = {entry.summary.name: entry.revision for entry in entries}
+    recent = [
+        _recent(at, entry)
+        for at, entry in _readable(manifest.recent)
+        if newer.get(entry.summary.name, "") < entry.revision
+    ]
+    recent += [_recent(now, entry) for entry in entries]
     left_out = len(recent) - RECENT_LIMIT
     if left_out > 0:
         env.log("index-recent-full", level="warning", left_out=left_out)
     return msgspec.structs.replace(manifest, written_at=now, recent=recent[-RECENT_LIMIT:])
-
-
-def _outdated(recent: Recent, revisions: dict[str, str]) -> bool:
-    entry = decode_summary(bytes(recent.entry))
-    return revisions.get(entry.summary.name, "") >= entry.revision
 
 
 def new_generation(env: Env) -> str:
