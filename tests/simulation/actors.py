@@ -16,6 +16,7 @@ from marketplace.catalog.lookup import get_skill_by_name
 from marketplace.catalog.published_skills import KEPT_FROM_BEFORE
 from marketplace.kv.index import manifest as index_manifest
 from marketplace.kv.index import reading as index_reading
+from marketplace.kv.index.blocks import iterate, merge
 from marketplace.kv.keys import INDEX_KEY, OUTBOX_PREFIX, SKILL_PREFIX, skill_key
 from marketplace.kv.records import decode_skill_record
 from marketplace.operations.redrive import redrive_all
@@ -202,7 +203,9 @@ class Marketplace:
                 reading.pages.add_block(block)
         except InvalidData:
             return None
-        return {entry.summary.name: stamp(entry.summary) for entry in reading.summaries()}
+        return {
+            entry.summary.name: stamp(entry.summary) for entry in iterate(merge(reading.layers()))
+        }
 
     def damage_index(self, kv: SimulatedKv, how: int) -> None:
         """Damage the published index in one of several ways."""

@@ -25,10 +25,7 @@ T = TypeVar("T")
 
 
 class InvalidData(ValueError):
-    """Data that cannot be read as what it should be, or could not be read back once written.
-
-    Raised while decoding and encoding; a read answers with `Unreadable` instead.
-    """
+    """Raised while decoding and encoding; a read answers with `Unreadable` instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +43,7 @@ def decode(value: bytes | str) -> Any: ...
 @overload
 def decode(value: bytes | str, kind: type[T]) -> T: ...
 def decode(value: bytes | str, kind: Any = Any) -> Any:
-    """Decode a JSON text as ``kind``. Raises InvalidData, however it is broken, and nothing
-    else."""
+    """Raises InvalidData, however the text is broken, and nothing else."""
     if is_too_deep(value):
         raise InvalidData(f"more than {MAX_DEPTH} levels of brackets")
     try:
@@ -63,8 +59,6 @@ def is_too_deep(value: bytes | str, limit: int = MAX_DEPTH) -> bool:
         return False
     depth = 0
     for token in TOKEN.finditer(text):
-        if token.end() - token.start() > 1:
-            continue
         if token.group() in OPENING:
             depth += 1
             if depth > limit:

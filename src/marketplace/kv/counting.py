@@ -6,13 +6,12 @@ from marketplace.ports.kv import KV_LIST_LIMIT, KV_VALUE_LIMIT, KvListPage, KvNa
 
 
 class CountingKv:
-    """A ``KvNamespace`` on top of another. ``operations`` is what went through it, ``lists``
-    the list calls among them."""
+    """A ``KvNamespace`` on top of another."""
 
     def __init__(self, kv: KvNamespace) -> None:
         self._kv = kv
         self.operations = 0
-        self.lists = 0
+        self.lists = 0  # the list calls among them
 
     async def get(self, key: str, *, max_bytes: int = KV_VALUE_LIMIT) -> bytes | None:
         self.operations += 1

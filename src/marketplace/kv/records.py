@@ -58,7 +58,6 @@ async def read_records(env: Env, slugs: Sequence[str]) -> Mapping[str, Record]:
 
 
 async def read_record(env: Env, slug: str) -> Record:
-    """Raises KvError."""
     return (await read_records(env, [slug]))[slug]
 
 

@@ -111,8 +111,10 @@ async def record_scan(env: Env, submission: Submission, scan: Scan) -> Scan:
     an older state.
     """
     standing = (await get_scans(env, [submission.id]))[submission.id]
-    if isinstance(standing, Scan) and not _supersedes(scan, standing):
-        return standing
+    if isinstance(standing, Scan):
+        is_later = scan != standing and scan.scanned_at >= standing.scanned_at
+        if standing.verdict is Verdict.FAIL or not is_later:
+            return standing
     if scan.verdict is Verdict.FAIL:
         await _keep_rejection(env, scan, standing)
     else:
@@ -144,12 +146,6 @@ async def _keep_rejection(env: Env, scan: Scan, standing: Stored[Scan]) -> None:
     await kv_access.put_value(env, scan_key(scan.submission_id), value, expiration_ttl=ttl)
     if isinstance(standing, Scan):
         await unmark_pending(env, PendingSubmission(scan.submission_id, standing.scanned_at))
-
-
-def _supersedes(scan: Scan, standing: Scan) -> bool:
-    if standing.verdict is Verdict.FAIL or scan == standing:
-        return False
-    return scan.scanned_at >= standing.scanned_at
 
 
 async def record_publication(env: Env, publication: Publication) -> None:

@@ -70,6 +70,7 @@ json_encoder = msgspec.json.Encoder()
 _record_decoder = msgspec.json.Decoder(_CompactSummary | Moved)
 _summary_decoder = msgspec.json.Decoder(_CompactSummary)
 _head_decoder = msgspec.json.Decoder(SummaryHead | Moved)
+_alias_decoder = msgspec.json.Decoder(CompactAlias)
 
 _PLAIN_REPOSITORY = re.compile(
     r"https://[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?/[A-Za-z0-9_][\w.~-]*/[A-Za-z0-9_][\w.~-]*",
@@ -157,18 +158,14 @@ def decode_metadata(slug: str, metadata: object) -> PublishedSummary | Moved | N
     None for all that cannot be used: none at all, that of an older generation, damage, or
     metadata that belongs to another slug. The record's value decides then.
     """
-    if not isinstance(metadata, str):
-        return None
+    compact = _decode_of(slug, metadata, _record_decoder)
+    if compact is None or isinstance(compact, Moved):
+        return compact
     try:
-        compact = _record_decoder.decode(metadata)
-        _check_nul(metadata, compact)
-        if compact.name != slug:
-            return None
-        if isinstance(compact, Moved):
-            return compact if is_slug(compact.moved_to) else None
+        _check_nul(cast("str", metadata), compact)
         return _published(compact)
-    except (ValueError, RecursionError):
-        return None  # by contract: unusable, whatever the reason
+    except ValueError:
+        return None
 
 
 def decode_revision(slug: str, metadata: object) -> str | Moved | None:
@@ -176,24 +173,23 @@ def decode_revision(slug: str, metadata: object) -> str | Moved | None:
 
     None where the metadata does not begin as it should; what comes after is not looked at.
     """
-    if not isinstance(metadata, str):
-        return None
-    try:
-        head = _head_decoder.decode(metadata)
-    except (ValueError, RecursionError):
-        return None  # by contract: unusable, whatever the reason
-    if head.name != slug:
-        return None
-    if isinstance(head, SummaryHead):
-        return head.revision
-    return head if is_slug(head.moved_to) else None
+    head = _decode_of(slug, metadata, _head_decoder)
+    return head.revision if isinstance(head, SummaryHead) else head
 
 
 def alias_target(alias: str, metadata: object) -> str | None:
+    """None for an alias of an older generation: its value has the target."""
+    compact = _decode_of(alias, metadata, _alias_decoder)
+    return None if compact is None else compact.slug
+
+
+def _decode_of(slug: str, metadata: object, decoder: msgspec.json.Decoder[Any]) -> Any:
+    """What metadata of this slug holds; None when it cannot be used, whatever the reason."""
     if not isinstance(metadata, str):
         return None
     try:
-        compact = msgspec.json.decode(metadata, type=CompactAlias)
+        found = decoder.decode(metadata)
     except (ValueError, RecursionError):
-        return None  # an alias of an older generation: its value has the target
-    return compact.slug if compact.name == alias else None
+        return None
+    leads_nowhere = isinstance(found, Moved) and not is_slug(found.moved_to)
+    return None if found.name != slug or leads_nowhere else found

@@ -66,10 +66,7 @@ class DatabaseConflict(DatabaseError):
 
 
 class DatabaseRefused(DatabaseError):
-    """PostgreSQL is there and refuses every session: a wrong password, an unknown database, …
-
-    That does not pass until somebody corrects what is configured.
-    """
+    """PostgreSQL refuses every session until somebody corrects the configuration."""
 
     reason = "refused"
     level = "error"

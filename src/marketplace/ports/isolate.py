@@ -44,9 +44,6 @@ class SharedListing(Protocol):
     def source(self) -> str: ...
 
     @property
-    def count(self) -> int: ...
-
-    @property
     def thinned(self) -> bool: ...
 
     @property

@@ -43,7 +43,7 @@ class KvNamespace(Protocol):
         """Write a value (UTF-8 text). ``metadata`` is stored as a JSON string; ttl in seconds."""
 
     async def delete(self, key: str) -> None:
-        """Remove a key; no error when there is none."""
+        """No error when there is none."""
 
     async def list(
         self, *, prefix: str, cursor: str | None = None, limit: int = KV_LIST_LIMIT

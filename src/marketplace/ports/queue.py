@@ -12,15 +12,13 @@ class QueueMessage(Protocol):
         """The queue's id of the message, the same on every delivery."""
 
     @property
-    def body(self) -> Any:
-        """Decoded JSON."""
+    def body(self) -> Any: ...
 
     @property
     def attempts(self) -> int:
         """How often this message was delivered, this time included; starts at 1."""
 
-    def ack(self) -> None:
-        """The message never comes again."""
+    def ack(self) -> None: ...
 
     def retry(self, *, delay_seconds: int) -> None:
         """Deliver again after a delay; after the queue's last retry it is a dead letter."""

@@ -10,7 +10,7 @@ import pytest
 from marketplace.basics.timestamps import EPOCH
 from marketplace.health.check import check_health
 from marketplace.kv.aliases import mark_moved
-from marketplace.kv.index.blocks import Block, entry_of
+from marketplace.kv.index.blocks import Block, entry_of, iterate, merge
 from marketplace.kv.index.manifest import Manifest, PageRef, encode_page, page_digest
 from marketplace.kv.index.reading import read_index
 from marketplace.kv.keys import INDEX_KEY, index_page_key
@@ -31,7 +31,7 @@ async def _report(env: Env) -> dict[str, Any]:
 
 
 async def _indexed(env: Env) -> list[str]:
-    return [entry.summary.name for entry in (await read_index(env)).summaries()]
+    return [entry.summary.name for entry in iterate(merge((await read_index(env)).layers()))]
 
 
 async def test_the_index_is_written_and_the_report_says_what_was_not_done(market: Market) -> None:

@@ -6,7 +6,4 @@ never half of each. What was published since is in the manifest's bounded ``rece
 
 Everything in it can be made again from the records (`IndexWriter`), so whatever is wrong with it
 is reported in `IndexReading.problems` and not raised: only KV itself failing raises KvError.
-
-The parts: ``manifest`` (manifest and pages), ``reading``, ``writing``, ``blocks`` (summaries in
-little memory), ``original_shape`` (of an index from before there were manifests).
 """

@@ -1,13 +1,13 @@
 """Reading the index, of any shape and in any condition."""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Final
 
 from marketplace.basics.concurrency import SIMULTANEOUS_CONNECTIONS, map_bounded
 from marketplace.basics.json_text import InvalidData
 from marketplace.kv import access as kv_access
-from marketplace.kv.index.blocks import Block, BlockBuilder, entry_of, find, iterate, merge
+from marketplace.kv.index.blocks import Block, BlockBuilder, entry_of, find
 from marketplace.kv.index.manifest import Manifest, PageRef, decode_page, read_manifest
 from marketplace.kv.index.original_shape import read_original_shape
 from marketplace.kv.keys import INDEX_KEY
@@ -17,9 +17,8 @@ from marketplace.ports.kv import KV_VALUE_LIMIT
 from marketplace.skills.skill import PublishedSummary
 
 MAX_PROBLEMS: Final = 20
-
+# Two are left to the enumeration and the outbox, which are read at the same time.
 PAGES_AT_ONCE: Final = SIMULTANEOUS_CONNECTIONS - 2
-"""Two connections are left to the enumeration and the outbox, which are read at the same time."""
 
 
 @dataclass(slots=True)
@@ -40,10 +39,6 @@ class IndexReading:
     def layers(self) -> list[list[Block]]:
         """The summaries read, for `blocks.merge`; recent ones may repeat others."""
         return [self.pages.blocks(), self.recent.blocks()]
-
-    def summaries(self) -> Iterator[PublishedSummary]:
-        """Every skill once, in slug order."""
-        return iterate(merge(self.layers()))
 
     def note(self, problem: str) -> None:
         if len(self.problems) < MAX_PROBLEMS:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from marketplace.catalog.published_skills import PublishedSkills, get_published_skills_list
+from marketplace.kv.index.blocks import iterate, merge
 from marketplace.kv.index.reading import read_index
 from marketplace.kv.index.writing import IndexWriter
 from marketplace.kv.records import write_record
@@ -11,7 +12,7 @@ from tests.doubles.marketplace import Market, make_skill
 
 async def read_names(market: Market) -> list[str]:
     reading = await read_index(market.env)
-    return [entry.summary.name for entry in reading.summaries()]
+    return [entry.summary.name for entry in iterate(merge(reading.layers()))]
 
 
 async def listing(market: Market, **options: Any) -> PublishedSkills:

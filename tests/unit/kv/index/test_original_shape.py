@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from marketplace.kv.index import blocks as index_blocks
 from marketplace.kv.index import original_shape as index_original_shape
+from marketplace.kv.index.blocks import iterate, merge
 from marketplace.kv.index.manifest import index_header
 from marketplace.kv.index.original_shape import BrokenArray, iterate_array
 from marketplace.kv.index.reading import read_index
@@ -39,7 +40,7 @@ async def test_the_original_shape_is_read(market: Market, wrap: str) -> None:
     ]
     market.kv.damage(INDEX_KEY, (wrap % json.dumps(entries)).encode())
     reading = await read_index(market.env)
-    found = {e.summary.name: e.summary.current_version for e in reading.summaries()}
+    found = {e.summary.name: e.summary.current_version for e in iterate(merge(reading.layers()))}
     assert found == {"a": "1.0.0", "b": "2.0.0"}
     assert reading.problems == ["original shape", "entry 2: no repoUrl"]
     assert (await index_header(market.env)).problem == "original shape"

@@ -8,6 +8,7 @@ import pytest
 
 from marketplace.basics.timestamps import EPOCH
 from marketplace.kv.index import writing as index_writing
+from marketplace.kv.index.blocks import iterate, merge
 from marketplace.kv.index.manifest import index_header
 from marketplace.kv.index.reading import read_index
 from marketplace.kv.index.writing import (
@@ -188,7 +189,7 @@ async def test_adding_takes_one_read_and_one_write_for_a_batch(market: Market) -
     assert await add_to_published_index(market.env, [newer, make_skill("c")])
     assert market.kv.operations.total() - before == 2
     reading = await read_index(market.env)
-    versions = {e.summary.name: e.summary.current_version for e in reading.summaries()}
+    versions = {e.summary.name: e.summary.current_version for e in iterate(merge(reading.layers()))}
     assert versions == {"a": "1.0.0", "b": "2.0.0", "c": "1.0.0"}
     header = await index_header(market.env)
     assert (header.count, header.recent) == (2, 2)
