@@ -1,4 +1,4 @@
-"""Decoding JSON that anybody may have written, without being brought down by it.
+"""Decoding JSON of any origin, so that no text ends the isolate.
 
 The runtime's stack holds two to three thousand nested brackets. Beyond that it does not raise
 RecursionError, as CPython does: the isolate dies, and every request in it. So brackets are counted

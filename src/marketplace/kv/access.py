@@ -102,7 +102,7 @@ async def read_values(env: Env, keys: Sequence[str]) -> Mapping[str, Value]:
     """The values of up to KV_BULK_GET_LIMIT keys, each of at most MAX_RECORD_BYTES.
 
     One operation, unless the values are too large together: then the keys are cut in tenths until
-    the values that are too large stand alone, which takes up to 20 operations for each of those.
+    each value that is too large is alone, which takes up to 20 operations for each.
     Tenths and not halves, because each try has KV read the large value once more, a quarter of a
     second of a listing's two. A key that KV cannot have (too long, no text) has no value.
     """

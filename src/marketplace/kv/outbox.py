@@ -54,7 +54,7 @@ async def write_outbox(env: Env, skill: Skill, *, trusted: bool = True) -> str:
 async def list_outbox(env: Env, *, limit: int = KV_BULK_GET_LIMIT) -> list[OutboxEntry]:
     """Up to ``limit`` waiting skills, in no particular order. Raises KvError.
 
-    Entries that cannot be read are logged, left where they are and do not stand in the way.
+    Entries that cannot be read are logged, stay where they are and hide no others.
     """
     entries: list[OutboxEntry] = []
     async for page in _pages(env):

@@ -25,7 +25,7 @@ class Upserted(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class UpsertResult:
-    skill: Skill  # the row as it stands afterwards, whoever wrote it
+    skill: Skill  # the row afterwards, even if another writer stored it
     outcome: Upserted
 
 
@@ -149,7 +149,7 @@ class SkillDatabase(AbstractContextManager["SkillDatabase"], Protocol):
         OTHER_SLUG for the record, then MISSING_IN_KV for the row, unless KV names it elsewhere.
 
         ``limit`` bounds the answer, which is as large as the range when KV is empty; the two of
-        one slug are never torn apart, so there may be one more. With as many as ``limit`` there
+        one slug always come together, so there may be one more. With as many as ``limit`` there
         may be further ones: go on with ``after`` the last one's name and the records after it.
         """
 

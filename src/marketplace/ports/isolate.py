@@ -19,8 +19,8 @@ from typing import Any, Final, Protocol, TypeVar
 KEPT_SECONDS: Final = 600.0
 MAKING_SECONDS: Final = 1.0  # a request that makes a listing for longer may be gone
 MAX_KEPT_BYTES: Final = 6 * 1024 * 1024
-"""Of a listing that is kept; a larger one would stand in memory beside the next, and 110,000 skills
-have 12 MB. It is still shared with those who wait for it."""
+"""Of a listing that is kept: 110,000 skills have 12 MB, too much memory beside the next listing.
+A larger one is still shared with the requests that wait for it."""
 
 MAX_ANSWERS: Final = 32  # pages and counts; a page of 100 skills has about 100 KB
 
@@ -58,7 +58,7 @@ class FallbackCache:
     was making, another makes after MAKING_SECONDS.
     """
 
-    latest: SharedListing | None = None  # for those who waited for it, thinned or not
+    latest: SharedListing | None = None  # for the requests that waited for it
     made: int = 0  # listings so far
     good: SharedListing | None = None  # that no failure has thinned
     good_begun: float = -math.inf
@@ -79,7 +79,7 @@ class FallbackCache:
         self.being_made_until = -math.inf
 
     def keep(self, skills: SharedListing, begun: float) -> None:
-        """Keep a listing; one that a failure has thinned for those alone who waited for it."""
+        """Keep a listing. One that lacks a part is for the requests that waited for it alone."""
         self.latest = skills
         self.made += 1
         if not skills.thinned and skills.bytes <= MAX_KEPT_BYTES:
