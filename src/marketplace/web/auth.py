@@ -24,13 +24,14 @@ import hashlib
 import hmac
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Final
+from typing import Final
 
 import jwt
+import msgspec
 
 from marketplace.ports.env import Settings
 
@@ -105,17 +106,15 @@ def authenticate(
     """
     if internal_key is None and authorization is None:
         raise Unauthenticated
-    key_is_right = internal_key is not None and _is_internal_key(settings, internal_key)
+    key_is_wrong = internal_key is not None and not _is_internal_key(settings, internal_key)
     claims = None if authorization is None else _token_claims(settings, authorization, now)
-    if (internal_key is not None and not key_is_right) or (
-        authorization is not None and claims is None
-    ):
+    if key_is_wrong or (authorization is not None and claims is None):
         raise Unauthenticated
     if claims is None:
         return Principal(CredentialKind.INTERNAL_KEY)
-    if SUPER_ADMIN not in _roles(claims):
+    if SUPER_ADMIN not in (claims.role, *claims.roles):
         raise Forbidden
-    return Principal(CredentialKind.TOKEN, claims.get("sub"))
+    return Principal(CredentialKind.TOKEN, claims.sub)
 
 
 def _problem_with(secret: str) -> str | None:
@@ -149,9 +148,16 @@ def _is_internal_key(settings: Settings, presented: str) -> bool:
     return found
 
 
-def _token_claims(
-    settings: Settings, authorization: str, now: datetime
-) -> Mapping[str, Any] | None:
+class _Claims(msgspec.Struct):
+    exp: int | float
+    nbf: int | float = 0
+    iat: int | float = 0
+    role: str = ""
+    roles: list[str] = []
+    sub: str | None = None
+
+
+def _token_claims(settings: Settings, authorization: str, now: datetime) -> _Claims | None:
     """The claims of a token that is right in every respect but perhaps its role, else None."""
     if len(authorization) > MAX_AUTHORIZATION_LENGTH:  # before any parsing
         return None
@@ -162,12 +168,10 @@ def _token_claims(
     for secret in _usable(settings.jwt_secrets):
         verified = _verify(settings, bearer[1], secret)
         claims = claims if verified is None else verified  # no early exit here either
-    if claims is None or not _is_current(claims, now) or not _has_wellformed_roles(claims):
-        return None
-    return claims
+    return claims if claims is not None and _is_current(claims, now) else None
 
 
-def _verify(settings: Settings, token: str, secret: str) -> Mapping[str, Any] | None:
+def _verify(settings: Settings, token: str, secret: str) -> _Claims | None:
     """Check signature, algorithm, type, issuer and audience; the times are checked elsewhere."""
     try:
         decoded = jwt.decode_complete(
@@ -179,42 +183,18 @@ def _verify(settings: Settings, token: str, secret: str) -> Mapping[str, Any] | 
             # PyJWT reads the system's clock, we are given ours.
             options={"verify_exp": False, "verify_nbf": False, "verify_iat": False},
         )
-    except jwt.PyJWTError:  # also InvalidKeyError: a secret that looks like a PEM or JSON key
+        claims = msgspec.convert(decoded["payload"], _Claims)
+    # The first also where a secret looks like a PEM or JSON key.
+    except (jwt.PyJWTError, msgspec.ValidationError):
         return None
     kind = decoded["header"].get("typ", "JWT")
-    if not isinstance(kind, str) or kind.upper() != "JWT":
-        return None
-    claims: Mapping[str, Any] = decoded["payload"]
-    return claims
+    return claims if isinstance(kind, str) and kind.upper() == "JWT" else None
 
 
-def _is_current(claims: Mapping[str, Any], now: datetime) -> bool:
-    """``exp`` is there and ahead; ``nbf`` and ``iat``, where they are, lie behind."""
+def _is_current(claims: _Claims, now: datetime) -> bool:
+    """``exp`` lies ahead, ``nbf`` and ``iat`` lie behind. PyJWT also reads NaN and Infinity: no
+    moments."""
     moment = now.timestamp()
-    if not _is_moment(claims.get("exp")) or claims["exp"] <= moment - CLOCK_LEEWAY_SECONDS:
-        return False
-    return all(
-        _is_moment(claims[name]) and claims[name] <= moment + CLOCK_LEEWAY_SECONDS
-        for name in ("nbf", "iat")
-        if name in claims
+    return moment - CLOCK_LEEWAY_SECONDS < claims.exp < math.inf and all(
+        -math.inf < begin <= moment + CLOCK_LEEWAY_SECONDS for begin in (claims.nbf, claims.iat)
     )
-
-
-def _is_moment(value: object) -> bool:
-    """A JSON number that is a time; Python's reader also takes NaN and Infinity, we do not."""
-    if isinstance(value, bool):
-        return False
-    return isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
-
-
-def _has_wellformed_roles(claims: Mapping[str, Any]) -> bool:
-    role, roles = claims.get("role", ""), claims.get("roles", [])
-    return (
-        isinstance(role, str)
-        and isinstance(roles, list)
-        and all(isinstance(item, str) for item in roles)
-    )
-
-
-def _roles(claims: Mapping[str, Any]) -> set[str]:
-    return {claims.get("role", ""), *claims.get("roles", [])}

@@ -1,7 +1,7 @@
 """Errors as problem details (RFC 9457). A client learns what to change, never how we failed."""
 
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
@@ -18,13 +18,15 @@ from marketplace.ports.errors import StorageError
 from marketplace.repair.rebuild import DatabaseNeeded
 from marketplace.skills.forges import UnknownForge
 from marketplace.skills.listing_rules import InvalidQuery
+from marketplace.web.answers import NO_STORE
 from marketplace.web.auth import Forbidden, Unauthenticated
 from marketplace.web.context import env_of
 
 PROBLEM_JSON: Final = "application/problem+json"
 RETRY_AFTER_SECONDS: Final = "10"
-_NO_STORE: Final = {"Cache-Control": "no-store"}
 _ROUTED_METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
+
+Handler = Callable[[Request, Exception], Awaitable[Response]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ def problem(
         msgspec.json.encode(body),
         status_code=status,
         media_type=PROBLEM_JSON,
-        headers=_NO_STORE | dict(headers or {}),
+        headers=NO_STORE | dict(headers or {}),
     )
 
 
@@ -83,14 +85,15 @@ class DamagedRecord(Exception):
 
 def add_problem_handlers(app: FastAPI) -> None:
     """Answer every error of the application as a problem."""
-    handlers = {
+    handlers: dict[type[Exception], Any] = {
         RequestValidationError: _invalid_request,
         InvalidQuery: _invalid_field,
         UnknownForge: _invalid_field,
-        NotFound: _not_found,
-        Unauthenticated: _unauthenticated,
-        Forbidden: _forbidden,
-        DatabaseNeeded: _database_needed,
+        NotFound: _telling(HTTPStatus.NOT_FOUND),
+        Unauthenticated: _telling(
+            HTTPStatus.UNAUTHORIZED, {"WWW-Authenticate": 'Bearer realm="skill-marketplace"'}
+        ),
+        Forbidden: _telling(HTTPStatus.FORBIDDEN),
         StorageError: _storage_failed,
         DamagedRecord: _damaged_record,
         HTTPException: _http_error,
@@ -99,8 +102,14 @@ def add_problem_handlers(app: FastAPI) -> None:
         app.add_exception_handler(kind, handler)
 
 
-async def _invalid_request(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this type only
+def _telling(status: HTTPStatus, headers: Mapping[str, str] | None = None) -> Handler:
+    async def handle(_request: Request, error: Exception) -> Response:
+        return problem(status, str(error), headers=headers)
+
+    return handle
+
+
+async def _invalid_request(_request: Request, error: RequestValidationError) -> Response:
     details = error.errors()
     if any(detail["type"] == "json_invalid" for detail in details):
         return problem(HTTPStatus.BAD_REQUEST, "The body is not valid JSON.")
@@ -125,29 +134,12 @@ def _path(location: Sequence[str | int]) -> str:
     return path or str(location[0])
 
 
-async def _invalid_field(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, InvalidQuery | UnknownForge)  # noqa: S101 - registered for these only
+async def _invalid_field(_request: Request, error: InvalidQuery | UnknownForge) -> Response:
     return problem(
         HTTPStatus.UNPROCESSABLE_ENTITY,
         f"Change these fields: {error.field}.",
         errors=[FieldError(error.field, str(error))],
     )
-
-
-async def _not_found(_request: Request, error: Exception) -> Response:
-    return problem(HTTPStatus.NOT_FOUND, str(error))
-
-
-async def _unauthenticated(_request: Request, error: Exception) -> Response:
-    return problem(
-        HTTPStatus.UNAUTHORIZED,
-        str(error),
-        headers={"WWW-Authenticate": 'Bearer realm="skill-marketplace"'},
-    )
-
-
-async def _forbidden(_request: Request, error: Exception) -> Response:
-    return problem(HTTPStatus.FORBIDDEN, str(error))
 
 
 def log_storage_failure(request: Request, error: Exception) -> None:
@@ -163,18 +155,11 @@ def log_storage_failure(request: Request, error: Exception) -> None:
 
 async def _storage_failed(request: Request, error: Exception) -> Response:
     log_storage_failure(request, error)
-    return problem(
-        HTTPStatus.SERVICE_UNAVAILABLE,
-        "Storage is unavailable at the moment; nothing was changed. Try again.",
-        headers={"Retry-After": RETRY_AFTER_SECONDS},
-    )
-
-
-async def _database_needed(request: Request, error: Exception) -> Response:
-    log_storage_failure(request, error)
-    return problem(
-        HTTPStatus.SERVICE_UNAVAILABLE, str(error), headers={"Retry-After": RETRY_AFTER_SECONDS}
-    )
+    detail = "Storage is unavailable at the moment; nothing was changed. Try again."
+    if isinstance(error, DatabaseNeeded):
+        detail = str(error)
+    retry = {"Retry-After": RETRY_AFTER_SECONDS}
+    return problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers=retry)
 
 
 async def _damaged_record(request: Request, error: Exception) -> Response:
@@ -187,8 +172,7 @@ async def _damaged_record(request: Request, error: Exception) -> Response:
     return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "The stored record is damaged.")
 
 
-async def _http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)  # noqa: S101 - registered for this type only
+async def _http_error(request: Request, error: HTTPException) -> Response:
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         allowed = ", ".join(_allowed_methods(request))
         return problem(
