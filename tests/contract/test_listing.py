@@ -157,9 +157,6 @@ async def test_a_skill_is_found_by_the_slug_it_has_not_by_the_one_it_asked_for(
         assert [(row.key, row.name) for row in found.rows] == [(1, "zed-archive-pdf")]
         assert await db.count_skills(ListingQuery(search="wanted"), exclude=[]) == 0
 
-        await db.move_skill(record.identity, candidates=["pdf"])
-        assert await db.count_skills(by_repository, exclude=[]) == 0
-
 
 async def test_a_search_for_a_name_ranks_slug_and_base_slug_alike(
     connect: DatabaseConnector,

@@ -9,7 +9,6 @@ from marketplace.basics.timestamps import normalize_timestamp
 from marketplace.ports.database import DatabaseConnector, Upserted
 from marketplace.ports.errors import DatabaseError
 from marketplace.skills.skill import CertMethod, CertTier
-from marketplace.skills.slugs import assignable_candidates
 from tests.examples import FEBRUARY, JANUARY, MARCH, publish, skill
 
 
@@ -335,84 +334,6 @@ async def test_a_thousand_skills_are_one_bulk_upsert(connect: DatabaseConnector)
         assert await db.upsert_skills(records) == []
         assert await db.upsert_skills([]) == []
         assert (await db.fingerprint()).count == 1000
-
-
-async def test_a_moved_skill_answers_to_its_old_slug(connect: DatabaseConnector) -> None:
-    record = skill("pdf")
-    with await connect() as db:
-        await publish(db, record)
-        moved = await db.move_skill(record.identity, candidates=["acme-pdf"])
-
-        assert moved == msgspec.structs.replace(record, name="acme-pdf")
-        assert await db.get_skill("pdf") == await db.get_skill("acme-pdf") == moved
-
-
-async def test_a_moved_skill_keeps_its_old_slug_from_others(connect: DatabaseConnector) -> None:
-    record = skill("pdf")
-    with await connect() as db:
-        await publish(db, record)
-        await db.move_skill(record.identity, candidates=["acme-pdf"])
-
-        assert (await publish(db, skill("pdf", repository="zed/x"))).skill.name == "zed-pdf"
-
-
-async def test_a_move_takes_the_first_free_candidate_its_own_slug_included(
-    connect: DatabaseConnector,
-) -> None:
-    first, second = skill("pdf"), skill("pdf", repository="zed/x")
-    with await connect() as db:
-        await publish(db, first)
-        await publish(db, second)
-        candidates = assignable_candidates(second.repo_url, second.base_slug)
-        stayed = await db.move_skill(second.identity, candidates=candidates)
-
-        assert stayed is not None
-        assert stayed.name == "zed-pdf"
-        assert await db.get_skill("pdf") == first
-
-
-async def test_a_move_back_makes_the_old_slug_the_skills_own_again(
-    connect: DatabaseConnector,
-) -> None:
-    record = skill("pdf")
-    with await connect() as db:
-        await publish(db, record)
-        await db.move_skill(record.identity, candidates=["elsewhere"])
-
-        assert await db.move_skill(record.identity, candidates=["pdf"]) == record
-        assert await db.get_skill("elsewhere") == record
-
-
-async def test_a_move_leads_the_old_link_to_the_mover_whatever_alias_it_had_hidden(
-    connect: DatabaseConnector,
-) -> None:
-    record, hidden = skill("pdf"), skill("hidden", repository="zed/x")
-    with await connect() as db:
-        await publish(db, record)
-        await publish(db, hidden)
-        await db.add_alias("pdf", hidden.identity)
-        moved = await db.move_skill(record.identity, candidates=["elsewhere"])
-
-        assert await db.get_skill("pdf") == moved
-
-
-async def test_a_move_of_an_unknown_skill_is_none(connect: DatabaseConnector) -> None:
-    with await connect() as db:
-        assert await db.move_skill("nothing", candidates=["pdf"]) is None
-
-
-async def test_a_move_without_a_free_candidate_is_a_conflict_and_changes_nothing(
-    connect: DatabaseConnector,
-) -> None:
-    record = skill("pdf")
-    with await connect() as db:
-        await publish(db, record)
-        await publish(db, skill("taken"))
-        with pytest.raises(DatabaseError) as failure:
-            await db.move_skill(record.identity, candidates=["taken"])
-
-        assert failure.value.reason == "conflict"
-        assert await db.get_skill("pdf") == record
 
 
 async def test_an_alias_may_come_before_its_skill_and_never_hides_a_row(

@@ -207,26 +207,6 @@ async def test_who_waited_for_a_slug_that_was_given_up_gets_it(
         assert (await rival).skill.name == "pdf"
 
 
-async def test_a_slug_that_was_moved_away_from_meanwhile_is_not_taken(
-    open_connection: OpenConnection,
-) -> None:
-    mover, rival = skill("pdf"), skill("pdf", repository="zed/x")
-    with (
-        await open_connection() as first,
-        await open_connection() as second,
-        await open_connection() as third,
-    ):
-        await publish(PostgresSkillDatabase(first), mover)
-        async with transaction(first):
-            await PostgresSkillDatabase(first).move_skill(mover.identity, candidates=["elsewhere"])
-            result = await publish(PostgresSkillDatabase(second), rival)
-        found = await PostgresSkillDatabase(third).get_skill("pdf")
-
-    assert result.skill.name == "zed-pdf"
-    assert found is not None
-    assert found.identity == mover.identity
-
-
 async def test_bulk_upserts_that_cross_each_other_lose_nothing(
     postgres: DatabaseConnector,
 ) -> None:

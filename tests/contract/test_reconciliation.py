@@ -36,24 +36,13 @@ async def test_bulk_upserts_make_dirty_only_what_they_change(connect: DatabaseCo
 async def test_marking_tells_which_rows_have_moved_on(connect: DatabaseConnector) -> None:
     changed, renamed, same = skill("changed"), skill("renamed"), skill("same")
     with await connect() as db:
-        await db.upsert_skills([changed, renamed, same])
+        await db.upsert_skills([changed, renamed.renamed("renamed-now"), same])
         await publish(db, skill("changed", updated_at=MARCH))
-        await db.move_skill(renamed.identity, candidates=["renamed-now"])
 
         versions = [key_of(same), key_of(renamed), key_of(changed), RecordKey("no", "no", "no")]
         assert await db.mark_in_kv(versions) == ["changed", "renamed"]
         dirty = await db.skills_not_in_kv(limit=10)
         assert sorted(record.name for record in dirty) == ["changed", "renamed-now"]
-
-
-async def test_a_moved_skill_is_dirty(connect: DatabaseConnector) -> None:
-    record = skill("pdf")
-    with await connect() as db:
-        await publish(db, record)
-        await db.mark_in_kv([key_of(record)])
-        await db.move_skill(record.identity, candidates=["acme-pdf"])
-
-        assert [s.name for s in await db.skills_not_in_kv(limit=10)] == ["acme-pdf"]
 
 
 async def test_dirty_skills_come_oldest_first_and_bounded(connect: DatabaseConnector) -> None:
@@ -86,8 +75,8 @@ async def test_each_difference_is_named_with_the_row_it_is_about(
     newer_in_kv = skill("b-newer", updated_at=MARCH)
     newer_in_table = skill("c-older", updated_at=MARCH)
     with await connect() as db:
-        await db.upsert_skills([same, newer, newer_in_table, moved, occupant, skill("g-only-row")])
-        row = await db.move_skill(moved.identity, candidates=["a-moved"])
+        row = moved.renamed("a-moved")
+        await db.upsert_skills([same, newer, newer_in_table, row, occupant, skill("g-only-row")])
         records = [
             key_of(record) for record in (same, newer_in_kv, older, moved, squatter, missing)
         ]
@@ -163,16 +152,15 @@ async def test_the_fingerprint_is_the_sum_of_digests_over_slug_and_revision(
     assert (full.count, full.digest) == (len(records), f"{total % 2**64:016x}")
 
 
-async def test_the_fingerprint_follows_updates_and_moves(connect: DatabaseConnector) -> None:
+async def test_the_fingerprint_follows_updates(connect: DatabaseConnector) -> None:
     record = skill(updated_at=MARCH)
     with await connect() as db:
         await publish(db, skill())
         await publish(db, record)
-        await db.move_skill(record.identity, candidates=["moved"])
-        moved = await db.fingerprint()
+        updated = await db.fingerprint()
 
-    expected = sha256(f"moved {record.revision}".encode()).hexdigest()[:16]
-    assert (moved.count, moved.digest) == (1, expected)
+    expected = sha256(f"{record.name} {record.revision}".encode()).hexdigest()[:16]
+    assert (updated.count, updated.digest) == (1, expected)
 
 
 async def test_a_row_read_from_the_table_has_the_revision_it_was_stored_with(

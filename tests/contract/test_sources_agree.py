@@ -117,15 +117,9 @@ queries = st.builds(
 
 async def _fill_database(connect: DatabaseConnector, content: Content) -> None:
     with await connect() as db:
-        before = [
-            skill.renamed(content.former.get(skill.identity, skill.name))
-            for skill in content.skills
-        ]
-        assert await db.upsert_skills(before) == []
-        for skill in content.skills:
-            if skill.identity in content.former:
-                moved = await db.move_skill(skill.identity, candidates=[skill.name])
-                assert moved == skill
+        assert await db.upsert_skills(content.skills) == []
+        for identity, alias in content.former.items():
+            await db.add_alias(alias, identity)
 
 
 async def _write_aliases(env: Env, content: Content) -> None:

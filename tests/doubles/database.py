@@ -250,19 +250,6 @@ class DoubleSession:
         return [skill for identity, skill in newest.items() if identity in unplaced]
 
     @_operation
-    def move_skill(self, identity: str, *, candidates: Sequence[str]) -> Skill | None:
-        present = self.tables.rows.get(identity)
-        if present is None:
-            return None
-        name = self.tables.first_free(candidates, identity)
-        if name is None:
-            raise DatabaseConflict(f"no slug is free for {identity}")
-        if name != present.skill.name:
-            self.tables.aliases[present.skill.name] = identity
-            self.tables.put(Held.of(msgspec.structs.replace(present.skill, name=name)))
-        return self._skill_of(identity)
-
-    @_operation
     def add_alias(self, alias: str, identity: str) -> None:
         if slugify(alias) != alias or not alias:
             raise DatabaseRejected(f"not a slug: {alias!r}")

@@ -115,12 +115,6 @@ class SkillDatabase(AbstractContextManager["SkillDatabase"], Protocol):
     async def check_skills(self, skills: Sequence[Skill]) -> Sequence[Skill]:
         """Answer and raise as ``upsert_skills`` would, and change nothing."""
 
-    async def move_skill(self, identity: str, *, candidates: Sequence[str]) -> Skill | None:
-        """Give the identity's row the first free candidate slug and leave its old one as alias.
-
-        The slug it has is free for it. KV counts as not holding the moved skill. None: no row.
-        """
-
     async def add_alias(self, alias: str, identity: str) -> None:
         """Let an old slug lead to the skill of this identity. Idempotent.
 

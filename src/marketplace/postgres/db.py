@@ -197,18 +197,6 @@ class PostgresSkillDatabase:
             raise
         return [newest[identity] for (identity,) in _filled(result)]
 
-    async def move_skill(self, identity: str, *, candidates: Sequence[str]) -> Skill | None:
-        """See ``SkillDatabase``. None: no such skill. Also raises reason ``conflict``.
-
-        A candidate that the skill has already counts as free: it then stays where it is.
-        """
-        result = await self._write(queries.MOVE_SKILL, identity, candidates)
-        for placed, stored in _filled(result):
-            if placed != "t":
-                raise DatabaseConflict(f"no slug is free for {identity}")
-            return _read_skill_json(stored)
-        return None
-
     async def add_alias(self, alias: str, identity: str) -> None:
         await self._query(queries.ADD_ALIAS, alias, identity)
 

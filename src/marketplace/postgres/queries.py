@@ -197,41 +197,6 @@ select identity from record where identity not in (select identity from chosen)
 """
 """$1 JSON array of records, each identity once. Returns the identities that were not placed."""
 
-MOVE_SKILL: Final = f"""
-with present as (
-    select name from skill where identity = $1::text for update
-),
-chosen as (
-    select candidate as name
-    from present, unnest($2::text[]) with ordinality as option (candidate, place)
-    where not exists (select from skill where name = candidate and identity <> $1::text)
-        and not exists (select from skill_alias where alias = candidate and identity <> $1::text)
-    order by place
-    limit 1
-),
-left_behind as (
-    insert into skill_alias (alias, identity)
-    select present.name, $1::text from present, chosen where present.name <> chosen.name
-    -- An alias of another identity was hidden by this row; links led here, and still shall.
-    on conflict (alias) do update set identity = excluded.identity
-),
-moved as (
-    update skill set name = chosen.name, revision_in_kv = null
-    from present, chosen
-    where skill.identity = $1::text and present.name <> chosen.name
-    returning skill.*
-)
-select true, {skill_json("moved")} from moved
-union all
-select exists (select from chosen), {skill_json("skill")}
-from skill
-where identity = $1::text and not exists (select from moved)
-"""
-"""$1 identity, $2 candidate slugs. Whether a candidate was free, and the skill as it stands.
-
-KV does not hold the skill under its new slug, hence revision_in_kv = null. No row: no such skill.
-"""
-
 ADD_ALIAS: Final = """
 insert into skill_alias (alias, identity) values ($1::text, $2::text) on conflict do nothing
 """
