@@ -11,20 +11,14 @@ Lengths, in characters:
 * skill name, and so the base slug: at most 64 (Agent Skills specification, field ``name``)
 * slug: at most ``MAX_SLUG_LENGTH``, the three joined with a digest
 
-Nothing here truncates; who accepts a name checks its length.
+Nothing here truncates; the length is checked where a name is accepted.
 """
-
-from __future__ import annotations
 
 import functools
 import hashlib
 import re
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 from urllib.parse import urlsplit
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
 
 MAX_OWNER_LENGTH: Final = 39
 MAX_REPOSITORY_LENGTH: Final = 100
@@ -61,15 +55,11 @@ class _Repository(NamedTuple):
 
 
 def slugify(text: str) -> str:
-    """Return ``text`` as a slug: ``"My @Skill #1!!"`` becomes ``"my-skill-1"``.
+    """``"My @Skill #1!!"`` as ``"my-skill-1"``; empty without an ASCII letter or digit.
 
-    Every run of characters other than ASCII letters and digits becomes one ``-``; none is left
-    at either end. Only A-Z are lower-cased. Other letters separate, like punctuation, so the
-    result is always of ``[a-z0-9-]`` and does not depend on a Unicode version: ``str.lower``
-    would turn the Kelvin sign into ``k`` and add a combining dot to a Turkish capital I.
-
-    The result is empty when ``text`` has no ASCII letter or digit. It is never longer than
-    ``text``, and a slug is its own slug.
+    Other letters separate, like punctuation, so that the result does not depend on a Unicode
+    version: ``str.lower`` would turn the Kelvin sign into ``k`` and add a combining dot to a
+    Turkish capital I.
     """
     return _SEPARATORS.sub("-", text).strip("-").lower()
 
@@ -112,46 +102,31 @@ def _parse_repository(repo_url: str) -> _Repository:
 
 
 def normalize_repository(repo_url: str) -> str:
-    """Return the one form of a repository's URL: ``https://github.com/owner/repo``, lower case.
+    """The one form of a repository's URL: ``https://github.com/owner/repo``, lower case.
 
-    Without ``.git``, trailing slash, query, fragment, credentials and default port, whether it
-    came as ``https``, ``http``, ``git``, ``ssh``, ``git@host:owner/repo`` or without a scheme.
-    On GitHub everything after the repository is dropped; on other hosts nested groups are kept,
-    as leaving them out would make one repository of two. It is for comparing, not for showing or
-    fetching: a host may be case-sensitive where this is not.
-
-    Raises:
-        ValueError: there is no host, owner or repository in it, or a part of it is invalid.
+    On other hosts than GitHub nested groups are kept: without them two repositories would be one.
+    It is for comparing, not for showing or fetching: a host may be case-sensitive where this is
+    not. Raises ValueError.
     """
     repository = _parse_repository(repo_url)
     return f"https://{repository.host}/{repository.owner}/{repository.name}".lower()
 
 
 def repository_owner(repo_url: str) -> str:
-    """Return the owner in a repository's URL, in the case it is written in.
-
-    On hosts with nested groups it is the whole path of groups, ``group/subgroup``.
-
-    Raises:
-        ValueError: as for `normalize_repository`.
-    """
+    """The owner (nested groups: ``group/subgroup``), in the case it is written in. Raises
+    ValueError."""
     return _parse_repository(repo_url).owner
 
 
 def repository_name(repo_url: str) -> str:
-    """Return the name in a repository's URL, without ``.git``, in the case it is written in.
-
-    Raises:
-        ValueError: as for `normalize_repository`.
-    """
+    """The name, without ``.git``, in the case it is written in. Raises ValueError."""
     return _parse_repository(repo_url).name
 
 
 def identity_of(repo_url: str, base_slug: str) -> str:
-    """Return what a skill is compared by: ``https://github.com/owner/repo#base-slug``.
+    """What makes two skills the same: ``https://github.com/owner/repo#base-slug``.
 
-    Raises:
-        ValueError: the URL is invalid, or ``base_slug`` is empty or not a slug.
+    Raises ValueError.
     """
     if not is_slug(base_slug):
         raise ValueError(f"not a slug: {base_slug!r}")
@@ -159,14 +134,10 @@ def identity_of(repo_url: str, base_slug: str) -> str:
 
 
 def slug_candidates(repo_url: str, base_slug: str) -> tuple[str, str, str, str]:
-    """Return the slugs a skill may have, in the order in which they are tried.
+    """The slugs that a skill may have, in the order in which they are tried. Raises ValueError.
 
-    ``slug``, ``owner-slug``, ``owner-repo-slug``, ``owner-repo-slug-digest``; the digest is the
-    first ``DIGEST_LENGTH`` hexadecimal digits of the SHA-256 of the identity. The first three
-    are tried only where `assignable_candidates` has them.
-
-    Raises:
-        ValueError: as for `identity_of`.
+    ``slug``, ``owner-slug``, ``owner-repo-slug``, ``owner-repo-slug-digest``; the digest is of the
+    identity. The first three are tried only where `assignable_candidates` has them.
     """
     identity = identity_of(repo_url, base_slug)
     repository = _parse_repository(repo_url)
@@ -184,47 +155,16 @@ def _join(*parts: str) -> str:
     return "-".join(part for part in parts if part)
 
 
-def available(candidate: str) -> bool:
-    """Tell whether a slug may be given at all, whoever asks: not empty and not reserved."""
-    return bool(candidate) and candidate not in RESERVED_SLUGS
-
-
 def assignable_candidates(repo_url: str, base_slug: str) -> tuple[str, ...]:
-    """Return the candidates that may really be given, without repeats; the last has the digest.
+    """The candidates that may be given, without repeats; the last has the digest.
 
     Reserved ones are left out. So are those before the last that end like a digest: no skill
-    can then take, by its mere name, the slug that is another's last resort. The last one is
-    therefore free unless two identities share their name parts and 40 bits of SHA-256.
-
-    Raises:
-        ValueError: as for `identity_of`.
+    can then take, by its mere name, the last slug of another. The last one is therefore free
+    unless two identities share their name parts and 40 bits of SHA-256. Raises ValueError.
     """
     *readable, last = slug_candidates(repo_url, base_slug)
-    usable = [slug for slug in readable if available(slug) and not _DIGEST_SHAPE.search(slug)]
+    usable = (s for s in readable if s not in RESERVED_SLUGS and not _DIGEST_SHAPE.search(s))
     return tuple(dict.fromkeys([*usable, last]))
-
-
-def assign_slugs(entries: Iterable[tuple[str, str]]) -> list[str]:
-    """Return the slugs of a closed set of skills, given as pairs of repository URL and base slug.
-
-    First come, first served, so adding entries at the end changes no earlier slug. An identity
-    that comes again gets the slug that it has.
-
-    Raises:
-        ValueError: an entry is invalid, as for `identity_of`.
-        LookupError: every candidate of an entry is taken, which takes a digest collision.
-    """
-    owners: dict[str, str] = {}
-    slugs: list[str] = []
-    for repo_url, base_slug in entries:
-        identity = identity_of(repo_url, base_slug)
-        for candidate in assignable_candidates(repo_url, base_slug):
-            if owners.setdefault(candidate, identity) == identity:
-                slugs.append(candidate)
-                break
-        else:
-            raise LookupError(f"no slug is left for {identity}")
-    return slugs
 
 
 def is_slug(text: str) -> bool:

@@ -76,11 +76,7 @@ class Forbidden(Exception):
 
 
 def describe_unusable_secrets(settings: Settings) -> list[str]:
-    """A sentence for every configured secret that counts as unset, and for a door without any key.
-
-    For the log line of a refusal: a locked door should not be a riddle. Never holds (a part of) a
-    secret.
-    """
+    """Why right credentials may be refused, for the log: never a part of a secret."""
     sentences = []
     for name, secrets in (
         ("INTERNAL_KEY", settings.internal_keys),
@@ -100,10 +96,7 @@ def describe_unusable_secrets(settings: Settings) -> list[str]:
 def authenticate(
     settings: Settings, *, internal_key: str | None, authorization: str | None, now: datetime
 ) -> Principal:
-    """Who is calling, from ``X-Internal-Key`` and ``Authorization`` (None where there is none).
-
-    Raises Unauthenticated or Forbidden. ``now`` is an aware datetime.
-    """
+    """Who is calling. Raises Unauthenticated or Forbidden; ``now`` is an aware datetime."""
     if internal_key is None and authorization is None:
         raise Unauthenticated
     key_is_wrong = internal_key is not None and not _is_internal_key(settings, internal_key)

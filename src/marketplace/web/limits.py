@@ -3,6 +3,7 @@
 from http import HTTPStatus
 from typing import Final
 
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from marketplace.basics.json_text import is_too_deep
@@ -12,8 +13,6 @@ MAX_BODY_BYTES: Final = 256 * 1024  # the largest valid body, 100 verdicts, has 
 
 
 class _UnusableBody(Exception):
-    """A body that no route can want; the message says why."""
-
     def __init__(self, status: HTTPStatus, message: str) -> None:
         super().__init__(message)
         self.status = status
@@ -28,7 +27,6 @@ class BodyLimit:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on with its whole body, or refuse it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -41,7 +39,6 @@ class BodyLimit:
 
 
 async def _read_body(scope: Scope, receive: Receive) -> bytes:
-    """The body. Raises _UnusableBody."""
     too_large = _UnusableBody(
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"The body must have at most {MAX_BODY_BYTES} bytes."
     )
@@ -84,8 +81,6 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 
 def _declares_too_much(scope: Scope) -> bool:
-    for name, value in scope["headers"]:
-        if name == b"content-length":
-            # Python reads no numbers of thousands of digits.
-            return not value.isdigit() or int(value[:20]) > MAX_BODY_BYTES
-    return False
+    declared = Headers(scope=scope).get("content-length", "0")
+    # Python reads no numbers of thousands of digits.
+    return not declared.isdecimal() or int(declared[:20]) > MAX_BODY_BYTES

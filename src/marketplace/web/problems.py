@@ -201,7 +201,6 @@ class LastResort:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on; answer for it if nothing else did."""
         started = False
 
         async def observed(message: Message) -> None:

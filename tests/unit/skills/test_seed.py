@@ -11,11 +11,11 @@ import pytest
 
 from marketplace.skills.slugs import (
     MAX_BASE_SLUG_LENGTH,
-    assign_slugs,
     identity_of,
     repository_owner,
     slugify,
 )
+from tests.assigned_slugs import assign_slugs
 
 SEED_FILE = Path(__file__).parents[3] / "seed" / "skills.json"
 

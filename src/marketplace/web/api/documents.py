@@ -8,7 +8,7 @@ from pydantic.alias_generators import to_camel
 
 from marketplace.catalog.answer import Source
 from marketplace.skills.skill import Skill, SkillSummary
-from marketplace.skills.submission import SubmissionState
+from marketplace.skills.submission import SubmissionState, SubmissionStatus
 
 
 class Document(BaseModel):
@@ -21,7 +21,7 @@ class _Answered(Document):
     reasons: list[str]
 
 
-def _fields_of(kind: type[SkillSummary]) -> dict[str, Any]:
+def _fields_of(kind: type[msgspec.Struct]) -> dict[str, Any]:
     return {
         field.name: (field.type, Field(alias=field.encode_name))
         for field in msgspec.structs.fields(kind)
@@ -84,20 +84,13 @@ class ReceiptDocument(Document):
     blocked: bool = False
 
 
-class StatusDocument(Document):
-    """Where a submission stands. ``status`` is ``state`` once more."""
-
-    id: str
-    state: SubmissionState
-    status: SubmissionState
-    repo_url: str
-    skill_name: str
-    received_at: str
-    scanned_at: str | None
-    published_at: str | None
-    rejected_at: str | None
-    slug: str | None
-    reason: str | None
+StatusDocument = create_model(
+    "StatusDocument",
+    __base__=Document,
+    __doc__="Where a submission stands. ``status`` is ``state`` once more.",
+    status=(SubmissionState, ...),
+    **_fields_of(SubmissionStatus),
+)
 
 
 class RefusedDocument(Document):

@@ -1,5 +1,6 @@
 """The shapes of request bodies, for validation and for ``/openapi.json``."""
 
+from collections.abc import Callable
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -27,7 +28,7 @@ from marketplace.skills.skill import (
     CertMethod,
     CertTier,
 )
-from marketplace.skills.slugs import repository_name, slugify
+from marketplace.skills.slugs import is_slug, repository_name, slugify
 from marketplace.skills.submission import Scan, Submission, Verdict
 from marketplace.skills.versions import MAX_VERSION_LENGTH, is_version
 from marketplace.web.api.documents import Document
@@ -36,15 +37,13 @@ from marketplace.web.characters import ONE_LINE, PROSE
 MAX_REASON_LENGTH: Final = 500
 
 
-def _sluggable(text: str) -> str:
-    if not slugify(text):
-        raise ValueError("must contain a letter a-z or a digit")
-    return text
+def _must(message: str, condition: Callable[[str], bool]) -> AfterValidator:
+    def check(text: str) -> str:
+        if not condition(text):
+            raise ValueError(f"must {message}")
+        return text
 
-
-def _name_of(repo_url: str) -> str:
-    """What a skill is called until a scan tells more: as its repository."""
-    return repository_name(repo_url)[:MAX_SKILL_NAME_LENGTH]
+    return AfterValidator(check)
 
 
 def _relative_path(text: str) -> str:
@@ -52,18 +51,6 @@ def _relative_path(text: str) -> str:
     if ".." in path.split("/"):
         raise ValueError("must not contain '..'")
     return path
-
-
-def _version(text: str) -> str:
-    if not is_version(text):
-        raise ValueError("must be a version like 1.2.3 (Semantic Versioning)")
-    return text
-
-
-def _category(text: str) -> str:
-    if slugify(text) != text:
-        raise ValueError("must be lower case letters, digits and single hyphens")
-    return text
 
 
 def _time(text: str) -> str:
@@ -77,7 +64,16 @@ _Label = Annotated[str, Field(min_length=1, max_length=MAX_LABEL_LENGTH), ONE_LI
 _ExtensionPoint = Annotated[
     str, Field(min_length=1, max_length=MAX_EXTENSION_POINT_LENGTH), ONE_LINE
 ]
-_Version = Annotated[str, Field(max_length=MAX_VERSION_LENGTH), AfterValidator(_version)]
+_Version = Annotated[
+    str,
+    Field(max_length=MAX_VERSION_LENGTH),
+    _must("be a version like 1.2.3 (Semantic Versioning)", is_version),
+]
+_Category = Annotated[
+    str,
+    Field(min_length=1, max_length=MAX_CATEGORY_LENGTH),
+    _must("be lower case letters, digits and single hyphens", is_slug),
+]
 
 
 class SubmissionRequest(Document):
@@ -93,7 +89,7 @@ class SubmissionRequest(Document):
         str,
         Field(min_length=1, max_length=MAX_SKILL_NAME_LENGTH),
         ONE_LINE,
-        AfterValidator(_sluggable),
+        _must("contain a letter a-z or a digit", lambda text: bool(slugify(text))),
     ] = ""
     display_name: (
         Annotated[str, Field(min_length=1, max_length=MAX_DISPLAY_NAME_LENGTH), ONE_LINE] | None
@@ -102,9 +98,7 @@ class SubmissionRequest(Document):
         str, Field(max_length=MAX_PATH_LENGTH), ONE_LINE, AfterValidator(_relative_path)
     ] = ""
     description: Annotated[str, Field(max_length=MAX_DESCRIPTION_LENGTH), PROSE] = ""
-    category: Annotated[
-        str, Field(min_length=1, max_length=MAX_CATEGORY_LENGTH), AfterValidator(_category)
-    ] = DEFAULT_CATEGORY
+    category: _Category = DEFAULT_CATEGORY
     version: _Version = DEFAULT_VERSION
     license: Annotated[str, Field(max_length=MAX_LICENSE_LENGTH), ONE_LINE] | None = None
     labels: Annotated[list[_Label], Field(max_length=MAX_LABELS)] = list(DEFAULT_LABELS)  # noqa: RUF012 - Pydantic copies it
@@ -117,9 +111,10 @@ class SubmissionRequest(Document):
         if not isinstance(body, dict) or body.get("skillName") is not None:
             return body
         try:
-            return {**body, "skillName": _name_of(body["repoUrl"])}
+            name = repository_name(body["repoUrl"])[:MAX_SKILL_NAME_LENGTH]
         except (KeyError, TypeError, AttributeError, ValueError):
             return body  # the repository is at fault, and is named
+        return {**body, "skillName": name}
 
     def to_submission(self, submission_id: str, created_at: str, *, trusted: bool) -> Submission:
         """The submission that is kept."""
@@ -148,16 +143,9 @@ class ScanResult(Document):
 
     def to_scan(self, now: str) -> Scan:
         """The verdict that is kept; made at ``now`` unless the scanner says when."""
-        return Scan(
-            submission_id=self.submission_id,
-            verdict=self.verdict,
-            score=self.score,
-            scanned_at=min(self.scanned_at, now) if self.scanned_at else now,
-            cert_tier=self.cert_tier,
-            cert_method=self.cert_method,
-            version=self.version,
-            reason=self.reason or None,
-        )
+        values = self.model_dump(by_alias=False)
+        values |= {"scanned_at": min(self.scanned_at or now, now), "reason": self.reason or None}
+        return Scan(**values)
 
 
 class ScanResults(Document):
