@@ -69,14 +69,14 @@ async def cases(db: PostgresSkillDatabase, rows: int) -> dict[str, Call]:
         return ListingQuery(sort_by=query.sort_by, sort_dir=query.sort_dir, cursor=cursor)
 
     newest = ListingQuery()
-    trending = ListingQuery(sort_by=SortField.TRENDING_7D)
+    trending = ListingQuery(sort_by=SortField.TRENDING_SCORE_7D)
     relevant = SortField.RELEVANCE
     deep = rows * 9 // 10
     found = {
         "newest": listing(newest),
         "trending": listing(trending),
         "trending, ascending": listing(
-            ListingQuery(sort_by=SortField.TRENDING_7D, sort_dir=SortDirection.ASC)
+            ListingQuery(sort_by=SortField.TRENDING_SCORE_7D, sort_dir=SortDirection.ASC)
         ),
         "oldest": listing(ListingQuery(sort_dir=SortDirection.ASC)),
         "category (22 %)": listing(ListingQuery(category="category-0")),

@@ -108,7 +108,7 @@ _FILTERS = {
     "extensible": ListingQuery(extensible=True),
     "search": ListingQuery(search="word77"),
 }
-_SCORES = {SortField.CERT_SCORE, SortField.TRENDING_7D, SortField.TRENDING_30D}
+_SCORES = {SortField.CERT_SCORE, SortField.TRENDING_SCORE_7D, SortField.TRENDING_SCORE_30D}
 _ORDERS = [
     (field, direction)
     for field in SortField

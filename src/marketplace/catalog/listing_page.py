@@ -3,7 +3,8 @@
 import heapq
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from operator import itemgetter
+from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -31,8 +32,7 @@ class Page:
     next_cursor: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
+class Window(NamedTuple):
     """Which of the source's rows a page can need, when some seed skills are merged in."""
 
     offset: int
@@ -41,6 +41,8 @@ class Window:
 
 Entry = tuple[Rank, bytes]
 """A place in the order, and the JSON object (UTF-8) that belongs there."""
+
+_first_of: Final[Any] = itemgetter(0)  # of one type within a listing, so that they compare
 
 
 def window(query: ListingQuery, seeded: int) -> Window:
@@ -61,19 +63,20 @@ def merge_page(query: ListingQuery, seeded: Sequence[Entry], rows: ListingRows) 
     total = rows.total + len(seeded)
     after = cursor_rank(query)
     if after is not None:
-        merged = heapq.merge([e for e in seeded if after < e[0]], listed, key=_by_rank)
-        return _cut(query, list(merged), total)
-    skip = query.offset - window(query, len(seeded)).offset
-    merged_entries = list(heapq.merge(seeded, listed, key=_by_rank))
-    return _cut(query, merged_entries[skip:], total)
+        seeded = [entry for entry in seeded if after < entry[0]]
+    merged = list(heapq.merge(seeded, listed, key=_first_of))
+    skip = 0 if after is not None else query.offset - window(query, len(seeded)).offset
+    return _cut(query, merged[skip:], total)
 
 
 def matching(skills: Iterable[SkillSummary], query: ListingQuery) -> list[Entry]:
     """The skills that belong in the listing, in its order."""
     entries = [
-        (rank(skill, query), encode_item(skill)) for skill in skills if matches(skill, query)
+        (rank(skill, query), msgspec.json.encode(skill))
+        for skill in skills
+        if matches(skill, query)
     ]
-    return sorted(entries, key=_by_rank)
+    return sorted(entries, key=_first_of)
 
 
 class WholeSource(Protocol):
@@ -84,7 +87,7 @@ class WholeSource(Protocol):
 
     @property
     def most(self) -> int:
-        """At most so many skills."""
+        """An upper bound for the number of skills."""
 
     def pick(self, names: Collection[str]) -> Iterable[SkillSummary]:
         """The skills of some slugs, whole."""
@@ -130,7 +133,7 @@ def page_of(query: ListingQuery, source: WholeSource | None, seed: Iterable[Skil
     wanted = list(heapq.merge(seeded_positions, positions))[begin : begin + query.limit + 1]
     if source is not None:
         names = {position.name for position in wanted} - items.keys()
-        items |= {skill.name: encode_item(skill) for skill in source.pick(names)}
+        items |= {skill.name: msgspec.json.encode(skill) for skill in source.pick(names)}
     return _cut(query, [(position, items[position.name]) for position in wanted], total)
 
 
@@ -142,7 +145,7 @@ def _first(number: int, keys: Iterable[_Key], descending: bool) -> list[_Key]:
     """The first so many in the listing's order."""
     # Both keep equal keys in the order they come in, which is by slug.
     choose = heapq.nlargest if descending else heapq.nsmallest
-    return choose(number, keys, key=_sort_key)
+    return choose(number, keys, key=_first_of)
 
 
 def _last(number: int, keys: Iterable[_Key], descending: bool) -> list[_Key]:
@@ -151,19 +154,6 @@ def _last(number: int, keys: Iterable[_Key], descending: bool) -> list[_Key]:
     numbered = ((key, sign * n, name) for n, (key, name) in enumerate(keys))
     choose = heapq.nsmallest if descending else heapq.nlargest
     return [(key, name) for key, _, name in reversed(choose(number, numbered))]
-
-
-def _sort_key(entry: _Key) -> Any:
-    return entry[0]  # of one type within a listing, so that they compare
-
-
-def encode_item(skill: SkillSummary) -> bytes:
-    """A summary as the JSON object that listings carry."""
-    return msgspec.json.encode(skill)
-
-
-def _by_rank(entry: Entry) -> Rank:
-    return entry[0]
 
 
 def _cut(query: ListingQuery, entries: Sequence[Entry], total: int) -> Page:

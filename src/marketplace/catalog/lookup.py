@@ -114,22 +114,14 @@ async def _kept_in_kv(
 
 
 async def _by_name_in_kv(reading: Reading, name: str) -> _Found | None:
-    """KV's newest state of a slug's skill, over its aliases. Raises KvError.
-
-    Where PostgreSQL answered, the record alone counts: what waits in the outbox or is left in the
-    index is in no listing then.
-    """
+    """KV's newest state of a slug's skill, over its aliases. Raises KvError."""
     env = reading.env
     chain = await follow_aliases(env, name)
     record = await read_record(env, chain.slugs[-1]) if chain.is_live else None
     own = record if isinstance(record, Skill) else None
-    if not reading.reasons:
-        return None if own is None else (own, Source.KV_ENUMERATION)
-    waiting, indexed = await asyncio.gather(
-        _attempt(reading, lambda: find_in_outbox(env, chain.slugs)),
-        _summary_in_index(reading, chain.slugs, None, needed=own is None),
+    return await _newest_in_kv(
+        reading, own, lambda: find_in_outbox(env, chain.slugs), chain.slugs, None
     )
-    return _newest(own, waiting) or indexed
 
 
 async def _by_identity_in_kv(
@@ -140,13 +132,9 @@ async def _by_identity_in_kv(
     records = await read_records(env, candidates)
     own = [r for r in records.values() if isinstance(r, Skill) and r.identity == identity]
     newest = max(own, key=lambda record: record.revision, default=None)
-    if not reading.reasons:
-        return None if newest is None else (newest, Source.KV_ENUMERATION)
-    waiting, indexed = await asyncio.gather(
-        _attempt(reading, lambda: find_identity_in_outbox(env, identity)),
-        _summary_in_index(reading, candidates, identity, needed=newest is None),
+    return await _newest_in_kv(
+        reading, newest, lambda: find_identity_in_outbox(env, identity), candidates, identity
     )
-    return _newest(newest, waiting) or indexed
 
 
 async def _attempt(reading: Reading, read: Callable[[], Awaitable[T]]) -> T | None:
@@ -162,16 +150,32 @@ async def _attempt(reading: Reading, read: Callable[[], Awaitable[T]]) -> T | No
         return None
 
 
-def _newest(record: Skill | None, waiting: OutboxEntry | None) -> _Found | None:
-    """The record, unless a newer state of the same skill waits for PostgreSQL."""
-    if record is None:
-        return None if waiting is None else (waiting.skill, Source.KV_ENUMERATION)
-    is_newer = (
-        waiting is not None
-        and waiting.skill.identity == record.identity
-        and waiting.rank > record.revision
+async def _newest_in_kv(
+    reading: Reading,
+    record: Skill | None,
+    find_waiting: Callable[[], Awaitable[OutboxEntry | None]],
+    slugs: Collection[str],
+    identity: str | None,
+) -> _Found | None:
+    """The record, a newer state of its skill in the outbox or, without either, the summary in the
+    index.
+
+    Where PostgreSQL answered, the record alone counts: what waits in the outbox or is left in the
+    index is in no listing then.
+    """
+    kept = None if record is None else (record, Source.KV_ENUMERATION)
+    if not reading.reasons:
+        return kept
+    waiting, indexed = await asyncio.gather(
+        _attempt(reading, find_waiting),
+        _summary_in_index(reading, slugs, identity, needed=record is None),
     )
-    return (waiting.skill if waiting is not None and is_newer else record), Source.KV_ENUMERATION
+    if waiting is not None and (
+        record is None
+        or (waiting.skill.identity == record.identity and waiting.rank > record.revision)
+    ):
+        return waiting.skill, Source.KV_ENUMERATION
+    return kept or indexed
 
 
 async def _summary_in_index(

@@ -71,16 +71,15 @@ async def get_published_skills_list(
     env: Env,
     *,
     deadline: float = READ_BUDGET_SECONDS,
-    page_budget: int | None = None,
     use_index: bool = True,
 ) -> PublishedSkills:
     """All published skills by KV: the records enumerated, the index and the outbox, merged.
 
     Reads all three at once within ``deadline`` seconds; what did not come in time or failed is
     left out and named in ``degraded``. Nothing is awaited beyond that, so the caller must not set
-    a deadline of its own: it would throw away what was read. Enumerates at most ``page_budget``
-    list pages (default ``settings.enumeration_page_budget``), beyond which the index answers for
-    the rest and the result is ``truncated``. Deduplicated by slug; of two states the newer one
+    a deadline of its own: it would throw away what was read. Enumerates at most
+    ``settings.enumeration_page_budget`` batches of keys, beyond which the index answers for the
+    rest and the result is ``truncated``. Deduplicated by slug; of two states the newer one
     counts.
 
     Repairs the index, in the time that is left, when the enumeration was complete and found
@@ -93,13 +92,13 @@ async def get_published_skills_list(
     end = asyncio.get_running_loop().time() + deadline
     cache = env.fallback_cache
     if cache is None or not use_index:
-        return await _make_list(env, end, page_budget, use_index=use_index)
+        return await _make_list(env, end, use_index=use_index)
     shared = await _wait_for_others(cache, end)
     if shared is not None:
         return shared
     begun = cache.begin(end)
     try:
-        skills = await _make_list(env, end, page_budget, use_index=True)
+        skills = await _make_list(env, end, use_index=True)
     except KvError as error:
         older = cast("PublishedSkills | None", cache.older())
         if older is None:
@@ -135,19 +134,15 @@ class _Enumeration:
     complete: bool = False
 
     def take(self, page: PublishedPage) -> None:
-        """Add what a page holds."""
         self.blocks.add(map(entry_of, page.summaries))
         self.moved.update(moved.name for moved in page.moved)
         self.malformed += len(page.malformed)
 
 
-async def _make_list(
-    env: Env, end: float, page_budget: int | None, *, use_index: bool
-) -> PublishedSkills:
+async def _make_list(env: Env, end: float, *, use_index: bool) -> PublishedSkills:
     enumeration, index, outbox = _Enumeration(), IndexReading(), BlockBuilder()
-    pages = env.settings.enumeration_page_budget if page_budget is None else page_budget
     results = await asyncio.gather(
-        _attempt(env, end, "enumeration", lambda: _enumerate(env, enumeration, pages)),
+        _attempt(env, end, "enumeration", lambda: _enumerate(env, enumeration)),
         _attempt(env, end, "index", lambda: read_index(env, index)),
         _attempt(env, end, "outbox", lambda: _read_outbox(env, outbox)),
     )
@@ -202,13 +197,13 @@ async def _attempt(
     return failure
 
 
-async def _enumerate(env: Env, found: _Enumeration, page_budget: int) -> None:
+async def _enumerate(env: Env, found: _Enumeration) -> None:
     """All list pages first, then the records without usable metadata: large values among them
     may use up the time, and what is listed by its metadata must not wait for them."""
     waiting: list[str] = []
     listed = False
-    pages = enumerate_published_skills(env, page_budget=page_budget, leave_waiting=True)
-    async for page in pages:
+    budget = env.settings.enumeration_page_budget
+    async for page in enumerate_published_skills(env, page_budget=budget, leave_waiting=True):
         found.take(page)
         waiting += page.waiting
         listed = page.cursor is None

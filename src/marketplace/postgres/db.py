@@ -43,6 +43,7 @@ from marketplace.skills.fingerprint import Fingerprint
 from marketplace.skills.listing_rules import ListingQuery, document_terms, title_terms
 from marketplace.skills.skill import Skill
 from marketplace.skills.slugs import normalize_repository
+from marketplace.skills.stored import without_nul
 from pgwire import (
     Connection,
     ConnectionFailed,
@@ -159,10 +160,8 @@ class PostgresSkillDatabase:
     async def upsert_skill(
         self, skill: Skill, *, candidates: Sequence[str], trusted: bool = True
     ) -> UpsertResult:
-        """See ``SkillDatabase``. Also raises DatabaseConflict.
-
-        That is: no candidate is free, or other sessions were faster MAX_ATTEMPTS times.
-        """
+        """Raises DatabaseConflict where no candidate is free, or other sessions were faster
+        MAX_ATTEMPTS times."""
         row = _row(skill)
         parameters = (_json([row]), row["identity"], candidates, row["revision"], trusted)
         result = await self._write(queries.UPSERT_SKILL, *parameters, needs_row=True)
@@ -171,10 +170,6 @@ class PostgresSkillDatabase:
         raise DatabaseConflict(f"no slug is free for {row['identity']}")
 
     async def upsert_skills(self, skills: Sequence[Skill]) -> Sequence[Skill]:
-        """See ``SkillDatabase``. Of several states of one identity the newest counts.
-
-        All or nothing: when PostgreSQL rejects one of them, none is written.
-        """
         newest = _newest_of_each(skills)
         if not newest:
             return []
@@ -236,8 +231,8 @@ class PostgresSkillDatabase:
             letter.id,
             letter.queue,
             _json(letter.body),
-            _without_nul(letter.reason),
-            _without_nul(letter.detail),
+            without_nul(letter.reason),
+            without_nul(letter.detail),
             letter.attempts,
             letter.failed_at,
             letter.redrives,
@@ -329,12 +324,8 @@ class PostgresSkillDatabase:
         """
         for _ in range(MAX_ATTEMPTS - 1):
             try:
-                result = await self._connection.query(sql, *parameters)
-            except ConnectionFailed as error:
-                raise database_error(error) from error
-            except PostgresError as error:
-                if not _lost_a_race(error):
-                    raise database_error(error) from error
+                result = await self._query(sql, *parameters)
+            except DatabaseConflict:
                 continue
             if result.rows or not needs_row:
                 return result
@@ -403,8 +394,3 @@ def _difference(kind: str | None, name: str | None, row: str | None) -> Differen
     if kind is None or name is None:
         raise DatabaseRejected("a difference without kind or name")
     return Difference(DifferenceKind(kind), name, None if row is None else _read_skill_json(row))
-
-
-def _without_nul(text: str) -> str:
-    """PostgreSQL's text cannot hold NUL; a letter must never be refused for it."""
-    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")

@@ -10,23 +10,13 @@ filters that are asked for appear, so that a plan never has to serve all of them
 from collections.abc import Sequence
 from typing import Final
 
-from marketplace.postgres.queries import SUMMARY_JSON
+from marketplace.postgres.queries import SKILL_COLUMNS, SUMMARY_JSON
 from marketplace.skills.listing_rules import ListingQuery, SortDirection, SortField, SortKey
 from marketplace.skills.slugs import slugify
 from pgwire import Parameter, Statement
 
 _NUL = "\0"  # no text in PostgreSQL has it
 
-_SORT_COLUMNS: Final = {
-    SortField.NAME: ("skill.name", "text"),
-    SortField.DISPLAY_NAME: ("skill.display_name", "text"),
-    SortField.PUBLISHED_AT: ("skill.published_at", "text"),
-    SortField.UPDATED_AT: ("skill.updated_at", "text"),
-    SortField.CERT_SCORE: ("skill.cert_score", "integer"),
-    SortField.TRENDING_7D: ("skill.trending_score_7d", "double precision"),
-    SortField.TRENDING_30D: ("skill.trending_score_30d", "double precision"),
-}
-_DIRECTIONS: Final = {SortDirection.ASC: "asc", SortDirection.DESC: "desc"}
 _BEYOND: Final = {SortDirection.ASC: ">", SortDirection.DESC: "<"}
 
 
@@ -61,7 +51,7 @@ def page_statement(
     if exclude:
         conditions.append(f"skill.name <> all({parameters.add(exclude, 'text[]')})")
     key, key_type = _sort_key(query, parameters)
-    direction = _DIRECTIONS[query.sort_dir]
+    direction = query.sort_dir.value
     order = f"order by {key} {direction}, skill.name"
     count = parameters.add(limit, "bigint")
     if query.cursor is None:
@@ -110,7 +100,7 @@ def read_sort_key(query: ListingQuery, text: str) -> SortKey:
     match query.sort_by:
         case SortField.RELEVANCE | SortField.CERT_SCORE:
             return int(text)
-        case SortField.TRENDING_7D | SortField.TRENDING_30D:
+        case SortField.TRENDING_SCORE_7D | SortField.TRENDING_SCORE_30D:
             return float(text)
         case _:
             return text
@@ -144,7 +134,8 @@ def _conditions(query: ListingQuery, parameters: _Parameters) -> list[str]:
 def _sort_key(query: ListingQuery, parameters: _Parameters) -> tuple[str, str]:
     """``skills.listing_rules.sort_key`` as an expression, and its type."""
     if query.sort_by is not SortField.RELEVANCE:
-        return _SORT_COLUMNS[query.sort_by]
+        column = query.sort_by.attribute
+        return f"skill.{column}", SKILL_COLUMNS[column]
     if not query.terms:
         # Without terms all rows are equally relevant. A subquery, since ORDER BY would take a
         # bare constant for the number of a column.

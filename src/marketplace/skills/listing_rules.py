@@ -42,8 +42,13 @@ class SortField(StrEnum):
     PUBLISHED_AT = "publishedAt"
     UPDATED_AT = "updatedAt"
     CERT_SCORE = "certScore"
-    TRENDING_7D = "trendingScore7d"
-    TRENDING_30D = "trendingScore30d"
+    TRENDING_SCORE_7D = "trendingScore7d"
+    TRENDING_SCORE_30D = "trendingScore30d"
+
+    @property
+    def attribute(self) -> str:
+        """The skill's field of this name; relevance is none."""
+        return self.name.lower()
 
 
 class SortDirection(StrEnum):
@@ -187,23 +192,10 @@ def relevance(skill: SkillSummary, query: ListingQuery) -> int:
 
 def sort_key(skill: SkillSummary, query: ListingQuery) -> SortKey:
     """The value that the query orders by. Texts compare by code point, as ``COLLATE "C"`` does."""
-    match query.sort_by:
-        case SortField.RELEVANCE:
-            return relevance(skill, query)
-        case SortField.NAME:
-            return skill.name
-        case SortField.DISPLAY_NAME:
-            return skill.display_name
-        case SortField.PUBLISHED_AT:
-            return skill.published_at
-        case SortField.UPDATED_AT:
-            return skill.updated_at
-        case SortField.CERT_SCORE:
-            return skill.cert_score
-        case SortField.TRENDING_7D:
-            return skill.trending_score_7d
-        case SortField.TRENDING_30D:
-            return skill.trending_score_30d
+    if query.sort_by is SortField.RELEVANCE:
+        return relevance(skill, query)
+    key: SortKey = getattr(skill, query.sort_by.attribute)
+    return key
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +257,7 @@ def _is_sort_key(key: SortKey, sort_by: SortField) -> bool:
     match sort_by:
         case SortField.RELEVANCE | SortField.CERT_SCORE:
             return isinstance(key, int) and 0 <= key <= _GREATEST_SCORE
-        case SortField.TRENDING_7D | SortField.TRENDING_30D:
+        case SortField.TRENDING_SCORE_7D | SortField.TRENDING_SCORE_30D:
             return isinstance(key, int | float) and abs(key) <= _GREATEST_TRENDING
         case _:
             return isinstance(key, str) and "\0" not in key

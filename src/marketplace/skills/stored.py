@@ -139,7 +139,12 @@ def _mended(value: Any, at_most: AtMost) -> Any:
 
 
 def _cut(text: str, length: int) -> str:
-    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")[:length]
+    return without_nul(text)[:length]
+
+
+def without_nul(text: str) -> str:
+    """The text as PostgreSQL can hold it."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def _owner(repo_url: str) -> str:
