@@ -11,6 +11,7 @@ from marketplace.kv.index.writing import add_to_published_index
 from marketplace.kv.keys import INDEX_KEY
 from marketplace.kv.outbox import write_outbox
 from marketplace.kv.records import write_record
+from marketplace.ports.env import Settings
 from marketplace.ports.errors import KvError
 from tests.doubles.loop import current_loop
 from tests.doubles.marketplace import Market, fault, make_skill, names
@@ -121,18 +122,18 @@ async def test_values_that_do_not_come_hide_nothing_that_metadata_tells(
     assert names(await listing(market)) == ["a-0-old", *slugs, "z-old"]
 
 
-@pytest.mark.market(page_limit=5)
+@pytest.mark.market(page_limit=5, settings=Settings(enumeration_page_budget=2))
 async def test_beyond_the_budget_the_index_answers_for_the_rest(market: Market) -> None:
     slugs = [f"s-{number:02}" for number in range(30)]
     await write_index(market, "g1", *slugs)
     await write_records(market, *slugs)
-    skills = await listing(market, page_budget=2)
+    skills = await listing(market)
     assert names(skills) == slugs
     assert skills.truncated
     assert skills.source is Source.KV_INDEX
     assert market.kv.operations["list"] == 2 + 1  # the outbox
     market.kv.damage(INDEX_KEY, None)
-    partial = await listing(market, page_budget=2)
+    partial = await listing(market)
     assert names(partial) == slugs[:10]
     assert partial.degraded == ("index: missing",)
     assert market.kv.peek(INDEX_KEY) is None  # a part is no index
