@@ -46,7 +46,7 @@ _first_of: Final[Any] = itemgetter(0)  # of one type within a listing, so that t
 
 
 def window(query: ListingQuery, seeded: int) -> Window:
-    """At most ``seeded`` entries before the page come from the seed, so begin that much earlier.
+    """At most ``seeded`` skills before the page come from the seed, so begin that much earlier.
 
     One row more than the page, to know whether there is a next one.
     """
@@ -70,7 +70,6 @@ def merge_page(query: ListingQuery, seeded: Sequence[Entry], rows: ListingRows) 
 
 
 def matching(skills: Iterable[SkillSummary], query: ListingQuery) -> list[Entry]:
-    """The skills that belong in the listing, in its order."""
     entries = [
         (rank(skill, query), msgspec.json.encode(skill))
         for skill in skills
@@ -142,7 +141,6 @@ _Key = tuple[SortKey, str]
 
 
 def _first(number: int, keys: Iterable[_Key], descending: bool) -> list[_Key]:
-    """The first so many in the listing's order."""
     # Both keep equal keys in the order they come in, which is by slug.
     choose = heapq.nlargest if descending else heapq.nsmallest
     return choose(number, keys, key=_first_of)

@@ -87,7 +87,6 @@ async def _find_by_identity(
 
 
 def _certain(reading: Reading, found: Answer[Skill] | None, wanted: str) -> Answer[Skill] | None:
-    """What was found. Raises PerhapsMissing for nothing, when a source failed."""
     if found is None and reading.reasons:
         raise PerhapsMissing(wanted, reading.reasons)
     return found
@@ -138,7 +137,7 @@ async def _by_identity_in_kv(
 
 
 async def _attempt(reading: Reading, read: Callable[[], Awaitable[T]]) -> T | None:
-    """A part of KV that may hold more; when it fails, what is known already must not be lost."""
+    """Read from KV what may be newer. A failure is noted: what is known already must not be lost."""
     try:
         async with asyncio.timeout(reading.seconds_left):
             return await read()

@@ -55,7 +55,6 @@ class PublishedSkills:
 
     @property
     def bytes(self) -> int:
-        """What the blocks take in memory."""
         return sum(len(block.data) for block in self.blocks)
 
     def for_matching(self) -> Iterator[SkillSummary]:
@@ -63,7 +62,6 @@ class PublishedSkills:
         return iterate_for_matching(self.blocks)
 
     def pick(self, names: Collection[str]) -> Iterator[PublishedSummary]:
-        """The skills of some slugs."""
         return pick(self.blocks, names)
 
 
@@ -75,19 +73,17 @@ async def get_published_skills_list(
 ) -> PublishedSkills:
     """All published skills by KV: the records enumerated, the index and the outbox, merged.
 
-    Reads all three at once within ``deadline`` seconds; what did not come in time or failed is
-    left out and named in ``degraded``. Nothing is awaited beyond that, so the caller must not set
-    a deadline of its own: it would throw away what was read. Enumerates at most
-    ``settings.enumeration_page_budget`` batches of keys, beyond which the index answers for the
-    rest and the result is ``truncated``. Deduplicated by slug; of two states the newer one
-    counts.
+    Of two states of a slug the newer one counts. Reads all three at once; what failed or did not
+    come within ``deadline`` seconds is left out and named in ``degraded``. A caller's own deadline
+    would throw away what was read. Beyond ``settings.enumeration_page_budget`` batches of keys the
+    index answers for the rest: the result is ``truncated``.
 
-    Repairs the index, in the time that is left, when the enumeration was complete and found
-    more. Only a full enumeration can say that there is nothing: raises KvError when it failed and
-    nothing was found elsewhere, KvTimeout when time ran out. Raises InvalidData
-    when the index holds lines that are no summaries; ``use_index=False`` then leaves it out. With
-    ``env.fallback_cache`` one request does the work for all that come meanwhile; a listing that
-    lacks a part is never kept, but an older one stands in for it.
+    Repairs the index, in the time that is left, when the enumeration was complete and found more.
+    Only a full enumeration can say that there is nothing: raises KvError otherwise, KvTimeout when
+    time ran out. Raises InvalidData when the index holds lines that are no summaries;
+    ``use_index=False`` then leaves it out. With ``env.fallback_cache`` one request does the work
+    for all that come meanwhile; a listing that lacks a part is never kept, but an older one stands
+    in for it.
     """
     end = asyncio.get_running_loop().time() + deadline
     cache = env.fallback_cache
@@ -114,7 +110,6 @@ async def get_published_skills_list(
 
 
 async def _wait_for_others(cache: FallbackCache, end: float) -> PublishedSkills | None:
-    """The answer that another request was making when this one came."""
     loop = asyncio.get_running_loop()
     made_before = cache.made
     # Look again and again: an event would be another request's promise, which this one must not
@@ -126,8 +121,6 @@ async def _wait_for_others(cache: FallbackCache, end: float) -> PublishedSkills 
 
 @dataclass(slots=True)
 class _Enumeration:
-    """What was enumerated so far."""
-
     blocks: BlockBuilder = field(default_factory=BlockBuilder)
     moved: set[str] = field(default_factory=set)
     malformed: int = 0

@@ -107,7 +107,6 @@ class Reading:
         )
 
     def answer(self, value: T, source: Source) -> Answer[T]:
-        """The finished answer."""
         return Answer(value, source, tuple(self.reasons))
 
 
@@ -125,13 +124,14 @@ async def read_from_first(
     seed. The seed alone answers only where no source ran out of time: raises TooLate otherwise.
     ``question`` tells what ``published`` makes of a listing from what other questions would.
     """
-    reading = Reading(env)
+    reading, cache = Reading(env), env.fallback_cache
     try:
         value = await reading.from_database(database)
     except DatabaseError:  # noted by the reading
         pass
     else:
-        _remember(env, question, value, Source.POSTGRES)
+        if cache is not None:
+            cache.remember(question, value, Source.POSTGRES)
         return reading.answer(value, Source.POSTGRES)
     try:
         found = await _from_kv(reading, question, published)
@@ -140,7 +140,7 @@ async def read_from_first(
         found = None
     if found is not None and found.is_whole:
         return found.answer
-    kept = None if env.fallback_cache is None else env.fallback_cache.recall(question)
+    kept = None if cache is None else cache.recall(question)
     if kept is not None:
         reasons = (*reading.reasons, KEPT_FROM_BEFORE)
         return Answer(kept.value, Source(kept.source), reasons)
@@ -163,10 +163,11 @@ async def _from_kv(
     reading: Reading, question: Hashable, published: Callable[[PublishedSkills], T]
 ) -> _FromKv[T]:
     """The answer out of all that KV lists. Raises KvError, InvalidData."""
-    env = reading.env
+    env, cache = reading.env, reading.env.fallback_cache
     try:
         skills = await get_published_skills_list(env, deadline=reading.seconds_left)
-        value = _shared(env, skills, question, lambda: published(skills))
+        share = None if cache is None else cache.answer
+        value = share(skills, question, lambda: published(skills)) if share else published(skills)
     except InvalidData as error:  # an index that was signed with lines that are no summaries
         reading.note(Source.KV_INDEX, _as_kv_error(error))
         skills = await get_published_skills_list(
@@ -181,17 +182,6 @@ async def _from_kv(
 
 def _as_kv_error(error: KvError | InvalidData) -> KvError:
     return error if isinstance(error, KvError) else KvError(str(error), reason="damaged")
-
-
-def _remember(env: Env, question: Hashable, value: object, source: Source) -> None:
-    if env.fallback_cache is not None:
-        env.fallback_cache.remember(question, value, source)
-
-
-def _shared(env: Env, skills: PublishedSkills, question: Hashable, make: Callable[[], T]) -> T:
-    """The answer that those who share a listing also share."""
-    cache = env.fallback_cache
-    return make() if cache is None else cache.answer(skills, question, make)
 
 
 def _clock() -> float:

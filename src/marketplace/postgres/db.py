@@ -8,7 +8,6 @@ may).
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from types import TracebackType
 from typing import Any, Final, Self
 
 import msgspec
@@ -74,7 +73,7 @@ _read_dead_letter_json = msgspec.json.Decoder(DeadLetter).decode
 
 
 def postgres_connector(connect: Callable[[], Awaitable[Connection]]) -> DatabaseConnector:
-    """A connector that opens its sessions with ``connect``, of whichever transport that is."""
+    """A connector that opens its sessions with ``connect``, over any transport."""
 
     async def open_session() -> SkillDatabase:
         try:
@@ -292,12 +291,7 @@ class PostgresSkillDatabase:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.close()
 
     async def _one_skill(self, sql: str, parameter: str) -> Skill | None:

@@ -21,8 +21,6 @@ _BEYOND: Final = {SortDirection.ASC: ">", SortDirection.DESC: "<"}
 
 
 class _Parameters:
-    """Collects the values of one statement and hands out their placeholders."""
-
     def __init__(self) -> None:
         self.values: list[Parameter] = []
 
@@ -96,7 +94,6 @@ def count_statement(query: ListingQuery, *, exclude: Sequence[str]) -> Statement
 
 
 def read_sort_key(query: ListingQuery, text: str) -> SortKey:
-    """The sort key of a result row, as ``skills.listing_rules.sort_key`` gives it."""
     match query.sort_by:
         case SortField.RELEVANCE | SortField.CERT_SCORE:
             return int(text)

@@ -67,12 +67,11 @@ def _json_of(kind: type[msgspec.Struct], table: str, **columns: str) -> str:
 
 
 def skill_json(table: str) -> str:
-    """The expression for a whole skill."""
     return _json_of(Skill, table)
 
 
 SUMMARY_JSON: Final = _json_of(SkillSummary, "skill", description="summary")
-"""The expression for a listing's entry."""
+"""The expression for a summary."""
 
 
 _RECORDS = (

@@ -10,13 +10,11 @@ from marketplace.skills.skill import PublishedSummary
 
 
 def add_to_digest(digest: str, summaries: Iterable[PublishedSummary]) -> str:
-    """Add skills to the digest of a `Fingerprint`."""
     versions = ((entry.summary.name, entry.revision) for entry in summaries)
     return add_versions_to_digest(digest, versions)
 
 
 def add_versions_to_digest(digest: str, versions: Iterable[tuple[str, str]]) -> str:
-    """Add skills, given by slug and revision, to the digest of a `Fingerprint`."""
     total = int(digest, 16)
     for name, revision in versions:
         text = f"{name} {revision}"

@@ -73,7 +73,7 @@ class InvalidQuery(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """Where a page ended: the sort key and the slug of its last entry."""
+    """Where a listing page ended: the sort key and the slug of its last skill."""
 
     key: SortKey
     name: str
@@ -110,7 +110,6 @@ def default_order(search: str | None) -> tuple[SortField, SortDirection]:
 
 
 def default_direction(field: SortField) -> SortDirection:
-    """Names run from a to z, everything else from the greatest down."""
     return SortDirection.ASC if field in _ASCENDING_BY_DEFAULT else SortDirection.DESC
 
 
@@ -200,7 +199,7 @@ def sort_key(skill: SkillSummary, query: ListingQuery) -> SortKey:
 
 @dataclass(frozen=True, slots=True)
 class Rank:
-    """Position of one entry in a listing; ``a < b`` means that a comes first."""
+    """Position of one skill in a listing; ``a < b`` means that a comes first."""
 
     key: SortKey
     name: str
@@ -213,7 +212,6 @@ class Rank:
 
 
 def rank(skill: SkillSummary, query: ListingQuery) -> Rank:
-    """The skill's position in the listing that the query asks for."""
     return Rank(sort_key(skill, query), skill.name, query.sort_dir is SortDirection.DESC)
 
 

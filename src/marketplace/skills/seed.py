@@ -24,7 +24,6 @@ class Seed:
 
     @property
     def names(self) -> Sequence[str]:
-        """The slugs that belong to the seed."""
         return tuple(self.by_name)
 
 

@@ -72,7 +72,7 @@ class Mark(Enum):
 
 
 class SkillSummary(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """One entry of a listing: everything that listings show, filter, sort and search by.
+    """What a listing shows of a skill, and filters, sorts and searches by.
 
     ``name`` is the slug. ``description`` is at most SUMMARY_DESCRIPTION_BYTES long.
 
@@ -143,11 +143,10 @@ class Skill(SkillSummary, frozen=True, kw_only=True, rename="camel"):
 
     @classmethod
     def from_summary(cls, summary: SkillSummary) -> "Skill":
-        """What can be told of a skill whose listing entry is all that is left at the moment."""
+        """What can be told of a skill of which only the summary can be read."""
         return cls(**msgspec.structs.asdict(summary))
 
     def summary(self) -> SkillSummary:
-        """The listing's view of this skill."""
         values = {field: getattr(self, field) for field in SkillSummary.__struct_fields__}
         values["description"] = shorten(self.description, SUMMARY_DESCRIPTION_BYTES)
         return SkillSummary(**values)
@@ -159,7 +158,6 @@ class Skill(SkillSummary, frozen=True, kw_only=True, rename="camel"):
         )
 
     def published_summary(self) -> PublishedSummary:
-        """The summary together with the revision."""
         return PublishedSummary(self.summary(), self.revision)
 
 

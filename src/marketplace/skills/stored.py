@@ -25,7 +25,6 @@ MAX_STORED_DESCRIPTION_BYTES: Final = 16 * 1024
 MAX_STORED_SLUG_LENGTH: Final = 506
 MAX_IDENTITY_LENGTH: Final = 2048
 
-
 _OLD_SPELLINGS: Mapping[str, tuple[str, ...]] = {
     "name": ("slug",),
     "display_name": ("title",),
@@ -166,7 +165,6 @@ def _known_fields(record: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def _normalize_time(values: dict[str, Any], field: str) -> None:
-    """Bring a time into its one form; what is no time counts as missing."""
     try:
         values[field] = normalize_timestamp(values[field])
     except (KeyError, ValueError, TypeError):

@@ -57,7 +57,6 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
     @property
     def identity(self) -> str:
-        """The identity of the skill that this submission wants listed."""
         return identity_of(self.repo_url, self.base_slug)
 
 

@@ -4,20 +4,19 @@ Pure: header values and the clock come in, a principal or one of two refusals co
 
 Decisions:
 
-* **A locked door is the default.** A secret shorter than MIN_SECRET_BYTES, or one that is plainly a
-  placeholder, counts as unset, and without a usable secret nothing is accepted. (RFC 7518 asks for
-  32 bytes of key with HS256; the internal key follows the same rule, so that there is one rule.)
-* **Every credential presented must be right.** A right token does not excuse a wrong key, nor the
-  other way round: a client that sends a wrong credential is misconfigured or guessing.
-* **One refusal for everything wrong**, with no cause attached, so that neither an answer nor a log
-  line tells which part was wrong. Only a token that is right in all respects but its role, with
-  no other credential wrong, is told apart: Forbidden.
-* **No early exit.** Each credential is tried against all configured secrets.
-* **Roles**: the claim ``role`` (a string), or ``roles`` (a list of strings); SUPER_ADMIN in either
-  suffices, case matters. Any other type makes the token a wrong one.
-* **Audience**: a token that names an audience is refused when no audience is configured, as
-  RFC 7519 section 4.1.3 demands: it was made for somebody else.
-* **Clock**: CLOCK_LEEWAY_SECONDS either way for ``exp``, ``nbf`` and ``iat``.
+* A secret shorter than MIN_SECRET_BYTES, or one that is plainly a placeholder, counts as unset;
+  without a usable secret nothing is accepted. (RFC 7518 asks for 32 bytes of key with HS256; the
+  internal key follows the same rule.)
+* Every credential presented must be right: a client that sends a wrong one beside a right one is
+  misconfigured or guessing.
+* One refusal for everything wrong, so that neither an answer nor a log line tells which part was
+  wrong. Only a token that is right in all respects but its role gets another one: Forbidden.
+* Each credential is tried against all configured secrets: no early exit.
+* The claim ``role`` (a string) or ``roles`` (a list of strings) has SUPER_ADMIN; case matters. Any
+  other type makes the token a wrong one.
+* A token that names an audience is refused when no audience is configured, as RFC 7519 section
+  4.1.3 demands: it was made for somebody else.
+* CLOCK_LEEWAY_SECONDS either way for ``exp``, ``nbf`` and ``iat``.
 """
 
 import hashlib
@@ -47,8 +46,6 @@ _BEARER: Final = re.compile(r"bearer +([\w-]+\.[\w-]+\.[\w-]+)", re.ASCII | re.I
 
 
 class CredentialKind(StrEnum):
-    """What a principal proved itself with."""
-
     INTERNAL_KEY = "internal-key"
     TOKEN = "token"  # noqa: S105 - the kind of a credential, not one
 
@@ -124,10 +121,7 @@ def _usable(secrets: Sequence[str]) -> list[str]:
 
 
 def _digest(text: str) -> bytes:
-    """Makes every comparison one of 32 bytes: compare_digest tells lengths, and takes no non-ASCII.
-
-    A header holds any byte as a character, and surrogates must not raise either.
-    """
+    # compare_digest would tell lengths, and takes no other characters than ASCII.
     return hashlib.sha256(text.encode(errors="surrogatepass")).digest()
 
 
@@ -165,7 +159,6 @@ def _token_claims(settings: Settings, authorization: str, now: datetime) -> _Cla
 
 
 def _verify(settings: Settings, token: str, secret: str) -> _Claims | None:
-    """Check signature, algorithm, type, issuer and audience; the times are checked elsewhere."""
     try:
         decoded = jwt.decode_complete(
             token,

@@ -48,10 +48,7 @@ async def recognize_operator(
     x_internal_key: Annotated[str | None, Header()] = None,
     authorization: Annotated[str | None, Header()] = None,
 ) -> Principal | None:
-    """Tell operators and scanners from strangers, who bring no credential: None.
-
-    A wrong one is refused as everywhere. Raises Unauthenticated or Forbidden.
-    """
+    """The operator or scanner; None without a credential. Raises Unauthenticated or Forbidden."""
     if x_internal_key is None and authorization is None:
         return None
     return await require_operator(env, x_internal_key, authorization)

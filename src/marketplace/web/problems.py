@@ -44,7 +44,6 @@ def problem(
     errors: Sequence[FieldError] = (),
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """A problem response; ``errors`` name the fields to change."""
     body: dict[str, Any] = {
         "type": "about:blank",
         "title": status.phrase,
@@ -84,7 +83,6 @@ class DamagedRecord(Exception):
 
 
 def add_problem_handlers(app: FastAPI) -> None:
-    """Answer every error of the application as a problem."""
     handlers: dict[type[Exception], Any] = {
         RequestValidationError: _invalid_request,
         InvalidQuery: _invalid_field,
@@ -143,7 +141,6 @@ async def _invalid_field(_request: Request, error: InvalidQuery | UnknownForge) 
 
 
 def log_storage_failure(request: Request, error: Exception) -> None:
-    """The one line about a request that storage could not answer."""
     env_of(request).log(
         "request-failed",
         level="error",
@@ -164,10 +161,7 @@ async def _storage_failed(request: Request, error: Exception) -> Response:
 
 async def _damaged_record(request: Request, error: Exception) -> Response:
     env_of(request).log(
-        "request-met-damaged-record",
-        level="error",
-        path=request.scope["path"],
-        detail=str(error),
+        "request-met-damaged-record", level="error", path=request.scope["path"], detail=str(error)
     )
     return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "The stored record is damaged.")
 
@@ -175,11 +169,8 @@ async def _damaged_record(request: Request, error: Exception) -> Response:
 async def _http_error(request: Request, error: HTTPException) -> Response:
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         allowed = ", ".join(_allowed_methods(request))
-        return problem(
-            HTTPStatus.METHOD_NOT_ALLOWED,
-            f"This address takes {allowed}.",
-            headers={"Allow": allowed},
-        )
+        detail = f"This address takes {allowed}."
+        return problem(HTTPStatus.METHOD_NOT_ALLOWED, detail, headers={"Allow": allowed})
     return problem(HTTPStatus(error.status_code), str(error.detail), headers=error.headers)
 
 
@@ -213,22 +204,18 @@ class LastResort:
         except Exception as error:
             if scope["type"] != "http" or started:
                 raise
-            _log_defect(Request(scope), error)
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            env_of(Request(scope)).log(
+                "request-met-defect",
+                level="error",
+                path=scope["path"],
+                method=scope["method"],
+                detail=str(error),
+                where=f"{where.filename}:{where.lineno}",
+                error=type(error).__name__,
+            )
             answer = problem(
                 HTTPStatus.INTERNAL_SERVER_ERROR,
                 "This should not have happened. It has been logged.",
             )
             await answer(scope, receive, send)
-
-
-def _log_defect(request: Request, error: Exception) -> None:
-    where = traceback.extract_tb(error.__traceback__)[-1]
-    env_of(request).log(
-        "request-met-defect",
-        level="error",
-        path=request.scope["path"],
-        method=request.method,
-        detail=str(error),
-        where=f"{where.filename}:{where.lineno}",
-        error=type(error).__name__,
-    )

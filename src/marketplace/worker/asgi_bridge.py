@@ -17,8 +17,6 @@ _BODILESS: Final = {HTTPStatus.NO_CONTENT, HTTPStatus.RESET_CONTENT, HTTPStatus.
 
 
 class _Exchange:
-    """One request and what the application answers to it."""
-
     def __init__(self, body: Any) -> None:
         """``body`` is JavaScript's stream of the request's body, or None."""
         self._reader = body.getReader() if body else None
@@ -28,7 +26,7 @@ class _Exchange:
         self.chunks: list[bytes] = []
 
     async def receive(self) -> Message:
-        """The body as it comes: who has seen enough of it need not take in the rest."""
+        """The body as it comes, so that the application can stop before its end."""
         if self._ended:
             return {"type": "http.disconnect"}
         try:
@@ -53,7 +51,6 @@ class _Exchange:
             self.chunks.append(message.get("body", b""))
 
     def response(self) -> Any:
-        """The answer as JavaScript's Response."""
         body = None if self.status in _BODILESS else to_js(b"".join(self.chunks))
         headers = Array.new(*(to_js(list(pair)) for pair in self.headers))
         return Response.new(body, status=self.status, headers=headers)

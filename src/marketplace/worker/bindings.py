@@ -164,7 +164,10 @@ class WorkersQueue:
 
     async def send_batch(self, bodies: Sequence[Mapping[str, Any]]) -> None:
         messages = [{"body": body, "contentType": "json"} for body in bodies]
-        await _queued(self._queue.sendBatch(_js_object(messages)))
+        try:
+            await self._queue.sendBatch(_js_object(messages))
+        except JsException as error:
+            raise QueueError(str(error)) from error
 
 
 class WorkersMessage:
@@ -184,7 +187,6 @@ class WorkersMessage:
 
 
 def messages_of(batch: Any) -> Sequence[WorkersMessage]:
-    """The messages of a queue batch, wrapped by the SDK or not."""
     return [WorkersMessage(message) for message in _unwrapped(batch).messages]
 
 
@@ -229,10 +231,3 @@ async def _kv(promise: Any) -> Any:
         return await promise
     except JsException as error:
         raise kv_error(str(error)) from error
-
-
-async def _queued(promise: Any) -> None:
-    try:
-        await promise
-    except JsException as error:
-        raise QueueError(str(error)) from error

@@ -117,7 +117,6 @@ class SubmissionRequest(Document):
         return {**body, "skillName": name}
 
     def to_submission(self, submission_id: str, created_at: str, *, trusted: bool) -> Submission:
-        """The submission that is kept."""
         values = self.model_dump(by_alias=True) | {
             "id": submission_id,
             "baseSlug": slugify(self.skill_name),

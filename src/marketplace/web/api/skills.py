@@ -127,8 +127,7 @@ async def search_skills(
 @router.get("/{slug}", responses=documented(SkillDocument))
 async def get_skill(request: Request, env: CurrentEnv, slug: _Segment) -> Response:
     """One skill, whole. A slug that the skill had before works too."""
-    answer = await lookup.get_skill_by_name(env, slug)
-    return _skill(request, answer, slug)
+    return _skill(request, await lookup.get_skill_by_name(env, slug), slug)
 
 
 @router.get("/{owner}/{repo}/{skill}", responses=documented(SkillDocument))
@@ -142,13 +141,11 @@ async def get_skill_of_repository(
 
 def _listing(request: Request, query: ListingQuery, answer: Answer[Page]) -> Response:
     page = answer.value
-    offset = None if query.cursor is not None else query.offset
-    skills = msgspec.Raw(b"[" + b",".join(page.items) + b"]")
     document = {
-        "skills": skills,
+        "skills": [msgspec.Raw(item) for item in page.items],
         "total": page.total,
         "limit": query.limit,
-        "offset": offset,
+        "offset": None if query.cursor is not None else query.offset,
         "nextCursor": page.next_cursor,
     }
     return _document(request, answer, document)
@@ -157,17 +154,14 @@ def _listing(request: Request, query: ListingQuery, answer: Answer[Page]) -> Res
 def _skill(request: Request, answer: Answer[Skill] | None, wanted: str) -> Response:
     if answer is None:
         raise NotFound(f"There is no skill {wanted!r:.300}.")
-    skill = msgspec.to_builtins(answer.value)
-    return _document(request, answer, skill, tags=[SKILLS_TAG, f"skill-{answer.value.name}"])
+    return _document(
+        request, answer, msgspec.to_builtins(answer.value), f"skill-{answer.value.name}"
+    )
 
 
 def _document(
-    request: Request,
-    answer: Answer[Any],
-    content: dict[str, object],
-    *,
-    tags: list[str] | None = None,
+    request: Request, answer: Answer[Any], content: dict[str, object], *tags: str
 ) -> Response:
     told = {"source": answer.source, "degraded": answer.degraded, "reasons": answer.reasons}
     body = msgspec.json.encode(content | told)
-    return cacheable(request, body, tags=tags or [SKILLS_TAG], degraded=answer.degraded)
+    return cacheable(request, body, tags=[SKILLS_TAG, *tags], degraded=answer.degraded)
