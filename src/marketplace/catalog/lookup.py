@@ -137,7 +137,7 @@ async def _by_identity_in_kv(
 
 
 async def _attempt(reading: Reading, read: Callable[[], Awaitable[T]]) -> T | None:
-    """Read from KV what may be newer. A failure is noted: what is known already must not be lost."""
+    """Read what KV may hold besides. A failure is noted, so that nothing known is lost."""
     try:
         async with asyncio.timeout(reading.seconds_left):
             return await read()
