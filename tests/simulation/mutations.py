@@ -19,13 +19,13 @@ from marketplace.catalog.answer import Source
 from marketplace.kv import access as kv_access
 from marketplace.kv.aliases import mark_moved
 from marketplace.kv.keys import pending_key, scan_key
-from marketplace.kv.outbox import OutboxEntry, clear_outbox
+from marketplace.kv.outbox import clear_outbox, list_outbox
 from marketplace.kv.records import write_record
-from marketplace.ports.database import Upserted
-from marketplace.ports.env import Env
+from marketplace.ports.database import Upserted, UpsertResult
+from marketplace.ports.env import Env, get_db
 from marketplace.ports.errors import DatabaseError, StorageError, TimedOut
 from marketplace.ports.kv import KvListPage
-from marketplace.repair import reconciliation
+from marketplace.publishing.outbox import OUTBOX_BATCH, DrainedOutbox
 from marketplace.skills.skill import Skill
 from marketplace.skills.slugs import assignable_candidates
 from marketplace.skills.submission import Scan, Submission
@@ -95,14 +95,14 @@ def acknowledges_first(handle: Any) -> Any:
     return early
 
 
-@_mutation("marketplace.publishing.consumer._settle_published")
+@_mutation("marketplace.publishing.consumer._finish")
 def acknowledges_failures(_original: Any) -> Any:
     """Acknowledges a message whose skill no store took."""
 
-    def settle(message: Any, _outcome: object, _report: object) -> None:
+    def finish(message: Any, _outcome: object, _report: object) -> None:
         message.ack()
 
-    return settle
+    return finish
 
 
 @_mutation("marketplace.publishing.consumer.bury")
@@ -229,18 +229,18 @@ def keeps_verdicts_before_their_marks(_original: Any) -> Any:
     return keep
 
 
-@_mutation("marketplace.repair.reconciliation.Reconciler._leave_note")
+@_mutation("marketplace.repair.reconciliation.leave_note")
 def leaves_notes_unasked(_original: Any) -> Any:
     """Puts a note about a moved skill under its old slug, whoever has that now."""
 
-    async def note(self: reconciliation.Reconciler, skill: Skill, new_name: str) -> None:
-        await self.database.add_alias(skill.name, skill.identity)
-        await mark_moved(self.env, skill.name, new_name)
+    async def note(env: Env, record: Skill, row: Skill) -> None:
+        await (await get_db(env)).add_alias(record.name, record.identity)
+        await mark_moved(env, record.name, row.name)
 
     return note
 
 
-@_mutation("marketplace.repair.reconciliation.Reconciler._leave_note")
+@_mutation("marketplace.repair.reconciliation.leave_note")
 def leaves_no_aliases(_original: Any) -> Any:
     """Moves skills without a trace."""
     return _nothing
@@ -255,14 +255,14 @@ def keeps_no_outbox(_original: Any) -> Any:
     return _nothing
 
 
-@_mutation("marketplace.publishing.outbox.place_outbox", everywhere=True)
+@_mutation("marketplace.publishing.outbox.drain_outbox", everywhere=True)
 def clears_the_outbox_unseen(_original: Any) -> Any:
     """Takes entries out of the outbox whether or not they found a place."""
 
-    async def clear(env: Env, entries: Sequence[OutboxEntry]) -> list[str]:
-        keys = [entry.key for entry in entries]
-        await clear_outbox(env, keys)
-        return keys
+    async def clear(env: Env) -> DrainedOutbox:
+        entries = await list_outbox(env, limit=OUTBOX_BATCH)
+        await clear_outbox(env, [entry.key for entry in entries])
+        return DrainedOutbox(len(entries), 0)
 
     return clear
 
@@ -289,8 +289,8 @@ def repairs_kv_only(_original: Any) -> Any:
 def repairs_the_table_only(_original: Any) -> Any:
     """The rebuild writes the table from KV, and nothing back."""
 
-    async def write(_self: object, _skills: Sequence[Skill]) -> list[Skill]:
-        return []
+    async def write(_self: object, _skills: Sequence[Skill]) -> int:
+        return 0
 
     return write
 
@@ -305,8 +305,8 @@ def leaves_the_index_as_it_is(_original: Any) -> Any:
 def takes_an_error_for_success(_original: Any) -> Any:
     """Believes that PostgreSQL stored what it was given."""
 
-    async def rows(_env: Env, plans: Sequence[Any]) -> Mapping[str, Skill]:
-        return {plan.skill.identity: plan.skill for plan in plans}
+    async def rows(_env: Env, plans: Sequence[Any]) -> Mapping[str, UpsertResult]:
+        return {p.skill.identity: UpsertResult(p.skill, Upserted.INSERTED) for p in plans}
 
     return rows
 

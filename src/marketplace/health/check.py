@@ -26,7 +26,7 @@ from marketplace.health.readings import (
 from marketplace.health.report import DeadLetterCounts, Health
 from marketplace.kv.counting import CountingKv
 from marketplace.kv.index.manifest import IndexHeader, index_header
-from marketplace.operations.reports import newest_report
+from marketplace.operations.reports import LAST_CHECK, LAST_REPAIR, newest_report
 from marketplace.ports.env import Env
 from marketplace.skills.fingerprint import NO_SKILLS
 
@@ -51,10 +51,7 @@ async def check_health(env: Env) -> Health:
         "kv": records.state(),
         "kv_index": index.state(),
     }
-    counted = {
-        "postgres": database.value.skills if database.value else None,
-        "kv": records.value,
-    }
+    counted = {"postgres": database.value.skills if database.value else None, "kv": records.value}
     counted["kv_index"] = _index_counted(index.value, counted)
     health.prisma_count = _count(counted["postgres"])
     health.kv_enumerated_count = _count(counted["kv"])
@@ -115,8 +112,9 @@ def _add_operations(
         letters = dict(database.letters)
         health.dead_letters = DeadLetterCounts(total=sum(letters.values()), by_reason=letters)
     sources = [source for source in (database, rest) if source is not None]
-    health.last_repair = newest_report(*(source.last_repair for source in sources))
-    health.last_check = newest_report(*(source.last_check for source in sources))
+    repairs, checks = [s.last_repair for s in sources], [s.last_check for s in sources]
+    health.last_repair = newest_report(env, LAST_REPAIR, repairs)
+    health.last_check = newest_report(env, LAST_CHECK, checks)
     if rest and rest.pending:
         scanned_at = rest.pending.scanned_at
         health.oldest_pending = {

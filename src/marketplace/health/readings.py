@@ -5,8 +5,8 @@ A source that fails is a reading with an error, and never fails the whole.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 from marketplace.health.report import SourceState
@@ -15,11 +15,11 @@ from marketplace.kv.keys import ALIAS_PREFIX, SKILL_PREFIX
 from marketplace.kv.records import read_records
 from marketplace.kv.state import load_state
 from marketplace.kv.submissions import PendingSubmission, oldest_pending
-from marketplace.kv.summaries import Moved, decode_revision
+from marketplace.kv.summaries import decode_revision
 from marketplace.operations.reports import LAST_CHECK, LAST_REPAIR
 from marketplace.ports.env import Env, get_db
 from marketplace.ports.errors import DatabaseRefused, StorageError, TimedOut
-from marketplace.ports.kv import KV_BULK_GET_LIMIT, KvKey
+from marketplace.ports.kv import KV_BULK_GET_LIMIT
 from marketplace.skills.fingerprint import NO_SKILLS, add_versions_to_digest
 from marketplace.skills.skill import Skill
 from marketplace.skills.slugs import is_slug
@@ -43,7 +43,6 @@ class _Reading(Generic[T]):
     refused: bool = False
 
     def state(self) -> SourceState:
-        """The source's entry in the answer."""
         return SourceState(
             reachable=self.error is None, latency_ms=self.milliseconds, error=self.error
         )
@@ -67,8 +66,6 @@ class FoundInDatabase:
 
 @dataclass(frozen=True, slots=True)
 class FoundInKv:
-    """What else health wants of KV."""
-
     pending: PendingSubmission | None
     last_repair: bytes | None
     last_check: bytes | None
@@ -117,54 +114,33 @@ async def read_rest_of_kv(env: Env) -> FoundInKv:
     )
 
 
-@dataclass(slots=True)
-class _Tally:
-    """The records counted so far, and those whose values have to tell what they are."""
-
-    count: int = 0
-    digest: str = NO_SKILLS.digest
-    by_value: list[str] = field(default_factory=list)
-    left_out: int = 0
-
-    def add(self, versions: Sequence[tuple[str, str]]) -> None:
-        """Count skills, given by slug and revision."""
-        self.count += len(versions)
-        self.digest = add_versions_to_digest(self.digest, versions)
-
-    def sort(self, keys: Sequence[KvKey]) -> None:
-        """Enter a list page, from its metadata."""
-        versions = []
-        for key in keys:
-            slug = key.name.removeprefix(SKILL_PREFIX)
-            if key.name.startswith(ALIAS_PREFIX) or not is_slug(slug):
-                continue
-            match decode_revision(slug, key.metadata):
-                case str() as revision:
-                    versions.append((slug, revision))
-                case Moved():
-                    pass
-                case None if len(self.by_value) < MAX_VALUES_READ:
-                    self.by_value.append(slug)
-                case None:
-                    self.left_out += 1
-        self.add(versions)
-
-
 async def count_records(env: Env) -> SkillCount:
     """Count the records from list pages; values only where metadata does not tell, and bounded."""
-    tally = _Tally()
+    count, digest = 0, NO_SKILLS.digest
+    unread: list[str] = []
+    left_out = 0
     kept_free = MAX_VALUES_READ // KV_BULK_GET_LIMIT + 50
     budget = max(1, env.settings.kv_operation_budget - kept_free)
     cursor: str | None = None
     async for page in kv_access.list_all_keys(env, SKILL_PREFIX, page_budget=budget):
-        tally.sort(page.keys)
+        versions = []
+        for key in page.keys:
+            slug = key.name.removeprefix(SKILL_PREFIX)
+            if key.name.startswith(ALIAS_PREFIX) or not is_slug(slug):
+                continue
+            revision = decode_revision(slug, key.metadata)
+            if isinstance(revision, str):
+                versions.append((slug, revision))
+            elif revision is None and len(unread) < MAX_VALUES_READ:
+                unread.append(slug)
+            elif revision is None:
+                left_out += 1
+        count, digest = count + len(versions), add_versions_to_digest(digest, versions)
         cursor = page.cursor
     if cursor is not None:
         raise StorageError(f"more than {budget} list pages", reason="too-many")
-    for slugs in kv_access.chunks(tally.by_value, KV_BULK_GET_LIMIT):
+    for slugs in kv_access.chunks(unread, KV_BULK_GET_LIMIT):
         records = await read_records(env, slugs)
-        skills = [record for record in records.values() if isinstance(record, Skill)]
-        tally.add([(skill.name, skill.revision) for skill in skills])
-    if tally.left_out:
-        return SkillCount(tally.count + tally.left_out, None)
-    return SkillCount(tally.count, tally.digest)
+        versions = [(r.name, r.revision) for r in records.values() if isinstance(r, Skill)]
+        count, digest = count + len(versions), add_versions_to_digest(digest, versions)
+    return SkillCount(count + left_out, None if left_out else digest)

@@ -1,4 +1,4 @@
-"""The consumer of the publish queue: each message of a batch is settled for itself."""
+"""The consumer of the publish queue: each message of a batch has an end of its own."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ from marketplace.skills.submission import (
 )
 
 OUTDATED_READS: Final = 5
-"""How often a message waits for KV to catch up: 5 + 10 + … + 80 s, and KV takes about 60."""
+"""How often a message is retried because KV may be late: 5 + 10 + … + 80 s; KV takes about 60."""
 
 
 @dataclass(slots=True)
@@ -52,12 +52,8 @@ class _Unpublishable:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Outdated:
-    """KV does not show the verdict yet that the message is about."""
-
-
-_Reading = _Publishable | _Unpublishable | _Outdated
+_Reading = _Publishable | _Unpublishable | None
+"""What a message asks for. None: KV does not show the verdict yet that the message is about."""
 
 
 async def handle_publish_batch(env: Env, messages: Sequence[QueueMessage]) -> BatchReport:
@@ -81,10 +77,9 @@ async def handle_publish_batch(env: Env, messages: Sequence[QueueMessage]) -> Ba
 
 
 async def _handle(env: Env, messages: Sequence[QueueMessage], report: BatchReport) -> None:
-    """Settle messages together; if one of them meets a bug, each for itself."""
+    """Process messages together; if one of them meets a bug, each for itself."""
     try:
-        readings = await _read_submissions(env, messages)
-        await _publish(env, messages, readings, report)
+        await _publish(env, messages, await _read_submissions(env, messages), report)
     except KvError as error:
         env.log("publish-batch-retried", level="warning", reason=error.reason)
         for message in messages:
@@ -100,88 +95,64 @@ async def _handle(env: Env, messages: Sequence[QueueMessage], report: BatchRepor
 
 
 async def _publish(
-    env: Env,
-    messages: Sequence[QueueMessage],
-    readings: Mapping[str, _Reading],
-    report: BatchReport,
+    env: Env, messages: Sequence[QueueMessage], readings: Sequence[_Reading], report: BatchReport
 ) -> None:
-    publishable = [r for r in readings.values() if isinstance(r, _Publishable)]
+    publishable = [r for r in readings if isinstance(r, _Publishable)]
     outcomes = await publish_skills(
         env,
         [reading.skill for reading in publishable if reading.submission.trusted],
         untrusted=[reading.skill for reading in publishable if not reading.submission.trusted],
     )
-    for message in messages:
-        reading = readings[message.id]
+    for message, reading in zip(messages, readings, strict=True):
         if isinstance(reading, _Publishable):
-            _settle_published(message, outcomes.get(reading.skill.identity), report)
-        elif isinstance(reading, _Outdated):
+            _finish(message, outcomes.get(reading.skill.identity), report)
+        elif reading is None:
             _retry(message, report, "outdated-read")
         else:
-            await _settle_unpublishable(env, message, reading, report)
+            await _bury(env, message, reading, report)
     await _note_publications(env, publishable, outcomes)
 
 
-async def _read_submissions(env: Env, messages: Sequence[QueueMessage]) -> Mapping[str, _Reading]:
+async def _read_submissions(env: Env, messages: Sequence[QueueMessage]) -> list[_Reading]:
     """What each message asks for, read afresh. Raises KvError."""
-    ids = {message.id: submission_id_of(message.body) for message in messages}
-    known = sorted({submission_id for submission_id in ids.values() if submission_id})
+    ids = [submission_id_of(message.body) for message in messages]
+    known = sorted({submission_id for submission_id in ids if submission_id})
     submissions = await get_submissions(env, known)
     scans = await get_scans(env, known)
-    return {
-        message.id: _read_message(message, submission_id, submissions, scans)
-        if (submission_id := ids[message.id]) is not None
-        else _invalid_message()
-        for message in messages
-    }
+    return [
+        _Unpublishable(DeadLetterReason.INVALID_MESSAGE, "the message names no submission")
+        if submission_id is None
+        else _read_message(message, submissions[submission_id], scans[submission_id])
+        for message, submission_id in zip(messages, ids, strict=True)
+    ]
 
 
 def _read_message(
     message: QueueMessage,
-    submission_id: str,
-    submissions: Mapping[str, Stored[Submission]],
-    scans: Mapping[str, Stored[Scan]],
-) -> _Reading:
-    """What one message asks for; Outdated while KV may only be late to show it."""
-    submission, scan = submissions[submission_id], scans[submission_id]
-    told = scanned_at_of(message.body)
-    seen = scan.scanned_at if isinstance(scan, Scan) else ""
-    if isinstance(scan, Unreadable) or (seen >= told and (submission or not told)):
-        return _reading(submission_id, submission, scan)
-    if message.attempts <= OUTDATED_READS:
-        return _Outdated()
-    if submission is None:
-        return _reading(submission_id, None, scan)
-    return _Unpublishable(
-        DeadLetterReason.NOT_SCANNED, f"there is no verdict of {told} on {submission_id}"
-    )
-
-
-def _invalid_message() -> _Unpublishable:
-    return _Unpublishable(DeadLetterReason.INVALID_MESSAGE, "the message names no submission")
-
-
-def _reading(
-    submission_id: str,
     submission: Stored[Submission],
     scan: Stored[Scan],
 ) -> _Reading:
+    submission_id, told = submission_id_of(message.body), scanned_at_of(message.body)
+    seen = scan.scanned_at if isinstance(scan, Scan) else ""
+    if not isinstance(scan, Unreadable) and (seen < told or (told and submission is None)):
+        if message.attempts <= OUTDATED_READS:
+            return None
+        if submission is not None:
+            detail = f"there is no verdict of {told} on {submission_id}"
+            return _Unpublishable(DeadLetterReason.NOT_SCANNED, detail)
     if isinstance(submission, Unreadable):
         return _Unpublishable(DeadLetterReason.INVALID_RECORD, f"submission: {submission}")
     if isinstance(scan, Unreadable):
         return _Unpublishable(DeadLetterReason.INVALID_RECORD, f"verdict: {scan}")
     if submission is None:
-        return _Unpublishable(
-            DeadLetterReason.UNKNOWN_SUBMISSION, f"there is no submission {submission_id}"
-        )
+        detail = f"there is no submission {submission_id}"
+        return _Unpublishable(DeadLetterReason.UNKNOWN_SUBMISSION, detail)
     if scan is None:
-        return _Unpublishable(
-            DeadLetterReason.NOT_SCANNED, f"there is no verdict on submission {submission_id}"
-        )
+        detail = f"there is no verdict on submission {submission_id}"
+        return _Unpublishable(DeadLetterReason.NOT_SCANNED, detail)
     if scan.verdict is not Verdict.PASS:
-        return _Unpublishable(
-            DeadLetterReason.NOT_PASSED, f"submission {submission_id} did not pass its scan"
-        )
+        detail = f"submission {submission_id} did not pass its scan"
+        return _Unpublishable(DeadLetterReason.NOT_PASSED, detail)
     try:
         skill = skill_from_submission(submission, scan)
         skill.identity  # noqa: B018 - raises where the record names no repository
@@ -193,7 +164,7 @@ def _reading(
 async def _note_publications(
     env: Env, publishable: Sequence[_Publishable], outcomes: Mapping[str, Published]
 ) -> None:
-    """Note the new state of the submissions and of the index. Losing either loses no skill."""
+    """Write the new state of the submissions and the index. Losing either loses no skill."""
     now = env.now()
     stored: dict[str, Skill] = {}
     notes: dict[str, Publication] = {}
@@ -215,37 +186,28 @@ async def _note_publications(
             published_at=now,
             scanned_at=reading.scan.scanned_at,
         )
-    if not notes:
-        return
-
-    async def note(publication: Publication) -> None:
-        try:
-            await record_publication(env, publication)
-        except KvError as error:
-            env.log(
-                "publication-not-noted",
-                level="warning",
-                id=publication.submission_id,
-                reason=error.reason,
-            )
-
-    await map_bounded(notes.values(), note)
-    await add_to_published_index(env, list(stored.values()))
+    if notes:
+        await map_bounded(notes.values(), lambda publication: _note(env, publication))
+        await add_to_published_index(env, list(stored.values()))
 
 
-def _settle_published(
-    message: QueueMessage, outcome: Published | None, report: BatchReport
-) -> None:
-    if outcome is not None:
-        message.ack()
-        report.published += 1
-    else:
+async def _note(env: Env, publication: Publication) -> None:
+    try:
+        await record_publication(env, publication)
+    except KvError as error:
+        id_, reason = publication.submission_id, error.reason
+        env.log("publication-not-noted", level="warning", id=id_, reason=reason)
+
+
+def _finish(message: QueueMessage, outcome: Published | None, report: BatchReport) -> None:
+    if outcome is None:
         _retry(message, report, "storage-unavailable")
+        return
+    message.ack()
+    report.published += 1
 
 
-async def _settle_unpublishable(
-    env: Env, message: QueueMessage, why: _Unpublishable, report: BatchReport
-) -> None:
+async def _bury(env: Env, message: QueueMessage, why: _Unpublishable, report: BatchReport) -> None:
     try:
         await bury(env, message, queue=PUBLISH_QUEUE, reason=why.reason, detail=why.detail)
     except StorageError as error:

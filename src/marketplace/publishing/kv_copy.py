@@ -1,7 +1,8 @@
 """KV's records of the skills: what may be written under ``skill:{slug}``, decided in one place.
 
-`project_rows` brings rows of PostgreSQL into KV, for a publish, the light repair and the rebuild.
-`store_without_row` is the one other writer, for a skill that PostgreSQL could not take.
+`project_rows` brings rows of PostgreSQL into KV, for a publish, the light repair and the rebuild;
+`leave_note` lets an old slug lead on. `store_without_row` is for a skill that PostgreSQL could not
+take.
 """
 
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Final
 from marketplace.basics.concurrency import map_bounded
 from marketplace.basics.json_text import InvalidData, Unreadable
 from marketplace.kv.access import write_again_if_refused
+from marketplace.kv.aliases import mark_moved
 from marketplace.kv.outbox import find_identity_in_outbox, write_outbox
 from marketplace.kv.records import Records, read_records, write_record
 from marketplace.ports.database import RecordKey
@@ -97,12 +99,7 @@ async def _allowed(
         elif record.identity == row.identity:
             projected.newer.append(record)
         else:
-            env.log(
-                "slug-taken-in-kv",
-                level="warning",
-                slug=row.name,
-                reason="conflict",
-            )
+            env.log("slug-taken-in-kv", level="warning", slug=row.name, reason="conflict")
     return allowed
 
 
@@ -120,17 +117,15 @@ async def _owners(env: Env, rows: Iterable[Skill], records: Iterable[Skill]) -> 
 
 
 async def _write_row(env: Env, row: Skill) -> None:
-    """Write a row's record; where another writer was there within the second, once more after it.
-
-    If the other writer stored a newer state, its row is newer too and is written again.
-    """
+    """If another writer within the second stored a newer state, `_note` tells, and its row is
+    written again."""
     await write_again_if_refused(lambda: write_record(env, row))
 
 
 async def _write_failure(
     env: Env, skill: Skill, write: Callable[[Env, Skill], Awaitable[object]]
 ) -> WriteError | None:
-    """Write; why that failed, logged."""
+    """Write; why that failed, which is logged."""
     failure: WriteError
     try:
         await write(env, skill)
@@ -162,6 +157,20 @@ async def _note(env: Env, written: Sequence[Skill]) -> list[Skill]:
         env.log("kv-state-not-noted", level="warning", reason=error.reason)
         return []
     return [row for row in rows if row is not None]
+
+
+async def leave_note(env: Env, record: Skill, row: Skill) -> None:
+    """Let the slug that a record had lead to the slug of its row.
+
+    Or to another skill, whose old slug it is as well: the alias in PostgreSQL comes first and
+    reserves the slug. Where another skill has it now, its record is in the place of the note,
+    and must stay. Raises DatabaseError, KvError.
+    """
+    database = await get_db(env)
+    await database.add_alias(record.name, record.identity)
+    owner = await database.get_skill(record.name) or row
+    if owner.name != record.name:
+        await mark_moved(env, record.name, owner.name)
 
 
 # --- with PostgreSQL away

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from marketplace.basics.concurrency import map_bounded
-from marketplace.ports.database import SkillDatabase
+from marketplace.ports.database import SkillDatabase, Upserted, UpsertResult
 from marketplace.ports.env import Env, get_db
 from marketplace.ports.errors import (
     DatabaseConflict,
@@ -42,6 +42,7 @@ class Published:
     skill: Skill
     in_database: bool
     in_kv: bool
+    changed_database: bool = False  # whether PostgreSQL had not this state, nor a newer one
 
     @property
     def in_both(self) -> bool:
@@ -72,10 +73,15 @@ async def publish_skills(
     plans = [plan_slug(env, found, records) for found in states.values()]
     plans += [plan_slug(env, found, records, trusted=False) for found in strange.values()]
     rows = await _store_in_database(env, [plan for plan in plans if plan.trusted or plan.checked])
-    projected = await project_rows(env, rows.values(), records)
+    projected = await project_rows(env, [row.skill for row in rows.values()], records)
     in_kv = {row.identity for row in projected.written}
     stored = {
-        identity: Published(row, in_database=True, in_kv=identity in in_kv)
+        identity: Published(
+            row.skill,
+            in_database=True,
+            in_kv=identity in in_kv,
+            changed_database=row.outcome is not Upserted.UNCHANGED,
+        )
         for identity, row in rows.items()
     }
     without_row = [plan for plan in plans if plan.skill.identity not in rows]
@@ -94,9 +100,9 @@ def _by_identity(skills: Iterable[Skill]) -> dict[str, list[Skill]]:
     return states
 
 
-async def _store_in_database(env: Env, plans: Sequence[SlugPlan]) -> Mapping[str, Skill]:
+async def _store_in_database(env: Env, plans: Sequence[SlugPlan]) -> Mapping[str, UpsertResult]:
     """The rows as they stand after the upserts, by identity; absent where PostgreSQL failed."""
-    rows: dict[str, Skill] = {}
+    rows: dict[str, UpsertResult] = {}
     waiting = list(plans)
     for _ in range(_DATABASE_SESSIONS):
         if not waiting:
@@ -120,11 +126,11 @@ async def _store_in_database(env: Env, plans: Sequence[SlugPlan]) -> Mapping[str
 
 
 async def _upsert(
-    env: Env, database: SkillDatabase, plan: SlugPlan, rows: dict[str, Skill]
+    env: Env, database: SkillDatabase, plan: SlugPlan, rows: dict[str, UpsertResult]
 ) -> None:
     """Upsert one skill. A statement that PostgreSQL rejects concerns this skill alone."""
     try:
-        result = await database.upsert_skill(
+        rows[plan.skill.identity] = await database.upsert_skill(
             plan.skill, candidates=plan.candidates, trusted=plan.trusted
         )
     except (DatabaseRejected, DatabaseConflict) as error:
@@ -135,5 +141,3 @@ async def _upsert(
             reason=error.reason,
             detail=str(error),
         )
-        return
-    rows[plan.skill.identity] = result.skill

@@ -22,7 +22,7 @@ class SlugPlan:
 
 
 async def read_wanted_records(env: Env, skills: Iterable[Skill]) -> Records:
-    """The records of all slugs that these skills may get; none of them where KV is away."""
+    """The records of all slugs that these skills may get; empty where KV is away."""
     slugs = sorted({slug for skill in skills for slug in _wanted_slugs(env, skill)})
     try:
         return await read_records(env, slugs)
@@ -50,7 +50,7 @@ def plan_slug(
     or in the seed.
 
     PostgreSQL alone decides what is free. But a row that it lost, or never received while it was
-    away, still lives in KV under its slug.
+    away, is still in KV under its slug.
     """
     identity, wanted = states[0].identity, _wanted_slugs(env, states[0])
     holders = {slug: found for slug in wanted if isinstance(found := records.get(slug), Skill)}
@@ -62,19 +62,10 @@ def plan_slug(
     candidates = [slug for slug in wanted[:-1] if is_free(slug)] + [wanted[-1]]
     owned = [holders[slug] for slug in candidates if slug in holders]
     own = max(owned, key=lambda record: record.revision, default=None)
-    checked = wanted[-1] in records
-    newest = _newest(states)
-    # What is out there keeps its slug, be it that PostgreSQL lost the row or was away.
-    kept = newest if own is None else own
-    candidates.sort(key=lambda slug: slug != kept.name)
-    if own is None:
-        return SlugPlan(newest, candidates, None, checked, trusted)
     # A row that PostgreSQL lost comes back as KV has it, and not older.
-    newer = [state for state in states if replaces(state, own, trusted=trusted)]
-    if not newer:
-        return SlugPlan(own, candidates, own, checked, trusted=True)
-    return SlugPlan(_newest(newer), candidates, own, checked, trusted)
-
-
-def _newest(states: Sequence[Skill]) -> Skill:
-    return max(states, key=lambda state: state.revision)
+    newer = [s for s in states if own is None or replaces(s, own, trusted=trusted)]
+    skill = max(newer or owned, key=lambda state: state.revision)
+    # A published skill keeps its slug, also where PostgreSQL lost the row or was away.
+    kept = skill if own is None else own
+    candidates.sort(key=lambda slug: slug != kept.name)
+    return SlugPlan(skill, candidates, own, wanted[-1] in records, trusted or not newer)

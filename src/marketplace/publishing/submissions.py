@@ -1,25 +1,25 @@
 """Requests to be listed, and the verdicts of scanners on them."""
 
 import secrets
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Final
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
 import msgspec
 
 from marketplace.basics.concurrency import map_bounded
 from marketplace.basics.json_text import Unreadable
-from marketplace.basics.timestamps import EPOCH, seconds_since
+from marketplace.basics.timestamps import seconds_since
 from marketplace.catalog.lookup import find_by_identity
+from marketplace.kv import state as kv_state
 from marketplace.kv import submissions as kv_submissions
 from marketplace.kv.access import Stored
 from marketplace.kv.submissions import PendingSubmission
 from marketplace.operations.dead_letters import mark_sent_again
-from marketplace.operations.reports import load_states, save_state
+from marketplace.operations.reports import read_state
 from marketplace.ports.env import Env, send_messages
 from marketplace.ports.errors import KvError, QueueError
 from marketplace.publishing.messages import PUBLISH_QUEUE, publish_message
-from marketplace.skills.skill import Skill
 from marketplace.skills.slugs import slugify
 from marketplace.skills.submission import (
     Publication,
@@ -33,8 +33,8 @@ from marketplace.skills.versions import version_order
 
 _UNDER_WAY: Final = (SubmissionState.RECEIVED, SubmissionState.SCANNED)
 MAX_RESULTS_A_CALL: Final = 100  # keeps one call well inside 1,000 KV operations
-MAX_PENDING_PAGES: Final = 25  # of a hundred, that one look for stuck submissions reads
-MAX_PENDING_WRITES: Final = 100  # after which that look ends
+MAX_PENDING_PAGES: Final = 25  # of a hundred marks, that one call of `ask_again` reads
+MAX_PENDING_WRITES: Final = 100  # after which that call ends
 STUCK_SECONDS: Final = 900.0  # longer than any ordinary retries take
 ASK_AGAIN_SECONDS: Final = 3600.0  # at first; then twice as long each time
 LONGEST_PAUSE_SECONDS: Final = 86_400.0
@@ -60,16 +60,16 @@ class RefusedResult:
     reason: str
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class ResultsReceipt:
-    """What became of each scan result of a call."""
+    """What became of each scan result of a call; ``accepted`` are submissions."""
 
-    accepted: list[str] = field(default_factory=list)
-    rejected: list[RefusedResult] = field(default_factory=list)
+    accepted: Sequence[str]
+    rejected: Sequence[RefusedResult]
 
 
 def new_submission_id() -> str:
-    """An id that cannot be guessed and sorts nowhere: 128 random bits as 32 hex digits."""
+    """An id that cannot be guessed: 128 random bits as 32 hex digits."""
     return secrets.token_hex(16)
 
 
@@ -89,7 +89,10 @@ async def submit(env: Env, submission: Submission) -> Receipt:
     listed = await find_by_identity(env, submission.repo_url, submission.base_slug)
     if under_way is not None and (listed is None or await _is_trusted(env, under_way.id)):
         return Receipt(id=under_way.id, state=under_way.state, duplicate=True)
-    if listed is not None and not (submission.trusted and _is_newer(submission, listed.value)):
+    if listed is not None and not (
+        submission.trusted
+        and version_order(submission.version) > version_order(listed.value.current_version)
+    ):
         return Receipt(
             id=earlier.id if earlier else None,
             state=SubmissionState.PUBLISHED,
@@ -128,18 +131,19 @@ async def record_scan_results(env: Env, scans: Sequence[Scan]) -> ResultsReceipt
     ids = sorted({scan.submission_id for scan in scans})
     submissions = await kv_submissions.get_submissions(env, ids)
     kept = await map_bounded(scans, lambda scan: _keep(env, submissions[scan.submission_id], scan))
-    receipt = ResultsReceipt()
-    receipt.rejected += [result for result in kept if isinstance(result, RefusedResult)]
     standing = [result for result in kept if isinstance(result, Scan)]
     passed = {s.submission_id: s for s in standing if s.verdict is Verdict.PASS}
-    unsent = await enqueue(env, list(passed.values()))
-    receipt.accepted += [s.submission_id for s in standing if s.submission_id not in unsent]
-    receipt.rejected += [RefusedResult(i, "queue-unavailable") for i in unsent]
-    return receipt
+    sent = await _enqueue(env, _messages(passed.values()))
+    unsent = [] if sent else list(passed)
+    return ResultsReceipt(
+        accepted=[s.submission_id for s in standing if s.submission_id not in unsent],
+        rejected=[result for result in kept if isinstance(result, RefusedResult)]
+        + [RefusedResult(submission_id, "queue-unavailable") for submission_id in unsent],
+    )
 
 
 async def _keep(env: Env, submission: Stored[Submission], scan: Scan) -> Scan | RefusedResult:
-    """Keep one verdict; the scan that stands afterwards, which may be an earlier one."""
+    """The scan that stands afterwards, which may be an earlier one."""
     if submission is None:
         return RefusedResult(scan.submission_id, "unknown-submission")
     if isinstance(submission, Unreadable):
@@ -147,58 +151,59 @@ async def _keep(env: Env, submission: Stored[Submission], scan: Scan) -> Scan | 
     try:
         standing = await kv_submissions.record_scan(env, submission, scan)
     except KvError as error:
-        env.log(
-            "verdict-not-kept",
-            level="warning",
-            id=scan.submission_id,
-            reason=error.reason,
-        )
-        return RefusedResult(scan.submission_id, f"storage-{error.reason}")
+        id_, reason = scan.submission_id, error.reason
+        env.log("verdict-not-kept", level="warning", id=id_, reason=reason)
+        return RefusedResult(id_, f"storage-{reason}")
     if standing.verdict is not scan.verdict:
         return RefusedResult(scan.submission_id, "already-rejected")
     return standing
 
 
-async def enqueue(env: Env, scans: Sequence[Scan]) -> Sequence[str]:
-    """Ask for publication; the submissions for which the queue did not take the message."""
-    if not scans:
-        return ()
-    messages = [publish_message(scan.submission_id, scan.scanned_at) for scan in scans]
+def _messages(scans: Iterable[Scan]) -> list[Mapping[str, Any]]:
+    return [publish_message(scan.submission_id, scan.scanned_at) for scan in scans]
+
+
+async def _enqueue(env: Env, messages: Sequence[Mapping[str, Any]]) -> bool:
+    """Ask for publications; whether the queue took all messages. It takes all or none."""
     try:
-        await send_messages(env, env.publish_queue, messages)
+        if messages:
+            await send_messages(env, env.publish_queue, messages)
     except QueueError as error:
         env.log("nothing-enqueued", level="error", reason=error.reason)
-        return [scan.submission_id for scan in scans]
-    return ()
+        return False
+    return True
 
 
-class _Place(msgspec.Struct, frozen=True, rename="camel"):
-    """Where the next look for stuck submissions begins; without a cursor at the oldest one."""
+class _Place(msgspec.Struct, frozen=True):
+    """Where the next call of `ask_again` begins; without a cursor at the oldest submission."""
 
     cursor: str | None = None
-    kept_at: str = EPOCH
 
 
 async def ask_again(env: Env) -> int:
     """Ask once more for what passed a while ago and is not published; how many that were.
 
     Its message was lost between keeping the verdict and the queue, or ended as a dead letter; that
-    letter is closed, as by a redrive. Each is asked for after ASK_AGAIN_SECONDS and then at growing
+    letter is closed, as by a redrive. Each is asked for after STUCK_SECONDS and then at growing
     intervals, at least once a day. One call reads MAX_PENDING_PAGES; the next goes on
     where it stopped, and begins again at the end, so that no number of submissions hides those
-    behind them. A place that is read late costs a round and hides nothing either. Raises KvError.
+    behind them. The place is kept in KV: a stale read of it costs a round and hides nothing.
+    Raises KvError.
     """
-    place = await _load_place(env)
+    document = await kv_state.load_state(env, _PLACE)
+    place = read_state(env, _PLACE, document, _Place) or _Place()
     cursor, asked, writes = place.cursor, 0, 0
     try:
         for _ in range(MAX_PENDING_PAGES):
             page = await kv_submissions.list_pending(env, cursor=cursor)
-            look = await _look(env, page.submissions)
-            asked, writes = asked + look.asked, writes + look.writes
-            if not look.complete:
+            old = [p for p in page.submissions if _is_older(env, p.scanned_at, STUCK_SECONDS)]
+            stuck, unmarked = await _find_stuck(env, old)
+            if stuck and not await _send_again(env, stuck):
                 break
-            newest = page.submissions[-1].scanned_at if page.submissions else EPOCH
-            cursor = page.cursor if _is_older(env, newest, STUCK_SECONDS) else None
+            asked += len(stuck)
+            writes += len(stuck) + unmarked
+            # What follows a young submission is younger still.
+            cursor = page.cursor if len(old) == len(page.submissions) else None
             if cursor is None or writes >= MAX_PENDING_WRITES:
                 break
     except KvError:
@@ -209,56 +214,43 @@ async def ask_again(env: Env) -> int:
     return asked
 
 
-async def _load_place(env: Env) -> _Place:
-    places = await load_states(env, _PLACE, _Place)
-    return max(places, key=lambda place: place.kept_at, default=_Place())
-
-
 async def _save_place(env: Env, before: _Place, cursor: str | None) -> None:
     if cursor != before.cursor:
-        await save_state(env, _PLACE, msgspec.json.encode(_Place(cursor, env.now())))
+        await kv_state.save_state(env, _PLACE, msgspec.json.encode(_Place(cursor)))
 
 
-@dataclass(slots=True)
-class _Look:
-    """What one look at a page did. Not ``complete``: it has to be looked at again."""
-
-    asked: int = 0
-    writes: int = 0
-    complete: bool = True
-
-
-async def _look(env: Env, pending: Sequence[PendingSubmission]) -> _Look:
-    """Ask for what is stuck, and take the marks away that are out of date."""
-    look = _Look()
-    old = [p for p in pending if _is_older(env, p.scanned_at, STUCK_SECONDS)]
-    if not old:
-        return look
-    verdicts = await _verdicts(env, old)
-    published = await kv_submissions.get_publications(env, [p.id for p in old])
-    stuck = []
-    for submission in old:
+async def _find_stuck(
+    env: Env, pending: Sequence[PendingSubmission]
+) -> tuple[list[tuple[PendingSubmission, Scan]], int]:
+    """What to ask for, and how many marks were out of date and have been taken away."""
+    if not pending:
+        return [], 0
+    verdicts = await _verdicts(env, pending)
+    published = await kv_submissions.get_publications(env, [p.id for p in pending])
+    stuck, unmarked = [], 0
+    for submission in pending:
         scan = verdicts[submission.key]
         if scan is None or _is_decided(scan, published[submission.id]):
             await kv_submissions.unmark_pending(env, submission)
-            look.writes += 1
+            unmarked += 1
         elif _is_stuck(env, submission, scan):
             stuck.append((submission, scan))
-    began = env.now()
-    look.complete = not await enqueue(env, [scan for _, scan in stuck])
-    if stuck and look.complete:
-        messages = [publish_message(s.submission_id, s.scanned_at) for _, s in stuck]
-        await mark_sent_again(env, PUBLISH_QUEUE, messages, at=began)
-    for submission, scan in stuck if look.complete else ():
+    return stuck, unmarked
+
+
+async def _send_again(env: Env, stuck: Sequence[tuple[PendingSubmission, Scan]]) -> bool:
+    began, messages = env.now(), _messages(scan for _, scan in stuck)
+    if not await _enqueue(env, messages):
+        return False
+    await mark_sent_again(env, PUBLISH_QUEUE, messages, at=began)
+    for submission, scan in stuck:
         await kv_submissions.mark_asked(env, submission, scan)
-        look.asked += 1
-    look.writes += look.asked
-    return look
+    return True
 
 
 async def _verdicts(env: Env, pending: Sequence[PendingSubmission]) -> Mapping[str, Scan | None]:
     """The verdict for each mark, by its key. Where a call was cut off before it kept one, that of
-    the mark is kept; None where that cannot be read either."""
+    the mark is kept now; None where that cannot be read either."""
     kept = await kv_submissions.get_scans(env, [p.id for p in pending])
     verdicts: dict[str, Scan | None] = {}
     for submission in pending:
@@ -280,10 +272,8 @@ def _is_decided(scan: Scan, published: Stored[Publication]) -> bool:
 
 
 def _is_stuck(env: Env, pending: PendingSubmission, scan: Scan) -> bool:
-    if not _is_older(env, scan.scanned_at, STUCK_SECONDS):
-        return False
     if not pending.asked_at:
-        return True
+        return _is_older(env, scan.scanned_at, STUCK_SECONDS)
     waited = seconds_since(scan.scanned_at, pending.asked_at)
     pause = min(max(waited, ASK_AGAIN_SECONDS), LONGEST_PAUSE_SECONDS)
     return _is_older(env, pending.asked_at, pause)
@@ -304,7 +294,3 @@ async def _earlier_submission(env: Env, identity: str) -> SubmissionStatus | Non
 async def _is_trusted(env: Env, submission_id: str) -> bool:
     submission = await kv_submissions.get_submission(env, submission_id)
     return isinstance(submission, Submission) and submission.trusted
-
-
-def _is_newer(submission: Submission, listed: Skill) -> bool:
-    return version_order(submission.version) > version_order(listed.current_version)

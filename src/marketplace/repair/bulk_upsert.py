@@ -9,20 +9,17 @@ from marketplace.skills.skill import Skill
 
 _DESCRIPTIONS_AT_ONCE: Final = 2_000_000  # characters in one bulk upsert
 
-_BulkUpsert = Callable[[Sequence[Skill]], Awaitable[Sequence[Skill]]]
-
 
 @dataclass(slots=True)
 class _Outcome:
-    """Of a bulk upsert: those that have their place now, those whose slug is taken, and those
-    that PostgreSQL refuses, with its reason."""
-
     stored: list[Skill] = field(default_factory=list)
-    unplaced: list[Skill] = field(default_factory=list)
-    rejected: list[tuple[Skill, str]] = field(default_factory=list)
+    unplaced: list[Skill] = field(default_factory=list)  # their slug is another skill's
+    rejected: list[tuple[Skill, str]] = field(default_factory=list)  # with PostgreSQL's reason
 
 
-async def upsert_in_bulk(skills: Sequence[Skill], upsert: _BulkUpsert) -> _Outcome:
+async def upsert_in_bulk(
+    skills: Sequence[Skill], upsert: Callable[[Sequence[Skill]], Awaitable[Sequence[Skill]]]
+) -> _Outcome:
     """Upsert, or check, any number of skills. Raises DatabaseError that concerns them all.
 
     One that PostgreSQL refuses is found by halving, in some twenty statements for a thousand.

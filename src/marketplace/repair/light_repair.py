@@ -1,7 +1,7 @@
 """The light repair: what is known to be undone, without enumerating everything.
 
-Outbox records and dead letters, which KV alone took, go into PostgreSQL; rows that KV is not known
-to hold go into KV. What passed its scan and was never published is asked for again. These lists are
+Outbox records and dead letters that KV alone has go into PostgreSQL; rows that KV is not known to
+hold go into KV. What passed its scan and was never published is asked for again. These lists are
 short unless a source was away.
 """
 
@@ -9,12 +9,11 @@ from typing import Final
 
 import msgspec
 
-from marketplace.kv.outbox import list_outbox
 from marketplace.operations.dead_letters import move_letters
 from marketplace.ports.env import Env, get_db
 from marketplace.ports.errors import DatabaseError, KvError
 from marketplace.publishing.kv_copy import project_rows
-from marketplace.publishing.outbox import OUTBOX_BATCH, place_outbox
+from marketplace.publishing.outbox import drain_outbox
 from marketplace.publishing.publish import publish_skills
 from marketplace.publishing.submissions import ask_again
 
@@ -31,10 +30,8 @@ class LightRepairReport(msgspec.Struct, rename="camel"):
 
 
 async def run_light_repair(env: Env) -> LightRepairReport:
-    """Carry over what one source has and the other lacks. Failures are reported, not raised.
-
-    Each part runs for itself: a lost message must not wait for PostgreSQL to come back.
-    """
+    """Failures are reported, not raised. Each part runs for itself: a lost message must not wait
+    for PostgreSQL to come back."""
     report = LightRepairReport()
     for part in (_drain_outbox, _write_missing_records, _move_letters, _ask_again):
         try:
@@ -54,9 +51,7 @@ async def _ask_again(env: Env, report: LightRepairReport) -> None:
 
 
 async def _drain_outbox(env: Env, report: LightRepairReport) -> None:
-    """Give a batch of waiting skills their place in both stores. Raises KvError."""
-    entries = await list_outbox(env, limit=OUTBOX_BATCH)
-    report.database_backfilled += len(await place_outbox(env, entries))
+    report.database_backfilled += (await drain_outbox(env)).entries
 
 
 async def _write_missing_records(env: Env, report: LightRepairReport) -> None:

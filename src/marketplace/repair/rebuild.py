@@ -1,14 +1,14 @@
 """The rebuild: reconcile PostgreSQL and KV both ways, then rewrite the index. Deletes nothing.
 
 There is one at a time. It runs in steps that stay within one invocation's limits
-(`rebuild_step`); a message asks for the next step of the rebuild that it names. Every piece may be
-repeated, so a step that is cut off is simply run again. A message that gets lost is found missing
-by `resume_stalled`.
+(`rebuild_step`); a message asks for the next step of the rebuild that it names. Everything may be
+repeated, so a step that is cut off is run again. `resume_stalled` finds out that a message was
+lost.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any, Final
+from typing import Final, TypeGuard
 
 import msgspec
 
@@ -19,11 +19,11 @@ from marketplace.ports.errors import DatabaseError, KvError, StorageError
 from marketplace.ports.queue import QueueMessage, retry_delay
 from marketplace.repair.index_from_kv import write_index_from_kv
 from marketplace.repair.rebuild_job import (
+    REBUILD_JOB,
     RebuildJob,
     Rebuilds,
     change_rebuilds,
     job_id_of,
-    job_message,
     load_rebuilds,
     new_job,
 )
@@ -73,7 +73,7 @@ async def start_rebuild(
 
 
 def _ask(env: Env, kept: Rebuilds | None, job: RebuildJob, *, follow: bool) -> Rebuilds:
-    """Enter what was asked for: as the current one where that is possible, else as the next."""
+    """Make what was asked for the current rebuild where that is possible, else the next one."""
     if kept is None:
         return Rebuilds(job)
     if kept.current.dry_run and not job.dry_run and not kept.current.complete:
@@ -140,15 +140,15 @@ def _log_failure(env: Env, job_id: str, error: StorageError) -> None:
 
 async def _give_up(env: Env, job_id: str, error: StorageError) -> None:
     """End a rebuild that cannot go on. With PostgreSQL away it stands still until that is back."""
+    if isinstance(error, DatabaseError):
+        return
 
     def end(kept: Rebuilds | None) -> Rebuilds | None:
-        if kept is None or kept.current.id != job_id or kept.current.complete:
+        if not _is_unfinished(kept, job_id):
             return None
         kept.current.end(error)
         return _saved(env, kept)
 
-    if isinstance(error, DatabaseError):
-        return
     try:
         await _follow_up(env, await change_rebuilds(env, end), job_id)
     except StorageError as failure:
@@ -161,25 +161,34 @@ async def advance(env: Env, job_id: str, *, seconds: float = STEP_SECONDS) -> Re
     None: this is not the current rebuild, or it is complete, or another invocation has begun the
     same step. Raises StorageError; the step can be repeated then.
     """
-    rebuilds = await change_rebuilds(env, lambda kept: _begin_step(env, kept, job_id))
+
+    def begin(kept: Rebuilds | None) -> Rebuilds | None:
+        if not _is_unfinished(kept, job_id):
+            return None
+        if kept.current.under_way:
+            kept.current.resumed += 1
+            kept.current.index.attempt += 1
+        kept.current.under_way = True
+        return _saved(env, kept)
+
+    rebuilds = await change_rebuilds(env, begin)
     if rebuilds is None:
         return None
-    job = rebuilds.current
+    job, begun_at = rebuilds.current, env.clock()
     token = job.sequence
-    began = env.clock()
     step = Step(env, job, seconds)
     await step.run()
     job.steps += 1
     job.under_way, job.abandoned = False, 0
-    job.max_kv_operations = max(job.max_kv_operations, step.kv_operations)
+    job.max_kv_operations = max(job.max_kv_operations, step.kv.operations)
     env.log(
         "rebuild-step-finished",
         job=job.id,
         step=job.steps,
         stage=job.stage,
         processed=job.processed,
-        kv_operations=step.kv_operations,
-        duration_ms=(env.clock() - began) / timedelta(milliseconds=1),
+        kv_operations=step.kv.operations,
+        duration_ms=(env.clock() - begun_at) / timedelta(milliseconds=1),
         heap_bytes=env.heap_bytes(),
     )
 
@@ -193,14 +202,8 @@ async def advance(env: Env, job_id: str, *, seconds: float = STEP_SECONDS) -> Re
     return saved.find(job_id) if saved is not None else None
 
 
-def _begin_step(env: Env, kept: Rebuilds | None, job_id: str) -> Rebuilds | None:
-    if kept is None or kept.current.id != job_id or kept.current.complete:
-        return None
-    if kept.current.under_way:
-        kept.current.resumed += 1
-        kept.current.index.attempt += 1
-    kept.current.under_way = True
-    return _saved(env, kept)
+def _is_unfinished(kept: Rebuilds | None, job_id: str) -> TypeGuard[Rebuilds]:
+    return kept is not None and kept.current.id == job_id and not kept.current.complete
 
 
 def _saved(env: Env, kept: Rebuilds) -> Rebuilds:
@@ -216,10 +219,10 @@ def _saved(env: Env, kept: Rebuilds) -> Rebuilds:
 
 async def _follow_up(env: Env, saved: Rebuilds | None, job_id: str) -> None:
     """Report a rebuild that has come to its end, and ask for the next step. Raises StorageError."""
-    job = saved.find(job_id) if saved is not None else None
-    if saved is None or job is None:
+    if saved is None:
         return
-    if job.complete:
+    job = saved.find(job_id)
+    if job is not None and job.complete:
         await _report(env, job)
     if not saved.current.complete:
         await _send(env, saved.current)
@@ -233,7 +236,7 @@ async def _report(env: Env, job: RebuildJob) -> None:
 
 
 async def _send(env: Env, job: RebuildJob) -> None:
-    await send_messages(env, env.maintenance_queue, [job_message(job)])
+    await send_messages(env, env.maintenance_queue, [{REBUILD_JOB: job.id}])
 
 
 async def resume_stalled(env: Env) -> RebuildJob | None:
@@ -245,12 +248,15 @@ async def resume_stalled(env: Env) -> RebuildJob | None:
     """
 
     def resume(kept: Rebuilds | None) -> Rebuilds | None:
-        if kept is None or kept.current.complete or not _is_stalled(env, kept.current):
+        if kept is None or kept.current.complete:
             return None
-        if kept.current.abandoned == MAX_RESUMED:
+        job = kept.current
+        if seconds_since(job.saved_at or job.started_at, env.now()) <= STALLED_SECONDS:
+            return None
+        if job.abandoned == MAX_RESUMED:
             detail = f"no step came to its end, resumed {MAX_RESUMED} times"
-            kept.current.end(StorageError(detail, reason="stalled"))
-        kept.current.abandoned += 1
+            job.end(StorageError(detail, reason="stalled"))
+        job.abandoned += 1
         return _saved(env, kept)
 
     try:
@@ -259,18 +265,14 @@ async def resume_stalled(env: Env) -> RebuildJob | None:
     except DatabaseError as error:
         env.log("rebuild-state-not-read", level="warning", reason=error.reason)
         return None
-    if resumed is None or before is None:
-        return before.current if before is not None and not before.current.complete else None
+    if before is None or resumed is None:
+        return None if before is None or before.current.complete else before.current
     await _follow_up(env, resumed, before.current.id)
-    if resumed.current.complete:
-        return None
     job = resumed.current
+    if job.complete:
+        return None
     env.log("rebuild-resumed", level="warning", job=job.id, resumed=job.abandoned, stage=job.stage)
     return job
-
-
-def _is_stalled(env: Env, job: RebuildJob) -> bool:
-    return seconds_since(job.saved_at or job.started_at, env.now()) > STALLED_SECONDS
 
 
 async def get_rebuild(env: Env, job_id: str) -> RebuildJob | None:
@@ -281,8 +283,3 @@ async def get_rebuild(env: Env, job_id: str) -> RebuildJob | None:
         detail = "The state of a rebuild is in PostgreSQL, which is away."
         raise DatabaseNeeded(detail) from error
     return None if rebuilds is None else rebuilds.find(job_id)
-
-
-def describe(env: Env, job: RebuildJob) -> Mapping[str, Any]:
-    """A rebuild's report."""
-    return job.report(env.now())

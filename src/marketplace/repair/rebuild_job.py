@@ -10,9 +10,9 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from marketplace.basics import json_text
 from marketplace.basics.timestamps import age_in_seconds
 from marketplace.kv.index.writing import IndexProgress, new_generation
+from marketplace.operations.reports import read_state
 from marketplace.ports.env import Env, get_db
 from marketplace.ports.errors import StorageError
 
@@ -76,13 +76,11 @@ class RebuildJob(msgspec.Struct, kw_only=True, rename="camel"):
         return self.stage == "done"
 
     def add_error(self, key: str, reason: str) -> None:
-        """Count an error; the first ones are named."""
         self.errors += 1
         if len(self.error_details) < MAX_ERROR_DETAILS:
             self.error_details = [*self.error_details, ErrorDetail(key, reason[:MAX_REASON])]
 
     def place(self, slug: str) -> None:
-        """Remember a slug that was written ahead of the walk."""
         if len(self.placed) < MAX_PLACED:
             self.placed.append(slug)
 
@@ -93,12 +91,10 @@ class RebuildJob(msgspec.Struct, kw_only=True, rename="camel"):
         self.stage = "done"
 
     def move_to(self, stage: Literal["reconcile", "index", "done"]) -> None:
-        """Begin a stage."""
         self.stage = stage
         self.position = Position()
 
     def report(self, now: str) -> dict[str, Any]:
-        """The answer of the admin call."""
         seconds = age_in_seconds(self.started_at, self.finished_at or now)
         return {
             "ok": self.failure is None,
@@ -125,7 +121,6 @@ class RebuildJob(msgspec.Struct, kw_only=True, rename="camel"):
 
 
 def new_job(env: Env, *, dry_run: bool) -> RebuildJob:
-    """A rebuild that has not begun."""
     now = env.now()
     progress = IndexProgress(generation=new_generation(env), begun_at=now)
     return RebuildJob(id=secrets.token_hex(8), started_at=now, dry_run=dry_run, index=progress)
@@ -139,7 +134,6 @@ class Rebuilds(msgspec.Struct, rename="camel"):
     following: RebuildJob | None = None
 
     def find(self, job_id: str) -> RebuildJob | None:
-        """The one with this id."""
         jobs = (self.current, self.previous, self.following)
         return next((job for job in jobs if job is not None and job.id == job_id), None)
 
@@ -164,7 +158,7 @@ async def change_rebuilds(env: Env, change: Change) -> Rebuilds | None:
     database = await get_db(env)
     for _ in range(MAX_RACES):
         document = await database.load_state(REBUILD_STATE)
-        changed = change(_decode(env, document))
+        changed = change(read_state(env, REBUILD_STATE, document, Rebuilds))
         if changed is None:
             return None
         encoded = msgspec.json.encode(changed)
@@ -174,27 +168,12 @@ async def change_rebuilds(env: Env, change: Change) -> Rebuilds | None:
 
 
 async def load_rebuilds(env: Env) -> Rebuilds | None:
-    """The kept state. Raises DatabaseError."""
+    """Raises DatabaseError."""
     database = await get_db(env)
-    return _decode(env, await database.load_state(REBUILD_STATE))
-
-
-def _decode(env: Env, document: bytes | None) -> Rebuilds | None:
-    if document is None:
-        return None
-    try:
-        return json_text.decode(document, Rebuilds)
-    except json_text.InvalidData as error:  # of another version of this code, or damage
-        env.log("rebuild-state-malformed", level="error", reason=str(error))
-        return None
-
-
-def job_message(job: RebuildJob) -> Mapping[str, Any]:
-    """The message that asks for the next step."""
-    return {REBUILD_JOB: job.id}
+    return read_state(env, REBUILD_STATE, await database.load_state(REBUILD_STATE), Rebuilds)
 
 
 def job_id_of(body: object) -> str | None:
-    """The id that a message carries, or None when it carries none."""
+    """The id that a message carries, if it carries one."""
     job_id = body.get(REBUILD_JOB) if isinstance(body, Mapping) else None
     return job_id if isinstance(job_id, str) else None

@@ -5,7 +5,6 @@ reads it.
 """
 
 import secrets
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any, Final
 
@@ -16,17 +15,17 @@ from marketplace.health.check import check_health
 from marketplace.health.report import Health
 from marketplace.kv.counting import CountingKv
 from marketplace.operations.leases import give_lease_back, take_lease
-from marketplace.operations.reports import LAST_CHECK, load_states, save_report, save_state
-from marketplace.ports.env import Env
+from marketplace.operations.reports import LAST_CHECK, read_state, save_report
+from marketplace.ports.env import Env, get_db
 from marketplace.ports.errors import StorageError
 from marketplace.repair.light_repair import run_light_repair
-from marketplace.repair.rebuild import describe, resume_stalled, start_rebuild
+from marketplace.repair.rebuild import resume_stalled, start_rebuild
 from marketplace.repair.rebuild_job import RebuildJob
 
 NIGHTLY_CRON: Final = "17 3 * * *"
 
-# What the next run does when this one has too little left: at 110,000 skills, about.
 _HEALTH_OPERATIONS: Final = 250
+"""What a health check takes at 110,000 skills, about. With fewer left the next run does it."""
 
 FIRST_WAIT_SECONDS: Final = 600.0
 LONGEST_WAIT_SECONDS: Final = 6 * 3600.0
@@ -39,10 +38,7 @@ Report = dict[str, Any]
 
 
 async def run_scheduled(env: Env, cron: str) -> None:
-    """Run a trigger's work under its lease and log its report as one line.
-
-    Raises StorageError, logged, when the run failed: the platform then counts it as failed.
-    """
+    """Raises StorageError, logged, when the run failed: the platform then counts it as failed."""
     nightly = cron == NIGHTLY_CRON
     name, work = (_NIGHTLY_LEASE, _rebuild) if nightly else (_CHECK_LEASE, _check)
     holder = secrets.token_hex(8)
@@ -51,7 +47,9 @@ async def run_scheduled(env: Env, cron: str) -> None:
             env.log("scheduled-run-skipped", level="warning", cron=cron)
             return
         try:
-            await _run(env, cron, work)
+            report = {"cron": cron, "startedAt": env.now()} | await work(env)
+            env.log("scheduled-run-finished", cron=cron, report=report)
+            await save_report(env, LAST_CHECK, report)
         finally:
             await give_lease_back(env, name, holder)
     except StorageError as error:
@@ -59,14 +57,8 @@ async def run_scheduled(env: Env, cron: str) -> None:
         raise
 
 
-async def _run(env: Env, cron: str, work: Callable[[Env], Awaitable[Report]]) -> None:
-    report = {"cron": cron, "startedAt": env.now()} | await work(env)
-    env.log("scheduled-run-finished", cron=cron, report=report)
-    await save_report(env, LAST_CHECK, report)
-
-
 async def _check(env: Env) -> Report:
-    """Rebuilds that got stuck, what is known to be undone, and the counts.
+    """Resume a stalled rebuild, run the light repair and compare the sources.
 
     A rebuild itself goes through the queue: the operations of this invocation are not enough
     for the counts and for it.
@@ -89,7 +81,7 @@ async def _check(env: Env) -> Report:
 
 
 class _Pace(msgspec.Struct, frozen=True, rename="camel"):
-    """How many rebuilds in a row the checks have begun, and when the last one."""
+    """How many rebuilds in a row the checks began, and when the last one began."""
 
     rebuilds: int = 0
     begun_at: str = EPOCH
@@ -105,36 +97,29 @@ class _Pace(msgspec.Struct, frozen=True, rename="camel"):
 async def _rebuild_on_drift(env: Env, health: Health, unfinished: RebuildJob | None) -> Report:
     """Begin a rebuild where one would help, unless one is under way or has just not helped.
 
-    What a rebuild cannot mend (a record that PostgreSQL refuses, in a small marketplace) must not
-    make it run every five minutes for ever.
+    What a rebuild cannot repair (a record that PostgreSQL refuses, in a small marketplace) must
+    not make it run every five minutes for ever.
     """
-    pace = await _load_pace(env)
+    if health.prisma_count is None:
+        return {"rebuildPutOff": "postgres is away"} if health.needs_rebuild else {}
+    database = await get_db(env)
+    document = await database.load_state(_PACE)
+    pace = read_state(env, _PACE, document, _Pace) or _Pace()
     since = seconds_since(pace.begun_at, env.now())
     if not health.needs_rebuild:
         if pace.rebuilds and since > 2 * pace.wait:
-            await _save_pace(env, _Pace(0, pace.begun_at))
+            await database.save_state(_PACE, msgspec.json.encode(_Pace()))
         return {}
     if unfinished is not None:
         return {"rebuildUnderWay": unfinished.id}
-    if health.prisma_count is None:
-        return {"rebuildPutOff": "postgres is away"}
     if since < pace.wait:
         return {"rebuildPutOffFor": round(pace.wait - since)}
-    await _save_pace(env, _Pace(pace.rebuilds + 1, env.now()))
-    job = await start_rebuild(env, follow=False)
-    return {"rebuildJob": job.id}
-
-
-async def _load_pace(env: Env) -> _Pace:
-    paces = await load_states(env, _PACE, _Pace)
-    return max(paces, key=lambda pace: pace.begun_at, default=_Pace())
-
-
-async def _save_pace(env: Env, pace: _Pace) -> None:
-    await save_state(env, _PACE, msgspec.json.encode(pace))
+    next_pace = _Pace(pace.rebuilds + 1, env.now())
+    await database.save_state(_PACE, msgspec.json.encode(next_pace))
+    return {"rebuildJob": (await start_rebuild(env, follow=False)).id}
 
 
 async def _rebuild(env: Env) -> Report:
     """The nightly run: it only begins here and goes on in the queue, step by step."""
     job = await start_rebuild(env, follow=False)
-    return {"ok": True, "rebuildJob": job.id, "report": describe(env, job)}
+    return {"ok": True, "rebuildJob": job.id, "report": job.report(env.now())}

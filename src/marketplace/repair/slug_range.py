@@ -10,13 +10,15 @@ from marketplace.skills.skill import PublishedSummary
 _DIFFERENCES_AT_ONCE: Final = 1000
 
 _ROW_WINS: Final = {DifferenceKind.NEWER_IN_DATABASE, DifferenceKind.MISSING_IN_KV}
+_OVERWRITTEN: Final = {*_ROW_WINS, DifferenceKind.OTHER_SLUG, DifferenceKind.TAKEN_SLUG}
+"""Differences whose repair replaces what KV has under the slug."""
 
 
 def unmarked_slugs(
     page: PublishedPage, differences: Sequence[Difference], after: str, until: str | None
 ) -> list[str]:
     """The slugs in a range whose records lack metadata, and are not written anyway."""
-    written = {found.name for found in differences if found.kind in OVERWRITTEN}
+    written = {found.name for found in differences if found.kind in _OVERWRITTEN}
     return [
         name
         for name in page.without_metadata
@@ -27,8 +29,8 @@ def unmarked_slugs(
 async def find_differences(
     page: PublishedPage, after: str, database: SkillDatabase
 ) -> AsyncIterator[tuple[Sequence[Difference], str | None]]:
-    """The differences of a page's range after a slug, in portions, each with the slug that it
-    reaches to; None: it is the last portion."""
+    """The differences of a page's range after a slug, in portions, each with its last slug, which
+    is None in the last portion."""
     until = page.last_slug
     if page.cursor is None:
         until = None
@@ -79,12 +81,3 @@ def merge_portion(
 def _is_within(name: str, after: str, until: str | None) -> bool:
     """Whether a slug is in a range, of which ``until`` None has no end."""
     return name > after and (until is None or name <= until)
-
-
-OVERWRITTEN: Final = {
-    DifferenceKind.NEWER_IN_DATABASE,
-    DifferenceKind.MISSING_IN_KV,
-    DifferenceKind.OTHER_SLUG,
-    DifferenceKind.TAKEN_SLUG,
-}
-"""Differences whose settling replaces what KV has under the slug."""

@@ -19,7 +19,7 @@ from marketplace.publishing.messages import PUBLISH_QUEUE, publish_message
 from marketplace.publishing.publish import publish_skills
 from marketplace.publishing.submissions import get_submission_status, submit
 from marketplace.repair.light_repair import run_light_repair
-from marketplace.repair.rebuild import describe, start_rebuild
+from marketplace.repair.rebuild import start_rebuild
 from marketplace.skills.listing_rules import ListingQuery
 from marketplace.skills.seed import load_seed
 from marketplace.skills.skill import Skill
@@ -292,7 +292,7 @@ async def test_a_rebuild_counts_what_a_stranger_brings_and_not_what_gives_way(
         await market.fill([_listed()])
     job = await start_rebuild(market.env, wait_seconds=20)
     assert job.complete
-    assert describe(market.env, job)["prismaBackfilled"] == backfilled
+    assert job.report(market.env.now())["prismaBackfilled"] == backfilled
     assert market.kv.keys("outbox:") == []
 
 

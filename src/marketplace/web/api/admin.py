@@ -15,7 +15,7 @@ from marketplace.operations.redrive import (
     redrive_all,
     redrive_ids,
 )
-from marketplace.repair.rebuild import describe, get_rebuild, start_rebuild
+from marketplace.repair.rebuild import get_rebuild, start_rebuild
 from marketplace.web.answers import private
 from marketplace.web.characters import LOOKED_UP
 from marketplace.web.context import CurrentEnv, Operator
@@ -45,7 +45,7 @@ async def rebuild_index(
     """Reconcile PostgreSQL and KV both ways and rewrite the index; 202 while it goes on."""
     job = await start_rebuild(env, dry_run=dry_run, wait_seconds=wait)
     status = HTTPStatus.OK if job.complete else HTTPStatus.ACCEPTED
-    return private(describe(env, job), status=status)
+    return private(job.report(env.now()), status=status)
 
 
 @router.get("/rebuild-index/{job_id}")
@@ -56,7 +56,7 @@ async def rebuild_progress(
     job = await get_rebuild(env, job_id)
     if job is None:
         raise NotFound(f"There is no rebuild {job_id!r:.100}.")
-    return private(describe(env, job))
+    return private(job.report(env.now()))
 
 
 class RedriveRequest(BaseModel):
