@@ -53,9 +53,10 @@ async def check_health(env: Env) -> Health:
     }
     counted = {"postgres": database.value.skills if database.value else None, "kv": records.value}
     counted["kv_index"] = _index_counted(index.value, counted)
-    health.prisma_count = _count(counted["postgres"])
-    health.kv_enumerated_count = _count(counted["kv"])
-    health.kv_index_count = _count(counted["kv_index"])
+    counts = {source: found.count if found else None for source, found in counted.items()}
+    health.prisma_count = counts["postgres"]
+    health.kv_enumerated_count = counts["kv"]
+    health.kv_index_count = counts["kv_index"]
     _describe_index(health, index.value)
     health.drifts = find_drifts(counted)
     health.drift_detected = bool(health.drifts)
@@ -66,10 +67,6 @@ async def check_health(env: Env) -> Health:
     recommend(health, refused=database.refused)
     health.status = status_of(health)
     return health
-
-
-def _count(counted: SkillCount | None) -> int | None:
-    return None if counted is None else counted.count
 
 
 def _index_counted(
@@ -112,9 +109,8 @@ def _add_operations(
         letters = dict(database.letters)
         health.dead_letters = DeadLetterCounts(total=sum(letters.values()), by_reason=letters)
     sources = [source for source in (database, rest) if source is not None]
-    repairs, checks = [s.last_repair for s in sources], [s.last_check for s in sources]
-    health.last_repair = newest_report(env, LAST_REPAIR, repairs)
-    health.last_check = newest_report(env, LAST_CHECK, checks)
+    health.last_repair = newest_report(env, LAST_REPAIR, [s.last_repair for s in sources])
+    health.last_check = newest_report(env, LAST_CHECK, [s.last_check for s in sources])
     if rest and rest.pending:
         scanned_at = rest.pending.scanned_at
         health.oldest_pending = {

@@ -76,11 +76,8 @@ async def read_source(
 ) -> _Reading[T]:
     """Read a source; a failure and a timeout become part of the reading, and one log line."""
     start = time.monotonic()
-
-    def elapsed() -> float:
-        return round((time.monotonic() - start) * 1000, 1)
-
-    failure: StorageError
+    value: T | None = None
+    failure: StorageError | None = None
     try:
         async with asyncio.timeout(seconds):
             value = await read(env)
@@ -88,11 +85,12 @@ async def read_source(
         failure = TimedOut(f"no answer within {seconds:.0f} s")
     except StorageError as raised:
         failure = raised
-    else:
-        return _Reading(value, elapsed())
+    milliseconds = round((time.monotonic() - start) * 1000, 1)
+    if failure is None:
+        return _Reading(value, milliseconds)
     error = f"{failure.reason}: {failure}"
     env.log("health-source-not-read", level=failure.level, source=source, reason=error)
-    return _Reading(None, elapsed(), error, refused=isinstance(failure, DatabaseRefused))
+    return _Reading(None, milliseconds, error, refused=isinstance(failure, DatabaseRefused))
 
 
 async def read_database(env: Env) -> FoundInDatabase:

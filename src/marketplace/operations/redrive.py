@@ -14,8 +14,6 @@ MAX_REDRIVEN: Final = 100  # letters in one call
 
 
 class RedriveOutcome(StrEnum):
-    """What became of a letter."""
-
     REDRIVEN = "redriven"
     ALREADY_REDRIVEN = "already-redriven"
     UNKNOWN = "unknown"

@@ -31,9 +31,7 @@ OUTDATED_READS: Final = 5
 
 @dataclass(slots=True)
 class BatchReport:
-    """What became of a batch, in messages."""
-
-    published: int = 0
+    published: int = 0  # in messages
     buried: int = 0
     retried: int = 0
     reasons: dict[str, int] = field(default_factory=dict)

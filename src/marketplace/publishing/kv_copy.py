@@ -135,13 +135,8 @@ async def _write_failure(
         failure, reason = Unreadable(str(error)), "invalid-record"
     else:
         return None
-    env.log(
-        "skill-not-stored-in-kv",
-        level="warning",
-        slug=skill.name,
-        reason=reason,
-        detail=str(failure),
-    )
+    slug, detail = skill.name, str(failure)
+    env.log("skill-not-stored-in-kv", level="warning", slug=slug, reason=reason, detail=detail)
     return failure
 
 

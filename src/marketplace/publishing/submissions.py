@@ -54,8 +54,6 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class RefusedResult:
-    """A scan result that changed nothing, and why."""
-
     submission_id: str
     reason: str
 
@@ -229,7 +227,7 @@ async def _find_stuck(
     published = await kv_submissions.get_publications(env, [p.id for p in pending])
     stuck, unmarked = [], 0
     for submission in pending:
-        scan = verdicts[submission.key]
+        scan = verdicts.get(submission.key)
         if scan is None or _is_decided(scan, published[submission.id]):
             await kv_submissions.unmark_pending(env, submission)
             unmarked += 1
@@ -248,19 +246,21 @@ async def _send_again(env: Env, stuck: Sequence[tuple[PendingSubmission, Scan]])
     return True
 
 
-async def _verdicts(env: Env, pending: Sequence[PendingSubmission]) -> Mapping[str, Scan | None]:
+async def _verdicts(env: Env, pending: Sequence[PendingSubmission]) -> Mapping[str, Scan]:
     """The verdict for each mark, by its key. Where a call was cut off before it kept one, that of
-    the mark is kept now; None where that cannot be read either."""
+    the mark is kept now; none is left where that cannot be read either."""
     kept = await kv_submissions.get_scans(env, [p.id for p in pending])
-    verdicts: dict[str, Scan | None] = {}
-    for submission in pending:
-        scan = kept[submission.id]
-        if isinstance(scan, Scan) and scan.scanned_at >= submission.scanned_at:
-            verdicts[submission.key] = scan
+    verdicts = {
+        submission.key: scan
+        for submission in pending
+        if isinstance(scan := kept[submission.id], Scan)
+        and scan.scanned_at >= submission.scanned_at
+    }
     missing = [submission for submission in pending if submission.key not in verdicts]
     for key, scan in (await kv_submissions.keep_marked_scans(env, missing)).items():
-        verdicts[key] = scan if isinstance(scan, Scan) else None
-        if not isinstance(scan, Scan):
+        if isinstance(scan, Scan):
+            verdicts[key] = scan
+        else:
             env.log("pending-without-verdict", level="error", key=key, reason=str(scan))
     return verdicts
 

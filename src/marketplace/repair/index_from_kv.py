@@ -26,14 +26,9 @@ READING_SHARE: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class WrittenIndex:
-    """How many skills the new index lists, and what could not be read for it.
-
-    ``complete``: all records were read. Otherwise the old index answers for the rest.
-    """
-
     skills: int
     malformed: list[Malformed]
-    complete: bool
+    complete: bool  # all records were read; otherwise the old index answers for the rest
 
 
 async def write_index_from_kv(env: Env) -> WrittenIndex:

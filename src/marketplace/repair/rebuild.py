@@ -68,7 +68,7 @@ async def start_rebuild(
             return await advance(env, job.id, seconds=min(wait_seconds, STEP_SECONDS)) or job
         except StorageError as error:
             _log_failure(env, job.id, error)
-    await _send(env, job)
+    await send_messages(env, env.maintenance_queue, [{REBUILD_JOB: job.id}])
     return job
 
 
@@ -225,7 +225,7 @@ async def _follow_up(env: Env, saved: Rebuilds | None, job_id: str) -> None:
     if job is not None and job.complete:
         await _report(env, job)
     if not saved.current.complete:
-        await _send(env, saved.current)
+        await send_messages(env, env.maintenance_queue, [{REBUILD_JOB: saved.current.id}])
 
 
 async def _report(env: Env, job: RebuildJob) -> None:
@@ -233,10 +233,6 @@ async def _report(env: Env, job: RebuildJob) -> None:
     env.log("rebuild-finished", report=report)
     if not job.dry_run:
         await save_report(env, LAST_REPAIR, report)
-
-
-async def _send(env: Env, job: RebuildJob) -> None:
-    await send_messages(env, env.maintenance_queue, [{REBUILD_JOB: job.id}])
 
 
 async def resume_stalled(env: Env) -> RebuildJob | None:

@@ -26,8 +26,6 @@ MAX_RACES: Final = 10  # changes of the state that others were quicker with
 
 
 class ErrorDetail(msgspec.Struct):
-    """What could not be read or placed, and why."""
-
     key: str
     reason: str
 
@@ -72,7 +70,6 @@ class RebuildJob(msgspec.Struct, kw_only=True, rename="camel"):
 
     @property
     def complete(self) -> bool:
-        """Whether nothing is left to do, or nothing more will be tried."""
         return self.stage == "done"
 
     def add_error(self, key: str, reason: str) -> None:
@@ -138,7 +135,6 @@ class Rebuilds(msgspec.Struct, rename="camel"):
         return next((job for job in jobs if job is not None and job.id == job_id), None)
 
     def followed_by(self, env: Env, job: RebuildJob) -> "Rebuilds":
-        """With another one as the current, which begins now."""
         begun = new_job(env, dry_run=job.dry_run)
         begun.id = job.id
         ended = msgspec.structs.replace(self.current, placed=[])

@@ -91,7 +91,7 @@ class Reconciler:
         plan = _Plan()
         read = [found.name for found in differences if found.kind not in _INTO_KV]
         skills = await self._read([*read, *unmarked])
-        moved = []
+        moved: list[tuple[Skill, Skill]] = []
         for found in differences:
             skill = skills.get(found.name)
             if found.kind in _INTO_KV:
@@ -154,7 +154,15 @@ class Reconciler:
 
         Returns the slugs that still hold such a record, and must not be overwritten.
         """
-        placed = await self._placeable([found.skill for found in misplaced])
+        renamed = [found.skill.renamed(certain_slug(found.skill)) for found in misplaced]
+        outcome = await upsert_in_bulk(renamed, self.database.check_skills)
+        rejected = {skill.identity: reason for skill, reason in outcome.rejected}
+        placed: dict[str, Skill] = {}
+        for skill in (found.skill for found in misplaced):
+            if skill.identity in rejected:
+                self.job.add_error(f"skill:{skill.name}", rejected[skill.identity])
+            else:
+                placed[skill.name] = skill
         if not self.job.dry_run:
             placed = await self._publish(placed, leave_notes=leave_notes)
         done = [found for found in misplaced if found.skill.name in placed]
@@ -162,16 +170,6 @@ class Reconciler:
         self.job.prisma_backfilled += sum(found.into_database for found in done)
         self.job.kv_backfilled += sum(found.into_kv for found in done)
         return {found.skill.name for found in misplaced} - placed.keys()
-
-    async def _placeable(self, skills: Sequence[Skill]) -> dict[str, Skill]:
-        """Those that PostgreSQL would take under a slug of their own; the others are errors."""
-        renamed = [skill.renamed(certain_slug(skill)) for skill in skills]
-        outcome = await upsert_in_bulk(renamed, self.database.check_skills)
-        rejected = {skill.identity: reason for skill, reason in outcome.rejected}
-        for skill in skills:
-            if skill.identity in rejected:
-                self.job.add_error(f"skill:{skill.name}", rejected[skill.identity])
-        return {skill.name: skill for skill in skills if skill.identity not in rejected}
 
     async def _publish(self, skills: Mapping[str, Skill], *, leave_notes: bool) -> dict[str, Skill]:
         """Those that both stores took."""
@@ -184,15 +182,12 @@ class Reconciler:
                     self.job.add_error(f"skill:{skill.name}", "not stored in both sources")
                     continue
                 placed[skill.name] = skill
-                if leave_notes and outcome.skill.name != skill.name:
-                    await self._leave_note(skill, outcome.skill)
+                try:
+                    if leave_notes and outcome.skill.name != skill.name:
+                        await leave_note(self.env, skill, outcome.skill)
+                except KvError as error:
+                    self.job.add_error(f"skill:{skill.name}", f"{error.reason}: {error}")
         return placed
-
-    async def _leave_note(self, record: Skill, row: Skill) -> None:
-        try:
-            await leave_note(self.env, record, row)
-        except KvError as error:
-            self.job.add_error(f"skill:{record.name}", f"{error.reason}: {error}")
 
     async def _write(self, skills: Sequence[Skill]) -> int:
         """Write the records of rows, or records again; how many were, or would be, written."""

@@ -31,8 +31,6 @@ FIRST_WAIT_SECONDS: Final = 600.0
 LONGEST_WAIT_SECONDS: Final = 6 * 3600.0
 
 _PACE: Final = "rebuilds-by-check"
-_CHECK_LEASE: Final = "scheduled-check"
-_NIGHTLY_LEASE: Final = "scheduled-rebuild"
 
 Report = dict[str, Any]
 
@@ -40,7 +38,7 @@ Report = dict[str, Any]
 async def run_scheduled(env: Env, cron: str) -> None:
     """Raises StorageError, logged, when the run failed: the platform then counts it as failed."""
     nightly = cron == NIGHTLY_CRON
-    name, work = (_NIGHTLY_LEASE, _rebuild) if nightly else (_CHECK_LEASE, _check)
+    name, work = ("scheduled-rebuild", _rebuild) if nightly else ("scheduled-check", _check)
     holder = secrets.token_hex(8)
     try:
         if not await take_lease(env, name, holder):
