@@ -35,11 +35,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class _Reading(Generic[T]):
-    """What a source answered, or why it did not."""
-
     value: T | None
     milliseconds: float
-    error: str | None = None
+    error: str | None = None  # why there is no value
     refused: bool = False
 
     def state(self) -> SourceState:
@@ -50,10 +48,8 @@ class _Reading(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class SkillCount:
-    """The skills of a source; ``digest`` is None where only their number is known."""
-
     count: int
-    digest: str | None
+    digest: str | None  # None where only the number is known
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,6 @@ REDRIVE_CALL: Final = "POST /api/v1/admin/dead-letters/redrive"
 
 
 class SourceState(msgspec.Struct, kw_only=True):
-    """Whether a source answered, how fast, and what is wrong with it."""
-
     reachable: bool
     latency_ms: float
     error: str | None = None
@@ -19,8 +17,6 @@ class SourceState(msgspec.Struct, kw_only=True):
 
 
 class Drift(msgspec.Struct, kw_only=True):
-    """Two sources that disagree, in number or in members."""
-
     kind: Literal["count", "members"]
     sources: tuple[str, str]
     counts: tuple[int, int]
@@ -37,9 +33,7 @@ class Recommendation(msgspec.Struct, kw_only=True):
 
 
 class DeadLetterCounts(msgspec.Struct, kw_only=True):
-    """Dead letters that wait; None where PostgreSQL could not be read."""
-
-    total: int | None = None
+    total: int | None = None  # None where PostgreSQL could not be read
     by_reason: dict[str, int] = {}
 
 

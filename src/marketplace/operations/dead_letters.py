@@ -32,8 +32,7 @@ async def bury(
         failed_at=env.now(),
     )
     env.log("dead-letter", level="warning", id=letter.id, reason=reason, detail=detail)
-    database = await get_db(env)
-    await database.store_dead_letter(letter)
+    await (await get_db(env)).store_dead_letter(letter)
 
 
 def dead_letter_id(queue: str, body: object) -> str:

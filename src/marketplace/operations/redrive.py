@@ -21,19 +21,16 @@ class RedriveOutcome(StrEnum):
 
 
 class RedriveResult(msgspec.Struct):
-    """The outcome for one letter; ``reason`` where it failed."""
-
-    id: str
+    id: str  # of the letter
     outcome: RedriveOutcome
-    reason: str | None = None
+    reason: str | None = None  # why it failed
 
 
 async def list_letters(
     env: Env, *, reason: str | None, after: str | None, limit: int
 ) -> Sequence[DeadLetter]:
     """Up to ``limit`` letters that wait, by id, after ``after``. Raises DatabaseError."""
-    database = await get_db(env)
-    return await database.list_dead_letters(reason=reason, after=after, limit=limit)
+    return await (await get_db(env)).list_dead_letters(reason=reason, after=after, limit=limit)
 
 
 async def count_letters(env: Env, reason: str | None) -> int:

@@ -12,10 +12,8 @@ OUTBOX_BATCH: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class DrainedOutbox:
-    """Of a batch the entries that left the outbox, and the skills that were news to PostgreSQL."""
-
-    entries: int
-    news: int
+    entries: int  # of one batch, which have left the outbox
+    news: int  # skills of which PostgreSQL had an older state or none
 
 
 async def drain_outbox(env: Env) -> DrainedOutbox:

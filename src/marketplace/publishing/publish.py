@@ -37,16 +37,13 @@ _DATABASE_SESSIONS: Final = 2  # a lost connection is replaced once; the queue r
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """Where a skill was stored. ``skill`` is the stored state, which may be a newer revision."""
-
-    skill: Skill
+    skill: Skill  # the stored state, which may be a newer revision
     in_database: bool
     in_kv: bool
     changed_database: bool = False  # whether PostgreSQL had not this state, nor a newer one
 
     @property
     def in_both(self) -> bool:
-        """Whether PostgreSQL and KV have the skill."""
         return self.in_database and self.in_kv
 
 

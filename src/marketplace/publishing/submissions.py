@@ -173,9 +173,7 @@ async def _enqueue(env: Env, messages: Sequence[Mapping[str, Any]]) -> bool:
 
 
 class _Place(msgspec.Struct, frozen=True):
-    """Where the next call of `ask_again` begins; without a cursor at the oldest submission."""
-
-    cursor: str | None = None
+    cursor: str | None = None  # where the next call of `ask_again` begins; None: at the oldest mark
 
 
 async def ask_again(env: Env) -> int:
@@ -221,8 +219,6 @@ async def _find_stuck(
     env: Env, pending: Sequence[PendingSubmission]
 ) -> tuple[list[tuple[PendingSubmission, Scan]], int]:
     """What to ask for, and how many marks were out of date and have been taken away."""
-    if not pending:
-        return [], 0
     verdicts = await _verdicts(env, pending)
     published = await kv_submissions.get_publications(env, [p.id for p in pending])
     stuck, unmarked = [], 0
@@ -266,9 +262,8 @@ async def _verdicts(env: Env, pending: Sequence[PendingSubmission]) -> Mapping[s
 
 
 def _is_decided(scan: Scan, published: Stored[Publication]) -> bool:
-    if scan.verdict is Verdict.FAIL:
-        return True
-    return isinstance(published, Publication) and published.scanned_at >= scan.scanned_at
+    published_by = published.scanned_at if isinstance(published, Publication) else ""
+    return scan.verdict is Verdict.FAIL or published_by >= scan.scanned_at
 
 
 def _is_stuck(env: Env, pending: PendingSubmission, scan: Scan) -> bool:

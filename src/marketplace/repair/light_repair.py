@@ -21,11 +21,9 @@ _ROW_BATCH: Final = 200
 
 
 class LightRepairReport(msgspec.Struct, rename="camel"):
-    """What one light repair did, in skills; ``asked_again`` in submissions."""
-
-    database_backfilled: int = 0
-    kv_backfilled: int = 0
-    asked_again: int = 0
+    database_backfilled: int = 0  # skills
+    kv_backfilled: int = 0  # skills
+    asked_again: int = 0  # submissions
     errors: list[str] = msgspec.field(default_factory=list)
 
 

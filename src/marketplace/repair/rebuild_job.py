@@ -31,10 +31,8 @@ class ErrorDetail(msgspec.Struct):
 
 
 class Position(msgspec.Struct, rename="camel"):
-    """How far a walk has come: the list cursor, and the last slug that is done with."""
-
-    cursor: str | None = None
-    after: str = ""
+    cursor: str | None = None  # of the list
+    after: str = ""  # the last slug that is done with
 
 
 class RebuildJob(msgspec.Struct, kw_only=True, rename="camel"):
@@ -82,7 +80,7 @@ class RebuildJob(msgspec.Struct, kw_only=True, rename="camel"):
             self.placed.append(slug)
 
     def end(self, error: StorageError) -> None:
-        """End without having come through; what was repaired stays repaired."""
+        """End before everything is done; what was repaired stays repaired."""
         self.failure = error.reason
         self.add_error("rebuild", f"{error.reason}: {error}")
         self.stage = "done"

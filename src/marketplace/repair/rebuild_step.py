@@ -46,7 +46,7 @@ class Step:
                 return
 
     async def _run_stage(self) -> bool:
-        """Run the current stage; whether it came to its end."""
+        """Whether the current stage came to its end."""
         match self._job.stage:
             case "outbox":
                 return await self._outbox()

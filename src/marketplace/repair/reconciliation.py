@@ -50,8 +50,6 @@ class _Misplaced:
 
 @dataclass(slots=True)
 class _Plan:
-    """What to do about some differences."""
-
     into_database: list[Skill] = field(default_factory=list)
     taken: list[_Misplaced] = field(default_factory=list)  # the slug is another skill's
     moved: list[_Misplaced] = field(default_factory=list)  # the row has another slug
@@ -72,8 +70,6 @@ class Reconciler:
 
         Raises DatabaseError, KvError.
         """
-        if not differences and not unmarked:
-            return
         job, plan = self.job, await self._plan(differences, unmarked)
         # Records first move out of slugs that belong to others; then those write theirs.
         await self._into_database(plan)
@@ -105,16 +101,9 @@ class Reconciler:
                 plan.taken.append(_Misplaced(skill))
             elif found.row is not None:
                 moved.append((skill, found.row))
-        await self._plan_moved(plan, moved)
-        plan.unmarked = [skills[name] for name in unmarked if name in skills]
-        return plan
-
-    async def _plan_moved(self, plan: _Plan, pairs: Sequence[tuple[Skill, Skill]]) -> None:
-        """What it takes to bring records together with their rows, which have other slugs."""
         written = {row.name for row in plan.into_kv}
-        names = [row.name for _, row in pairs]
-        there = await read_records(self.env, names) if names else {}
-        for skill, row in pairs:
+        there = await read_records(self.env, [row.name for _, row in moved])
+        for skill, row in moved:
             newer = skill.revision > row.revision
             record = there[row.name]
             is_current = isinstance(record, Skill) and record.revision >= row.revision
@@ -122,6 +111,8 @@ class Reconciler:
             plan.moved.append(_Misplaced(skill, newer, newer or (ahead and not is_current)))
             if ahead:
                 self.job.place(row.name)
+        plan.unmarked = [skills[name] for name in unmarked if name in skills]
+        return plan
 
     async def _read(self, names: Sequence[str]) -> dict[str, Skill]:
         """The records of these slugs; one that cannot be read is an error, and no obstacle."""

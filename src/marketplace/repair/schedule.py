@@ -79,10 +79,8 @@ async def _check(env: Env) -> Report:
 
 
 class _Pace(msgspec.Struct, frozen=True, rename="camel"):
-    """How many rebuilds in a row the checks began, and when the last one began."""
-
-    rebuilds: int = 0
-    begun_at: str = EPOCH
+    rebuilds: int = 0  # in a row, that checks began
+    begun_at: str = EPOCH  # the last one
 
     @property
     def wait(self) -> float:

@@ -31,11 +31,9 @@ async def find_differences(
 ) -> AsyncIterator[tuple[Sequence[Difference], str | None]]:
     """The differences of a page's range after a slug, in portions, each with its last slug, which
     is None in the last portion."""
-    until = page.last_slug
-    if page.cursor is None:
-        until = None
-    elif until is None:
+    if page.cursor is not None and page.last_slug is None:
         return  # no record, so the range stays open for the next page
+    until = None if page.cursor is None else page.last_slug
     keys = page.record_keys()
     while True:
         differences = await database.compare_range(
