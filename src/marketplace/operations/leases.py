@@ -1,7 +1,7 @@
 """A lease keeps two runs of one job apart.
 
-It is in PostgreSQL and expires by itself, so that a crash holds it only for a while. With
-PostgreSQL away the work runs without one: it may run twice and does no harm then.
+It is in PostgreSQL and expires by itself, so that a crash does not keep it for ever. With
+PostgreSQL away the work runs without one: running it twice at once does no harm.
 """
 
 from datetime import timedelta

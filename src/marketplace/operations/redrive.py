@@ -55,9 +55,9 @@ async def redrive_all(env: Env, *, reason: str | None) -> list[RedriveResult]:
 
 
 async def _redrive(env: Env, letter_id: str, letter: DeadLetter | None) -> RedriveResult:
-    """Send, then note: cut off in between it is sent twice, and publishing bears that.
+    """Send, then note. Cut off in between, the letter is sent twice, and publishing is idempotent.
 
-    Noted is the moment before sending: whatever fails after that opens the letter again.
+    The moment before sending is noted, so that a failure after it opens the letter again.
     """
     if letter is None:
         return RedriveResult(letter_id, RedriveOutcome.UNKNOWN)

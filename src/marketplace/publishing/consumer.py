@@ -58,8 +58,8 @@ async def handle_publish_batch(env: Env, messages: Sequence[QueueMessage]) -> Ba
     """Publish what the messages name. Every message is acknowledged, buried or retried.
 
     Acknowledged: its skill is stored in PostgreSQL or in KV. Buried: it can never be published as
-    it stands, so it became a dead-letter record with the reason and was acknowledged. Retried:
-    storage was away; the delay grows with the attempts, and the queue's dead-letter queue follows.
+    it is, so it became a dead-letter record with the reason and was acknowledged. Retried: storage
+    was away; the delay grows with the attempts, and at last it goes to the dead-letter queue.
     """
     report = BatchReport()
     await _handle(env, messages, report)
@@ -173,8 +173,8 @@ async def _note_publications(
         submission, skill = reading.submission, outcome.skill
         if not (submission.trusted or says_the_same(reading.skill, skill)):
             env.log("stranger-changed-nothing", id=submission.id, slug=skill.name)
-        # A stranger's skill that waits in the outbox may turn out to be listed already: the index,
-        # where the newest state counts, must not have it.
+        # A stranger's skill that waits in the outbox may be listed already: the index, where the
+        # newest state counts, must not get it.
         if submission.trusted or outcome.in_database:
             stored[skill.name] = skill
         notes[submission.id] = Publication(

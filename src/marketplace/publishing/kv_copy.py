@@ -117,8 +117,8 @@ async def _owners(env: Env, rows: Iterable[Skill], records: Iterable[Skill]) -> 
 
 
 async def _write_row(env: Env, row: Skill) -> None:
-    """If another writer within the second stored a newer state, `_note` tells, and its row is
-    written again."""
+    """KV refuses a second write within a second, so this one may come late and be the older
+    state. `_note` notices, and the newer row is written again."""
     await write_again_if_refused(lambda: write_record(env, row))
 
 
@@ -157,9 +157,9 @@ async def _note(env: Env, written: Sequence[Skill]) -> list[Skill]:
 async def leave_note(env: Env, record: Skill, row: Skill) -> None:
     """Let the slug that a record had lead to the slug of its row.
 
-    Or to another skill, whose old slug it is as well: the alias in PostgreSQL comes first and
-    reserves the slug. Where another skill has it now, its record is in the place of the note,
-    and must stay. Raises DatabaseError, KvError.
+    It may lead to another skill whose old slug it is as well. The alias in PostgreSQL comes first
+    and reserves the slug. Where another skill has the slug now, its record is in the place of the
+    note, and must stay. Raises DatabaseError, KvError.
     """
     database = await get_db(env)
     await database.add_alias(record.name, record.identity)

@@ -3,16 +3,16 @@
 PostgreSQL decides and KV follows. Every step can be repeated, and none depends on what an
 earlier invocation remembered: a message names a submission, and its records are read again.
 
-With PostgreSQL away, KV alone takes the skill. KV has no compare-and-set, so nothing may be
-decided there by whoever writes first, nor be written where another may be by now: a skill new to KV
-takes the slug that carries the digest of its identity, which no other skill can be given, and each
+With PostgreSQL away, KV alone takes the skill. KV has no compare-and-set, so the first writer
+decides nothing there, and a slug that another skill may have by now is not written. A skill that is
+new to KV takes the slug that carries the digest of its identity, which no other skill can get. Each
 revision is kept in an outbox record of its own, which no other can overwrite. The repair brings
 both into PostgreSQL.
 
-What a stranger submitted makes a new skill and changes none: wherever a store has a state of its
-identity, that one stands (`skills.skill.replaces`), as the statement in PostgreSQL decides. So it
-goes nowhere while KV cannot say what it has, and without PostgreSQL into the outbox alone, under a
-key that tells: a record would count as listed.
+A stranger's submission may make a new skill and changes none: a state that a store already has of
+the identity stays (`skills.skill.replaces`), as the statement in PostgreSQL decides. So it is
+stored nowhere while KV cannot say what it has. Without PostgreSQL it goes into the outbox alone,
+under a key that says so: a record would count as listed.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -40,7 +40,7 @@ class Published:
     skill: Skill  # the stored state, which may be a newer revision
     in_database: bool
     in_kv: bool
-    changed_database: bool = False  # whether PostgreSQL had not this state, nor a newer one
+    changed_database: bool = False  # PostgreSQL had an older state or none
 
     @property
     def in_both(self) -> bool:

@@ -76,9 +76,9 @@ async def submit(env: Env, submission: Submission) -> Receipt:
 
     A submission of the same identity that is under way answers as a duplicate of the earlier one.
     A skill that is listed is verified already, to a stranger in any version, otherwise in this
-    version or a newer one. What a trusted submission changes no stranger's does: where a skill is
-    listed, only a trusted one that is under way stands for it. Another try after a rejection is a
-    new submission. Raises KvError.
+    version or a newer one. A stranger's submission changes no listed skill: so where a skill is
+    listed, a trusted submission is a duplicate of another trusted one alone. Another try after a
+    rejection is a new submission. Raises KvError.
     """
     earlier = await _earlier_submission(env, submission.identity)
     under_way = earlier if earlier is not None and earlier.state in _UNDER_WAY else None
@@ -177,7 +177,7 @@ class _Place(msgspec.Struct, frozen=True):
 
 
 async def ask_again(env: Env) -> int:
-    """Ask once more for what passed a while ago and is not published; how many that were.
+    """Ask once more for submissions that passed a while ago and are not published; how many.
 
     Its message was lost between keeping the verdict and the queue, or ended as a dead letter; that
     letter is closed, as by a redrive. Each is asked for after STUCK_SECONDS and then at growing

@@ -20,9 +20,9 @@ class _Outcome:
 async def upsert_in_bulk(
     skills: Sequence[Skill], upsert: Callable[[Sequence[Skill]], Awaitable[Sequence[Skill]]]
 ) -> _Outcome:
-    """Upsert, or check, any number of skills. Raises DatabaseError that concerns them all.
+    """Upsert, or check, any number of skills. Raises a DatabaseError that concerns them all.
 
-    One that PostgreSQL refuses is found by halving, in some twenty statements for a thousand.
+    A skill that PostgreSQL refuses is found by halving, in some twenty statements for a thousand.
     """
     outcome = _Outcome()
     waiting = _by_size(skills)

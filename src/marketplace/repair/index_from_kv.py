@@ -1,7 +1,7 @@
 """Writing the index while PostgreSQL is away: from the records, and from the index itself.
 
-A row that only PostgreSQL has is known to the index alone then, so nothing that it lists is
-dropped. The outbox stays out of it: its slugs are not decided yet.
+Of a row that only PostgreSQL has, the index alone knows then, so nothing that it lists is dropped.
+The outbox is left out: its slugs are not decided yet.
 """
 
 from dataclasses import dataclass, replace

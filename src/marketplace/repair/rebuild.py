@@ -50,8 +50,8 @@ async def start_rebuild(
 ) -> RebuildJob:
     """Begin a rebuild; with ``wait_seconds`` its first step is tried before this returns.
 
-    What is left goes on through the queue. While one is under way, this returns the one that will
-    follow it or, without ``follow``, that one itself; but a real one ends a dry run. With
+    Its further steps go through the queue. While a rebuild is under way, this returns the one that
+    will follow it or, without ``follow``, the current one; but a real rebuild ends a dry run. With
     PostgreSQL away the index alone is written, at once, and the report says so. Raises
     DatabaseNeeded when not even that is possible, and StorageError when the rebuild cannot go on.
     """
@@ -236,8 +236,8 @@ async def _report(env: Env, job: RebuildJob) -> None:
 
 
 async def resume_stalled(env: Env) -> RebuildJob | None:
-    """Ask again for the next step of a rebuild that has not moved for STALLED_SECONDS; end one
-    that was found so MAX_RESUMED times in a row. The unfinished rebuild, if there is one.
+    """Ask again for the next step of a rebuild that has not moved for STALLED_SECONDS; end it
+    after MAX_RESUMED times in a row. Returns the unfinished rebuild, if there is one.
 
     A message is lost when its retries are used up by invocations that die, or with its queue.
     With PostgreSQL away no rebuild can go on. Raises StorageError.
