@@ -17,8 +17,8 @@ from local.setup.locks import compile_locks
 from local.setup.prepare import prepare
 from local.setup.steps import Progress
 
-# Each process that needs a marketplace starts its own, so more processes do not help.
-TEST_PROCESSES = str(min(os.cpu_count() or 1, 4))
+# One of them runs the tests of the Worker (tests/conftest.py), which mostly wait for it.
+TEST_PROCESSES = str(min(os.cpu_count() or 1, 4) + 1)
 
 cli = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 

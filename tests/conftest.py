@@ -1,6 +1,9 @@
-"""The running Worker, and the one choice that all tests share: how PostgreSQL is reached."""
+"""The running Worker, how PostgreSQL is reached, and which tests share a process."""
+
+from typing import Any, Final
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from tests.pooler import PROGRAM
 from tests.worker.marketplace import (  # noqa: F401 - fixtures and a hook
@@ -24,3 +27,26 @@ def pytest_configure(config: pytest.Config) -> None:
             "PgBouncer is missing. On Debian or Ubuntu: apt-get install pgbouncer (as root); "
             "then try again."
         )
+
+
+_SHARING: Final = {
+    "tests/worker/test_missing_binding.py": "a Worker that lacks a binding",
+    "tests/worker/": "the running Worker",
+    "tests/browser/": "the running Worker",
+    "tests/local/test_run.py": "a marketplace started by hand",
+}
+"""What some tests share and takes long to start, by how their names begin.
+The first that fits counts."""
+
+
+class _BySharing(LoadScopeScheduling):  # type: ignore[misc] # not typed
+    """Gives all tests that share something to one process, so that it starts once. These begin
+    first. All other tests go one by one to whichever process is free."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        shared = (what for start, what in _SHARING.items() if nodeid.startswith(start))
+        return next(shared, nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    return _BySharing(config, log)
