@@ -22,12 +22,18 @@ START_SECONDS = 60
 STOP_SECONDS = 30
 
 
-@pytest.fixture
-def state() -> Iterator[Path]:
+@contextmanager
+def _new_state() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="marketplace-run-"))
     folder.chmod(0o711)
     yield folder
     shutil.rmtree(folder)
+
+
+@pytest.fixture
+def state() -> Iterator[Path]:
+    with _new_state() as folder:
+        yield folder
 
 
 @contextmanager
@@ -114,19 +120,28 @@ def test_it_can_be_stopped_half_way_and_started_again(state: Path) -> None:
         _wait_until_ready(process)
 
 
-def test_the_demo_publishes_to_what_runs(state: Path) -> None:
-    port = free_port()
-    with _running(state, port) as process:
-        _wait_until_ready(process)
+@pytest.fixture(scope="class")
+def running() -> Iterator[tuple[Path, int]]:
+    """The state folder and the port of one that runs."""
+    with _new_state() as state:
+        port = free_port()
+        with _running(state, port) as process:
+            _wait_until_ready(process)
+            yield state, port
+
+
+class TestWhileItRuns:
+    def test_the_demo_publishes_to_it(self, running: tuple[Path, int]) -> None:
+        _, port = running
         demo = [sys.executable, "-m", "local", "demo", "--count=3", f"--port={port}"]
         subprocess.run(demo, cwd=REPOSITORY, check=True, timeout=START_SECONDS)
         listing = httpx.get(f"http://{LOOPBACK}:{port}/api/v1/skills?search=demo", trust_env=False)
         assert listing.json()["total"] == 3
 
-
-def test_a_second_one_on_the_same_state_is_refused_with_a_sentence(state: Path) -> None:
-    with _running(state, free_port()) as process:
-        _wait_until_ready(process)
+    def test_a_second_one_on_the_same_state_is_refused_with_a_sentence(
+        self, running: tuple[Path, int]
+    ) -> None:
+        state, _ = running
         with _running_to_its_end(state, free_port()) as (code, output):
             assert code == 1
             assert "already running" in output
