@@ -13,6 +13,23 @@ MAX_SCHEDULES = 10_000  # within which every missing protection must show
 BY_HAND = {"leaves-notes-unasked"}
 """What chance does not find: tests/unit/repair/test_rebuild.py has the schedule."""
 
+FOUND_AT = {
+    "acknowledges-failures": 50,
+    "enumerates-one-page": 61,
+    "forgets-who-filled-the-outbox": 367,
+    "gives-up-on-a-quick-second-write": 1389,
+    "keeps-verdicts-before-their-marks": 293,
+    "never-asks-again": 56,
+    "never-looks-again": 826,
+    "notes-a-redrive-when-it-was-sent": 288,
+    "takes-any-verdict-for-the-one-asked-for": 62,
+    "waits-for-queues-for-ever": 74,
+    "writes-older-rows-over-newer-records": 1371,
+    "writes-over-records-of-others": 937,
+}
+"""The first seed that shows a protection missing, where few do. It is tried before all others, and
+only to save time: a seed that is outdated by a change makes the search longer, and nothing else."""
+
 
 @pytest.mark.parametrize("first", range(0, SCHEDULES, AT_ONCE))
 def test_no_schedule_breaks_a_promise(first: int) -> None:
@@ -25,8 +42,9 @@ def test_no_schedule_breaks_a_promise(first: int) -> None:
 
 @pytest.mark.parametrize("name", sorted(MUTATIONS.keys() - BY_HAND))
 def test_every_missing_protection_is_found(name: str) -> None:
+    seeds = (FOUND_AT.get(name, 0), *range(MAX_SCHEDULES))
     with mutated(name):
-        assert any(run(Marketplace(), generate(seed)) for seed in range(MAX_SCHEDULES))
+        assert any(run(Marketplace(), generate(seed)) for seed in seeds)
 
 
 def test_a_failure_shrinks_to_what_is_needed_for_it() -> None:
