@@ -6,7 +6,7 @@ LOCAL := .venv/bin/python -m local
 export PORT
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-pooler demo check format bench scale simulate lock clean setup
+.PHONY: help run test test-pooler demo check format bench scale simulate mutants lock clean setup
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | \
@@ -49,6 +49,9 @@ scale: setup ## Measure rebuild, health and fallback at 110,000 skills, a quarte
 
 simulate: setup ## Run N=2000 random fault schedules of the marketplace (tests/simulation)
 	@PYTHONPATH=src:. exec .venv/bin/python -m tests.simulation N=$(or $(N),2000) $(ARGS)
+
+mutants: setup ## Change N=60 random tokens of the code and count what tests notice
+	@PYTHONPATH=src:. exec .venv/bin/python -m tests.mutants N=$(or $(N),60) $(ARGS)
 
 lock: setup ## Compile the lock files anew from pyproject.toml and package.json
 	@exec $(LOCAL) lock
