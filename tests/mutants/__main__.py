@@ -1,8 +1,9 @@
 """``python -m tests.mutants N=60``: changes single tokens of the code and counts what tests notice.
 
-It works on a copy of the repository. Each change is tried with the tests that reach its line, those
-of its wing first; some of them use a real PostgreSQL. The wing ``worker`` is left out: it runs only
-inside the Workers runtime, where ``tests/worker`` tests it.
+It works on a copy of the repository. Each change is tried with tests that reach its line, those of
+its wing first, and with those that read the code as text. Some of them use a real PostgreSQL. The
+wing ``worker`` is left out: it runs only inside the Workers runtime, where ``tests/worker`` tests
+it.
 """
 
 import difflib
@@ -32,6 +33,10 @@ TESTS: Final = ("tests/unit", "tests/pgwire", "tests/contract")
 CODE: Final = ("src/marketplace", "src/pgwire")
 LEFT_OUT: Final = Path("src/marketplace/worker")
 
+BUDGET_MILLISECONDS: Final = 20_000
+"""Of the tests that reach a change the quickest are run, until they take so long on the code as it
+is. The few slow tests would take most of the time and notice little that the others miss."""
+
 SLACK_SECONDS: Final = 60.0
 TIMES_AS_LONG: Final = 5
 """A change counts as noticed if its tests take so many times their time, and the slack besides."""
@@ -56,7 +61,9 @@ class Reach:
         found = lines.get(change.line, set())
         if not found:
             found = set().union(*lines.values(), *self._where_named(change, source))
-        return self._order(change.path.parent.name, found)
+        about_the_source = {test for test in self.milliseconds if _is_about_the_source(test)}
+        chosen = self._quickest(found) | about_the_source
+        return self._order(change.path.parent.name, chosen)
 
     def _where_named(self, change: Change, source: str) -> list[set[str]]:
         name = name_defined_at(source, change.line)
@@ -69,6 +76,17 @@ class Reach:
             for number, line in enumerate(Path(path).read_text("utf-8").splitlines(), 1)
             if word.search(line)
         ]
+
+    def _quickest(self, tests: set[str]) -> set[str]:
+        """As many as fit into the budget; at least one."""
+        total = 0
+        chosen = set[str]()
+        for test in sorted(tests, key=lambda test: (self.milliseconds[test], test)):
+            total += self.milliseconds[test]
+            if chosen and total > BUDGET_MILLISECONDS:
+                break
+            chosen.add(test)
+        return chosen
 
     def _order(self, wing: str, tests: set[str]) -> list[str]:
         """Those of the wing first, then the quickest file first."""
@@ -85,6 +103,11 @@ class Reach:
 
 def _file(test: str) -> str:
     return test.partition("::")[0]
+
+
+def _is_about_the_source(test: str) -> bool:
+    """Those that read the code as text reach none of its lines. They belong to no wing."""
+    return str(Path(_file(test)).parent) == TESTS[0]
 
 
 def copy_repository(into: Path) -> None:

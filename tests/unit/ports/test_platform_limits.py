@@ -4,7 +4,6 @@ no other test would notice a wrong one."""
 from marketplace.basics.concurrency import SIMULTANEOUS_CONNECTIONS
 from marketplace.kv.access import MAX_KEY_BYTES
 from marketplace.ports import kv
-from marketplace.ports.queue import FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS, retry_delay
 
 
 def test_kv_is_asked_for_as_much_as_it_gives() -> None:

@@ -83,6 +83,18 @@ async def test_empty_kv_is_filled_in_steps_within_the_limits(market: Market) -> 
     assert report["progress"]["steps"] > 5
 
 
+@pytest.mark.market(settings=Settings(kv_operation_budget=100), page_limit=5)
+async def test_every_step_and_the_end_are_logged(market: Market) -> None:
+    await market.fill(make_skills(100), table=False)
+    report = await rebuild(market)
+    steps = [line for line in market.log.lines if line["event"] == "rebuild-step-finished"]
+    assert [line["step"] for line in steps] == list(range(1, report["progress"]["steps"] + 1))
+    assert steps[-1]["processed"] == 100
+    assert all(0 < line["kv_operations"] <= 100 for line in steps)
+    (end,) = [line for line in market.log.lines if line["event"] == "rebuild-finished"]
+    assert end["report"]["rebuilt"] == 100
+
+
 @pytest.mark.market(settings=Settings(kv_operation_budget=120))
 async def test_cut_off_five_times_it_still_completes(market: Market) -> None:
     skills = make_skills(200)
