@@ -63,6 +63,19 @@ async def test_every_damage_is_repaired_as_the_dry_run_said(
     assert again["rebuilt"] == 49
 
 
+@pytest.mark.market(page_limit=3)
+async def test_a_record_that_moves_pages_ahead_is_counted_once(market: Market) -> None:
+    between = make_skills(10)
+    await market.fill(between)
+    moved = make_skill("z-new", base_slug="a-old")
+    await market.fill([moved], kv=False)
+    await market.fill([moved.renamed("a-old")], table=False)
+    dry = await rebuild(market, dry_run=True)
+    real = await rebuild(market)
+    assert numbers(dry) == numbers(real)
+    assert (real["rebuilt"], real["kvBackfilled"]) == (11, 1)
+
+
 @pytest.mark.market(settings=Settings(kv_operation_budget=100), page_limit=5)
 async def test_an_empty_table_is_filled_in_steps_within_the_limits(market: Market) -> None:
     skills = make_skills(300)
