@@ -38,8 +38,8 @@ OTHERS_MILLISECONDS: Final = 10_000
 """Of the tests that reach a change the quickest are run, of its wing and of the others, until they
 take so long on the code as it is. The few slow tests would take most of the time."""
 
-SLACK_SECONDS: Final = 60.0
-TIMES_AS_LONG: Final = 5
+SLACK_SECONDS: Final = 30.0
+TIMES_AS_LONG: Final = 3
 """A change counts as noticed if its tests take so many times their time, and the slack besides."""
 
 MEMORY_BYTES: Final = 6 * 1024**3
