@@ -13,7 +13,6 @@ import re
 import resource
 import secrets
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -142,7 +141,7 @@ def run_tests(paths: list[str], seconds: float | None, **environment: str) -> st
     try:
         output, _ = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGINT)
+        process.terminate()
         try:
             process.communicate(timeout=30)
         except subprocess.TimeoutExpired:

@@ -5,6 +5,7 @@ In each mode it leaves a JSON file for the process that started pytest.
 
 import json
 import os
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,3 +71,5 @@ def pytest_configure(config: pytest.Config) -> None:
     if PICK in os.environ:
         picked = json.loads(Path(os.environ[PICK]).read_text(encoding="utf-8"))
         config.pluginmanager.register(Picking(picked))
+        # As Ctrl-C, so that fixtures stop their servers.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
