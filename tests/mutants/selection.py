@@ -13,6 +13,7 @@ from typing import Final
 
 import pytest
 from coverage import Coverage
+from hypothesis import Phase, settings
 
 LEARN: Final = "MUTANTS_LEARN"
 """Names the file to write: which tests reach a line, and how long each test takes."""
@@ -71,5 +72,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if PICK in os.environ:
         picked = json.loads(Path(os.environ[PICK]).read_text(encoding="utf-8"))
         config.pluginmanager.register(Picking(picked))
+        # A failure is enough; to make it small takes minutes.
+        phases = [phase for phase in Phase if phase is not Phase.shrink]
+        settings.register_profile("no shrinking", phases=phases)
+        settings.load_profile("no shrinking")
         # As Ctrl-C, so that fixtures stop their servers.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
