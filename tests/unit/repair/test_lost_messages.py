@@ -122,6 +122,7 @@ async def test_the_pauses_between_two_messages_grow_to_a_day(market: Market) -> 
     assert all(later >= earlier for earlier, later in pairwise(pauses))
     assert pauses[-1] == pytest.approx(LONGEST_PAUSE_SECONDS, abs=CHECKS_APART)
     assert len(asked) < 15
+    assert (ASK_AGAIN_SECONDS, LONGEST_PAUSE_SECONDS) == (3600, 86_400)  # as the runbook says
 
 
 async def test_a_dead_letter_of_what_passed_is_sent_again_and_closed_without_an_operator(
