@@ -32,8 +32,7 @@ TESTS: Final = ("tests/unit", "tests/pgwire", "tests/contract")
 CODE: Final = ("src/marketplace", "src/pgwire")
 LEFT_OUT: Final = Path("src/marketplace/worker")
 
-WING_MILLISECONDS: Final = 30_000
-OTHERS_MILLISECONDS: Final = 10_000
+MILLISECONDS: Final = 30_000
 """Of the tests that reach a change the quickest are run, of its wing and of the others, until they
 take so long on the code as it is. The few slow tests would take most of the time."""
 
@@ -63,8 +62,8 @@ class Reach:
             found = set().union(*lines.values(), *self._where_named(change, source))
         wing = change.path.parent.name
         of_the_wing = {test for test in found if wing in Path(_file(test)).parts}
-        chosen = self._quickest(of_the_wing, WING_MILLISECONDS)
-        chosen |= self._quickest(found - of_the_wing, OTHERS_MILLISECONDS)
+        chosen = self._quickest(of_the_wing, MILLISECONDS)
+        chosen |= self._quickest(found - of_the_wing, MILLISECONDS)
         chosen |= {test for test in self.milliseconds if _is_about_the_source(test)}
         return self._order(wing, chosen)
 
