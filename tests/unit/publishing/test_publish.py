@@ -346,6 +346,9 @@ async def test_a_bug_that_one_message_meets_does_not_affect_its_neighbours(
     assert [message.settled for message in good] == [["ack"], ["ack"]]
     assert bad.settled == ["retry in 5"]
     assert len(market.tables.rows) == 2
+    (line,) = [line for line in market.log.lines if line["event"] == "publish-batch"]
+    counted = [line[name] for name in ("messages", "published", "buried", "retried")]
+    assert counted == [3, 2, 0, 1]
 
 
 async def test_a_message_waits_for_kv_to_show_its_verdict(market: Market) -> None:
