@@ -82,6 +82,7 @@ class _NumberedTask(Task[Any]):
     """A task whose hash is its number: a set of tasks then has the same order in every run."""
 
     number = 0
+    invocation: Invocation | None = None
 
     def __hash__(self) -> int:
         return self.number
@@ -191,6 +192,7 @@ class SimulatedLoop(AbstractEventLoop):
         # The number must be there before Task.__init__ registers the task in a set.
         task = _NumberedTask.__new__(_NumberedTask)
         task.number = self._counter
+        task.invocation = _invocation.get() if context is None else context.get(_invocation)
         task.__init__(  # type: ignore[misc]
             coro, loop=self, name=name or f"task-{self._counter}", context=context
         )
@@ -288,9 +290,11 @@ class SimulatedLoop(AbstractEventLoop):
         return "; ".join(places) or "no task"
 
     def raise_unhandled(self) -> None:
-        """Raise the first error that nobody has looked at."""
+        """Raise the first error that nobody has looked at. In an invocation that was dropped nobody
+        could: the callback that looks never ran."""
         for task in self._tasks:
-            if task.done() and task._log_traceback:
+            is_dropped = task.invocation is not None and task.invocation.is_dropped
+            if task.done() and task._log_traceback and not is_dropped:
                 task.result()
         for context in self.unhandled:
             raise context.get("exception") or RuntimeError(context["message"])

@@ -66,6 +66,23 @@ def test_an_error_in_a_task_that_nobody_awaits_is_not_lost() -> None:
         simulate(main())
 
 
+def test_what_a_dropped_invocation_could_not_look_at_is_no_error() -> None:
+    async def fails() -> None:
+        raise LookupError("lost")
+
+    async def body() -> None:
+        asyncio.ensure_future(fails())  # noqa: RUF006 - its invocation ends before it can look
+        await asyncio.sleep(1)
+
+    async def main() -> None:
+        invocation = Invocation("dropped", cut_at=3)
+        current_loop().start(invocation, body())
+        await finished(invocation)
+        assert invocation.is_dropped
+
+    simulate(main(), seed=0)
+
+
 @pytest.mark.parametrize("how", [CutOff.DROPPED, CutOff.CANCELLED])
 def test_an_invocation_is_cut_off_at_the_chosen_await(how: CutOff) -> None:
     log: list[str] = []
