@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from rich.text import Text
 
-from cli import views
+from cli import tables
 from cli.answers import DeadLetter, Health, Rebuild, RedriveResult, read
 from cli.client import MarketplaceClient
 from cli.errors import EXIT_FINDING, EXIT_INTERRUPTED, EXIT_OK, CliError, NoAnswer, UsageProblem
@@ -40,7 +40,7 @@ def health(client: MarketplaceClient, output: Output) -> int:
     """Show the health of all sources."""
     answer = client.health()
     report = read(answer, Health)
-    output.show(answer, views.health(report))
+    output.show(answer, tables.health(report))
     return EXIT_OK if report.is_healthy else EXIT_FINDING
 
 
@@ -69,7 +69,7 @@ def rebuild(
             output.say(_how_to_follow(report))
             return EXIT_INTERRUPTED
         report = read(answer, Rebuild)
-    output.show(answer, views.rebuild(report))
+    output.show(answer, tables.rebuild(report))
     if not report.complete:
         output.say(_how_to_follow(report))
     if not report.ok or report.errors or (wait and not report.complete):
@@ -108,7 +108,7 @@ def follow(
 
 def _how_to_follow(report: Rebuild) -> Text:
     text = Text("The marketplace goes on with it. To look again: ")
-    return text.append_text(views.plain(f"python -m cli rebuild --job {report.job_id}", "bold"))
+    return text.append_text(tables.plain(f"python -m cli rebuild --job {report.job_id}", "bold"))
 
 
 def dead_letters(
@@ -118,10 +118,10 @@ def dead_letters(
     letters, following = client.dead_letters(reason=reason, cursor=cursor, limit=limit)
     output.show(
         {"deadLetters": letters, "nextCursor": following},
-        views.dead_letters([read(letter, DeadLetter) for letter in letters]),
+        tables.dead_letters([read(letter, DeadLetter) for letter in letters]),
     )
     if following is not None:
-        output.say(views.plain(f"There are more: --cursor {following}"))
+        output.say(tables.plain(f"There are more: --cursor {following}"))
     return EXIT_OK
 
 
@@ -140,7 +140,7 @@ def redrive(
         raise UsageProblem("--reason goes with --all")
     answer = client.redrive(ids) if ids else client.redrive_all(reason=reason)
     results = [read(item, RedriveResult) for item in answer["results"]]
-    output.show(answer, views.redriven(results, answer["remaining"]))
+    output.show(answer, tables.redriven(results, answer["remaining"]))
     failed = any(not result.is_redriven for result in results)
     return EXIT_FINDING if failed or (everything and answer["remaining"]) else EXIT_OK
 
@@ -167,7 +167,7 @@ def publish(
         "notTried": len(entries) - len(submitter.results),
         "error": None if abort is None else str(abort),
     }
-    output.show(answer, views.submitted(submitter.results))
+    output.show(answer, tables.submitted(submitter.results))
     if abort is not None:
         output.tell(abort)
         return abort.exit_code

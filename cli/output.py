@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from cli.errors import CliError
-from cli.views import plain
+from cli.tables import plain
 
 ShowProgress = Callable[[int, int | None], None]
 """Shows how much is done, and of how much (None: not known)."""

@@ -6,7 +6,7 @@ from typing import Any
 from workers import WorkerEntrypoint
 
 from marketplace.ports.isolate import FallbackCache
-from marketplace.repair.schedule import run_scheduled
+from marketplace.repair.cron import run_scheduled
 from marketplace.web.app import create_app
 from marketplace.web.problems import misconfigured
 from marketplace.worker import asgi_bridge

@@ -26,8 +26,8 @@ from marketplace.ports.errors import StorageError
 from marketplace.ports.queue import QueueMessage
 from marketplace.publishing import submissions
 from marketplace.publishing.messages import PUBLISH_QUEUE
+from marketplace.repair.cron import run_scheduled
 from marketplace.repair.rebuild import start_rebuild
-from marketplace.repair.schedule import run_scheduled
 from marketplace.skills.listing_rules import ListingQuery
 from marketplace.skills.skill import Skill, SkillSummary
 from marketplace.skills.slugs import is_slug

@@ -5,7 +5,7 @@ from typing import Any, Final
 import httpx
 import pytest
 
-from marketplace.repair.schedule import NIGHTLY_CRON
+from marketplace.repair.cron import NIGHTLY_CRON
 from tests.worker.log import log_until_now
 from tests.worker.marketplace import Marketplace
 from tests.worker.publishing import eventually

@@ -10,8 +10,8 @@ from dataclasses import replace
 from typing import Final
 
 from marketplace.basics.timestamps import seconds_between
-from marketplace.health.advice import recommend, status_of
 from marketplace.health.drift import find_drifts
+from marketplace.health.findings import recommend, status_of
 from marketplace.health.readings import (
     DATABASE_SECONDS,
     KV_SECONDS,

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from marketplace.kv.dead_letters import clear_letters_in_kv, list_letters_in_kv
+from marketplace.kv.old_dead_letters import clear_letters_in_kv, list_letters_in_kv
 from marketplace.ports.dead_letter import DeadLetter, DeadLetterReason
 from marketplace.ports.env import Env, get_db
 from marketplace.ports.errors import DatabaseError, DatabaseRejected

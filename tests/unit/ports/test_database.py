@@ -9,7 +9,7 @@ from marketplace.ports.database import DatabaseConnector, DatabaseSession, Skill
 from marketplace.ports.env import Env, get_db
 from marketplace.ports.errors import DatabaseError
 from marketplace.publishing.messages import PUBLISH_QUEUE
-from marketplace.repair.schedule import run_scheduled
+from marketplace.repair.cron import run_scheduled
 from marketplace.skills.listing_rules import ListingQuery
 from marketplace.worker.consumers import DEAD_LETTER_QUEUE, consume
 from tests.doubles.marketplace import Delivered, Market, make_skill, postgres_away

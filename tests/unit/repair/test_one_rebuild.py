@@ -9,6 +9,7 @@ import pytest
 from marketplace.kv.keys import INDEX_KEY, INDEX_PAGE_PREFIX
 from marketplace.ports.database import DatabaseSession
 from marketplace.ports.errors import DatabaseError
+from marketplace.repair.cron import NIGHTLY_CRON, run_scheduled
 from marketplace.repair.rebuild import (
     MAX_ATTEMPTS,
     STALLED_SECONDS,
@@ -18,7 +19,6 @@ from marketplace.repair.rebuild import (
     start_rebuild,
 )
 from marketplace.repair.rebuild_job import MAX_PLACED, RebuildJob, load_rebuilds, new_job
-from marketplace.repair.schedule import NIGHTLY_CRON, run_scheduled
 from marketplace.worker.consumers import MAINTENANCE_QUEUE, consume
 from tests.doubles.marketplace import Delivered, Market, make_skills, postgres_away
 from tests.doubles.network import Fault

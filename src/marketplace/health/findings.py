@@ -1,4 +1,4 @@
-"""What health recommends, and the one word that it says about everything."""
+"""What health finds and recommends, and the one word that it says about everything."""
 
 from typing import Final, Literal
 

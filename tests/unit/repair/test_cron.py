@@ -8,7 +8,7 @@ import pytest
 from marketplace.health.check import check_health
 from marketplace.ports.database import DatabaseSession
 from marketplace.ports.errors import QueueError
-from marketplace.repair.schedule import NIGHTLY_CRON, run_scheduled
+from marketplace.repair.cron import NIGHTLY_CRON, run_scheduled
 from marketplace.worker.consumers import MAINTENANCE_QUEUE, consume
 from tests.doubles.marketplace import REFUSED, Delivered, Market, fault, make_skills, postgres_away
 from tests.doubles.network import Fault
