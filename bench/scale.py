@@ -50,7 +50,7 @@ KILLED_AT: Final = (0.1, 0.3, 0.55, 0.8, 1.0)  # of the walk; at 1 the index is 
 LOST_SHARE: Final = 22  # of so many skills one is lost on each side: 5,000 of 110,000
 CHECK_CRON: Final = "*/5 * * * *"
 
-LISTS_BESIDE: Final = 2  # the dead letters and the submissions that wait: a page each
+LISTS_BESIDE: Final = 1  # the submissions that wait
 
 MALFORMED: Final = 7
 MENDED: Final = 3

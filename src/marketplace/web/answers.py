@@ -12,8 +12,8 @@ from starlette.responses import Response
 JSON_TYPE: Final = "application/json"
 NO_STORE: Final = {"Cache-Control": "no-store"}
 
-# The HTTP cache in front of the Worker is the one place that decides freshness. A publish purges
-# it by tag; these times bound what a purge that got lost can do.
+# The HTTP cache in front of the Worker is the one place that decides freshness. Nothing purges it:
+# these times alone bound how old an answer may be.
 _FRESHNESS: Final = "public, max-age=10, stale-while-revalidate=60, stale-if-error=86400"
 SKILLS_TAG: Final = "skills"
 
