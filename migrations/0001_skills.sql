@@ -57,9 +57,9 @@ create table skill (
     -- The revision that KV is known to hold; anything but `revision` means: write it to KV.
     revision_in_kv text collate "C",
 
-    -- Words made by Python (listing.title_terms, listing.document_terms), so that every source
-    -- finds the same; PostgreSQL's own text search configurations play no part. The slug's words
-    -- are added here, because the slug is chosen by the statement that inserts the row.
+    -- Words made by Python (title_terms and document_terms in skills/listing_rules.py), so that
+    -- every source finds the same; PostgreSQL's own text search configurations play no part. The
+    -- slug's words are added here, because the statement that inserts the row chooses the slug.
     title_terms text[] not null,
     search_terms text[] not null,
     title_vector tsvector not null
