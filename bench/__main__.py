@@ -113,7 +113,6 @@ async def measure(options: argparse.Namespace) -> bool:
 
 
 def main() -> None:
-    """Parse the options and measure."""
     parser = argparse.ArgumentParser(prog="make bench")
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=5.0, help="of each case and round")

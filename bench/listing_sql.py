@@ -109,7 +109,7 @@ async def cases(db: PostgresSkillDatabase, rows: int) -> dict[str, Call]:
 
 
 def new_skill(number: int) -> Skill:
-    """One that is not in the table yet."""
+    """A skill that is not in the table yet."""
     slug, moment = f"new-{number}", "2026-01-01T00:00:00.000Z"
     return Skill(
         name=slug,
@@ -156,7 +156,6 @@ async def write_cases(db: PostgresSkillDatabase) -> dict[str, Call]:
 
 
 async def run(server: PostgresServer, rows: int, console: Console) -> None:
-    """Generate, measure, print."""
     with await session(server) as connection:
         with console.status(f"generating {rows:,} skills"):
             await generate_skills(connection, rows)

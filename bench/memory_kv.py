@@ -1,4 +1,4 @@
-"""A KV in memory: no delay, no fault and no staleness, so that only its user is measured."""
+"""A KV in memory: no delay, no fault and no staleness, so that only the code on it is measured."""
 
 from bisect import bisect_left, bisect_right, insort
 from collections import Counter

@@ -73,7 +73,6 @@ def _median_seconds(work: Callable[[], None]) -> float:
 
 
 def main() -> None:
-    """Run and print."""
     for label, work, count in (
         ("decode a row of 4 columns", _decode_rows, _ROWS),
         ("encode a query of 3 parameters", _encode_queries, _QUERIES),

@@ -77,7 +77,6 @@ async def enumerate_only(env: Env) -> int:
 
 
 async def main(count: int) -> None:
-    """Run all measurements."""
     env, kv = filled_env(count)
     await measure("enumerate", lambda: enumerate_only(env))
     print("operations of two enumerations:", dict(kv.operations))

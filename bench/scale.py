@@ -181,7 +181,6 @@ class Marketplace:
         return [line for line in found if line["job"] == job]
 
     def sql(self, statement: str, *parameters: Any) -> list[tuple[str | None, ...]]:
-        """Rows of a statement."""
 
         async def run() -> list[tuple[str | None, ...]]:
             with await session(self.postgres) as connection:
@@ -229,7 +228,7 @@ def record(made: Skill) -> KvEntry:
 
 
 def planted() -> Iterator[KvEntry]:
-    """What a rebuild has to name or count and must not stumble over."""
+    """Records and aliases that a rebuild has to mend, name or count; none may stop it."""
     for number in range(MALFORMED):
         yield KvEntry(f"skill:broken-{number}", "no json")
     for number in range(MENDED):  # a score out of range, which reading puts right
@@ -443,7 +442,6 @@ def small(market: Marketplace, findings: Findings) -> None:
 
 
 def main() -> None:
-    """Parse the options and measure."""
     parser = argparse.ArgumentParser(prog="make scale")
     parser.add_argument("--skills", type=int, default=110_000)
     options = parser.parse_args()

@@ -35,7 +35,7 @@ def migrated_postgres(settings: Mapping[str, str] | None = None) -> Iterator[Pos
     prepare(Progress())
     with tempfile.TemporaryDirectory(prefix="marketplace-bench-") as name:
         folder = Path(name)
-        folder.chmod(0o711)  # as root, PostgreSQL runs as somebody else
+        folder.chmod(0o711)  # as root, PostgreSQL runs as another user
         postgres = PostgresServer(folder / "postgres", settings=settings)
         try:
             postgres.start()

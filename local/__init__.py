@@ -1,1 +1,1 @@
-"""Running the marketplace on one machine: setup/ makes ready what host/ runs."""
+"""Running the marketplace on one machine: setup/ prepares what host/ runs."""

@@ -44,7 +44,7 @@ def pooler_before(server: PostgresServer) -> Iterator[int]:
     """A running PgBouncer for all databases of the server; its port."""
     if PROGRAM is None:
         raise LocalError("PgBouncer is missing")
-    # As for PostgreSQL: as root it runs as someone else, who has to reach the folder.
+    # As for PostgreSQL: as root it runs as another user, and that user has to reach the folder.
     folder = Path(tempfile.mkdtemp(prefix="pooler-"))
     folder.chmod(0o711)
     port = free_port()
@@ -81,7 +81,7 @@ def pooler_before(server: PostgresServer) -> Iterator[int]:
 
 
 def _refuses_settings(port: int) -> bool:
-    """Whether it is there. One that lets a session's settings pass would show nothing."""
+    """Whether it runs. It is an error if it takes a session's settings: it would prove nothing."""
     options = ConnectOptions(host=LOOPBACK, port=port, user=USER, database=DATABASE)
 
     async def connect() -> None:

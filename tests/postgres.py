@@ -16,7 +16,7 @@ def throwaway_postgres(
     password: str = "local",  # noqa: S107 - any text: "trust" does not look at it
 ) -> Iterator[PostgresServer]:
     """A running server with its own folder and port; parallel test runs do not share one."""
-    # Not pytest's own folder, which only its owner may enter: as root, PostgreSQL is someone else.
+    # Not pytest's own folder, which only its owner may enter: as root, PostgreSQL is another user.
     folder = Path(tempfile.mkdtemp(prefix="postgres-"))
     folder.chmod(0o711)
     server = PostgresServer(

@@ -1,1 +1,1 @@
-"""Makes ready what a run needs: packages, lock files, runtime bundle, local secrets, schema."""
+"""Prepares what a run needs: packages, lock files, runtime bundle, local secrets, schema."""

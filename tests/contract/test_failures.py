@@ -1,4 +1,4 @@
-"""What the caller is told when PostgreSQL is away, slow or refusing, and that nothing hangs."""
+"""What the caller is told when PostgreSQL is away, slow or refusing; no call hangs."""
 
 from collections.abc import Sequence
 from dataclasses import replace

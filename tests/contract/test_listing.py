@@ -1,4 +1,4 @@
-"""Listings, counts and pages: every answer is what ``listing``'s rules give by brute force."""
+"""Listings, counts and pages: every answer is that of ``skills.listing_rules``, by brute force."""
 
 import random
 from collections import Counter

@@ -75,7 +75,7 @@ async def test_states_of_one_skill_racing_end_in_the_newest(postgres: DatabaseCo
         random.Random(number).shuffle(states)
         results = await _publish_at_once(postgres, states)
 
-        # Nobody is told of a row older than what it brought.
+        # No session is told of a row older than the state that it brought.
         for state, result in zip(states, results, strict=True):
             assert result.skill.revision >= state.revision
         assert sum(result.outcome is Upserted.INSERTED for result in results) == 1
@@ -105,7 +105,7 @@ async def test_an_older_state_that_waited_for_a_newer_one_sees_it(
 async def test_an_untrusted_state_that_waited_for_a_trusted_one_changes_nothing(
     open_connection: OpenConnection, same_row_first: bool
 ) -> None:
-    """Its snapshot has no row, or one that it might replace: what is there in the end decides."""
+    """Its snapshot has no row, or one that it might replace: the row there in the end decides."""
     said, listed = skill(), skill(description="Other.", updated_at=FEBRUARY)
     strange = skill(updated_at=MARCH)
     with (
@@ -154,7 +154,7 @@ async def test_of_untrusted_states_racing_one_is_taken_and_all_are_told_of_it(
 async def test_an_update_that_waited_for_a_newer_one_is_told_of_that(
     open_connection: OpenConnection,
 ) -> None:
-    """Its snapshot still has the oldest row: that one must not be passed off as the present."""
+    """Its snapshot still has the oldest row, which must not be returned as the present one."""
     oldest, older, newest = (skill(current_version=f"1.{minor}.0") for minor in range(3))
     with (
         await open_connection() as first,
@@ -170,7 +170,7 @@ async def test_an_update_that_waited_for_a_newer_one_is_told_of_that(
         assert await late == UpsertResult(newest, Upserted.UNCHANGED)
 
 
-async def test_who_waited_for_a_taken_slug_gets_the_next_one(
+async def test_a_publisher_that_waited_for_a_taken_slug_gets_the_next_one(
     open_connection: OpenConnection,
 ) -> None:
     with (
@@ -188,7 +188,7 @@ async def test_who_waited_for_a_taken_slug_gets_the_next_one(
         assert (await rival).skill.name == "zed-pdf"
 
 
-async def test_who_waited_for_a_slug_that_was_given_up_gets_it(
+async def test_a_publisher_that_waited_for_a_slug_that_is_not_taken_gets_it(
     open_connection: OpenConnection,
 ) -> None:
     with (

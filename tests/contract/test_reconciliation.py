@@ -1,4 +1,4 @@
-"""What repair stands on: what KV holds, how a range differs, and the fingerprint."""
+"""What the repair relies on: what KV holds, how a range differs, and the fingerprint."""
 
 import random
 from hashlib import sha256

@@ -1,4 +1,4 @@
-"""Whatever is read as a skill, every store takes and gives back the same."""
+"""Every store takes what is read as a skill, and gives back the same."""
 
 import itertools
 import json
@@ -64,7 +64,7 @@ _LISTS = st.one_of(
 
 
 def _mostly(usual: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """What belongs there; one time in eight anything."""
+    """A value that belongs there; one time in eight any value."""
     return st.integers(0, 7).flatmap(lambda chance: usual if chance else _ANYTHING)
 
 

@@ -1,4 +1,4 @@
-"""The skill database in memory: same answers as PostgreSQL, by the rules of ``listing`` itself.
+"""The skill database in memory: same answers as PostgreSQL, by ``skills.listing_rules`` itself.
 
 Held to the same contract tests as the real one (tests/contract). Between its ``before`` and its
 ``after`` hook each operation is one uninterrupted step, as a statement is in PostgreSQL.
@@ -80,7 +80,7 @@ class DatabaseDouble:
 
     before: Hook = no_hook
     after: Hook = no_hook
-    refuses: Callable[[Skill], bool] = lambda _: False  # as a constraint that nobody reckoned with
+    refuses: Callable[[Skill], bool] = lambda _: False  # as an unexpected constraint does
     rows: dict[str, Held] = field(default_factory=dict)  # by identity
     identities: dict[str, str] = field(default_factory=dict)  # by slug
     aliases: dict[str, str] = field(default_factory=dict)  # identities, by old slug
@@ -162,7 +162,7 @@ def _operation(
 
 
 class DoubleSession:
-    """One session with the double; see ``ports.database.SkillDatabase`` for what its methods do."""
+    """One session with the double. ``ports.database.SkillDatabase`` says what its methods do."""
 
     def __init__(self, tables: DatabaseDouble) -> None:
         self.tables = tables

@@ -1,8 +1,8 @@
-"""What the simulation itself has to say."""
+"""The simulation's own errors."""
 
 
 class SimulationError(AssertionError):
-    """The code under test did what the platform forbids: a finding, whoever catches it.
+    """The code under test did what the platform forbids: a finding, even where it is caught.
 
-    Production code may swallow it like any error, so whoever raises it also records it.
+    Production code may catch it like any error, so the code that raises it also records it.
     """

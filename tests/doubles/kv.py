@@ -56,7 +56,7 @@ _WRITES: Final = {KvOperationKind.PUT, KvOperationKind.DELETE}
 
 @dataclass(frozen=True, slots=True)
 class KvOperation:
-    """One call, for those who decide about faults. ``key`` is the first key or the prefix."""
+    """One call, as a decision about faults sees it. ``key`` is the first key or the prefix."""
 
     kind: KvOperationKind
     key: str
@@ -114,7 +114,7 @@ class SimulatedKv(KvNamespace):
         self.faults: KvFaults | None = None  # for the calls made on this object itself
         self.operations: Counter[str] = Counter()
         self.refusals: Counter[str] = Counter()  # of a second write within a second, by key
-        self.given_up = 0  # calls whose answer came too late for who asked
+        self.given_up = 0  # calls whose answer came after the caller had stopped waiting
         self.violations: list[SimulationError] = []
         self.on_write: Callable[[str, bytes | None, bytes | None], None] | None = None
         self._chance = chance or Chance(0)
@@ -166,7 +166,7 @@ class SimulatedKv(KvNamespace):
         return [name for name in self._names_with(prefix) if self.peek(name) is not None]
 
     def damage(self, key: str, value: bytes | None, *, metadata: Any = None) -> None:
-        """Overwrite a key behind everybody's back, or remove it (None)."""
+        """Overwrite a key unseen by the code under test, or remove it (None)."""
         self._store(key, _Version(self.now(), value, metadata, location="damage"))
 
     def visible(self, key: str, *, margin: float = 0.0) -> list[bytes | None]:

@@ -4,8 +4,8 @@
   waiting costs nothing, and no test depends on how fast a machine is.
 * Which of the callbacks that are ready runs next is decided by a seed: every seed explores one
   interleaving, and the same seed gives the same run anywhere.
-* When nothing is ready, no timer is set and the main task is not done, ``Deadlock`` says who
-  waits where.
+* When nothing is ready, no timer is set and the main task is not done, ``Deadlock`` names the
+  tasks that wait, and where.
 * Tasks of an ``Invocation`` can be cut off as Workers does it: they are never resumed, so that
   not even their ``finally`` runs. Or they are held up for a while, as others go on.
 """
@@ -29,7 +29,7 @@ EPOCH_OF_SIMULATION: Final = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 class Deadlock(AssertionError):
-    """Everybody waits for something that will never happen."""
+    """All tasks wait for something that will never happen."""
 
 
 class CutOff(StrEnum):
@@ -290,8 +290,8 @@ class SimulatedLoop(AbstractEventLoop):
         return "; ".join(places) or "no task"
 
     def raise_unhandled(self) -> None:
-        """Raise the first error that nobody has looked at. In an invocation that was dropped nobody
-        could: the callback that looks never ran."""
+        """Raise the first error that nothing has looked at. A dropped invocation's errors are left out,
+        as the callback that looks at them never ran."""
         for task in self._tasks:
             is_dropped = task.invocation is not None and task.invocation.is_dropped
             if task.done() and task._log_traceback and not is_dropped:
@@ -300,7 +300,7 @@ class SimulatedLoop(AbstractEventLoop):
             raise context.get("exception") or RuntimeError(context["message"])
 
     def close(self) -> None:
-        """Dispose of what was cut off or never finished, without a word.
+        """Dispose silently of what was cut off or never finished.
 
         Closing a coroutine runs its ``finally``; by now nothing looks at what that does.
         """
@@ -333,7 +333,7 @@ class SimulatedLoop(AbstractEventLoop):
         return False
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
-        """Keep what nobody handled; ``simulate`` raises it."""
+        """Keep an error that nothing handled; ``simulate`` raises it."""
         if not self._closed:
             self.unhandled.append(context)
 

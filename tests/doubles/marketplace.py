@@ -20,7 +20,7 @@ from tests.doubles.network import Fault
 T = TypeVar("T")
 
 
-REFUSED = "refused"  # the category of skills that the table does not take
+REFUSED = "refused"  # the category of skills that the table refuses
 
 
 @dataclass(slots=True)
@@ -51,7 +51,7 @@ class ListQueue:
 
 @dataclass(slots=True)
 class Delivered:
-    """A message as a handler gets it, and how it was settled."""
+    """A message as a handler gets it, and whether it was acknowledged or retried."""
 
     body: Any
     attempts: int = 1
@@ -109,13 +109,13 @@ class Market:
         await writer.finish()
 
     def lose_rows(self, skills: Sequence[Skill]) -> None:
-        """Delete rows behind the marketplace's back."""
+        """Delete rows unseen by the marketplace."""
         for skill in skills:
             del self.tables.rows[skill.identity]
             del self.tables.identities[skill.name]
 
     def lose_records(self, skills: Sequence[Skill]) -> None:
-        """Delete records behind the marketplace's back."""
+        """Delete records unseen by the marketplace."""
         for skill in skills:
             self.kv.damage(f"skill:{skill.name}", None)
 

@@ -74,7 +74,7 @@ class SimulatedQueue:
         duplicates: float = 0.0,
     ) -> None:
         self.name = name
-        self.duplicates = duplicates  # share of settled messages that are delivered once more
+        self.duplicates = duplicates  # share of messages delivered once more
         self.max_retries = max_retries
         self.dead_letter_queue = dead_letter_queue
         self.waiting: list[_Stored] = []

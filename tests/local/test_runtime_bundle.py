@@ -1,4 +1,4 @@
-"""The builder of the runtime bundle refuses whatever its recipe was not made for."""
+"""The builder of the runtime bundle refuses what its recipe was not made for."""
 
 import json
 from pathlib import Path

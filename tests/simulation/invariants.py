@@ -36,7 +36,7 @@ class Violation(AssertionError):
 class Sent:
     """One submission, as the marketplace was told of it, and what became of it.
 
-    A stranger's is owed nothing but that its skill is there: as it says, or as others said.
+    For a stranger's, only its skill has to be there: as it says, or as others said.
     """
 
     id: str
@@ -83,7 +83,7 @@ class Expected:
 
 
 class Truth:
-    """What was promised to whom, told by the harness and never by the code under test."""
+    """What was promised, told by the harness and never by the code under test."""
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -293,7 +293,7 @@ class Truth:
         return expected
 
     def _in_any_view(self) -> set[str]:
-        """The skills that KV shows now to whomever asks, and showed a moment ago.
+        """The skills that KV shows now to every reader, and showed a moment ago.
 
         Those of slugs that are one skill's in every state that a read gets to see. A skill that
         moves to another slug is in none for a minute: KV's keys are not read at one moment.
@@ -365,7 +365,7 @@ class Truth:
     def check_calm(self) -> None:
         """3 without any fault: what was published is in both stores, alike, before any repair.
 
-        But for a record that KV refused to write twice: who waited once leaves it to the repair.
+        But for a record that KV refused twice: a writer waits once, then leaves it to the repair.
         """
         snapshot = self.snapshot()
         for row in snapshot.rows.values():

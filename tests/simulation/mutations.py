@@ -77,7 +77,7 @@ def _imports(path: str, original: object) -> list[str]:
 
 
 async def _nothing(*_: object, **__: object) -> None:
-    """Do nothing, with an air of success."""
+    """Do nothing, and return as if it were done."""
 
 
 # --- acknowledging ----------------------------------------------------------------------------
@@ -128,7 +128,7 @@ def takes_any_verdict_for_the_one_asked_for(_original: Any) -> Any:
 
 @_mutation("tests.doubles.database.DatabaseDouble.update")
 def last_writer_wins(_original: Any) -> Any:
-    """The table takes whatever comes last for the newest."""
+    """The table takes the last state that comes for the newest."""
 
     def update(tables: DatabaseDouble, present: Held, skill: Skill) -> Upserted:
         tables.put(Held.of(skill.renamed(present.skill.name), present.revision_in_kv))
@@ -139,7 +139,7 @@ def last_writer_wins(_original: Any) -> Any:
 
 @_mutation("tests.doubles.database.DatabaseDouble.first_free")
 def slugs_are_not_unique(_original: Any) -> Any:
-    """The table gives the first candidate to everybody."""
+    """The table gives every skill its first candidate."""
 
     def first(_tables: DatabaseDouble, candidates: Sequence[str], _identity: str) -> str:
         return candidates[0]
@@ -164,7 +164,7 @@ def ignores_records_of_others(plan: Any) -> Any:
 
 @_mutation("marketplace.publishing.kv_copy._may_replace")
 def writes_over_records_of_others(allowed: Any) -> Any:
-    """Writes a row to KV without looking whose record is there."""
+    """Writes a row to KV without looking which skill's record is there."""
 
     def blind(record: Skill, row: Skill, owner: Skill | None) -> bool:
         return record.identity != row.identity or allowed(record, row, owner)
@@ -207,19 +207,19 @@ def writes_older_rows_over_newer_records(allowed: Any) -> Any:
 
 @_mutation("tests.doubles.database.says_the_same")
 def lets_strangers_change_what_is_listed(_original: Any) -> Any:
-    """The table takes a stranger's newer state like anybody's."""
+    """The table takes a stranger's newer state like a trusted one."""
     return lambda _state, _other: True
 
 
 @_mutation("marketplace.kv.keys.is_trusted_outbox_key", everywhere=True)
 def forgets_who_filled_the_outbox(_original: Any) -> Any:
-    """Takes what waits in the outbox as if nobody there were a stranger."""
+    """Takes what waits in the outbox as if all of it were trusted."""
     return lambda _key: True
 
 
 @_mutation("marketplace.kv.submissions._keep_pass")
 def keeps_verdicts_before_their_marks(_original: Any) -> Any:
-    """A call that ends between the two leaves a verdict that nobody looks at again."""
+    """A call that ends between the two leaves a verdict that nothing looks at again."""
 
     async def keep(env: Env, submission: Submission, scan: Scan, _standing: object) -> None:
         value = msgspec.json.encode(scan)
@@ -231,7 +231,7 @@ def keeps_verdicts_before_their_marks(_original: Any) -> Any:
 
 @_mutation("marketplace.repair.reconciliation.leave_note")
 def leaves_notes_unasked(_original: Any) -> Any:
-    """Puts a note about a moved skill under its old slug, whoever has that now."""
+    """Puts a note about a moved skill under its old slug, also where another skill has that now."""
 
     async def note(env: Env, record: Skill, row: Skill) -> None:
         await (await get_db(env)).add_alias(record.name, record.identity)
@@ -242,7 +242,7 @@ def leaves_notes_unasked(_original: Any) -> Any:
 
 @_mutation("marketplace.repair.reconciliation.leave_note")
 def leaves_no_aliases(_original: Any) -> Any:
-    """Moves skills without a trace."""
+    """Moves skills and leaves no alias."""
     return _nothing
 
 
@@ -257,7 +257,7 @@ def keeps_no_outbox(_original: Any) -> Any:
 
 @_mutation("marketplace.publishing.outbox.drain_outbox", everywhere=True)
 def clears_the_outbox_unseen(_original: Any) -> Any:
-    """Takes entries out of the outbox whether or not they found a place."""
+    """Clears outbox records whether or not both stores took them."""
 
     async def clear(env: Env) -> DrainedOutbox:
         entries = await list_outbox(env, limit=OUTBOX_BATCH)
@@ -269,7 +269,7 @@ def clears_the_outbox_unseen(_original: Any) -> Any:
 
 @_mutation("marketplace.publishing.kv_copy._note")
 def never_looks_again(_original: Any) -> Any:
-    """Writes KV from a row and does not ask whether the row has moved on."""
+    """Writes KV from a row and does not ask whether the row has changed since."""
     return _nothing
 
 
@@ -328,7 +328,7 @@ def enumerates_one_page(list_all: Any) -> Any:
 
 @_mutation("marketplace.repair.light_repair.ask_again")
 def never_asks_again(_original: Any) -> Any:
-    """Leaves what passed, and whose message was lost, to itself."""
+    """Never asks again for what passed and lost its message."""
 
     async def nothing(_env: Env) -> int:
         return 0

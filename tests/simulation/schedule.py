@@ -121,7 +121,7 @@ def generate(seed: int) -> Schedule:
     """The schedule of a seed.
 
     Each seed leaves out some of what may happen, has its favourites among the rest, and makes its
-    world as small as it likes: what needs several rare things in a row would otherwise drown.
+    world as small as it likes: several rare things in a row would otherwise hardly ever happen.
     """
     chance = Chance(seed).fork("schedule")
     calm = chance.happens(0.15)

@@ -23,7 +23,7 @@ LOCATIONS: Final = ("ams", "sin", "gru")
 INVOCATION_LIMIT: Final = 900.0  # seconds: what the platform gives to a queue or cron invocation
 NETWORK: Final = Network(latency=(0.001, 0.030))
 SLOW_NETWORK: Final = Network(latency=(0.010, 0.500), answer=(0.0, 0.400))
-SLOW_INVOCATIONS: Final = 0.25  # share; their long pauses let others in between any two steps
+SLOW_INVOCATIONS: Final = 0.25  # share; during their long pauses others run between any two steps
 _READ_FAULTS: Final = (Fault.FAIL, Fault.FAIL, Fault.HANG)
 _WRITE_FAULTS: Final = (
     Fault.FAIL,
@@ -125,7 +125,7 @@ class World:
 
     @property
     def kv_has_failed(self) -> bool:
-        """Whether KV ever left somebody without an answer, be it that he was held up himself."""
+        """Whether a call to KV ever got no answer, also because the caller was held up."""
         return self._kv_fault_was_chosen or self.kv.given_up > 0
 
     def _choose_kv_fault(self, operation: KvOperation) -> Fault | None:

@@ -53,7 +53,7 @@ class Marketplace:
 @pytest.fixture(scope="session")
 def marketplace(request: pytest.FixtureRequest) -> Iterator[Marketplace]:
     """Started once per session on free ports with temporary state; ready when it is healthy."""
-    # Not pytest's own folder, which only its owner may enter: as root, PostgreSQL is someone else.
+    # Not pytest's own folder, which only its owner may enter: as root, PostgreSQL is another user.
     folder = Path(tempfile.mkdtemp(prefix="marketplace-"))
     folder.chmod(0o711)
     state = StateFolder(folder)

@@ -135,7 +135,7 @@ def test_a_strange_slug_is_not_found(damaged: Marketplace, client: httpx.Client,
 
 @pytest.mark.parametrize("opening", ["[", '{"a":'])
 def test_a_body_of_bottomless_depth_is_refused(client: httpx.Client, opening: str) -> None:
-    """It ended the isolate, and with it every other request, for anybody who sent it."""
+    """Anybody could end the isolate by it, and with it every other request."""
     response = client.post("/api/v1/submissions", content=opening * 40_000)
     assert response.status_code == 400
 
@@ -173,7 +173,7 @@ def test_the_heap_stays_small(damaged: Marketplace, client: httpx.Client) -> Non
     assert health["heap"]["bytes"] < 100 * MEBIBYTE
 
 
-def test_visitors_who_come_at_once_share_a_listing_and_none_waits_for_one_who_left(
+def test_simultaneous_visitors_share_a_listing_and_wait_for_none_that_left(
     damaged: Marketplace, client: httpx.Client
 ) -> None:
     damaged.worker.control.kv_delete(["skill:damage-big", "skill:damage-large"])  # which take long
@@ -184,7 +184,7 @@ def test_visitors_who_come_at_once_share_a_listing_and_none_waits_for_one_who_le
         return answer["total"], time.monotonic() - before
 
     with suppress(httpx.TimeoutException):
-        client.get("/api/v1/skills", timeout=0.05)  # who makes the listing, and leaves
+        client.get("/api/v1/skills", timeout=0.05)  # the visitor that makes the listing, and leaves
     with ThreadPoolExecutor(16) as visitors:
         answers = list(visitors.map(visit, range(48)))
 

@@ -1,4 +1,4 @@
-"""Whichever source is gone, damaged or silent: everything that was accepted stays listed."""
+"""All that was accepted stays listed, with any source gone, damaged or silent."""
 
 import json
 import time
@@ -28,7 +28,7 @@ from tests.worker.storage import (
 )
 
 OWNER: Final = "chain-owner"
-LATER: Final = "chain-later"  # whose skills are published in the outage
+LATER: Final = "chain-later"  # its skills are published in the outage
 NAMES: Final = [f"Chain link {number:02}" for number in range(24)]
 SLUGS: Final = {f"chain-link-{number:02}" for number in range(24)}
 FORMER: Final = "chain-before"  # leads to chain-link-07

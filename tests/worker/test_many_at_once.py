@@ -1,4 +1,4 @@
-"""Many skills published at once, in many batches of the real queue: none gets lost."""
+"""Many skills published at once, in many batches of the real queue: none is lost."""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final

@@ -24,7 +24,7 @@ PUBLIC: Final = {
     "/api/v1/submissions",
     "/api/v1/submissions/{submission_id}",
 }
-"""Whatever else the application has is for operators; a new route is, until it stands here."""
+"""All other routes are for operators; so is a new one, until it stands here."""
 GUARDED: Final = sorted(
     (method.upper(), path)
     for path, operations in create_app().openapi()["paths"].items()
@@ -116,12 +116,12 @@ def test_every_right_credential_is_let_in_and_the_answer_is_never_stored(
 
 
 @for_every_route
-def test_who_may_is_decided_before_what_is_asked(client: httpx.Client, route: Route) -> None:
+def test_the_credential_is_checked_before_the_request(client: httpx.Client, route: Route) -> None:
     for changes in ({"json": {"no": "such"}}, {"params": {"wait": "x", "limit": "x"}}):
         assert seen(ask(client, route, [], **changes)) == seen(ask(client, route, []))
 
 
-def test_whoever_submits_with_a_wrong_credential_is_refused_as_everywhere(
+def test_a_submission_with_a_wrong_credential_is_refused_as_everywhere(
     marketplace: Marketplace, client: httpx.Client
 ) -> None:
     refusal = ask(client, ("GET", "/api/v1/admin/dead-letters"), [])
@@ -131,7 +131,7 @@ def test_whoever_submits_with_a_wrong_credential_is_refused_as_everywhere(
         answer = ask(client, SUBMIT, credential)
         presented = {header for header, _ in credential} & {KEY, BEARER}
         if not presented or credential == [(BEARER, "")]:  # which the runtime leaves out
-            assert answer.status_code == 422, name  # a stranger, whose body is looked at
+            assert answer.status_code == 422, name  # a stranger: the body is looked at
         elif not (size(credential) > TOO_LARGE and answer.status_code == 431):
             assert seen(answer) == seen(refusal), name
     for name, credential in lesser().items():

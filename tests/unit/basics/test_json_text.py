@@ -1,4 +1,4 @@
-"""Whatever JSON comes from outside: it is decoded or refused, by one kind of error."""
+"""JSON from outside is decoded or refused, and refused by one kind of error."""
 
 import json
 from typing import Any

@@ -46,7 +46,7 @@ def test_time_jumps_to_the_next_timer() -> None:
     assert simulate(main()) == (3600.0, "2026-01-01T01:00:00+00:00")
 
 
-def test_a_deadlock_says_who_waits_where() -> None:
+def test_a_deadlock_names_what_waits_and_where() -> None:
     async def waits_for_godot() -> None:
         await asyncio.get_running_loop().create_future()
 

@@ -70,7 +70,7 @@ def test_an_acknowledgement_may_be_lost_with_the_invocation() -> None:
     assert 0 < len(queue.take(40)) < 40
 
 
-def test_a_settled_message_may_be_delivered_once_more() -> None:
+def test_an_acknowledged_message_may_be_delivered_once_more() -> None:
     time = _Time()
     time.live.duplicates = 1.0
     time.live.add({"n": 1})

@@ -43,7 +43,7 @@ async def write_elsewhere(market: Market, *slugs: str) -> None:
         await write_record(env, make_skill(slug))
 
 
-async def test_who_comes_after_a_listing_was_made_gets_a_new_one(market: Market) -> None:
+async def test_a_request_after_a_listing_was_made_gets_a_new_one(market: Market) -> None:
     await write_elsewhere(market, "a")
     assert names(await listing(market)) == ["a"]
     await write_elsewhere(market, "b")

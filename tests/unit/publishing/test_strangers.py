@@ -90,7 +90,7 @@ async def _descriptions(env: Env) -> tuple[Source, list[str]]:
 
 
 async def _repair(market: Market) -> None:
-    """The light repair and a rebuild: whatever lies anywhere has come to its place."""
+    """The light repair and a rebuild: afterwards all stores have every skill."""
     assert (await run_light_repair(market.env)).errors == []
     job = await start_rebuild(market.env, wait_seconds=20)
     assert (job.complete, job.error_details) == (True, [])
@@ -336,7 +336,7 @@ async def test_a_trusted_update_replaces_what_a_stranger_said_and_stays(market: 
 
 
 async def test_a_later_verdict_on_the_listed_submission_is_taken(market: Market) -> None:
-    """The scanner says it, not the stranger: also beside another stranger's message."""
+    """The verdict is the scanner's word, also beside another stranger's message."""
     await _publish(market, _submission("first"), 1, score=50)
     rival = await _pass(market, _submission("rival", version="9.0.0"), 20)
     later = await _pass(market, _submission("first"), 10, score=95)

@@ -98,7 +98,7 @@ async def _refused(market: Market) -> None:
 
 
 async def _in_each_others_way(market: Market) -> None:
-    """A slug that is somebody's alias, and a record left where another skill has its row."""
+    """A slug that is another skill's alias, and a record left where another skill has its row."""
     with await market.database() as database:
         await database.add_alias("held", make_skill("skill-00001").identity)
     await market.fill([make_skill("held")], table=False)

@@ -51,7 +51,7 @@ def _submission(market: Market, number: int) -> Submission:
 
 
 async def _scanned(market: Market, number: int, verdict: Verdict = Verdict.PASS) -> Scan:
-    """A submission whose verdict is kept, and whose message the queue did not take."""
+    """A submission whose verdict is kept and whose message was refused by the queue."""
     await submit(market.env, _submission(market, number))
     scan = Scan(submission_id=f"s{number}", verdict=verdict, score=90, scanned_at=market.env.now())
     market.publish.failing = True

@@ -188,7 +188,7 @@ async def test_two_rebuilds_at_once_do_no_harm_and_keep_the_limit(market: Market
 
 
 @pytest.mark.parametrize("without", [None, "leaves-notes-unasked"])
-async def test_a_slug_that_another_skill_gets_meanwhile_keeps_that_ones_record(
+async def test_a_slug_that_another_skill_gets_meanwhile_keeps_the_new_record(
     market: Market, without: str | None
 ) -> None:
     """Chance does not find what this needs, two things between three statements of a rebuild."""

@@ -1,4 +1,4 @@
-"""Whatever anybody sends is answered, and never as a failure of ours."""
+"""Every request is answered, and none as a failure of ours."""
 
 import json
 import re
@@ -237,7 +237,7 @@ def test_a_body_that_breaks_off_changes_nothing() -> None:
 
 
 def _hidden(opening: str, encoding: str) -> bytes:
-    """Many brackets within what is one long string to anybody who reads bytes.
+    """Many brackets within what is one long string when it is read as bytes.
 
     U+0222 and U+2200 have the byte of a quotation mark.
     """

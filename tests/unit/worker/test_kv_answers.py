@@ -1,4 +1,4 @@
-"""What KV answers may hold anything; nothing in it may hide the rest or raise another error."""
+"""KV may answer anything: no part of it hides the rest or raises another error."""
 
 import json
 from typing import Any

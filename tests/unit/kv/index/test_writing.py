@@ -137,7 +137,7 @@ async def write_cut_off(market: Market, *slugs: str) -> list[str]:
     return [page.key for page in writer.progress.pages]
 
 
-async def test_pages_of_a_write_that_was_cut_off_for_good_go_with_a_later_write(
+async def test_pages_of_an_abandoned_write_are_deleted_by_a_later_write(
     market: Market,
 ) -> None:
     await write_index(market, "present", "a")
