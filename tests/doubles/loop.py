@@ -290,8 +290,8 @@ class SimulatedLoop(AbstractEventLoop):
         return "; ".join(places) or "no task"
 
     def raise_unhandled(self) -> None:
-        """Raise the first error that nothing has looked at. A dropped invocation's errors are left out,
-        as the callback that looks at them never ran."""
+        """Raise the first error that nothing has looked at. Those of a dropped invocation are left
+        out: the callback that looks at them never ran."""
         for task in self._tasks:
             is_dropped = task.invocation is not None and task.invocation.is_dropped
             if task.done() and task._log_traceback and not is_dropped:
