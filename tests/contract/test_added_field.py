@@ -15,7 +15,7 @@ from tests.contract.postgres import PostgresServer
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 
-LAST_OF_SUMMARY: Final = "    updated_at: Annotated[str, Mark.MOMENT, Mark.SCANNED] = EPOCH\n"
+LAST_OF_SUMMARY: Final = "    updated_at: Annotated[str, Mark.MOMENT, Mark.TOLD] = EPOCH\n"
 ADDED_TO_SUMMARY: Final = """\
     homepage: Annotated[str, AtMost(20)] = ""
     topics: Annotated[tuple[str, ...], AtMost(2, each=3)] = ()

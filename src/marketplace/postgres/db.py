@@ -175,23 +175,36 @@ class PostgresSkillDatabase:
     async def upsert_skill(
         self, change: Change, *, candidates: Sequence[str], row: Skill | None = None
     ) -> UpsertResult | Refusal:
-        identity = change.identity
+        lost: DatabaseConflict | None = None
         for attempt in range(MAX_ATTEMPTS):
             if attempt or row is None:
-                row = await self.get_skill_by_identity(identity)
+                row = await self.get_skill_by_identity(change.identity)
             changed = change.onto(row)
             if isinstance(changed, Refusal):
                 return changed
             if row is not None and changed.revision == row.revision:
                 return UpsertResult(row, Upserted.UNCHANGED)
-            replaced = [] if row is None else [row.revision]
-            parameters = (_json([_row(changed)]), replaced, identity, candidates)
-            result = await self._write(queries.UPSERT_SKILL, *parameters)
-            for outcome, stored in _filled(result):
-                if outcome == _NO_SLUG:
-                    raise DatabaseConflict(f"no slug is free for {identity}")
-                return UpsertResult(_read_skill_json(stored), Upserted(outcome))
-        raise DatabaseConflict(f"other sessions changed {identity} {MAX_ATTEMPTS} times")
+            try:
+                stored = await self._store(changed, candidates, row)
+            except DatabaseConflict as error:
+                lost = error
+            else:
+                if stored is not None:
+                    return stored
+        raise lost or DatabaseConflict(f"others changed {change.identity} {MAX_ATTEMPTS} times")
+
+    async def _store(
+        self, skill: Skill, candidates: Sequence[str], row: Skill | None
+    ) -> UpsertResult | None:
+        """Write a state over the row that it was made from; None: another session has changed
+        that row. Raises DatabaseConflict where no slug is free, or another took it meanwhile."""
+        replaced = [] if row is None else [row.revision]
+        parameters = (_json([_row(skill)]), replaced, skill.identity, candidates)
+        for outcome, stored in _filled(await self._query(queries.UPSERT_SKILL, *parameters)):
+            if outcome == _NO_SLUG:
+                raise DatabaseConflict(f"no slug is free for {skill.identity}")
+            return UpsertResult(_read_skill_json(stored), Upserted(outcome))
+        return None
 
     async def upsert_skills(self, skills: Sequence[Skill]) -> Sequence[Skill]:
         merged, replaced = await self._merge(skills)

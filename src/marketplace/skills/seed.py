@@ -1,7 +1,7 @@
 """The well-known skills that ship with the Worker, as the oldest states of their identities."""
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -61,17 +61,20 @@ def _slugs(skill: Skill) -> Iterable[str]:
 EMPTY_SEED = Seed((), {}, {}, {})
 
 
-def read_seed(document: bytes) -> Seed:
-    """Read the seed file. Raises ValueError on a malformed record or a repeated slug."""
-    skills = tuple(
-        read_skill(record) for record in msgspec.json.decode(document, type=list[dict[str, object]])
-    )
+def seed_of(skills: Sequence[Skill]) -> Seed:
+    """The seed of these skills. Raises ValueError on a repeated slug or identity."""
     by_name = {skill.name: skill for skill in skills}
     by_identity = {skill.identity: skill for skill in skills}
     if not len(skills) == len(by_name) == len(by_identity):
         raise ValueError("the seed repeats a slug or an identity")
     claimable = {slug: skill for skill in skills for slug in _slugs(skill)}
-    return Seed(skills, by_name, by_identity, claimable)
+    return Seed(tuple(skills), by_name, by_identity, claimable)
+
+
+def read_seed(document: bytes) -> Seed:
+    """Read the seed file. Raises ValueError on a malformed record or a repeated slug."""
+    records = msgspec.json.decode(document, type=list[dict[str, object]])
+    return seed_of([read_skill(record) for record in records])
 
 
 @functools.cache
