@@ -198,6 +198,10 @@ class DoubleSession:
         return self._skill_of(identity)
 
     @_operation
+    def seed_claims(self, seed: Seed) -> Sequence[Claim]:
+        return self.tables.claims(seed)
+
+    @_operation
     def get_skills(self, identities: Sequence[str]) -> Mapping[str, Skill]:
         found = {identity: self._skill_of(identity) for identity in identities}
         return {identity: skill for identity, skill in found.items() if skill is not None}

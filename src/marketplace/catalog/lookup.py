@@ -16,6 +16,7 @@ from marketplace.kv.records import read_record, read_records
 from marketplace.ports.database import SkillDatabase
 from marketplace.ports.env import Env
 from marketplace.ports.errors import DatabaseError, KvError, KvTimeout, StorageError
+from marketplace.skills.seed import Claim
 from marketplace.skills.skill import Skill
 from marketplace.skills.slugs import identity_of, is_slug, slug_candidates, slugify
 
@@ -47,9 +48,9 @@ async def get_skill_by_name(env: Env, name: str) -> Answer[Skill] | None:
         if found is None and seeded is not None:
             found = await _seeded(reading, seeded, name)
     except KvError:  # noted by the reading
-        if seeded is None:
+        if seeded is None or seeded.name != name:
             raise
-        found = reading.answer(seeded.renamed(name), Source.SEED)
+        found = reading.answer(seeded, Source.SEED)
     return _certain(reading, found, name)
 
 
@@ -58,7 +59,19 @@ async def _seeded(reading: Reading, seeded: Skill, name: str) -> Answer[Skill] |
     published = await _find_by_identity(reading, seeded.repo_url, seeded.base_slug)
     if published is not None and published.source is not Source.SEED:
         return published
-    return reading.answer(seeded.renamed(name), Source.SEED)
+    env = reading.env
+    try:
+        claims = await reading.from_database(lambda database: database.seed_claims(env.seed))
+    except DatabaseError:  # noted by the reading
+        claims = await reading.from_kv(lambda: _claims_in_kv(env, seeded))
+    listed = env.seed.find(name, claims)
+    return None if listed is None else reading.answer(listed, Source.SEED)
+
+
+async def _claims_in_kv(env: Env, seeded: Skill) -> list[Claim]:
+    slugs = [slug for slug, skill in env.seed.claimable.items() if skill is seeded]
+    records = (await read_records(env, slugs)).values()
+    return [Claim(r.name, r.identity) for r in records if isinstance(r, Skill)]
 
 
 async def get_skill_by_identity(

@@ -110,6 +110,9 @@ class SkillDatabase(AbstractContextManager["SkillDatabase"], Protocol):
     async def count_categories(self, *, seed: Seed) -> Counted[Mapping[str, int]]:
         """Listed rows per category."""
 
+    async def seed_claims(self, seed: Seed) -> Sequence[Claim]:
+        """What the seed gives way to."""
+
     async def get_skills(self, identities: Sequence[str]) -> Mapping[str, Skill]:
         """The skills of these identities; absent where there is no row."""
 

@@ -166,6 +166,10 @@ class PostgresSkillDatabase:
         counts = {category: int(count) for category, count in _filled(result)}
         return Counted(counts, _claims(claims))
 
+    async def seed_claims(self, seed: Seed) -> Sequence[Claim]:
+        (claims,) = await self._pipeline(_claims_statement(seed))
+        return _claims(claims)
+
     async def get_skills(self, identities: Sequence[str]) -> Mapping[str, Skill]:
         if not identities:
             return {}
@@ -207,11 +211,18 @@ class PostgresSkillDatabase:
         return None
 
     async def upsert_skills(self, skills: Sequence[Skill]) -> Sequence[Skill]:
-        merged, replaced = await self._merge(skills)
-        if not merged:
-            return []
-        result = await self._write(queries.UPSERT_SKILLS, _rows_json(merged), replaced)
-        return [merged[identity] for (identity,) in _filled(result)]
+        unplaced: list[Skill] = []
+        waiting = skills
+        for _ in range(MAX_ATTEMPTS):
+            merged, replaced = await self._merge(waiting)
+            if not merged:
+                return unplaced
+            result = await self._write(queries.UPSERT_SKILLS, _rows_json(merged), replaced)
+            left = [merged[identity] for (identity,) in _filled(result)]
+            rows = await self.get_skills([skill.identity for skill in left])
+            unplaced += [skill for skill in left if skill.identity not in rows]
+            waiting = [skill for skill in left if skill.identity in rows]  # changed meanwhile
+        return [*unplaced, *waiting]
 
     async def check_skills(self, skills: Sequence[Skill]) -> Sequence[Skill]:
         merged, replaced = await self._merge(skills)

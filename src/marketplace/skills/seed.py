@@ -48,6 +48,10 @@ class Seed:
             _placed(skill, owners) for skill in self.skills if skill.identity not in published
         )
 
+    def find(self, name: str, claims: Iterable[Claim]) -> Skill | None:
+        """The skill that is listed under a slug beside published skills."""
+        return next((skill for skill in self.beside(claims) if skill.name == name), None)
+
 
 def _placed(skill: Skill, owners: Mapping[str, str]) -> Skill:
     free = (name for name in _slugs(skill) if owners.get(name, skill.identity) == skill.identity)
