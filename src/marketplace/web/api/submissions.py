@@ -19,14 +19,14 @@ from marketplace.web.api.documents import (
 )
 from marketplace.web.api.requests import ScanResults, SubmissionRequest
 from marketplace.web.characters import LOOKED_UP
-from marketplace.web.context import CurrentEnv, Operator
+from marketplace.web.context import Caller, CurrentEnv, Operator
 from marketplace.web.problems import DamagedRecord, NotFound
 
 router = APIRouter(prefix="/api/v1", tags=["submissions"])
 
 
 @router.post("/submissions", status_code=202, responses=documented(ReceiptDocument, 202))
-async def submit(env: CurrentEnv, body: SubmissionRequest) -> Response:
+async def submit(env: CurrentEnv, _caller: Caller, body: SubmissionRequest) -> Response:
     """Ask for a skill to be listed. 202: taken; 200: an earlier request or listing stands.
 
     Anybody may: what the skill is called and does is read in the repository.
