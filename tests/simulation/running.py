@@ -13,7 +13,8 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from marketplace.basics.timestamps import format_timestamp
-from marketplace.kv.keys import pending_key, scan_key, verdict_key
+from marketplace.kv.acceptance_log import key_of_verdict
+from marketplace.kv.keys import pending_key, scan_key
 from marketplace.ports.env import Env
 from marketplace.publishing.messages import publish_message
 from marketplace.skills.acts import Act, ActKind
@@ -193,7 +194,7 @@ class Run:
         report = self._report(submission, sent, step)
         scan = report.on(submission, format_timestamp(self._last_scan))
         kept = msgspec.json.encode(scan)
-        log = verdict_key(scan.identity, scan.scanned_at, scan.submission_id)
+        log = key_of_verdict(scan)
         for key in (log, pending_key(scan.scanned_at, scan.submission_id), scan_key(sent.id)):
             self.world.kv.damage(key, kept)
         self.truth.promised(scan)

@@ -28,10 +28,15 @@ class LoggedAct(msgspec.Struct, frozen=True, rename="camel"):
     act: Act
 
 
+def key_of_verdict(scan: Scan) -> str:
+    """The key of a verdict's entry. Raises ValueError where it names no skill."""
+    return verdict_key(scan.identity, scan.scanned_at, scan.submission_id, digest_of(scan))
+
+
 async def log_verdict(env: Env, scan: Scan) -> None:
     """Keep a verdict for good. Raises KvError; ValueError where it names no skill."""
-    key = verdict_key(scan.identity, scan.scanned_at, scan.submission_id, digest_of(scan))
-    await _write(env, key, msgspec.json.encode(scan), [scan.identity, scan.verdict])
+    value = msgspec.json.encode(scan)
+    await _write(env, key_of_verdict(scan), value, [scan.identity, scan.verdict])
 
 
 async def log_act(env: Env, identity: str, act: Act) -> None:
