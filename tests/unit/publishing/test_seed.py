@@ -18,7 +18,7 @@ from marketplace.skills.seed import seed_of
 from marketplace.skills.skill import Skill, Status
 from marketplace.skills.tiers import CertTier, Verdict
 from tests.doubles.marketplace import Market, make_skill, postgres_away
-from tests.unit.publishing.scans import deliver, items, report, reported, row, submitted
+from tests.unit.publishing.reports import deliver, items, report, reported, row, submitted
 
 BEFORE = "2025-12-01T08:00:00.000Z"
 SEEDED = make_skill("reader", repo_url="https://github.com/acme/tools", updated_at=BEFORE)

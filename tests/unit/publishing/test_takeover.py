@@ -20,7 +20,7 @@ from marketplace.skills.tiers import Verdict
 from marketplace.web.api.requests import SubmissionRequest
 from tests.doubles.database import no_hook
 from tests.doubles.marketplace import Market, kv_away, postgres_away
-from tests.unit.publishing.scans import (
+from tests.unit.publishing.reports import (
     acted,
     deliver,
     items,

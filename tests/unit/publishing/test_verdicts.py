@@ -25,7 +25,7 @@ from marketplace.skills.submission import SubmissionState, SubmissionStatus
 from marketplace.skills.tiers import CertTier, Verdict
 from tests.doubles.marketplace import Market, fault, make_skills, postgres_away
 from tests.doubles.network import Fault
-from tests.unit.publishing.scans import (
+from tests.unit.publishing.reports import (
     acted,
     carried_out,
     deliver,
