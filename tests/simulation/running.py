@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Final, TypeVar
+from unittest.mock import patch
 
 import msgspec
 
@@ -17,6 +18,7 @@ from marketplace.kv.acceptance_log import key_of_verdict
 from marketplace.kv.keys import pending_key, scan_key
 from marketplace.ports.env import Env
 from marketplace.publishing.messages import publish_message
+from marketplace.skills import scan as scan_rules
 from marketplace.skills.acts import Act, ActKind
 from marketplace.skills.listing_rules import ListingQuery
 from marketplace.skills.scan import Facts, ScanReport
@@ -106,7 +108,14 @@ class Run:
         }
 
     async def play(self) -> None:
-        """All steps, then the end of all faults and one repair. Raises Violation."""
+        """All steps, then the end of all faults and one repair. Raises Violation.
+
+        One scan suffices to find a repository gone: no schedule lasts the day between two.
+        """
+        with patch.object(scan_rules, "GONE_SECONDS", 0.0):
+            await self._play()
+
+    async def _play(self) -> None:
         tasks: list[asyncio.Task[None]] = []
         for number, step in enumerate(self.schedule.steps, 1):
             await asyncio.sleep(step.pause)
