@@ -4,8 +4,10 @@ import random
 from typing import Any, Final
 
 from marketplace.ports.database import RecordKey, SkillDatabase, UpsertResult
-from marketplace.skills.skill import CertMethod, CertTier, Skill
+from marketplace.skills.change import State
+from marketplace.skills.skill import Skill
 from marketplace.skills.slugs import assignable_candidates, slugify
+from marketplace.skills.tiers import CertMethod, CertTier
 
 JANUARY: Final = "2026-01-01T00:00:00.000Z"
 FEBRUARY: Final = "2026-02-01T00:00:00.000Z"
@@ -44,7 +46,9 @@ def key_of(record: Skill) -> RecordKey:
 async def publish(db: SkillDatabase, record: Skill) -> UpsertResult:
     """Upsert under the candidates that the slug rule gives."""
     candidates = assignable_candidates(record.repo_url, record.base_slug)
-    return await db.upsert_skill(record, candidates=candidates)
+    result = await db.upsert_skill(State(record), candidates=candidates)
+    assert isinstance(result, UpsertResult)
+    return result
 
 
 def random_skills(chance: random.Random, count: int) -> list[Skill]:

@@ -10,6 +10,8 @@ import msgspec
 import pytest
 
 from marketplace.ports.database import DatabaseConnector, SkillDatabase
+from marketplace.skills.acts import Act, ActKind
+from marketplace.skills.change import State
 from marketplace.skills.listing_rules import (
     Cursor,
     InvalidQuery,
@@ -23,10 +25,14 @@ from marketplace.skills.listing_rules import (
     matches,
     rank,
 )
-from marketplace.skills.skill import CertTier, Skill, SkillSummary
+from marketplace.skills.merging import as_listed
+from marketplace.skills.seed import EMPTY_SEED, Claim, seed_of
+from marketplace.skills.skill import Skill, SkillSummary
+from marketplace.skills.tiers import CertTier
 from tests.examples import publish, random_skills, skill
 
 SKILLS = 240
+_BLOCK = Act(id="a", kind=ActKind.BLOCK, reason="x", at="2026-05-01T00:00:00.000Z", by="ops")
 QUERIES_A_SEED = 40
 
 SEARCHES = (
@@ -68,27 +74,24 @@ def _random_query(chance: random.Random) -> ListingQuery:
     )
 
 
-def _expected(
-    skills: Sequence[Skill], query: ListingQuery, exclude: set[str]
-) -> list[SkillSummary]:
-    summaries = [record.summary() for record in skills]
-    found = [s for s in summaries if s.name not in exclude and matches(s, query)]
+def _expected(skills: Sequence[Skill], query: ListingQuery) -> list[SkillSummary]:
+    found = [summary for s in skills if matches(summary := s.summary(), query)]
     return sorted(found, key=lambda summary: rank(summary, query))
 
 
 async def _check_pages(
-    db: SkillDatabase, query: ListingQuery, expected: list[SkillSummary], exclude: list[str]
+    db: SkillDatabase, query: ListingQuery, expected: list[SkillSummary]
 ) -> None:
     """By offset, and by cursor all the way through, the listing is the expected one."""
     half = len(expected) // 2
-    by_offset = await db.list_skills(query, exclude=exclude, offset=half, limit=9)
+    by_offset = await db.list_skills(query, seed=EMPTY_SEED, offset=half, limit=9)
     assert by_offset.total == len(expected)
     assert [row.name for row in by_offset.rows] == [s.name for s in expected[half : half + 9]]
 
     collected: list[SkillSummary] = []
     page_query = query
     while True:
-        page = await db.list_skills(page_query, exclude=exclude, offset=0, limit=23)
+        page = await db.list_skills(page_query, seed=EMPTY_SEED, offset=0, limit=23)
         assert page.total == len(expected)
         collected += [msgspec.json.decode(row.item, type=SkillSummary) for row in page.rows]
         for row, summary in zip(page.rows, collected[-len(page.rows) :], strict=False):
@@ -107,30 +110,52 @@ async def test_listings_equal_a_brute_force_evaluation(
     connect: DatabaseConnector, seed: int
 ) -> None:
     chance = random.Random(seed)
-    skills = random_skills(chance, SKILLS)
+    skills = [
+        as_listed(msgspec.structs.replace(record, acts=(_BLOCK,))) if number % 9 == 0 else record
+        for number, record in enumerate(random_skills(chance, SKILLS))
+    ]
     with await connect() as db:
         assert await db.upsert_skills(skills) == []
         for _ in range(QUERIES_A_SEED):
             query = _random_query(chance)
-            exclude = [record.name for record in chance.sample(skills, chance.choice((0, 40)))]
-            expected = _expected(skills, query, set(exclude))
+            expected = _expected(skills, query)
 
-            assert await db.count_skills(query, exclude=exclude) == len(expected), query
-            await _check_pages(db, query, expected, exclude)
+            assert (await db.count_skills(query, seed=EMPTY_SEED)).value == len(expected), query
+            await _check_pages(db, query, expected)
 
 
-async def test_categories_are_counted_without_the_excluded(connect: DatabaseConnector) -> None:
+async def test_categories_count_what_is_listed(connect: DatabaseConnector) -> None:
     skills = random_skills(random.Random(1), 60)
-    only_one = skill("only-one", category="rare")
-    exclude = [only_one.name, *(record.name for record in skills[:20]), "not-there"]
+    only_one = as_listed(skill("only-one", category="rare", acts=(_BLOCK,)))
     with await connect() as db:
         await db.upsert_skills([*skills, only_one])
 
-        assert await db.count_categories(exclude=exclude) == Counter(
-            s.category for s in skills[20:]
-        )
-        everything = Counter(s.category for s in [*skills, only_one])
-        assert await db.count_categories(exclude=[]) == everything
+        counted = await db.count_categories(seed=EMPTY_SEED)
+    assert counted.value == Counter(s.category for s in skills)
+
+
+async def test_every_answer_tells_which_skills_of_the_seed_are_published(
+    connect: DatabaseConnector,
+) -> None:
+    seeded = [skill(name, repository="seed/skills") for name in ("one", "two", "three")]
+    seed = seed_of(seeded)
+    withheld = as_listed(
+        skill("one", repository="seed/skills", name="seed-skills-one", acts=(_BLOCK,))
+    )
+    with await connect() as db:
+        await db.upsert_skills([withheld, skill("two"), skill("other")])
+        page = await db.list_skills(ListingQuery(), seed=seed, offset=0, limit=5)
+        count = await db.count_skills(ListingQuery(), seed=seed)
+        categories = await db.count_categories(seed=seed)
+
+    expected = {
+        Claim("seed-skills-one", withheld.identity),
+        Claim("two", skill("two").identity),
+    }
+    for claims in (page.claims, count.claims, categories.claims):
+        assert set(claims) == expected
+    beside = seed.beside(page.claims)
+    assert [listed.name for listed in beside] == ["seed-two", "three"]
 
 
 async def test_an_entry_has_the_fields_of_a_summary_in_its_order(
@@ -139,7 +164,7 @@ async def test_an_entry_has_the_fields_of_a_summary_in_its_order(
     record = skill(license=None, certified_at=None, description="long " * 200)
     with await connect() as db:
         await publish(db, record)
-        page = await db.list_skills(ListingQuery(), exclude=[], offset=0, limit=1)
+        page = await db.list_skills(ListingQuery(), seed=EMPTY_SEED, offset=0, limit=1)
 
     fields = msgspec.json.decode(page.rows[0].item)
     expected = msgspec.json.decode(msgspec.json.encode(record.summary()))
@@ -152,10 +177,11 @@ async def test_a_skill_is_found_by_the_slug_it_has_not_by_the_one_it_asked_for(
     record = skill("pdf", name="wanted", repository="zed/archive")
     by_repository = ListingQuery(search="archive", sort_by=SortField.RELEVANCE)
     with await connect() as db:
-        await db.upsert_skill(record, candidates=["zed-archive-pdf"])
-        found = await db.list_skills(by_repository, exclude=[], offset=0, limit=5)
+        await db.upsert_skill(State(record), candidates=["zed-archive-pdf"])
+        found = await db.list_skills(by_repository, seed=EMPTY_SEED, offset=0, limit=5)
         assert [(row.key, row.name) for row in found.rows] == [(1, "zed-archive-pdf")]
-        assert await db.count_skills(ListingQuery(search="wanted"), exclude=[]) == 0
+        missing = await db.count_skills(ListingQuery(search="wanted"), seed=EMPTY_SEED)
+        assert missing.value == 0
 
 
 async def test_a_search_for_a_name_ranks_slug_and_base_slug_alike(
@@ -167,7 +193,7 @@ async def test_a_search_for_a_name_ranks_slug_and_base_slug_alike(
     longer = skill("pdf-tools-extra")
     with await connect() as db:
         await db.upsert_skills([longer, second, named])
-        page = await db.list_skills(query, exclude=[], offset=0, limit=5)
+        page = await db.list_skills(query, seed=EMPTY_SEED, offset=0, limit=5)
 
     assert [(row.key, row.name) for row in page.rows] == [
         (2, "pdf-tools"),
@@ -180,7 +206,7 @@ async def test_without_a_search_all_are_equally_relevant(connect: DatabaseConnec
     query = ListingQuery(sort_by=SortField.RELEVANCE)
     with await connect() as db:
         await db.upsert_skills([skill("b"), skill("a")])
-        page = await db.list_skills(query, exclude=[], offset=0, limit=5)
+        page = await db.list_skills(query, seed=EMPTY_SEED, offset=0, limit=5)
 
     assert [(row.key, row.name) for row in page.rows] == [(1, "a"), (1, "b")]
 
@@ -202,4 +228,4 @@ async def test_a_made_up_cursor_is_refused_or_answered_but_never_fails_the_datab
         return
     with await postgres() as db:
         query = ListingQuery(sort_by=field, cursor=cursor)
-        assert (await db.list_skills(query, exclude=[], offset=0, limit=5)).rows == []
+        assert (await db.list_skills(query, seed=EMPTY_SEED, offset=0, limit=5)).rows == []

@@ -6,9 +6,14 @@ import msgspec
 import pytest
 
 from marketplace.basics.timestamps import normalize_timestamp
-from marketplace.ports.database import DatabaseConnector, Upserted
+from marketplace.ports.database import DatabaseConnector, Upserted, UpsertResult
 from marketplace.ports.errors import DatabaseError
-from marketplace.skills.skill import CertMethod, CertTier
+from marketplace.skills.acts import Act, ActKind, Severity
+from marketplace.skills.change import Acted, State
+from marketplace.skills.merging import as_listed, merge
+from marketplace.skills.scan import Refusal
+from marketplace.skills.skill import Skill, Status
+from marketplace.skills.tiers import CertMethod, CertTier, Verdict
 from tests.examples import FEBRUARY, JANUARY, MARCH, publish, skill
 
 
@@ -62,7 +67,7 @@ async def test_another_repositorys_skill_gets_the_next_free_candidate(
     assert names[3].startswith("zed-more-pdf-")
 
 
-async def test_a_newer_revision_replaces_all_but_slug_first_publication_and_trending(
+async def test_newer_facts_replace_all_but_slug_first_publication_and_trending(
     connect: DatabaseConnector,
 ) -> None:
     first = skill(published_at=FEBRUARY, trending_score_7d=3.5, trending_score_30d=4.5)
@@ -78,17 +83,20 @@ async def test_a_newer_revision_replaces_all_but_slug_first_publication_and_tren
     )
     with await connect() as db:
         await publish(db, first)
-        result = await db.upsert_skill(newer, candidates=["elsewhere"])
+        result = await db.upsert_skill(State(newer), candidates=["elsewhere"])
 
-        expected = msgspec.structs.replace(
+        expected = merge(first, newer)
+        assert result == UpsertResult(expected, Upserted.UPDATED)
+        assert await db.get_skill(first.name) == expected
+        assert expected == msgspec.structs.replace(
             newer,
             name=first.name,
             published_at=FEBRUARY,
             trending_score_7d=3.5,
             trending_score_30d=4.5,
+            read_at=MARCH,
+            verdict_at=MARCH,
         )
-        assert (result.outcome, result.skill) == (Upserted.UPDATED, expected)
-        assert await db.get_skill(first.name) == expected
 
 
 async def test_first_publication_moves_back_with_a_newer_revision(
@@ -101,72 +109,118 @@ async def test_first_publication_moves_back_with_a_newer_revision(
     assert result.skill.published_at == JANUARY
 
 
-async def test_a_late_older_revision_changes_nothing(connect: DatabaseConnector) -> None:
-    newest = skill(current_version="2.0.0", published_at=FEBRUARY)
+async def test_late_older_facts_change_nothing(connect: DatabaseConnector) -> None:
+    newest = skill(updated_at=MARCH, published_at=FEBRUARY)
     with await connect() as db:
         await publish(db, newest)
-        late = await publish(db, skill(description="late", published_at=JANUARY, updated_at=MARCH))
+        late = await publish(
+            db, skill(current_version="9.0.0", published_at=JANUARY, updated_at=FEBRUARY)
+        )
 
         assert (late.outcome, late.skill) == (Upserted.UNCHANGED, newest)
         assert await db.get_skill(newest.name) == newest
 
 
-_SAID_DIFFERENTLY: dict[str, Any] = {
-    "display_name": "Other",
-    "description": "Other.",
-    "author": "Acme",
-    "repo_url": "https://github.com/Acme/tools",
-    "skill_path": "other",
-    "license": "MIT",
-    "category": "other",
-    "current_version": "2.0.0",
-    "labels": ("other",),
-    "extensible": True,
-    "extension_points": ("other",),
-}
+_BLOCK = Act(
+    id="a",
+    kind=ActKind.BLOCK,
+    reason='says "yes"',
+    at=FEBRUARY,
+    by="ops",
+    threat_type="malware",
+    severity=Severity.HIGH,
+    evidence_urls=("https://example.org/1",),
+)
+_CORRECTION = Act(
+    id="b", kind=ActKind.CORRECT, reason="wrong", at=MARCH, by="ops", category="data", labels=("x",)
+)
 
 
-@pytest.mark.parametrize("field", _SAID_DIFFERENTLY)
-async def test_an_untrusted_state_that_says_something_else_changes_nothing(
-    connect: DatabaseConnector, field: str
-) -> None:
-    listed = skill()
-    said = {field: _SAID_DIFFERENTLY[field], "updated_at": MARCH}
-    other = msgspec.structs.replace(listed, **said)
-    with await connect() as db:
-        await publish(db, listed)
-        result = await db.upsert_skill(other, candidates=["free"], trusted=False)
-
-        assert (result.outcome, result.skill) == (Upserted.UNCHANGED, listed)
-        assert await db.get_skill(listed.name) == listed
-        assert await db.get_skill("free") is None
-        assert (await publish(db, other)).outcome is Upserted.UPDATED
-
-
-async def test_an_untrusted_state_may_be_new_and_bring_a_later_verdict(
+async def test_acts_verdict_and_ids_read_back_as_they_were_written(
     connect: DatabaseConnector,
 ) -> None:
-    first = skill(license=None)
-    later = skill(
-        updated_at=MARCH,
-        certified_at=MARCH,
-        cert_score=99,
-        cert_tier=CertTier.VERIFIED,
-        cert_method=CertMethod.HUMAN_REVIEW,
+    record = as_listed(
+        skill(
+            commit="a" * 40,
+            ref="main",
+            repository_id="1",
+            owner_id="2",
+            content_digest="b" * 64,
+            skill_md_digest="c" * 64,
+            read_at=FEBRUARY,
+            verdict=Verdict.FAIL,
+            verdict_at=MARCH,
+            verdict_reason="reads secrets",
+            cert_tier=CertTier.VERIFIED,
+            cert_method=CertMethod.HUMAN_REVIEW,
+            acts=(_BLOCK, _CORRECTION),
+        )
     )
     with await connect() as db:
-        results = [
-            await db.upsert_skill(state, candidates=["pdf-tools"], trusted=False)
-            for state in (first, later, first, later)
-        ]
+        assert (await publish(db, record)).skill == record
+        assert await db.get_skill(record.name) == record
+        assert await db.get_skills([record.identity, "nothing"]) == {record.identity: record}
+    assert (record.status, record.scan_failed_at) == (Status.BLOCKED, MARCH)
+    assert record.said is not None
 
-    assert [result.outcome for result in results] == [
-        Upserted.INSERTED,
-        Upserted.UPDATED,
-        Upserted.UNCHANGED,
-        Upserted.UNCHANGED,
-    ]
-    assert [result.skill for result in results] == [first, later, later, later]
+
+async def test_an_act_and_newer_facts_are_both_kept_in_either_order(
+    connect: DatabaseConnector,
+) -> None:
+    newer = skill(updated_at=MARCH, description="newer")
+    for number, act_first in enumerate((True, False)):
+        listed = skill(f"pdf-{number}")
+        facts = State(msgspec.structs.replace(listed, updated_at=MARCH, description="newer"))
+        act = Acted(listed.identity, (_BLOCK,))
+        with await connect() as db:
+            await publish(db, listed)
+            for change in (act, facts) if act_first else (facts, act):
+                await db.upsert_skill(change, candidates=[], row=listed)
+            stored = await db.get_skill(listed.name)
+        assert stored is not None
+        assert (stored.description, stored.status) == (newer.description, Status.BLOCKED)
+
+
+async def test_bulk_upserts_take_facts_from_one_and_acts_from_the_other(
+    connect: DatabaseConnector,
+) -> None:
+    blocked = as_listed(skill("one", acts=(_BLOCK,)))
+    with await connect() as db:
+        await db.upsert_skills([blocked, skill("two", updated_at=MARCH)])
+        await db.upsert_skills(
+            [skill("one", updated_at=MARCH), as_listed(skill("two", acts=(_BLOCK,)))]
+        )
+        for name in ("one", "two"):
+            stored = await db.get_skill(name)
+            assert stored is not None
+            assert (stored.facts_at, stored.status) == (MARCH, Status.BLOCKED)
+
+
+async def test_a_refused_change_changes_nothing(connect: DatabaseConnector) -> None:
+    with await connect() as db:
+        act = Acted(skill().identity, (_BLOCK,))
+        assert await db.upsert_skill(act, candidates=["pdf-tools"]) is Refusal.NOT_LISTED
+        assert await db.get_skill("pdf-tools") is None
+
+
+async def test_a_row_that_changed_since_it_was_read_is_read_again(
+    connect: DatabaseConnector,
+) -> None:
+    seen: list[Skill | None] = []
+
+    class Watched(Acted):
+        def onto(self, stored: Skill | None) -> Skill | Refusal:
+            seen.append(stored)
+            return super().onto(stored)
+
+    stale, present = skill(), skill(updated_at=MARCH)
+    with await connect() as db:
+        await publish(db, present)
+        await db.upsert_skill(Watched(stale.identity, (_BLOCK,)), candidates=[], row=stale)
+        stored = await db.get_skill(stale.name)
+    assert stored is not None
+    assert (stored.facts_at, stored.status) == (MARCH, Status.BLOCKED)
+    assert seen[-1] == present
 
 
 async def test_the_same_revision_again_is_unchanged(connect: DatabaseConnector) -> None:
@@ -180,8 +234,9 @@ async def test_the_same_revision_again_is_unchanged(connect: DatabaseConnector) 
 async def test_an_existing_identity_needs_no_candidates(connect: DatabaseConnector) -> None:
     with await connect() as db:
         await publish(db, skill())
-        result = await db.upsert_skill(skill(updated_at=MARCH), candidates=[])
+        result = await db.upsert_skill(State(skill(updated_at=MARCH)), candidates=[])
 
+    assert isinstance(result, UpsertResult)
     assert result.outcome is Upserted.UPDATED
 
 
@@ -189,7 +244,7 @@ async def test_without_a_free_candidate_it_is_a_conflict(connect: DatabaseConnec
     with await connect() as db:
         await publish(db, skill("pdf"))
         with pytest.raises(DatabaseError) as failure:
-            await db.upsert_skill(skill("pdf", repository="zed/x"), candidates=["pdf"])
+            await db.upsert_skill(State(skill("pdf", repository="zed/x")), candidates=["pdf"])
 
     assert failure.value.reason == "conflict"
 
@@ -249,12 +304,12 @@ async def test_a_closed_session_is_unavailable(connect: DatabaseConnector) -> No
 async def test_bulk_upserts_insert_update_and_keep_what_is_newer(
     connect: DatabaseConnector,
 ) -> None:
-    kept = skill("kept", current_version="2.0.0")
+    kept = skill("kept", updated_at=MARCH)
     with await connect() as db:
         await db.upsert_skills([kept, skill("old")])
         unplaced = await db.upsert_skills(
             [
-                skill("kept", description="late"),
+                skill("kept", description="late", current_version="2.0.0"),
                 skill("old", name="other-name", updated_at=MARCH, published_at=MARCH),
                 skill("new"),
             ]
@@ -262,7 +317,9 @@ async def test_bulk_upserts_insert_update_and_keep_what_is_newer(
 
         assert unplaced == []
         assert await db.get_skill("kept") == kept
-        assert await db.get_skill("old") == skill("old", updated_at=MARCH)
+        old = await db.get_skill("old")
+        assert old is not None
+        assert (old.name, old.facts_at) == ("old", MARCH)
         assert await db.get_skill("other-name") is None
         assert await db.get_skill("new") == skill("new")
 
@@ -301,7 +358,10 @@ async def test_bulk_upserts_give_a_slug_asked_for_twice_to_one(
 async def test_bulk_upserts_take_the_newest_of_several_states_in_any_order(
     connect: DatabaseConnector,
 ) -> None:
-    states = [skill(current_version=f"1.{number}.0") for number in (1, 3, 2)]
+    states = [
+        skill(current_version=f"1.{number}.0", updated_at=f"2026-0{number}-01T00:00:00.000Z")
+        for number in (1, 3, 2)
+    ]
     with await connect() as db:
         assert await db.upsert_skills(states) == []
         stored = await db.get_skill("pdf-tools")

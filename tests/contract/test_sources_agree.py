@@ -24,10 +24,11 @@ from marketplace.ports.env import Env
 from marketplace.ports.errors import DatabaseError, StorageError
 from marketplace.postgres.db import postgres_connector
 from marketplace.skills.listing_rules import ListingQuery, SortDirection, SortField, decode_cursor
-from marketplace.skills.seed import Seed
-from marketplace.skills.skill import CertTier, Skill, SkillSummary
+from marketplace.skills.seed import Seed, seed_of
+from marketplace.skills.skill import Skill, SkillSummary
 from marketplace.skills.slugs import slug_candidates
 from marketplace.skills.stored import storable
+from marketplace.skills.tiers import CertTier
 from tests.contract.conftest import TABLES
 from tests.contract.postgres import PostgresServer
 from tests.contract.test_listing import AUTHORS, CATEGORIES, SEARCHES
@@ -85,16 +86,7 @@ def contents(draw: st.DrawFn) -> Content:
         for number, skill in enumerate(skills)
         if chance.random() < 0.2
     }
-    return Content(_seed([*copies, *under_their_slug, *others]), skills, former)
-
-
-def _seed(skills: Sequence[Skill]) -> Seed:
-    return Seed(
-        tuple(skills),
-        {skill.name: skill for skill in skills},
-        {skill.identity: skill for skill in skills},
-        tuple(skill.summary() for skill in skills),
-    )
+    return Content(seed_of([*copies, *under_their_slug, *others]), skills, former)
 
 
 _maybe = st.one_of

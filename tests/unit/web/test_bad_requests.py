@@ -92,9 +92,32 @@ def test_a_text_for_people_may_have_lines_and_tabs() -> None:
 @pytest.mark.parametrize("character", CONTROLS + HALVES, ids=ascii)
 def test_no_other_text_of_a_verdict_or_a_redrive_has_control_characters(character: str) -> None:
     text = f"a{character}b"
-    for field in ("submissionId", "verdict", "version", "scannedAt", "certTier", "certMethod"):
+    for field in (
+        *(
+            "submissionId",
+            "verdict",
+            "scannedAt",
+            "certTier",
+            "certMethod",
+            "path",
+            "commit",
+            "ref",
+        ),
+        *("repositoryId", "ownerId", "contentDigest", "skillMdDigest"),
+    ):
         answer = ask_json(RESULTS, {"results": [VERDICT | {field: text}]})
         assert names(answer, f"results[0].{field}")
+    for field in ("name", "displayName", "description", "version", "license", "category"):
+        facts = {"name": "Reader", field: text}
+        answer = ask_json(RESULTS, {"results": [VERDICT | {"skill": facts}]})
+        assert names(answer, f"results[0].skill.{field}")
+    for field in ("labels", "extensionPoints"):
+        lists: dict[str, object] = {"name": "Reader", field: ["good", text]}
+        answer = ask_json(RESULTS, {"results": [VERDICT | {"skill": lists}]})
+        assert names(answer, f"results[0].skill.{field}[1]")
+    file = {"path": text, "size": 1, "sha256": "0" * 64}
+    answer = ask_json(RESULTS, {"results": [VERDICT | {"files": [file]}]})
+    assert names(answer, "results[0].files[0].path")
     assert names(ask_json(REDRIVE, {"ids": ["good", text]}), "ids[1]")
     assert names(ask_json(REDRIVE, {"all": True, "reason": text}), "reason")
 
