@@ -15,14 +15,16 @@ from tests.contract.postgres import PostgresServer
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 
-LAST_OF_SUMMARY: Final = "    updated_at: Annotated[str, Mark.MOMENT, Mark.SCANNED] = EPOCH\n"
+LAST_OF_SUMMARY: Final = (
+    "    provisional: bool = False  # no scan has told what the repository says\n"
+)
 ADDED_TO_SUMMARY: Final = """\
     homepage: Annotated[str, AtMost(20)] = ""
     topics: Annotated[tuple[str, ...], AtMost(2, each=3)] = ()
     rating: Annotated[float, Mark.KEPT] = 0.0
     reviewed_at: Annotated[str | None, Mark.MOMENT] = None
 """
-LAST_OF_SKILL: Final = "    ] = ()\n"
+LAST_OF_SKILL: Final = "    acts: Annotated[Acts, Mark.DERIVED, Mark.INTERNAL] = ()\n"
 ADDED_TO_SKILL: Final = "    reviews: Annotated[int, AtMost(1000)] = 0\n"
 MIGRATION: Final = """
 alter table skill

@@ -9,7 +9,14 @@ from typing import TypeVar
 import msgspec
 import pytest
 
-from marketplace.ports.database import DatabaseConnector, SkillDatabase
+from marketplace.ports.database import (
+    DatabaseConnector,
+    Difference,
+    DifferenceKind,
+    SkillDatabase,
+)
+from marketplace.skills.acts import ActKind
+from marketplace.skills.change import Acted, State
 from marketplace.skills.listing_rules import (
     Cursor,
     InvalidQuery,
@@ -23,9 +30,21 @@ from marketplace.skills.listing_rules import (
     matches,
     rank,
 )
-from marketplace.skills.skill import Skill, SkillSummary
-from marketplace.skills.tiers import CertTier
-from tests.examples import publish, random_skills, skill
+from marketplace.skills.merging import as_listed
+from marketplace.skills.seed import EMPTY_SEED
+from marketplace.skills.skill import Skill, SkillSummary, Status
+from marketplace.skills.tiers import CertTier, Verdict
+from tests.examples import (
+    act,
+    change,
+    claims_on,
+    key_of,
+    publish,
+    random_skills,
+    seed_of,
+    skill,
+    with_acts,
+)
 
 SKILLS = 240
 QUERIES_A_SEED = 40
@@ -69,27 +88,25 @@ def _random_query(chance: random.Random) -> ListingQuery:
     )
 
 
-def _expected(
-    skills: Sequence[Skill], query: ListingQuery, exclude: set[str]
-) -> list[SkillSummary]:
-    summaries = [record.summary() for record in skills]
-    found = [s for s in summaries if s.name not in exclude and matches(s, query)]
+def _expected(skills: Sequence[Skill], query: ListingQuery) -> list[SkillSummary]:
+    summaries = [record.summary() for record in skills if record.status is Status.LISTED]
+    found = [summary for summary in summaries if matches(summary, query)]
     return sorted(found, key=lambda summary: rank(summary, query))
 
 
 async def _check_pages(
-    db: SkillDatabase, query: ListingQuery, expected: list[SkillSummary], exclude: list[str]
+    db: SkillDatabase, query: ListingQuery, expected: list[SkillSummary]
 ) -> None:
     """By offset, and by cursor all the way through, the listing is the expected one."""
     half = len(expected) // 2
-    by_offset = await db.list_skills(query, exclude=exclude, offset=half, limit=9)
+    by_offset = await db.list_skills(query, seed=EMPTY_SEED, offset=half, limit=9)
     assert by_offset.total == len(expected)
     assert [row.name for row in by_offset.rows] == [s.name for s in expected[half : half + 9]]
 
     collected: list[SkillSummary] = []
     page_query = query
     while True:
-        page = await db.list_skills(page_query, exclude=exclude, offset=0, limit=23)
+        page = await db.list_skills(page_query, seed=EMPTY_SEED, offset=0, limit=23)
         assert page.total == len(expected)
         collected += [msgspec.json.decode(row.item, type=SkillSummary) for row in page.rows]
         for row, summary in zip(page.rows, collected[-len(page.rows) :], strict=False):
@@ -113,25 +130,103 @@ async def test_listings_equal_a_brute_force_evaluation(
         assert await db.upsert_skills(skills) == []
         for _ in range(QUERIES_A_SEED):
             query = _random_query(chance)
-            exclude = [record.name for record in chance.sample(skills, chance.choice((0, 40)))]
-            expected = _expected(skills, query, set(exclude))
+            expected = _expected(skills, query)
 
-            assert await db.count_skills(query, exclude=exclude) == len(expected), query
-            await _check_pages(db, query, expected, exclude)
+            counted = await db.count_skills(query, seed=EMPTY_SEED)
+            assert counted.value == len(expected), query
+            await _check_pages(db, query, expected)
 
 
-async def test_categories_are_counted_without_the_excluded(connect: DatabaseConnector) -> None:
-    skills = random_skills(random.Random(1), 60)
-    only_one = skill("only-one", category="rare")
-    exclude = [only_one.name, *(record.name for record in skills[:20]), "not-there"]
+async def test_categories_are_counted(connect: DatabaseConnector) -> None:
+    skills = [*random_skills(random.Random(1), 60), skill("only-one", category="rare")]
     with await connect() as db:
-        await db.upsert_skills([*skills, only_one])
+        await db.upsert_skills(skills)
 
-        assert await db.count_categories(exclude=exclude) == Counter(
-            s.category for s in skills[20:]
-        )
-        everything = Counter(s.category for s in [*skills, only_one])
-        assert await db.count_categories(exclude=[]) == everything
+        counted = await db.count_categories(seed=EMPTY_SEED)
+    assert counted.value == Counter(s.category for s in skills if s.status is Status.LISTED)
+
+
+_WITHHELD = {
+    "withdrawn by an operator": with_acts(skill("pdf", category="rare"), act(ActKind.WITHDRAW)),
+    "blocked": with_acts(skill("pdf", category="rare"), act(ActKind.BLOCK)),
+    "withdrawn by its owner": as_listed(skill("pdf", category="rare", verdict=Verdict.WITHDRAWN)),
+}
+
+
+@pytest.mark.parametrize("withheld", _WITHHELD.values(), ids=list(_WITHHELD))
+async def test_what_is_withheld_is_in_no_listing_but_stays_in_the_sources(
+    connect: DatabaseConnector, withheld: Skill
+) -> None:
+    shown = skill("shown")
+    with await connect() as db:
+        await publish(db, shown)
+        alone = await db.fingerprint()
+        await publish(db, withheld)
+        for field in SortField:
+            page = await db.list_skills(
+                ListingQuery(sort_by=field), seed=EMPTY_SEED, offset=0, limit=9
+            )
+            assert ([row.name for row in page.rows], page.total) == (["shown"], 1)
+        for query in (
+            ListingQuery(search="pdf"),
+            ListingQuery(search="pdf", sort_by=SortField.RELEVANCE),
+            ListingQuery(category="rare"),
+        ):
+            page = await db.list_skills(query, seed=EMPTY_SEED, offset=0, limit=9)
+            assert (page.rows, page.total) == ([], 0)
+            assert (await db.count_skills(query, seed=EMPTY_SEED)).value == 0
+        counted = await db.count_skills(ListingQuery(), seed=EMPTY_SEED)
+        categories = await db.count_categories(seed=EMPTY_SEED)
+        assert (counted.value, categories.value) == (1, {"development": 1})
+
+        assert await db.get_skill("pdf") == withheld
+        assert await db.get_skill_by_identity(withheld.identity) == withheld
+        assert await db.get_skills([withheld.identity]) == {withheld.identity: withheld}
+        both = await db.fingerprint()
+        assert (both.count, both.digest != alone.digest) == (2, True)
+        found = await db.compare_range([key_of(shown)], after="", until=None)
+        assert found == [Difference(DifferenceKind.MISSING_IN_KV, "pdf", withheld)]
+        await db.mark_in_kv([key_of(shown)])
+        assert await db.skills_not_in_kv(limit=9) == [withheld]
+        await db.mark_in_kv([key_of(withheld)])
+        assert await db.skills_not_in_kv(limit=9) == []
+
+
+async def test_a_skill_is_listed_again_when_the_act_on_it_is_lifted(
+    connect: DatabaseConnector,
+) -> None:
+    blocked = act(ActKind.BLOCK)
+    with await connect() as db:
+        await publish(db, with_acts(skill(), blocked))
+        assert (await db.count_skills(ListingQuery(), seed=EMPTY_SEED)).value == 0
+        await change(db, Acted(skill().identity, (act(ActKind.RESTORE, lifts=(blocked.id,)),)))
+        assert (await db.count_skills(ListingQuery(), seed=EMPTY_SEED)).value == 1
+
+
+async def test_the_seed_gives_way_by_identity_and_by_slug(connect: DatabaseConnector) -> None:
+    seed = seed_of(skill("same"), skill("renamed"), skill("taken"), skill("next"), skill("free"))
+    published = [
+        skill("same"),
+        skill("renamed", name="zed-renamed"),
+        with_acts(skill("taken", repository="zed/x"), act(ActKind.BLOCK)),
+        skill("acme-next", repository="zed/x"),
+        skill("strange"),
+    ]
+    claims = claims_on(seed, published)
+    with await connect() as db:
+        await db.upsert_skills(published)
+        page = await db.list_skills(ListingQuery(limit=1), seed=seed, offset=0, limit=1)
+        counted = await db.count_skills(ListingQuery(category="nothing"), seed=seed)
+        categories = await db.count_categories(seed=seed)
+
+    assert sorted(page.claims) == sorted(counted.claims) == sorted(categories.claims) == claims
+    assert [claim.name for claim in claims] == ["acme-next", "same", "taken", "zed-renamed"]
+    listed = {s.identity: s.name for s in seed.beside(page.claims)}
+    assert listed == {
+        skill("taken").identity: "acme-taken",
+        skill("next").identity: "next",
+        skill("free").identity: "free",
+    }
 
 
 async def test_an_entry_has_the_fields_of_a_summary_in_its_order(
@@ -140,7 +235,7 @@ async def test_an_entry_has_the_fields_of_a_summary_in_its_order(
     record = skill(license=None, certified_at=None, description="long " * 200)
     with await connect() as db:
         await publish(db, record)
-        page = await db.list_skills(ListingQuery(), exclude=[], offset=0, limit=1)
+        page = await db.list_skills(ListingQuery(), seed=EMPTY_SEED, offset=0, limit=1)
 
     fields = msgspec.json.decode(page.rows[0].item)
     expected = msgspec.json.decode(msgspec.json.encode(record.summary()))
@@ -153,10 +248,11 @@ async def test_a_skill_is_found_by_the_slug_it_has_not_by_the_one_it_asked_for(
     record = skill("pdf", name="wanted", repository="zed/archive")
     by_repository = ListingQuery(search="archive", sort_by=SortField.RELEVANCE)
     with await connect() as db:
-        await db.upsert_skill(record, candidates=["zed-archive-pdf"])
-        found = await db.list_skills(by_repository, exclude=[], offset=0, limit=5)
+        await change(db, State(record), "zed-archive-pdf")
+        found = await db.list_skills(by_repository, seed=EMPTY_SEED, offset=0, limit=5)
         assert [(row.key, row.name) for row in found.rows] == [(1, "zed-archive-pdf")]
-        assert await db.count_skills(ListingQuery(search="wanted"), exclude=[]) == 0
+        counted = await db.count_skills(ListingQuery(search="wanted"), seed=EMPTY_SEED)
+        assert counted.value == 0
 
 
 async def test_a_search_for_a_name_ranks_slug_and_base_slug_alike(
@@ -168,7 +264,7 @@ async def test_a_search_for_a_name_ranks_slug_and_base_slug_alike(
     longer = skill("pdf-tools-extra")
     with await connect() as db:
         await db.upsert_skills([longer, second, named])
-        page = await db.list_skills(query, exclude=[], offset=0, limit=5)
+        page = await db.list_skills(query, seed=EMPTY_SEED, offset=0, limit=5)
 
     assert [(row.key, row.name) for row in page.rows] == [
         (2, "pdf-tools"),
@@ -181,7 +277,7 @@ async def test_without_a_search_all_are_equally_relevant(connect: DatabaseConnec
     query = ListingQuery(sort_by=SortField.RELEVANCE)
     with await connect() as db:
         await db.upsert_skills([skill("b"), skill("a")])
-        page = await db.list_skills(query, exclude=[], offset=0, limit=5)
+        page = await db.list_skills(query, seed=EMPTY_SEED, offset=0, limit=5)
 
     assert [(row.key, row.name) for row in page.rows] == [(1, "a"), (1, "b")]
 
@@ -203,4 +299,4 @@ async def test_a_made_up_cursor_is_refused_or_answered_but_never_fails_the_datab
         return
     with await postgres() as db:
         query = ListingQuery(sort_by=field, cursor=cursor)
-        assert (await db.list_skills(query, exclude=[], offset=0, limit=5)).rows == []
+        assert (await db.list_skills(query, seed=EMPTY_SEED, offset=0, limit=5)).rows == []

@@ -35,7 +35,7 @@ from tests.contract.test_listing import AUTHORS, CATEGORIES, SEARCHES
 from tests.doubles.database import DatabaseDouble
 from tests.doubles.kv import KvOperation, SimulatedKv
 from tests.doubles.network import Fault
-from tests.examples import random_skills
+from tests.examples import random_skills, seed_of
 
 PATIENCE = 60.0  # seconds; here no source is to fail for being slow
 _NOTHING: Any = None  # in place of bindings that reads do not use
@@ -86,16 +86,7 @@ def contents(draw: st.DrawFn) -> Content:
         for number, skill in enumerate(skills)
         if chance.random() < 0.2
     }
-    return Content(_seed([*copies, *under_their_slug, *others]), skills, former)
-
-
-def _seed(skills: Sequence[Skill]) -> Seed:
-    return Seed(
-        tuple(skills),
-        {skill.name: skill for skill in skills},
-        {skill.identity: skill for skill in skills},
-        tuple(skill.summary() for skill in skills),
-    )
+    return Content(seed_of(*copies, *under_their_slug, *others), skills, former)
 
 
 _maybe = st.one_of

@@ -17,9 +17,10 @@ from marketplace.kv.summaries import (
     encode_summary,
 )
 from marketplace.ports.database import DatabaseConnector
+from marketplace.skills.scan import Facts, Refusal, Scan, apply_scan
 from marketplace.skills.skill import Skill
 from marketplace.skills.stored import read_skill, storable
-from marketplace.skills.submission import Scan, Submission, Verdict, skill_from_submission
+from marketplace.skills.tiers import Verdict
 from tests.examples import JANUARY
 
 _TEXTS = st.one_of(
@@ -176,18 +177,20 @@ def test_what_can_be_mended_hides_no_skill(
         {"repo_url": "nowhere"},
         {"repo_url": "https://github.com/acme/" + "x" * 3_000},
         {"base_slug": "Not A Slug"},
-        {"description": "\ud800"},
+        {"skill": Facts(name="tools", description="\ud800")},
     ],
 )
-def test_a_damaged_submission_makes_no_skill(damage: dict[str, Any]) -> None:
+def test_a_damaged_scan_makes_no_skill(damage: dict[str, Any]) -> None:
     fields: dict[str, Any] = {
-        "id": "a",
+        "submission_id": "a",
         "repo_url": "https://github.com/acme/tools",
         "skill_name": "tools",
         "base_slug": "tools",
-        "created_at": JANUARY,
+        "verdict": Verdict.PASS,
+        "score": 500,
+        "scanned_at": JANUARY,
     }
-    scan = Scan(submission_id="a", verdict=Verdict.PASS, score=500, scanned_at=JANUARY)
-    assert skill_from_submission(Submission(**fields), scan).cert_score == 100
-    with pytest.raises(ValueError):  # noqa: PT011 - InvalidData, or that of a repository
-        skill_from_submission(Submission(**(fields | damage)), scan)
+    skill = apply_scan(None, Scan(**fields))
+    assert isinstance(skill, Skill)
+    assert skill.cert_score == 100
+    assert apply_scan(None, Scan(**(fields | damage))) is Refusal.UNUSABLE
