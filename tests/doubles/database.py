@@ -139,6 +139,17 @@ class DatabaseDouble:
         self.put(Held.of(msgspec.structs.replace(changed, name=name)))
         return Upserted.INSERTED
 
+    def write_all(self, merged: "Mapping[str, Merged]") -> Sequence[Skill]:
+        """Write each of these as `write` does, all or nothing; those that were not written."""
+        for each in merged.values():
+            self.check(each.skill)
+        written = {
+            identity
+            for identity, each in sorted(merged.items())
+            if self.write(each.skill, self.first_free([each.skill.name], identity), each.replaced)
+        }
+        return [each.skill for identity, each in merged.items() if identity not in written]
+
     def matching(self, query: ListingQuery) -> list[SkillSummary]:
         """The listed summaries, in no particular order."""
         return [row.summary for row in self.rows.values() if matches(row.summary, query)]
@@ -301,29 +312,14 @@ class DoubleSession:
     @_operation("upsert_skills")
     def replace_rows(self, merged: Mapping[str, Merged]) -> Sequence[Skill]:
         """The second step of `upsert_skills`, which returns those that it did not write."""
-        return self._replace_all(merged)
+        return self.tables.write_all(merged)
 
     @_operation("check_skills")
     def check_rows(self, merged: Mapping[str, Merged]) -> Sequence[Skill]:
         """The second step of `check_skills`."""
         tables = self.tables
-        rows, identities = dict(tables.rows), dict(tables.identities)
-        try:
-            return self._replace_all(merged)
-        finally:
-            tables.rows, tables.identities = rows, identities
-
-    def _replace_all(self, merged: Mapping[str, Merged]) -> Sequence[Skill]:
-        for each in merged.values():
-            self.tables.check(each.skill)
-        written = {
-            identity
-            for identity, each in sorted(merged.items())
-            if self.tables.write(
-                each.skill, self.tables.first_free([each.skill.name], identity), each.replaced
-            )
-        }
-        return [each.skill for identity, each in merged.items() if identity not in written]
+        copy = replace(tables, rows=dict(tables.rows), identities=dict(tables.identities))
+        return copy.write_all(merged)
 
     @_operation("add_alias")
     def add_alias(self, alias: str, identity: str) -> None:
