@@ -27,6 +27,52 @@ alter table skill alter column labels set default '{}';
 update skill set labels = array_remove(labels, 'verified'), revision_in_kv = null
 where cert_tier = 'SCANNED' and 'verified' = any(labels);
 
+-- Revisions as `Skill.revision` makes them. A row is replaced only over the revision that its
+-- fields give, so none may keep one of the form from before.
+create or replace function pg_temp.json_texts(texts text[]) returns text language sql as $$
+    select '[' || coalesce(string_agg(to_json(each)::text, ',' order by place), '') || ']'
+    from unnest(texts) with ordinality as t (each, place)
+$$;
+create or replace function pg_temp.compact(at text) returns text language sql as $$
+    select lpad(digits, greatest(11, length(digits)), '0')
+    from to_hex(greatest(0, extract(epoch from at::timestamptz) * 1000)::bigint) as t (digits)
+$$;
+update skill set revision = concat_ws(
+    '|',
+    pg_temp.compact(greatest(decided_at, told.certified_at, skill.updated_at)),
+    '000',
+    pg_temp.compact(decided_at),
+    pg_temp.compact(told.certified_at),
+    pg_temp.compact(skill.updated_at),
+    left(encode(sha256(convert_to(
+        '[' || to_json(skill.identity) || ',[' || to_json(skill.updated_at::text) || ',{'
+        || concat_ws(
+            ',',
+            '"display_name":' || to_json(display_name),
+            '"description":' || to_json(description),
+            '"author":' || to_json(author),
+            '"repo_url":' || to_json(repo_url),
+            '"skill_path":' || to_json(nullif(skill_path, '')),
+            '"license":' || to_json(license),
+            '"category":' || to_json(nullif(category, 'development')),
+            '"current_version":' || to_json(nullif(current_version, '1.0.0')),
+            '"labels":' || nullif(pg_temp.json_texts(labels), '[]'),
+            case when extensible then '"extensible":true' end,
+            '"extension_points":' || nullif(pg_temp.json_texts(extension_points), '[]')
+        )
+        || '}],[' || to_json(cert_tier) || ',' || to_json(cert_method) || ',' || cert_score || ','
+        || coalesce(to_json(skill.certified_at::text)::text, 'null')
+        || ',"PASS",' || to_json(decided_at) || ',null],[]]',
+        'UTF8'
+    )), 'hex'), 16)
+)
+from (
+    select identity, coalesce(certified_at, updated_at)::text collate "C" as decided_at,
+        coalesce(certified_at, '1970-01-01T00:00:00.000Z')::text collate "C" as certified_at
+    from skill
+) as told
+where told.identity = skill.identity;
+
 -- The indexes of the listing have the listed skills alone.
 drop index skill_by_published_at, skill_by_updated_at, skill_by_display_name, skill_by_cert_score,
     skill_by_cert_score_ascending, skill_by_trending_7d, skill_by_trending_7d_ascending,

@@ -43,7 +43,7 @@ async def test_hooks_hear_of_each_operation_by_its_name_connecting_included() ->
         await publish(db, skill())
         await db.fingerprint()
 
-    assert hook.seen == ["connect", "upsert_skill", "fingerprint"]
+    assert hook.seen == ["connect", "get_skill_by_identity", "upsert_skill", "fingerprint"]
 
 
 async def test_a_fault_can_refuse_the_connection() -> None:

@@ -1,4 +1,4 @@
-"""Listings, counts and pages: every answer is that of ``skills.listing_rules``, by brute force."""
+"""Listings, counts and pages: every answer is what ``listing``'s rules give by brute force."""
 
 import random
 from collections import Counter
@@ -9,9 +9,14 @@ from typing import TypeVar
 import msgspec
 import pytest
 
-from marketplace.ports.database import DatabaseConnector, SkillDatabase
-from marketplace.skills.acts import Act, ActKind
-from marketplace.skills.change import State
+from marketplace.ports.database import (
+    DatabaseConnector,
+    Difference,
+    DifferenceKind,
+    SkillDatabase,
+)
+from marketplace.skills.acts import ActKind
+from marketplace.skills.change import Acted, State
 from marketplace.skills.listing_rules import (
     Cursor,
     InvalidQuery,
@@ -26,13 +31,22 @@ from marketplace.skills.listing_rules import (
     rank,
 )
 from marketplace.skills.merging import as_listed
-from marketplace.skills.seed import EMPTY_SEED, Claim, seed_of
-from marketplace.skills.skill import Skill, SkillSummary
-from marketplace.skills.tiers import CertTier
-from tests.examples import publish, random_skills, skill
+from marketplace.skills.seed import EMPTY_SEED
+from marketplace.skills.skill import Skill, SkillSummary, Status
+from marketplace.skills.tiers import CertTier, Verdict
+from tests.examples import (
+    act,
+    change,
+    claims_on,
+    key_of,
+    publish,
+    random_skills,
+    seed_of,
+    skill,
+    with_acts,
+)
 
 SKILLS = 240
-_BLOCK = Act(id="a", kind=ActKind.BLOCK, reason="x", at="2026-05-01T00:00:00.000Z", by="ops")
 QUERIES_A_SEED = 40
 
 SEARCHES = (
@@ -75,7 +89,8 @@ def _random_query(chance: random.Random) -> ListingQuery:
 
 
 def _expected(skills: Sequence[Skill], query: ListingQuery) -> list[SkillSummary]:
-    found = [summary for s in skills if matches(summary := s.summary(), query)]
+    summaries = [record.summary() for record in skills if record.status is Status.LISTED]
+    found = [summary for summary in summaries if matches(summary, query)]
     return sorted(found, key=lambda summary: rank(summary, query))
 
 
@@ -110,52 +125,108 @@ async def test_listings_equal_a_brute_force_evaluation(
     connect: DatabaseConnector, seed: int
 ) -> None:
     chance = random.Random(seed)
-    skills = [
-        as_listed(msgspec.structs.replace(record, acts=(_BLOCK,))) if number % 9 == 0 else record
-        for number, record in enumerate(random_skills(chance, SKILLS))
-    ]
+    skills = random_skills(chance, SKILLS)
     with await connect() as db:
         assert await db.upsert_skills(skills) == []
         for _ in range(QUERIES_A_SEED):
             query = _random_query(chance)
             expected = _expected(skills, query)
 
-            assert (await db.count_skills(query, seed=EMPTY_SEED)).value == len(expected), query
+            counted = await db.count_skills(query, seed=EMPTY_SEED)
+            assert counted.value == len(expected), query
             await _check_pages(db, query, expected)
 
 
-async def test_categories_count_what_is_listed(connect: DatabaseConnector) -> None:
-    skills = random_skills(random.Random(1), 60)
-    only_one = as_listed(skill("only-one", category="rare", acts=(_BLOCK,)))
+async def test_categories_are_counted(connect: DatabaseConnector) -> None:
+    skills = [*random_skills(random.Random(1), 60), skill("only-one", category="rare")]
     with await connect() as db:
-        await db.upsert_skills([*skills, only_one])
+        await db.upsert_skills(skills)
 
         counted = await db.count_categories(seed=EMPTY_SEED)
-    assert counted.value == Counter(s.category for s in skills)
+    assert counted.value == Counter(s.category for s in skills if s.status is Status.LISTED)
 
 
-async def test_every_answer_tells_which_skills_of_the_seed_are_published(
+_WITHHELD = {
+    "withdrawn by an operator": with_acts(skill("pdf", category="rare"), act(ActKind.WITHDRAW)),
+    "blocked": with_acts(skill("pdf", category="rare"), act(ActKind.BLOCK)),
+    "withdrawn by its owner": as_listed(skill("pdf", category="rare", verdict=Verdict.WITHDRAWN)),
+}
+
+
+@pytest.mark.parametrize("withheld", _WITHHELD.values(), ids=list(_WITHHELD))
+async def test_what_is_withheld_is_in_no_listing_but_stays_in_the_sources(
+    connect: DatabaseConnector, withheld: Skill
+) -> None:
+    shown = skill("shown")
+    with await connect() as db:
+        await publish(db, shown)
+        alone = await db.fingerprint()
+        await publish(db, withheld)
+        for field in SortField:
+            page = await db.list_skills(
+                ListingQuery(sort_by=field), seed=EMPTY_SEED, offset=0, limit=9
+            )
+            assert ([row.name for row in page.rows], page.total) == (["shown"], 1)
+        for query in (
+            ListingQuery(search="pdf"),
+            ListingQuery(search="pdf", sort_by=SortField.RELEVANCE),
+            ListingQuery(category="rare"),
+        ):
+            page = await db.list_skills(query, seed=EMPTY_SEED, offset=0, limit=9)
+            assert (page.rows, page.total) == ([], 0)
+            assert (await db.count_skills(query, seed=EMPTY_SEED)).value == 0
+        counted = await db.count_skills(ListingQuery(), seed=EMPTY_SEED)
+        categories = await db.count_categories(seed=EMPTY_SEED)
+        assert (counted.value, categories.value) == (1, {"development": 1})
+
+        assert await db.get_skill("pdf") == withheld
+        assert await db.get_skill_by_identity(withheld.identity) == withheld
+        assert await db.get_skills([withheld.identity]) == {withheld.identity: withheld}
+        both = await db.fingerprint()
+        assert (both.count, both.digest != alone.digest) == (2, True)
+        found = await db.compare_range([key_of(shown)], after="", until=None)
+        assert found == [Difference(DifferenceKind.MISSING_IN_KV, "pdf", withheld)]
+        await db.mark_in_kv([key_of(shown)])
+        assert await db.skills_not_in_kv(limit=9) == [withheld]
+        await db.mark_in_kv([key_of(withheld)])
+        assert await db.skills_not_in_kv(limit=9) == []
+
+
+async def test_a_skill_is_listed_again_when_the_act_on_it_is_lifted(
     connect: DatabaseConnector,
 ) -> None:
-    seeded = [skill(name, repository="seed/skills") for name in ("one", "two", "three")]
-    seed = seed_of(seeded)
-    withheld = as_listed(
-        skill("one", repository="seed/skills", name="seed-skills-one", acts=(_BLOCK,))
-    )
+    blocked = act(ActKind.BLOCK)
     with await connect() as db:
-        await db.upsert_skills([withheld, skill("two"), skill("other")])
-        page = await db.list_skills(ListingQuery(), seed=seed, offset=0, limit=5)
-        count = await db.count_skills(ListingQuery(), seed=seed)
+        await publish(db, with_acts(skill(), blocked))
+        assert (await db.count_skills(ListingQuery(), seed=EMPTY_SEED)).value == 0
+        await change(db, Acted(skill().identity, (act(ActKind.RESTORE, lifts=(blocked.id,)),)))
+        assert (await db.count_skills(ListingQuery(), seed=EMPTY_SEED)).value == 1
+
+
+async def test_the_seed_gives_way_by_identity_and_by_slug(connect: DatabaseConnector) -> None:
+    seed = seed_of(skill("same"), skill("renamed"), skill("taken"), skill("next"), skill("free"))
+    published = [
+        skill("same"),
+        skill("renamed", name="zed-renamed"),
+        with_acts(skill("taken", repository="zed/x"), act(ActKind.BLOCK)),
+        skill("acme-next", repository="zed/x"),
+        skill("strange"),
+    ]
+    claims = claims_on(seed, published)
+    with await connect() as db:
+        await db.upsert_skills(published)
+        page = await db.list_skills(ListingQuery(limit=1), seed=seed, offset=0, limit=1)
+        counted = await db.count_skills(ListingQuery(category="nothing"), seed=seed)
         categories = await db.count_categories(seed=seed)
 
-    expected = {
-        Claim("seed-skills-one", withheld.identity),
-        Claim("two", skill("two").identity),
+    assert sorted(page.claims) == sorted(counted.claims) == sorted(categories.claims) == claims
+    assert [claim.name for claim in claims] == ["acme-next", "same", "taken", "zed-renamed"]
+    listed = {s.identity: s.name for s in seed.beside(page.claims)}
+    assert listed == {
+        skill("taken").identity: "acme-taken",
+        skill("next").identity: "next",
+        skill("free").identity: "free",
     }
-    for claims in (page.claims, count.claims, categories.claims):
-        assert set(claims) == expected
-    beside = seed.beside(page.claims)
-    assert [listed.name for listed in beside] == ["seed-two", "three"]
 
 
 async def test_an_entry_has_the_fields_of_a_summary_in_its_order(
@@ -177,11 +248,11 @@ async def test_a_skill_is_found_by_the_slug_it_has_not_by_the_one_it_asked_for(
     record = skill("pdf", name="wanted", repository="zed/archive")
     by_repository = ListingQuery(search="archive", sort_by=SortField.RELEVANCE)
     with await connect() as db:
-        await db.upsert_skill(State(record), candidates=["zed-archive-pdf"])
+        await change(db, State(record), "zed-archive-pdf")
         found = await db.list_skills(by_repository, seed=EMPTY_SEED, offset=0, limit=5)
         assert [(row.key, row.name) for row in found.rows] == [(1, "zed-archive-pdf")]
-        missing = await db.count_skills(ListingQuery(search="wanted"), seed=EMPTY_SEED)
-        assert missing.value == 0
+        counted = await db.count_skills(ListingQuery(search="wanted"), seed=EMPTY_SEED)
+        assert counted.value == 0
 
 
 async def test_a_search_for_a_name_ranks_slug_and_base_slug_alike(

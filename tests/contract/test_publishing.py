@@ -1,20 +1,21 @@
 """Upserts, slugs and aliases."""
 
-from typing import Any
+import itertools
+from typing import Any, Final
 
 import msgspec
 import pytest
 
 from marketplace.basics.timestamps import normalize_timestamp
-from marketplace.ports.database import DatabaseConnector, Upserted, UpsertResult
+from marketplace.ports.database import DatabaseConnector, Upserted
 from marketplace.ports.errors import DatabaseError
 from marketplace.skills.acts import Act, ActKind, Severity
-from marketplace.skills.change import Acted, State
+from marketplace.skills.change import Acted, Scanned, State
 from marketplace.skills.merging import as_listed, merge
-from marketplace.skills.scan import Refusal
-from marketplace.skills.skill import Skill, Status
+from marketplace.skills.scan import Refusal, Scan
+from marketplace.skills.skill import Said, Skill, Status
 from marketplace.skills.tiers import CertMethod, CertTier, Verdict
-from tests.examples import FEBRUARY, JANUARY, MARCH, publish, skill
+from tests.examples import FEBRUARY, JANUARY, MARCH, act, change, publish, skill, with_acts
 
 
 async def test_a_new_skill_gets_its_first_candidate_and_reads_back_whole(
@@ -67,7 +68,7 @@ async def test_another_repositorys_skill_gets_the_next_free_candidate(
     assert names[3].startswith("zed-more-pdf-")
 
 
-async def test_newer_facts_replace_all_but_slug_first_publication_and_trending(
+async def test_a_newer_revision_replaces_all_but_slug_first_publication_and_trending(
     connect: DatabaseConnector,
 ) -> None:
     first = skill(published_at=FEBRUARY, trending_score_7d=3.5, trending_score_30d=4.5)
@@ -83,12 +84,9 @@ async def test_newer_facts_replace_all_but_slug_first_publication_and_trending(
     )
     with await connect() as db:
         await publish(db, first)
-        result = await db.upsert_skill(State(newer), candidates=["elsewhere"])
+        result = await change(db, State(newer), "elsewhere")
 
-        expected = merge(first, newer)
-        assert result == UpsertResult(expected, Upserted.UPDATED)
-        assert await db.get_skill(first.name) == expected
-        assert expected == msgspec.structs.replace(
+        expected = msgspec.structs.replace(
             newer,
             name=first.name,
             published_at=FEBRUARY,
@@ -97,6 +95,8 @@ async def test_newer_facts_replace_all_but_slug_first_publication_and_trending(
             read_at=MARCH,
             verdict_at=MARCH,
         )
+        assert (result.outcome, result.skill) == (Upserted.UPDATED, expected)
+        assert await db.get_skill(first.name) == expected
 
 
 async def test_first_publication_moves_back_with_a_newer_revision(
@@ -109,118 +109,204 @@ async def test_first_publication_moves_back_with_a_newer_revision(
     assert result.skill.published_at == JANUARY
 
 
-async def test_late_older_facts_change_nothing(connect: DatabaseConnector) -> None:
+async def test_a_late_older_revision_changes_nothing(connect: DatabaseConnector) -> None:
     newest = skill(updated_at=MARCH, published_at=FEBRUARY)
     with await connect() as db:
         await publish(db, newest)
-        late = await publish(
-            db, skill(current_version="9.0.0", published_at=JANUARY, updated_at=FEBRUARY)
-        )
+        late = await publish(db, skill(description="late", published_at=JANUARY))
 
         assert (late.outcome, late.skill) == (Upserted.UNCHANGED, newest)
         assert await db.get_skill(newest.name) == newest
 
 
-_BLOCK = Act(
-    id="a",
-    kind=ActKind.BLOCK,
-    reason='says "yes"',
-    at=FEBRUARY,
-    by="ops",
-    threat_type="malware",
-    severity=Severity.HIGH,
-    evidence_urls=("https://example.org/1",),
-)
-_CORRECTION = Act(
-    id="b", kind=ActKind.CORRECT, reason="wrong", at=MARCH, by="ops", category="data", labels=("x",)
-)
-
-
-async def test_acts_verdict_and_ids_read_back_as_they_were_written(
-    connect: DatabaseConnector,
-) -> None:
-    record = as_listed(
-        skill(
-            commit="a" * 40,
-            ref="main",
-            repository_id="1",
-            owner_id="2",
-            content_digest="b" * 64,
-            skill_md_digest="c" * 64,
-            read_at=FEBRUARY,
-            verdict=Verdict.FAIL,
-            verdict_at=MARCH,
-            verdict_reason="reads secrets",
-            cert_tier=CertTier.VERIFIED,
-            cert_method=CertMethod.HUMAN_REVIEW,
-            acts=(_BLOCK, _CORRECTION),
-        )
-    )
+async def test_an_absurd_version_orders_nothing(connect: DatabaseConnector) -> None:
+    absurd = skill(current_version="9999999999.0.0")
+    later = skill(current_version="1.0.1", updated_at=FEBRUARY)
     with await connect() as db:
-        assert (await publish(db, record)).skill == record
-        assert await db.get_skill(record.name) == record
-        assert await db.get_skills([record.identity, "nothing"]) == {record.identity: record}
-    assert (record.status, record.scan_failed_at) == (Status.BLOCKED, MARCH)
-    assert record.said is not None
+        await publish(db, absurd)
+        assert (await publish(db, later)).skill.current_version == "1.0.1"
+        again = await publish(db, absurd)
+        assert (again.outcome, again.skill.current_version) == (Upserted.UNCHANGED, "1.0.1")
 
 
-async def test_an_act_and_newer_facts_are_both_kept_in_either_order(
+async def test_facts_verdict_and_acts_are_merged_each_for_itself(
     connect: DatabaseConnector,
 ) -> None:
-    newer = skill(updated_at=MARCH, description="newer")
-    for number, act_first in enumerate((True, False)):
-        listed = skill(f"pdf-{number}")
-        facts = State(msgspec.structs.replace(listed, updated_at=MARCH, description="newer"))
-        act = Acted(listed.identity, (_BLOCK,))
+    failed = as_listed(skill(verdict=Verdict.FAIL, verdict_at=MARCH, verdict_reason="bad"))
+    told = skill(description="Told later.", updated_at=FEBRUARY)
+    acted = with_acts(skill(), act(ActKind.CORRECT, category="writing"))
+    for number, states in enumerate(itertools.permutations((failed, told, acted))):
         with await connect() as db:
-            await publish(db, listed)
-            for change in (act, facts) if act_first else (facts, act):
-                await db.upsert_skill(change, candidates=[], row=listed)
-            stored = await db.get_skill(listed.name)
+            for state in states:
+                result = await publish(db, _called(state, f"pdf-{number}"))
+            stored = await db.get_skill(f"pdf-{number}")
+
+        assert stored == result.skill
         assert stored is not None
-        assert (stored.description, stored.status) == (newer.description, Status.BLOCKED)
-
-
-async def test_bulk_upserts_take_facts_from_one_and_acts_from_the_other(
-    connect: DatabaseConnector,
-) -> None:
-    blocked = as_listed(skill("one", acts=(_BLOCK,)))
-    with await connect() as db:
-        await db.upsert_skills([blocked, skill("two", updated_at=MARCH)])
-        await db.upsert_skills(
-            [skill("one", updated_at=MARCH), as_listed(skill("two", acts=(_BLOCK,)))]
+        assert (stored.description, stored.facts_at) == ("Told later.", FEBRUARY)
+        assert (stored.verdict, stored.scan_failed_at) == (Verdict.FAIL, MARCH)
+        assert (stored.category, stored.acts) == ("writing", acted.acts)
+        assert stored.said == Said(
+            category="development", labels=told.labels, cert_tier=CertTier.SCANNED
         )
-        for name in ("one", "two"):
-            stored = await db.get_skill(name)
-            assert stored is not None
-            assert (stored.facts_at, stored.status) == (MARCH, Status.BLOCKED)
 
 
-async def test_a_refused_change_changes_nothing(connect: DatabaseConnector) -> None:
+def _called(record: Skill, base_slug: str) -> Skill:
+    return msgspec.structs.replace(record, name=base_slug, base_slug=base_slug)
+
+
+async def test_a_refused_change_stores_nothing(connect: DatabaseConnector) -> None:
+    listed = skill(skill_path="skills/pdf-tools")
+    elsewhere = Scan(
+        submission_id="a",
+        repo_url=listed.repo_url,
+        skill_name="pdf-tools",
+        base_slug="pdf-tools",
+        verdict=Verdict.PASS,
+        score=50,
+        scanned_at=MARCH,
+        path="attic/pdf-tools",
+    )
+    block = Acted(listed.identity, (act(ActKind.BLOCK),))
     with await connect() as db:
-        act = Acted(skill().identity, (_BLOCK,))
-        assert await db.upsert_skill(act, candidates=["pdf-tools"]) is Refusal.NOT_LISTED
-        assert await db.get_skill("pdf-tools") is None
+        assert await db.upsert_skill(block, candidates=["pdf-tools"]) is Refusal.NOT_LISTED
+        assert (await db.fingerprint()).count == 0
+
+        await publish(db, listed)
+        refused = await db.upsert_skill(Scanned(elsewhere), candidates=[])
+        assert refused is Refusal.OTHER_PATH
+        assert await db.get_skill("pdf-tools") == listed
 
 
-async def test_a_row_that_changed_since_it_was_read_is_read_again(
+async def test_a_row_that_the_caller_has_read_is_not_read_again(
     connect: DatabaseConnector,
 ) -> None:
     seen: list[Skill | None] = []
 
-    class Watched(Acted):
+    class Noting(State):
         def onto(self, stored: Skill | None) -> Skill | Refusal:
             seen.append(stored)
             return super().onto(stored)
 
-    stale, present = skill(), skill(updated_at=MARCH)
     with await connect() as db:
-        await publish(db, present)
-        await db.upsert_skill(Watched(stale.identity, (_BLOCK,)), candidates=[], row=stale)
-        stored = await db.get_skill(stale.name)
-    assert stored is not None
-    assert (stored.facts_at, stored.status) == (MARCH, Status.BLOCKED)
-    assert seen[-1] == present
+        row = (await publish(db, skill())).skill
+        told = Noting(skill(updated_at=MARCH))
+        assert (await change(db, told, row=row)).outcome is Upserted.UPDATED
+
+    assert len(seen) == 1
+    assert seen[0] is row
+
+
+_WHOLE: Final = as_listed(
+    Skill(
+        name="whole-skill",
+        base_slug="whole",
+        display_name='Ünïcode "quoted" \\ {a,b} 🦊',
+        description="x" * 2000 + "\n\té",
+        author="Acme",
+        repo_url="https://github.com/acme/tools",
+        skill_path="skills/whole",
+        license="MIT",
+        category="data",
+        current_version="2.0.0-rc.1",
+        cert_tier=CertTier.VERIFIED,
+        cert_method=CertMethod.HUMAN_REVIEW,
+        cert_score=77,
+        certified_at=JANUARY,
+        labels=("a b", 'c"d', "NULL", ""),
+        extensible=True,
+        trending_score_7d=0.1,
+        trending_score_30d=-3.5,
+        published_at=JANUARY,
+        updated_at=FEBRUARY,
+        provisional=True,
+        extension_points=("on-save",),
+        commit="c0ffee",
+        ref="refs/heads/ünal",
+        repository_id="4711",
+        owner_id="7",
+        content_digest="d1" * 32,
+        skill_md_digest="d2" * 32,
+        read_at=FEBRUARY,
+        verdict=Verdict.FAIL,
+        verdict_at=MARCH,
+        verdict_reason='reads "secrets" \\ 🦊',
+        acts=(
+            act(ActKind.WITHDRAW, JANUARY),
+            act(
+                ActKind.CORRECT,
+                FEBRUARY,
+                id="0197-ä",
+                reason='wröng "category" \\',
+                by="ops:jo",
+                category="writing",
+                labels=("x", "日本"),
+                cert_tier=CertTier.CERTIFIED,
+                rule="rule-1",
+            ),
+            act(
+                ActKind.BLOCK,
+                FEBRUARY,
+                id="0198",
+                threat_type="malware",
+                severity=Severity.CRITICAL,
+                evidence_urls=("https://threat.example/a?b=1&c", "https://threat.example/d"),
+            ),
+            act(ActKind.ACCEPT_OWNER, FEBRUARY, id="0199", repository_id="4711", owner_id="8"),
+            act(ActKind.RESTORE, MARCH, lifts=("0198",)),
+        ),
+    )
+)
+_GONE: Final = as_listed(msgspec.structs.replace(_WHOLE, verdict=Verdict.GONE))
+
+
+def test_one_of_the_whole_skills_has_every_field_at_another_value_than_its_default() -> None:
+    for kind, having in ((Skill, [_WHOLE, _GONE]), (Act, _WHOLE.acts), (Said, [_WHOLE.said])):
+        at_default = {
+            field.name
+            for field in msgspec.structs.fields(kind)
+            if all(getattr(each, field.name) == field.default for each in having)
+        }
+        assert at_default == set(), kind
+
+
+@pytest.mark.parametrize(
+    "record",
+    [_WHOLE, _GONE, skill()],
+    ids=["whole", "gone", "plain"],
+)
+@pytest.mark.parametrize("in_bulk", [False, True])
+async def test_every_field_survives_a_round_trip(
+    connect: DatabaseConnector, record: Skill, in_bulk: bool
+) -> None:
+    with await connect() as db:
+        if in_bulk:
+            assert await db.upsert_skills([record]) == []
+        else:
+            assert (await change(db, State(record), record.name)).skill == record
+        read = [
+            await db.get_skill(record.name),
+            await db.get_skill_by_identity(record.identity),
+            (await db.get_skills([record.identity]))[record.identity],
+            *await db.skills_not_in_kv(limit=2),
+            *(found.row for found in await db.compare_range([], after="", until=None)),
+        ]
+
+    assert read == [record] * 5
+    assert {skill.revision for skill in read if skill is not None} == {record.revision}
+    assert {msgspec.json.encode(skill) for skill in read} == {msgspec.json.encode(record)}
+
+
+async def test_the_skills_of_identities_are_those_that_have_a_row(
+    connect: DatabaseConnector,
+) -> None:
+    first, second = skill("first"), skill("second")
+    with await connect() as db:
+        await db.upsert_skills([first, second, skill("third")])
+        found = await db.get_skills([second.identity, "nothing", first.identity])
+
+        assert found == {first.identity: first, second.identity: second}
+        assert await db.get_skills([]) == {}
 
 
 async def test_the_same_revision_again_is_unchanged(connect: DatabaseConnector) -> None:
@@ -234,9 +320,8 @@ async def test_the_same_revision_again_is_unchanged(connect: DatabaseConnector) 
 async def test_an_existing_identity_needs_no_candidates(connect: DatabaseConnector) -> None:
     with await connect() as db:
         await publish(db, skill())
-        result = await db.upsert_skill(State(skill(updated_at=MARCH)), candidates=[])
+        result = await change(db, State(skill(updated_at=MARCH)))
 
-    assert isinstance(result, UpsertResult)
     assert result.outcome is Upserted.UPDATED
 
 
@@ -244,7 +329,7 @@ async def test_without_a_free_candidate_it_is_a_conflict(connect: DatabaseConnec
     with await connect() as db:
         await publish(db, skill("pdf"))
         with pytest.raises(DatabaseError) as failure:
-            await db.upsert_skill(State(skill("pdf", repository="zed/x")), candidates=["pdf"])
+            await change(db, State(skill("pdf", repository="zed/x")), "pdf")
 
     assert failure.value.reason == "conflict"
 
@@ -269,6 +354,8 @@ async def test_an_alias_of_another_identity_is_not_free_but_ones_own_is(
         {"trending_score_30d": float("nan")},
         {"published_at": "yesterday"},
         {"description": "a\0b"},
+        {"acts": (act(ActKind.WITHDRAW, reason="a\0b"),)},
+        {"said": Said(category="a\0b", labels=(), cert_tier=CertTier.SCANNED)},
     ],
     ids=lambda fields: next(iter(fields)),
 )
@@ -310,18 +397,39 @@ async def test_bulk_upserts_insert_update_and_keep_what_is_newer(
         unplaced = await db.upsert_skills(
             [
                 skill("kept", description="late", current_version="2.0.0"),
-                skill("old", name="other-name", updated_at=MARCH, published_at=MARCH),
+                skill("old", name="other-name", description="New.", updated_at=MARCH),
                 skill("new"),
             ]
         )
 
         assert unplaced == []
         assert await db.get_skill("kept") == kept
-        old = await db.get_skill("old")
-        assert old is not None
-        assert (old.name, old.facts_at) == ("old", MARCH)
+        updated = await db.get_skill("old")
+        assert updated == merge(skill("old"), skill("old", description="New.", updated_at=MARCH))
+        assert updated is not None
+        assert (updated.description, updated.updated_at) == ("New.", MARCH)
         assert await db.get_skill("other-name") is None
         assert await db.get_skill("new") == skill("new")
+
+
+async def test_bulk_upserts_merge_newer_facts_with_acts(connect: DatabaseConnector) -> None:
+    blocked = with_acts(skill("row-acts"), act(ActKind.BLOCK))
+    told = skill("row-facts", description="Told later.", updated_at=MARCH)
+    with await connect() as db:
+        await db.upsert_skills([blocked, told])
+        unplaced = await db.upsert_skills(
+            [
+                skill("row-acts", description="Told later.", updated_at=MARCH),
+                with_acts(skill("row-facts"), act(ActKind.BLOCK)),
+            ]
+        )
+        stored = [await db.get_skill(name) for name in ("row-acts", "row-facts")]
+
+    assert unplaced == []
+    for merged in stored:
+        assert merged is not None
+        assert (merged.status, merged.acts) == (Status.BLOCKED, blocked.acts)
+        assert (merged.description, merged.facts_at) == ("Told later.", MARCH)
 
 
 async def test_bulk_upserts_return_those_whose_slug_belongs_to_another(
@@ -359,8 +467,8 @@ async def test_bulk_upserts_take_the_newest_of_several_states_in_any_order(
     connect: DatabaseConnector,
 ) -> None:
     states = [
-        skill(current_version=f"1.{number}.0", updated_at=f"2026-0{number}-01T00:00:00.000Z")
-        for number in (1, 3, 2)
+        skill(current_version=version, updated_at=at)
+        for version, at in (("9.0.0", JANUARY), ("1.3.0", MARCH), ("2.0.0", FEBRUARY))
     ]
     with await connect() as db:
         assert await db.upsert_skills(states) == []

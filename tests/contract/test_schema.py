@@ -1,19 +1,32 @@
 """The migrations, held against what the code believes about them."""
 
 import asyncio
+import random
 import uuid
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 import pytest
 
 from bench.generated_skills import generate_skills
-from marketplace.postgres.listing_sql import page_statement
-from marketplace.postgres.queries import MANAGED_COLUMNS, SKILL_COLUMNS
+from marketplace.ports.database import Upserted
+from marketplace.postgres.db import PostgresSkillDatabase
+from marketplace.postgres.listing_sql import count_statement, page_statement
+from marketplace.postgres.queries import (
+    COUNT_CATEGORIES,
+    MANAGED_COLUMNS,
+    SEED_CLAIMS,
+    SKILL_COLUMNS,
+)
+from marketplace.skills.change import State
 from marketplace.skills.listing_rules import ListingQuery, SortDirection, SortField
+from marketplace.skills.seed import load_seed
+from marketplace.skills.skill import Skill
 from marketplace.skills.tiers import CertTier
-from pgwire import PostgresError
+from pgwire import Connection, PostgresError, Statement
 from tests.contract.postgres import PostgresServer, migrations
+from tests.examples import JANUARY, change, random_skills, skill
 
 COLUMNS = """
 select column_name, data_type, udt_name from information_schema.columns
@@ -59,6 +72,69 @@ async def test_down_undoes_up_and_up_gives_the_same_again(postgres_server: Postg
     assert await definitions() == first
 
 
+async def test_rows_from_before_acts_get_the_revision_that_their_fields_give(
+    postgres_server: PostgresServer,
+) -> None:
+    database = f"old_{uuid.uuid4().hex}"
+    await postgres_server.execute(f"create database {database}")
+    before, after = migrations("up")[:2], migrations("up")[2:]
+    postgres_server.run_script(database, "".join(before))
+    old = [*_rows_from_before(), *_odd_rows()]
+    with await postgres_server.connect(database) as connection:
+        columns = ", ".join((await _columns(connection)) & old[0].keys())
+        await connection.query(
+            f"insert into skill ({columns})"  # noqa: S608 - of the catalog's names
+            f" select {columns} from json_populate_recordset(null::skill, $1::json)",
+            msgspec.json.encode(old).decode(),
+        )
+    postgres_server.run_script(database, "".join(after))
+
+    with await postgres_server.connect(database) as connection:
+        db = PostgresSkillDatabase(connection)
+        revisions = (await connection.query("select name, revision from skill")).rows
+        rows = await db.skills_not_in_kv(limit=len(old))
+        assert {(row.name, row.revision) for row in rows} == set(revisions)
+        assert len(rows) == len(old)
+        newer = msgspec.structs.replace(
+            rows[0], description="New.", updated_at="2027" + JANUARY[4:]
+        )
+        assert (await change(db, State(newer))).outcome is Upserted.UPDATED
+        assert not any("verified" in row.labels for row in rows if row.cert_tier == "SCANNED")
+
+
+def _rows_from_before() -> list[dict[str, Any]]:
+    skills = random_skills(random.Random(4), 100)
+    return [_row_from_before(record) for record in skills if not record.acts]
+
+
+def _odd_rows() -> list[dict[str, Any]]:
+    odd = "".join(map(chr, range(1, 160))) + '\u2028\ufeff\\ / "🦊'
+    texts = dict.fromkeys(("display_name", "description", "author", "license", "category"), odd)
+    records = (
+        skill("odd", **texts, labels=(odd, "verified", ""), extension_points=("", odd)),
+        skill("early", updated_at="0001-01-01T00:00:00.000Z"),
+        skill("late", updated_at="9999-12-31T23:59:59.999Z", certified_at=JANUARY),
+        skill("checked", certified_at="2026-05-01T00:00:00.007Z", license=""),
+    )
+    return [_row_from_before(record) for record in records]
+
+
+def _row_from_before(record: Skill) -> dict[str, Any]:
+    return msgspec.structs.asdict(record) | {
+        "identity": record.identity,
+        "repository": record.repo_url,
+        "summary": record.description,
+        "author_lower": record.author.lower(),
+        "revision": f"0000000001.0000000000.0000000000~|{record.updated_at}|0123456789abcdef",
+        "title_terms": [],
+        "search_terms": [],
+    }
+
+
+async def _columns(connection: Connection) -> set[str]:
+    return {str(name) for name, _, _ in (await connection.query(COLUMNS)).rows}
+
+
 @pytest.mark.parametrize(
     ("assignment", "constraint"),
     [
@@ -67,6 +143,8 @@ async def test_down_undoes_up_and_up_gives_the_same_again(postgres_server: Postg
         ("base_slug = ''", "skill_base_slug_is_a_slug"),
         ("cert_tier = 'GOLD'", "skill_cert_tier_known"),
         ("cert_method = 'GUESS'", "skill_cert_method_known"),
+        ("status = 'HIDDEN'", "skill_status_known"),
+        ("verdict = 'MAYBE'", "skill_verdict_known"),
         ("cert_score = 101", "skill_cert_score_in_range"),
         ("trending_score_7d = 'nan'", "skill_trending_score_7d_finite"),
         ("trending_score_30d = '-infinity'", "skill_trending_score_30d_finite"),
@@ -142,9 +220,28 @@ async def test_every_order_comes_from_an_index_without_sorting_the_table(
     assert field not in _SCORES or "Incremental Sort" not in plan
 
 
+_SEED = load_seed()
+_COUNTS = {
+    "all": count_statement(ListingQuery()),
+    "category": count_statement(_FILTERS["category"]),
+    "categories": Statement(COUNT_CATEGORIES),
+    "claims": Statement(SEED_CLAIMS, (list(_SEED.by_identity), list(_SEED.claimable))),
+}
+
+
+@pytest.mark.parametrize("counted", _COUNTS)
+async def test_counts_and_what_the_seed_gives_way_to_come_from_an_index(
+    postgres_server: PostgresServer, listing_database: str, counted: str
+) -> None:
+    assert "Seq Scan" not in await _steps_of(postgres_server, listing_database, _COUNTS[counted])
+
+
 async def _plan(server: PostgresServer, database: str, query: ListingQuery) -> set[str]:
     """The kinds of steps in PostgreSQL's plan for a page of this listing."""
-    statement = page_statement(query, offset=0, limit=24)
+    return await _steps_of(server, database, page_statement(query, offset=0, limit=24))
+
+
+async def _steps_of(server: PostgresServer, database: str, statement: Statement) -> set[str]:
     with await server.connect(database) as connection:
         result = await connection.query(
             f"explain (format json) {statement.sql}", *statement.parameters

@@ -24,7 +24,7 @@ from marketplace.ports.env import Env
 from marketplace.ports.errors import DatabaseError, StorageError
 from marketplace.postgres.db import postgres_connector
 from marketplace.skills.listing_rules import ListingQuery, SortDirection, SortField, decode_cursor
-from marketplace.skills.seed import Seed, seed_of
+from marketplace.skills.seed import Seed
 from marketplace.skills.skill import Skill, SkillSummary
 from marketplace.skills.slugs import slug_candidates
 from marketplace.skills.stored import storable
@@ -35,7 +35,7 @@ from tests.contract.test_listing import AUTHORS, CATEGORIES, SEARCHES
 from tests.doubles.database import DatabaseDouble
 from tests.doubles.kv import KvOperation, SimulatedKv
 from tests.doubles.network import Fault
-from tests.examples import random_skills
+from tests.examples import random_skills, seed_of
 
 PATIENCE = 60.0  # seconds; here no source is to fail for being slow
 _NOTHING: Any = None  # in place of bindings that reads do not use
@@ -86,7 +86,7 @@ def contents(draw: st.DrawFn) -> Content:
         for number, skill in enumerate(skills)
         if chance.random() < 0.2
     }
-    return Content(seed_of([*copies, *under_their_slug, *others]), skills, former)
+    return Content(seed_of(*copies, *under_their_slug, *others), skills, former)
 
 
 _maybe = st.one_of

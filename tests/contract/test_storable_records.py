@@ -1,4 +1,4 @@
-"""Every store takes what is read as a skill, and gives back the same."""
+"""Whatever is read as a skill, every store takes and gives back the same."""
 
 import itertools
 import json
@@ -17,7 +17,7 @@ from marketplace.kv.summaries import (
     encode_summary,
 )
 from marketplace.ports.database import DatabaseConnector
-from marketplace.skills.scan import Refusal, Scan, apply_scan
+from marketplace.skills.scan import Facts, Refusal, Scan, apply_scan
 from marketplace.skills.skill import Skill
 from marketplace.skills.stored import read_skill, storable
 from marketplace.skills.tiers import Verdict
@@ -65,7 +65,7 @@ _LISTS = st.one_of(
 
 
 def _mostly(usual: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """A value that belongs there; one time in eight any value."""
+    """What belongs there; one time in eight anything."""
     return st.integers(0, 7).flatmap(lambda chance: usual if chance else _ANYTHING)
 
 
@@ -177,7 +177,7 @@ def test_what_can_be_mended_hides_no_skill(
         {"repo_url": "nowhere"},
         {"repo_url": "https://github.com/acme/" + "x" * 3_000},
         {"base_slug": "Not A Slug"},
-        {"reason": "\ud800"},
+        {"skill": Facts(name="tools", description="\ud800")},
     ],
 )
 def test_a_damaged_scan_makes_no_skill(damage: dict[str, Any]) -> None:

@@ -1,7 +1,8 @@
 """The skill database in memory: same answers as PostgreSQL, by ``skills.listing_rules`` itself.
 
 Held to the same contract tests as the real one (tests/contract). Between its ``before`` and its
-``after`` hook each operation is one uninterrupted step, as a statement is in PostgreSQL.
+``after`` hook each operation is one uninterrupted step, as a statement is in PostgreSQL. An upsert
+is two of them: it reads the rows and writes over the revisions that it has read.
 """
 
 import functools
@@ -29,6 +30,8 @@ from marketplace.ports.database import (
 )
 from marketplace.ports.dead_letter import DeadLetter
 from marketplace.ports.errors import DatabaseConflict, DatabaseError, DatabaseRejected
+from marketplace.postgres.db import MAX_ATTEMPTS
+from marketplace.postgres.listing_sql import matches_nothing
 from marketplace.skills.change import Change
 from marketplace.skills.fingerprint import Fingerprint
 from marketplace.skills.listing_rules import ListingQuery, cursor_rank, matches, rank
@@ -39,7 +42,7 @@ from marketplace.skills.skill import KEPT, MOMENTS, Skill, SkillSummary
 from marketplace.skills.slugs import slugify
 
 Hook = Callable[[str], Awaitable[None]]
-"""Awaited with the operation's name (``connect``, ``upsert_skill``, …).
+"""Awaited with the operation's name (``connect``, ``get_skill_by_identity``, ``upsert_skill``, …).
 
 An exception from ``before``: the operation is not carried out. From ``after``: it is, but the
 caller sees the exception, as when the answer to a COMMIT is lost.
@@ -121,20 +124,40 @@ class DatabaseDouble:
         self.rows[row.identity] = row
         self.identities[row.skill.name] = row.identity
 
-    def update(self, present: Held, changed: Skill) -> Upserted:
-        """Replace a row by a state made from it; the slug and what is measured stay."""
-        if changed.revision == present.revision:
-            return Upserted.UNCHANGED
-        values = {field: getattr(present.skill, field) for field in KEPT}
-        self.put(Held.of(msgspec.structs.replace(changed, **values), present.revision_in_kv))
-        return Upserted.UPDATED
+    def write(self, changed: Skill, name: str | None, replaced: str | None) -> Upserted | None:
+        """Replace the identity's row, if it has the revision ``replaced``, or insert one under the
+        slug ``name``; None where neither can be. A row keeps its slug and what is measured."""
+        present = self.rows.get(changed.identity)
+        if present is not None:
+            if present.revision != replaced:
+                return None
+            values = {field: getattr(present.skill, field) for field in KEPT}
+            self.put(Held.of(msgspec.structs.replace(changed, **values), present.revision_in_kv))
+            return Upserted.UPDATED
+        if name is None:
+            return None
+        self.put(Held.of(msgspec.structs.replace(changed, name=name)))
+        return Upserted.INSERTED
+
+    def write_all(self, merged: "Mapping[str, Merged]") -> Sequence[Skill]:
+        """Write each of these as `write` does, all or nothing; those that were not written."""
+        for each in merged.values():
+            self.check(each.skill)
+        written = {
+            identity
+            for identity, each in sorted(merged.items())
+            if self.write(each.skill, self.first_free([each.skill.name], identity), each.replaced)
+        }
+        return [each.skill for identity, each in merged.items() if identity not in written]
 
     def matching(self, query: ListingQuery) -> list[SkillSummary]:
         """The listed summaries, in no particular order."""
         return [row.summary for row in self.rows.values() if matches(row.summary, query)]
 
-    def claims(self, seed: Seed) -> list[Claim]:
-        """What the seed gives way to."""
+    def claims(self, seed: Seed, query: ListingQuery | None = None) -> list[Claim]:
+        """What the seed gives way to; nothing for a query that matches nothing."""
+        if query is not None and matches_nothing(query):
+            return []
         return [
             Claim(row.name, row.identity)
             for row in self.rows.values()
@@ -151,20 +174,70 @@ _Operation = Callable[
 
 
 def _operation(
-    step: Callable[Concatenate["DoubleSession", _P], _T],
-) -> _Operation[_P, _T]:
-    """A method of the port: one step between the hooks."""
+    name: str,
+) -> Callable[[Callable[Concatenate["DoubleSession", _P], _T]], _Operation[_P, _T]]:
+    """A method that is one step between the hooks, which hear of it by this name."""
 
-    @functools.wraps(step)
-    async def operation(self: "DoubleSession", /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        if self.closed:
-            raise DatabaseError("the session is closed")
-        await self.tables.before(step.__name__)
-        result = step(self, *args, **kwargs)
-        await self.tables.after(step.__name__)
-        return result
+    def decorate(step: Callable[Concatenate["DoubleSession", _P], _T]) -> _Operation[_P, _T]:
+        @functools.wraps(step)
+        async def operation(self: "DoubleSession", /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+            if self.closed:
+                raise DatabaseError("the session is closed")
+            await self.tables.before(name)
+            result = step(self, *args, **kwargs)
+            await self.tables.after(name)
+            return result
 
-    return operation
+        return operation
+
+    return decorate
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """A state made from a row, and the revision of that row; None where there was no row."""
+
+    skill: Skill
+    replaced: str | None
+
+
+async def upsert_in_steps(
+    session: Any, change: Change, *, candidates: Sequence[str], row: Skill | None = None
+) -> UpsertResult | Refusal:
+    """`SkillDatabase.upsert_skill` by a session's statements, between which others may write."""
+    for attempt in range(MAX_ATTEMPTS):
+        if attempt or row is None:
+            row = await session.get_skill_by_identity(change.identity)
+        changed = change.onto(row)
+        if isinstance(changed, Refusal):
+            return changed
+        replaced = None if row is None else row.revision
+        if row is not None and changed.revision == replaced:
+            return UpsertResult(row, Upserted.UNCHANGED)
+        result: UpsertResult | None = await session.replace_row(
+            changed, replaced=replaced, candidates=candidates
+        )
+        if result is not None:
+            return result
+    raise DatabaseConflict(f"other sessions changed {change.identity} {MAX_ATTEMPTS} times")
+
+
+async def merge_in_steps(
+    session: Any,
+    skills: Sequence[Skill],
+    write: Callable[[Mapping[str, Merged]], Awaitable[Sequence[Skill]]],
+) -> Sequence[Skill]:
+    """`SkillDatabase.upsert_skills`, or `check_skills`, by a session's statements."""
+    rows = await session.get_skills(sorted({skill.identity for skill in skills})) if skills else {}
+    merged: dict[str, Merged] = {}
+    for skill in skills:
+        identity = skill.identity
+        row = rows.get(identity)
+        present = merged[identity].skill if identity in merged else row
+        state = skill if present is None else merge(present, skill)
+        merged[identity] = Merged(state, None if row is None else row.revision)
+    changed = {i: each for i, each in merged.items() if each.skill.revision != each.replaced}
+    return await write(changed) if changed else []
 
 
 class DoubleSession:
@@ -174,7 +247,7 @@ class DoubleSession:
         self.tables = tables
         self.closed = False
 
-    @_operation
+    @_operation("list_skills")
     def list_skills(
         self, query: ListingQuery, *, seed: Seed, offset: int, limit: int
     ) -> ListingRows:
@@ -186,97 +259,79 @@ class DoubleSession:
             ListingRow(position.key, position.name, msgspec.json.encode(summary))
             for position, summary in listed[offset : offset + limit]
         ]
-        return ListingRows(rows, len(found), self.tables.claims(seed))
+        return ListingRows(rows, len(found), self.tables.claims(seed, query))
 
-    @_operation
+    @_operation("get_skill")
     def get_skill(self, name: str) -> Skill | None:
         identity = self.tables.identities.get(name) or self.tables.aliases.get(name)
         return None if identity is None else self._skill_of(identity)
 
-    @_operation
+    @_operation("get_skill_by_identity")
     def get_skill_by_identity(self, identity: str) -> Skill | None:
         return self._skill_of(identity)
 
-    @_operation
+    @_operation("seed_claims")
     def seed_claims(self, seed: Seed) -> Sequence[Claim]:
         return self.tables.claims(seed)
 
-    @_operation
+    @_operation("get_skills")
     def get_skills(self, identities: Sequence[str]) -> Mapping[str, Skill]:
         found = {identity: self._skill_of(identity) for identity in identities}
         return {identity: skill for identity, skill in found.items() if skill is not None}
 
-    @_operation
+    @_operation("count_skills")
     def count_skills(self, query: ListingQuery, *, seed: Seed) -> Counted[int]:
-        return Counted(len(self.tables.matching(query)), self.tables.claims(seed))
+        return Counted(len(self.tables.matching(query)), self.tables.claims(seed, query))
 
-    @_operation
+    @_operation("count_categories")
     def count_categories(self, *, seed: Seed) -> Counted[Mapping[str, int]]:
         found = self.tables.matching(ListingQuery())
         counts = Counter(summary.category for summary in found)
         return Counted(dict(sorted(counts.items())), self.tables.claims(seed))
 
-    @_operation
-    def upsert_skill(
-        self,
-        change: Change,
-        *,
-        candidates: Sequence[str],
-        row: Skill | None = None,
+    async def upsert_skill(
+        self, change: Change, *, candidates: Sequence[str], row: Skill | None = None
     ) -> UpsertResult | Refusal:
-        tables, identity = self.tables, change.identity
-        present = tables.rows.get(identity)
-        changed = change.onto(None if present is None else present.skill)
-        if isinstance(changed, Refusal):
-            return changed
+        return await upsert_in_steps(self, change, candidates=candidates, row=row)
+
+    @_operation("upsert_skill")
+    def replace_row(
+        self, changed: Skill, *, replaced: str | None, candidates: Sequence[str]
+    ) -> UpsertResult | None:
+        """The second step of `upsert_skill`: None where the row has another revision by now."""
+        tables, identity = self.tables, changed.identity
         tables.check(changed)
-        if present is not None:
-            outcome = tables.update(present, changed)
-            return UpsertResult(tables.rows[identity].skill, outcome)
         name = tables.first_free(candidates, identity)
-        if name is None:
+        if name is None and identity not in tables.rows:
             raise DatabaseConflict(f"no slug is free for {identity}")
-        tables.put(Held.of(msgspec.structs.replace(changed, name=name)))
-        return UpsertResult(tables.rows[identity].skill, Upserted.INSERTED)
+        outcome = tables.write(changed, name, replaced)
+        return None if outcome is None else UpsertResult(tables.rows[identity].skill, outcome)
 
-    @_operation
-    def upsert_skills(self, skills: Sequence[Skill]) -> Sequence[Skill]:
-        return self._upsert_all(skills)
+    async def upsert_skills(self, skills: Sequence[Skill]) -> Sequence[Skill]:
+        return await merge_in_steps(self, skills, self.replace_rows)
 
-    @_operation
-    def check_skills(self, skills: Sequence[Skill]) -> Sequence[Skill]:
+    async def check_skills(self, skills: Sequence[Skill]) -> Sequence[Skill]:
+        return await merge_in_steps(self, skills, self.check_rows)
+
+    @_operation("upsert_skills")
+    def replace_rows(self, merged: Mapping[str, Merged]) -> Sequence[Skill]:
+        """The second step of `upsert_skills`, which returns those that it did not write."""
+        return self.tables.write_all(merged)
+
+    @_operation("check_skills")
+    def check_rows(self, merged: Mapping[str, Merged]) -> Sequence[Skill]:
+        """The second step of `check_skills`."""
         tables = self.tables
-        rows, identities = dict(tables.rows), dict(tables.identities)
-        try:
-            return self._upsert_all(skills)
-        finally:
-            tables.rows, tables.identities = rows, identities
+        copy = replace(tables, rows=dict(tables.rows), identities=dict(tables.identities))
+        return copy.write_all(merged)
 
-    def _upsert_all(self, skills: Sequence[Skill]) -> Sequence[Skill]:
-        merged: dict[str, Skill] = {}
-        for skill in skills:
-            present = merged.get(skill.identity) or self._skill_of(skill.identity)
-            merged[skill.identity] = skill if present is None else merge(present, skill)
-        for skill in merged.values():
-            self.tables.check(skill)
-        unplaced = {}
-        for identity, skill in sorted(merged.items()):
-            row = self.tables.rows.get(identity)
-            if row is not None:
-                self.tables.update(row, skill)
-            elif self.tables.first_free([skill.name], identity):
-                self.tables.put(Held.of(skill))
-            else:
-                unplaced[identity] = skill
-        return [skill for identity, skill in merged.items() if identity in unplaced]
-
-    @_operation
+    @_operation("add_alias")
     def add_alias(self, alias: str, identity: str) -> None:
         if slugify(alias) != alias or not alias:
             raise DatabaseRejected(f"not a slug: {alias!r}")
         self.tables.aliases.setdefault(alias, identity)
 
-    @_operation
+    @_operation("mark_in_kv")
     def mark_in_kv(self, versions: Sequence[RecordKey]) -> Sequence[str]:
         moved_on = []
         for version in versions:
@@ -289,7 +344,7 @@ class DoubleSession:
                 moved_on.append(version.name)
         return sorted(moved_on)
 
-    @_operation
+    @_operation("skills_not_in_kv")
     def skills_not_in_kv(self, *, limit: int) -> Sequence[Skill]:
         skills = [
             row.skill for row in self.tables.rows.values() if row.revision != row.revision_in_kv
@@ -297,7 +352,7 @@ class DoubleSession:
         skills.sort(key=lambda skill: (skill.updated_at, skill.name))
         return skills[:limit]
 
-    @_operation
+    @_operation("compare_range")
     def compare_range(
         self,
         records: Sequence[RecordKey],
@@ -321,13 +376,13 @@ class DoubleSession:
         last = differences[limit - 1].name
         return [found for found in differences if found.name <= last]
 
-    @_operation
+    @_operation("fingerprint")
     def fingerprint(self) -> Fingerprint:
         rows = self.tables.rows.values()
         total = sum(_digest(f"{row.skill.name} {row.revision}") for row in rows)
         return Fingerprint(count=len(rows), digest=f"{total % 2**64:016x}")
 
-    @_operation
+    @_operation("store_dead_letter")
     def store_dead_letter(self, letter: DeadLetter) -> None:
         letter = msgspec.structs.replace(
             letter,
@@ -340,7 +395,7 @@ class DoubleSession:
             redrives = max(letter.redrives, stored.redrives if stored else 0)
             self.tables.dead_letters[letter.id] = msgspec.structs.replace(letter, redrives=redrives)
 
-    @_operation
+    @_operation("list_dead_letters")
     def list_dead_letters(
         self, *, reason: str | None, after: str | None, limit: int
     ) -> Sequence[DeadLetter]:
@@ -351,7 +406,7 @@ class DoubleSession:
         ]
         return letters[:limit]
 
-    @_operation
+    @_operation("list_redrivable")
     def list_redrivable(self, *, reason: str | None, limit: int) -> Sequence[DeadLetter]:
         letters = [
             letter
@@ -360,7 +415,7 @@ class DoubleSession:
         ]
         return sorted(letters, key=lambda letter: letter.failed_at)[:limit]
 
-    @_operation
+    @_operation("mark_redriven")
     def mark_redriven(self, ids: Sequence[str], *, at: str) -> None:
         for letter in self._open_letters():
             if letter.id in ids and letter.failed_at < at:
@@ -368,16 +423,16 @@ class DoubleSession:
                     letter, redrives=letter.redrives + 1, redriven_at=at
                 )
 
-    @_operation
+    @_operation("get_dead_letters")
     def get_dead_letters(self, ids: Sequence[str]) -> Sequence[DeadLetter]:
         letters = self.tables.dead_letters
         return [letters[id_] for id_ in sorted(set(ids)) if id_ in letters]
 
-    @_operation
+    @_operation("count_dead_letters")
     def count_dead_letters(self) -> Mapping[str, int]:
         return dict(sorted(Counter(letter.reason for letter in self._open_letters()).items()))
 
-    @_operation
+    @_operation("acquire_lease")
     def acquire_lease(self, name: str, holder: str, *, now: str, expires_at: str) -> bool:
         held = self.tables.leases.get(name)
         if held is not None and held.holder != holder and held.expires_at > now:
@@ -385,24 +440,24 @@ class DoubleSession:
         self.tables.leases[name] = _Lease(holder, expires_at)
         return True
 
-    @_operation
+    @_operation("release_lease")
     def release_lease(self, name: str, holder: str) -> None:
         held = self.tables.leases.get(name)
         if held is not None and held.holder == holder:
             del self.tables.leases[name]
 
-    @_operation
+    @_operation("save_state")
     def save_state(self, name: str, value: bytes) -> None:
         self.tables.states[name] = value
 
-    @_operation
+    @_operation("replace_state")
     def replace_state(self, name: str, value: bytes, *, before: bytes | None) -> bool:
         if self.tables.states.get(name) != before:
             return False
         self.tables.states[name] = value
         return True
 
-    @_operation
+    @_operation("load_state")
     def load_state(self, name: str) -> bytes | None:
         return self.tables.states.get(name)
 
@@ -461,6 +516,8 @@ def _breaks_a_constraint(skill: Skill) -> bool:
 def _texts(value: object) -> Iterator[str]:
     if isinstance(value, str):
         yield value
+    elif isinstance(value, msgspec.Struct):
+        yield from _texts(msgspec.structs.astuple(value))
     elif isinstance(value, tuple):
         for item in value:
             yield from _texts(item)

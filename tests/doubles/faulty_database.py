@@ -1,17 +1,19 @@
 """A database session over a network that fails: wraps the in-memory double, statement by statement.
 
-The double's methods are atomic and never wait by themselves; here they get their latency, their
+The double's steps are atomic and never wait by themselves; here they get their latency, their
 faults, the client's time limits, and their being carried out although nobody listens any more.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final, TypeVar, cast
 
 from marketplace.ports.database import SkillDatabase
 from marketplace.ports.errors import DatabaseError, DatabaseTimeout
+from marketplace.skills.skill import Skill
 from pgwire.options import ConnectOptions
 from tests.doubles.chance import Chance
+from tests.doubles.database import merge_in_steps, upsert_in_steps
 from tests.doubles.network import Fault, Network, call
 
 T = TypeVar("T")
@@ -19,7 +21,8 @@ T = TypeVar("T")
 _LIMITS: Final = ConnectOptions(host="", user="", database="")  # the client's defaults
 
 DatabaseFaults = Callable[[str], Fault | None]
-"""Decides about each statement by the method's name; ``connect`` is the opening of a session."""
+"""Decides about each step by the name of the double's method; ``connect`` is the opening of a
+session."""
 
 
 def run_at_once(coroutine: Coroutine[Any, Any, Any]) -> Any:
@@ -60,6 +63,15 @@ class FaultySession:
         self._after = after
         self._broken = False
         self.statements = 0
+
+    async def upsert_skill(self, *args: Any, **options: Any) -> Any:
+        return await upsert_in_steps(self, *args, **options)
+
+    async def upsert_skills(self, skills: Sequence[Skill]) -> Sequence[Skill]:
+        return await merge_in_steps(self, skills, self.replace_rows)
+
+    async def check_skills(self, skills: Sequence[Skill]) -> Sequence[Skill]:
+        return await merge_in_steps(self, skills, self.check_rows)
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._inner, name)

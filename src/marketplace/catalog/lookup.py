@@ -106,8 +106,15 @@ async def _find_by_identity(
     if skill is not None:
         return reading.answer(skill, Source.POSTGRES)
     candidates = slug_candidates(repo_url, base_slug)
-    found = await _kept_in_kv(reading, lambda: _by_identity_in_kv(reading, identity, candidates))
     seeded = reading.env.seed.by_identity.get(identity)
+    try:
+        found = await _kept_in_kv(
+            reading, lambda: _by_identity_in_kv(reading, identity, candidates)
+        )
+    except KvError:  # noted by the reading
+        if seeded is None:
+            raise
+        found = None
     return reading.answer(seeded, Source.SEED) if found is None and seeded is not None else found
 
 

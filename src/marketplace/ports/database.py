@@ -43,7 +43,8 @@ class ListingRow:
 
 @dataclass(frozen=True, slots=True)
 class ListingRows:
-    """A page of rows, how many rows the filters match in all, and what the seed gives way to."""
+    """A page of rows, how many rows the filters match in all, and what the seed gives way to;
+    that may be left out for a query that nothing can match."""
 
     rows: Sequence[ListingRow]
     total: int

@@ -150,7 +150,7 @@ written as (
 )
 select case when inserted then 'inserted' else 'updated' end, {skill_json("written")} from written
 union all
-select 'no-slug', 'null'::json from chosen where name is null
+select 'no-slug', '{{}}' from chosen where name is null
 """
 """$1 JSON array of one record, $2 the revision that it replaces, as an array, empty for none; $3
 identity, $4 candidate slugs.
