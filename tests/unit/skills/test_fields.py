@@ -14,7 +14,7 @@ from marketplace.web.api.documents import SkillDocument, SummaryDocument
 from tests.doubles.marketplace import make_skill
 
 SKILL = make_skill("pdf-tools", license="MIT", extension_points=("ocr",))
-REVISION = "1a1961f5c00|000|1a1961f5c00|00000000000|1a1961f5c00|5426807ad0f4a7d9"
+REVISION = "1a1961f5c00|000|1a1961f5c00|00000000000|1a1961f5c00|072f3e0a1c41e6e7"
 COMPACT = (
     f'["s1","{REVISION}","pdf-tools","","Pdf-Tools","What pdf-tools does.","octo",'
     '"https://github.com/octo/pdf-tools","","MIT","development","1.0.0","SCANNED",'
