@@ -112,15 +112,15 @@ class LosingConnection:
 
 
 @pytest.mark.parametrize(
-    ("error", "reads"),
+    "error",
     [
-        (refused("23505", "skill_name_key"), 1),
-        (refused("40P01"), 1),
-        (None, MAX_ATTEMPTS),  # the row has another revision, time and again
+        refused("23505", "skill_name_key"),
+        refused("40P01"),
+        None,  # the row has another revision, time and again
     ],
     ids=str,
 )
-async def test_a_race_is_not_run_for_ever(error: Exception | None, reads: int) -> None:
+async def test_a_race_is_not_run_for_ever(error: Exception | None) -> None:
     connection = LosingConnection(error)
     db = PostgresSkillDatabase(cast("Connection", connection))
 
@@ -128,7 +128,7 @@ async def test_a_race_is_not_run_for_ever(error: Exception | None, reads: int) -
         await publish(db, skill())
     assert failure.value.reason == "conflict"
     assert failure.value.__cause__ is error
-    assert (connection.reads, connection.writes) == (reads, MAX_ATTEMPTS)
+    assert (connection.reads, connection.writes) == (MAX_ATTEMPTS, MAX_ATTEMPTS)
 
 
 @pytest.mark.parametrize("error", [ConnectionFailed("lost"), refused("23514")], ids=str)

@@ -222,12 +222,26 @@ async def upsert_in_steps(
     raise DatabaseConflict(f"other sessions changed {change.identity} {MAX_ATTEMPTS} times")
 
 
+async def upsert_all_in_steps(session: Any, skills: Sequence[Skill]) -> Sequence[Skill]:
+    """`SkillDatabase.upsert_skills` by a session's statements, between which others may write."""
+    unplaced: list[Skill] = []
+    waiting = skills
+    for _ in range(MAX_ATTEMPTS):
+        left = await merge_in_steps(session, waiting, session.replace_rows)
+        if not left:
+            return unplaced
+        rows = await session.get_skills([skill.identity for skill in left])
+        unplaced += [skill for skill in left if skill.identity not in rows]
+        waiting = [skill for skill in left if skill.identity in rows]
+    return [*unplaced, *waiting]
+
+
 async def merge_in_steps(
     session: Any,
     skills: Sequence[Skill],
     write: Callable[[Mapping[str, Merged]], Awaitable[Sequence[Skill]]],
 ) -> Sequence[Skill]:
-    """`SkillDatabase.upsert_skills`, or `check_skills`, by a session's statements."""
+    """Merge these with the rows and ``write`` what that changes; those that were not written."""
     rows = await session.get_skills(sorted({skill.identity for skill in skills})) if skills else {}
     merged: dict[str, Merged] = {}
     for skill in skills:
@@ -308,7 +322,7 @@ class DoubleSession:
         return None if outcome is None else UpsertResult(tables.rows[identity].skill, outcome)
 
     async def upsert_skills(self, skills: Sequence[Skill]) -> Sequence[Skill]:
-        return await merge_in_steps(self, skills, self.replace_rows)
+        return await upsert_all_in_steps(self, skills)
 
     async def check_skills(self, skills: Sequence[Skill]) -> Sequence[Skill]:
         return await merge_in_steps(self, skills, self.check_rows)

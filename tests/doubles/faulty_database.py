@@ -13,7 +13,7 @@ from marketplace.ports.errors import DatabaseError, DatabaseTimeout
 from marketplace.skills.skill import Skill
 from pgwire.options import ConnectOptions
 from tests.doubles.chance import Chance
-from tests.doubles.database import merge_in_steps, upsert_in_steps
+from tests.doubles.database import merge_in_steps, upsert_all_in_steps, upsert_in_steps
 from tests.doubles.network import Fault, Network, call
 
 T = TypeVar("T")
@@ -68,7 +68,7 @@ class FaultySession:
         return await upsert_in_steps(self, *args, **options)
 
     async def upsert_skills(self, skills: Sequence[Skill]) -> Sequence[Skill]:
-        return await merge_in_steps(self, skills, self.replace_rows)
+        return await upsert_all_in_steps(self, skills)
 
     async def check_skills(self, skills: Sequence[Skill]) -> Sequence[Skill]:
         return await merge_in_steps(self, skills, self.check_rows)
