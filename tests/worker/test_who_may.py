@@ -8,9 +8,9 @@ import httpx
 import pytest
 
 from marketplace.web.app import create_app
-from tests.worker.credentials import BEARER, KEY, Headers, lesser, right, wrong
+from tests.worker.credentials import BEARER, KEY, Headers, lesser, right, scanners, wrong
 from tests.worker.log import log_until_now
-from tests.worker.marketplace import INTERNAL_KEY, JWT_SECRET, Marketplace
+from tests.worker.marketplace import INTERNAL_KEY, JWT_SECRET, SCANNER_KEY, Marketplace
 from tests.worker.storage import keys
 
 PUBLIC: Final = {
@@ -116,6 +116,18 @@ def test_every_right_credential_is_let_in_and_the_answer_is_never_stored(
 
 
 @for_every_route
+def test_a_scanners_key_opens_the_webhooks_alone(client: httpx.Client, route: Route) -> None:
+    for name, credential in scanners().items():
+        answer = ask(client, route, credential)
+        assert answer.headers["cache-control"] == "no-store", name
+        if route[1].startswith("/api/v1/webhooks/"):
+            assert answer.status_code in {200, 202, 404}, name
+        else:
+            assert answer.status_code == 403, name
+            assert "a scanner's key opens /api/v1/webhooks/ alone" in answer.json()["detail"], name
+
+
+@for_every_route
 def test_who_may_is_decided_before_what_is_asked(client: httpx.Client, route: Route) -> None:
     for changes in ({"json": {"no": "such"}}, {"params": {"wait": "x", "limit": "x"}}):
         assert seen(ask(client, route, [], **changes)) == seen(ask(client, route, []))
@@ -136,7 +148,7 @@ def test_whoever_submits_with_a_wrong_credential_is_refused_as_everywhere(
             assert seen(answer) == seen(refusal), name
     for name, credential in lesser().items():
         assert ask(client, SUBMIT, credential).status_code == 403, name
-    for name, credential in right().items():
+    for name, credential in (right() | scanners()).items():
         assert ask(client, SUBMIT, credential).status_code == 422, name
     assert keys(marketplace, "sub:") == before
 
@@ -150,10 +162,11 @@ def test_a_refused_rebuild_starts_nothing(marketplace: Marketplace, client: http
 
 
 def test_no_log_line_holds_a_credential(marketplace: Marketplace, client: httpx.Client) -> None:
-    for credential in (*wrong().values(), *right().values()):
+    for credential in (*wrong().values(), *right().values(), *scanners().values()):
         ask(client, ("GET", "/api/v1/admin/dead-letters"), credential)
 
     log = log_until_now(marketplace, client)
     assert INTERNAL_KEY not in log
+    assert SCANNER_KEY not in log
     assert JWT_SECRET not in log
     assert "eyJ" not in log  # how every token begins
