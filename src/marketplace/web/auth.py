@@ -43,6 +43,7 @@ MAX_AUTHORIZATION_LENGTH: Final = 4096  # a real token has a few hundred charact
 
 _ALGORITHM: Final = "HS256"
 _PLACEHOLDERS: Final = ("changeme", "placeholder", "replaceme", "yoursecret", "yourkey")
+MAX_NAME_LENGTH: Final = 100
 PLAIN_KEY_NAME: Final = "operator"
 UNNAMED_TOKEN: Final = "token"  # noqa: S105 - a name, not a token
 _KEY: Final = re.compile(rf"([\w.-]{{1,64}}):({'|'.join(Role)}):([^:]+)", re.ASCII)
@@ -98,9 +99,15 @@ def authenticate(
         raise Unauthenticated
     if claims and SUPER_ADMIN not in (claims.role, *claims.roles):
         raise Forbidden(f"the role {SUPER_ADMIN} is required")
-    of_token = claims and Principal(claims.sub or UNNAMED_TOKEN, Role.OPERATOR)
+    of_token = claims and Principal(_name(claims.sub), Role.OPERATOR)
     principals = [principal for principal in (of_token, of_key) if principal]
     return max(principals, key=lambda principal: principal.role is Role.SCANNER)
+
+
+def _name(subject: str | None) -> str:
+    """A subject that any store, log and terminal can hold."""
+    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in subject or "")
+    return shown[:MAX_NAME_LENGTH] or UNNAMED_TOKEN
 
 
 def _read_key(text: str) -> _Key:

@@ -319,8 +319,18 @@ def test_of_a_key_and_a_token_the_lesser_role_counts() -> None:
     )
 
 
-def test_a_token_without_a_subject_is_named_so() -> None:
-    assert attempt(token=bearer(sub=MISSING)).name == "token"
+@pytest.mark.parametrize(
+    ("subject", "name"),
+    [
+        (MISSING, "token"),
+        ("", "token"),
+        ("änn@example.org", "änn@example.org"),
+        ("a\0b\ud800c\x1b[31m\u202e", "a\ufffdb\ufffdc\ufffd[31m\ufffd"),
+        ("x" * 500, "x" * 100),
+    ],
+)
+def test_the_subject_of_a_token_is_its_name(subject: Any, name: str) -> None:
+    assert attempt(token=bearer(sub=subject)).name == name
 
 
 @pytest.mark.parametrize("credentials", WRONG.values(), ids=WRONG.keys())

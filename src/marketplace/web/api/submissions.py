@@ -8,6 +8,7 @@ from fastapi import APIRouter, Path, Request
 from starlette.responses import Response
 
 from marketplace.basics.json_text import Unreadable
+from marketplace.operations import audit
 from marketplace.publishing import submissions
 from marketplace.skills.forges import require_known_forge
 from marketplace.web.answers import private
@@ -76,6 +77,9 @@ async def report_scan_results(
     receipt = await submissions.record_scan_results(
         env, [result.to_report() for result in body.results]
     )
+    if receipt.accepted:
+        counts = {"accepted": len(receipt.accepted), "rejected": len(receipt.rejected)}
+        await audit.record(env, principal, "scan-results", "submissions", after=counts)
     document = {
         "accepted": receipt.accepted,
         "rejected": [
