@@ -30,6 +30,8 @@ def _named_configuration(node: Any) -> Iterator[str]:
                 yield value
             elif key == "vars" or key == "required":
                 yield from value
+            elif key == "ratelimits":
+                yield from (limit["name"] for limit in value)
             else:
                 yield from _named_configuration(value)
 
@@ -57,6 +59,6 @@ def test_every_make_target_is_documented(target: str) -> None:
 
 def test_there_is_something_to_look_for() -> None:
     assert len(_make_targets()) > 5
-    assert {"SUBMISSIONS_KV", "HYPERDRIVE", "INTERNAL_KEY"} <= set(
+    assert {"SUBMISSIONS_KV", "HYPERDRIVE", "INTERNAL_KEY", "REPORTS_BY_CLIENT"} <= set(
         _named_configuration(CONFIGURATION)
     )

@@ -20,6 +20,7 @@ PUBLIC: Final = {
     "/api/v1/skills/count",
     "/api/v1/skills/search",
     "/api/v1/skills/{slug}",
+    "/api/v1/skills/{slug}/reports",
     "/api/v1/skills/{owner}/{repo}/{skill}",
     "/api/v1/submissions",
     "/api/v1/submissions/{submission_id}",
@@ -33,6 +34,7 @@ GUARDED: Final = sorted(
 )
 BODIES: Final[Mapping[str, Any]] = {
     "/api/v1/admin/dead-letters/redrive": {"ids": ["nobody"]},
+    "/api/v1/admin/reports/{report_id}/resolve": {"reason": "Looked at."},
     "/api/v1/webhooks/scan-results": {
         "results": [{"submissionId": "nobody", "verdict": "PASS", "score": 1}]
     },
@@ -72,6 +74,8 @@ def test_there_are_guarded_routes_and_wrong_credentials() -> None:
         "/api/v1/admin/rebuild-index/{job_id}",
         "/api/v1/admin/dead-letters",
         "/api/v1/admin/dead-letters/redrive",
+        "/api/v1/admin/audit",
+        "/api/v1/admin/reports",
         "/api/v1/webhooks/scan-results",
     }
     assert len(wrong()) >= 20

@@ -13,7 +13,10 @@ class RateLimit(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RateLimits:
-    """The limits of a deployment; one that is None is missing from its configuration."""
+    """The limits of a deployment; one that is None is missing from its configuration.
+
+    A binding has the name of its field, in capitals.
+    """
 
     submissions_by_client: RateLimit | None = None
     submissions_by_owner: RateLimit | None = None

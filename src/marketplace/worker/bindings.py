@@ -5,6 +5,7 @@ that is several times faster and leaves nothing for JavaScript's collector to wa
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any, Final
 
 import pyodide_js
@@ -97,11 +98,7 @@ def _rate_limits(raw: Any) -> RateLimits:
         binding = getattr(raw, name, None)
         return None if binding is None else WorkersRateLimit(binding)
 
-    return RateLimits(
-        submissions_by_client=limit("SUBMISSIONS_BY_CLIENT"),
-        submissions_by_owner=limit("SUBMISSIONS_BY_OWNER"),
-        reports_by_client=limit("REPORTS_BY_CLIENT"),
-    )
+    return RateLimits(**{field.name: limit(field.name.upper()) for field in fields(RateLimits)})
 
 
 def _database(hyperdrive: Any) -> DatabaseSession:

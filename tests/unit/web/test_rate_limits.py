@@ -1,12 +1,15 @@
 """A flood of one client, or about one owner, is limited, and nobody else feels it."""
 
+import tomllib
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import httpx
 import pytest
 
+from local.paths import WRANGLER_CONFIG
 from marketplace.ports.rate_limit import RateLimits
+from marketplace.web.rate_limits import PERIOD_SECONDS
 from tests.doubles.marketplace import Market
 from tests.doubles.rate_limit import RateLimitDouble
 from tests.unit.web.clients import KEYS, OPERATOR, SCANNER, client_of
@@ -32,6 +35,21 @@ async def submit(
 ) -> httpx.Response:
     body = {"repoUrl": f"https://github.com/{owner}/tools", "skillName": name}
     return await client.post("/api/v1/submissions", json=body, headers=headers)
+
+
+def test_every_limit_is_configured_and_retry_after_fits_its_period() -> None:
+    configuration = tomllib.loads(WRANGLER_CONFIG.read_text(encoding="utf-8"))
+    configured = {limit["name"]: limit for limit in configuration["ratelimits"]}
+    assert {field.name.upper() for field in fields(RateLimits)} <= set(configured)
+    assert {limit["simple"]["period"] for limit in configured.values()} == {PERIOD_SECONDS}
+    assert len({limit["namespace_id"] for limit in configured.values()}) == len(configured)
+    numbers = {name: limit["simple"]["limit"] for name, limit in configured.items()}
+    assert numbers == {
+        "SUBMISSIONS_BY_CLIENT": 60,
+        "SUBMISSIONS_BY_OWNER": 120,
+        "REPORTS_BY_CLIENT": 10,
+        "INSTALLS_BY_CLIENT": 100,
+    }
 
 
 async def test_a_flood_of_one_client_is_limited_and_another_is_not(market: Market) -> None:
