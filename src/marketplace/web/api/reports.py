@@ -9,7 +9,6 @@ from starlette.responses import Response
 
 from marketplace.catalog.lookup import get_skill_by_name
 from marketplace.operations import skill_reports
-from marketplace.ports.env import get_db
 from marketplace.ports.skill_report import ReportPlace, SkillReport
 from marketplace.web.answers import private
 from marketplace.web.api.documents import (
@@ -41,7 +40,6 @@ async def report_skill(
 ) -> Response:
     """Report a skill to the operators. Anybody may, a limited number of times a minute."""
     await limit_reports(request, caller)
-    await get_db(env)  # without it the report cannot be kept, whatever the other sources know
     found = await get_skill_by_name(env, slug)
     if found is None:
         raise NotFound(f"There is no skill {slug!r:.100}.")
