@@ -144,6 +144,30 @@ class RedriveResult(msgspec.Struct, kw_only=True):
         return self.outcome in {"redriven", "already-redriven"}
 
 
+class AuditEntry(msgspec.Struct, kw_only=True):
+    """What a call has changed."""
+
+    at: str
+    principal: str
+    action: str
+    target: str
+    before: Any = None
+    after: Any = None
+    reason: str | None = None
+
+
+class Report(msgspec.Struct, kw_only=True, rename="camel"):
+    """What a visitor reported about a skill."""
+
+    id: str
+    at: str
+    slug: str
+    reason: str
+    text: str = ""
+    resolved_by: str | None = None
+    resolution: str | None = None
+
+
 def read(answer: object, kind: type[T]) -> T:
     """The answer as a ``kind``. Raises NoAnswer where it has another form than we know."""
     try:

@@ -128,6 +128,48 @@ def redrive(
 
 
 @app.command()
+def audit(
+    ctx: typer.Context,
+    principal: Annotated[str | None, typer.Option(help="Only what this one did.")] = None,
+    action: Annotated[str | None, typer.Option(help="Only this, such as rebuild.")] = None,
+    target: Annotated[str | None, typer.Option(help="Only on this, such as a slug.")] = None,
+    since: Annotated[
+        str | None, typer.Option(help="Not before this time, as in 2026-11-24T08:15:30Z.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 50,
+    cursor: Annotated[str | None, typer.Option(help="Go on where a former call ended.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List who changed what, the newest first."""
+    wanted = {"principal": principal, "action": action, "target": target, "since": since}
+    command = partial(commands.audit, wanted=wanted, limit=limit, cursor=cursor)
+    _run(ctx, command, as_json=as_json)
+
+
+@app.command()
+def reports(
+    ctx: typer.Context,
+    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 50,
+    cursor: Annotated[str | None, typer.Option(help="Go on where a former call ended.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List what visitors reported about skills, the open reports first."""
+    _run(ctx, partial(commands.reports, limit=limit, cursor=cursor), as_json=as_json)
+
+
+@app.command()
+def resolve(
+    ctx: typer.Context,
+    report: Annotated[str, typer.Argument(help="The id of a report.")],
+    reason: Annotated[str, typer.Option(help="What was done, or why nothing.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Close a report. One that is closed keeps its first reason."""
+    command = partial(commands.resolve, report_id=report, reason=reason)
+    _run(ctx, command, as_json=as_json)
+
+
+@app.command()
 def publish(
     ctx: typer.Context,
     file: Annotated[Path, typer.Argument(help="A JSON or JSON Lines file; - for standard input.")],

@@ -1,8 +1,9 @@
 """The marketplace's HTTP interface: every call ends in time, is retried, and explains its errors.
 
 Every call may be repeated safely, since the interface is idempotent: a second submission of the
-same skill is answered as a duplicate, a second redrive as already done, and a second rebuild
-follows the first. So one rule serves all: a call whose failure may pass is tried ATTEMPTS times.
+same skill is answered as a duplicate, a second redrive as already done, a second rebuild follows
+the first, and a report that is resolved keeps its first resolution. So one rule serves all: a call
+whose failure may pass is tried ATTEMPTS times.
 """
 
 import json
@@ -81,26 +82,22 @@ class MarketplaceClient:
         self, *, reason: str | None, cursor: str | None, limit: int
     ) -> tuple[list[Any], str | None]:
         """Up to ``limit`` letters, in as many calls as it takes, and the cursor of the next."""
-        letters: list[Any] = []
-        while len(letters) < limit:
-            wanted = {
-                "reason": reason,
-                "cursor": cursor,
-                "limit": str(min(limit - len(letters), BATCH_SIZE)),
-            }
-            batch = self._call(
-                "GET",
-                "/api/v1/admin/dead-letters",
-                params={name: value for name, value in wanted.items() if value is not None},
-            )
-            letters += _list_in(batch, "deadLetters")
-            following = batch.get("nextCursor")
-            if not isinstance(following, str):
-                return letters, None
-            if following == cursor:
-                raise NoAnswer("the list of dead letters does not advance: its cursor repeats")
-            cursor = following
-        return letters, cursor
+        return self._listed("dead-letters", "deadLetters", {"reason": reason}, cursor, limit)
+
+    def audit(
+        self, wanted: Mapping[str, str | None], *, cursor: str | None, limit: int
+    ) -> tuple[list[Any], str | None]:
+        """Up to ``limit`` entries of the audit, the newest first, and the cursor of the next."""
+        return self._listed("audit", "entries", wanted, cursor, limit)
+
+    def reports(self, *, cursor: str | None, limit: int) -> tuple[list[Any], str | None]:
+        """Up to ``limit`` reports, the open ones first, and the cursor of the next."""
+        return self._listed("reports", "reports", {}, cursor, limit)
+
+    def resolve_report(self, report_id: str, reason: str) -> dict[str, Any]:
+        """Close a report; the report afterwards."""
+        path = f"/api/v1/admin/reports/{quote(report_id, safe='')}/resolve"
+        return self._call("POST", path, body={"reason": reason})
 
     def redrive(self, ids: Sequence[str]) -> dict[str, Any]:
         """Redrive these letters, in as many calls as it takes."""
@@ -140,6 +137,32 @@ class MarketplaceClient:
     def report_verdicts(self, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Report scan verdicts as a scanner does, up to BATCH_SIZE."""
         return self._call("POST", "/api/v1/webhooks/scan-results", body={"results": list(results)})
+
+    def _listed(
+        self,
+        route: str,
+        name: str,
+        wanted: Mapping[str, str | None],
+        cursor: str | None,
+        limit: int,
+    ) -> tuple[list[Any], str | None]:
+        items: list[Any] = []
+        while len(items) < limit:
+            page = {"cursor": cursor, "limit": str(min(limit - len(items), BATCH_SIZE))}
+            parameters = {**wanted, **page}
+            batch = self._call(
+                "GET",
+                f"/api/v1/admin/{route}",
+                params={key: value for key, value in parameters.items() if value is not None},
+            )
+            items += _list_in(batch, name)
+            following = batch.get("nextCursor")
+            if not isinstance(following, str):
+                return items, None
+            if following == cursor:
+                raise NoAnswer(f"the list of {route} does not advance: its cursor repeats")
+            cursor = following
+        return items, cursor
 
     def _redrive(self, body: Mapping[str, Any]) -> dict[str, Any]:
         return self._call("POST", "/api/v1/admin/dead-letters/redrive", body=body)

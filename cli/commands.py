@@ -3,7 +3,7 @@
 ``cli/app.py`` declares their options; nothing here knows the command line.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
@@ -11,7 +11,7 @@ from typing import Any, Final
 from rich.text import Text
 
 from cli import tables
-from cli.answers import DeadLetter, Health, Rebuild, RedriveResult, read
+from cli.answers import AuditEntry, DeadLetter, Health, Rebuild, RedriveResult, Report, read
 from cli.client import MarketplaceClient
 from cli.errors import EXIT_FINDING, EXIT_INTERRUPTED, EXIT_OK, CliError, NoAnswer, UsageProblem
 from cli.output import Output
@@ -120,8 +120,48 @@ def dead_letters(
         {"deadLetters": letters, "nextCursor": following},
         tables.dead_letters([read(letter, DeadLetter) for letter in letters]),
     )
+    _tell_of_more(output, following)
+    return EXIT_OK
+
+
+def _tell_of_more(output: Output, following: str | None) -> None:
     if following is not None:
         output.say(tables.plain(f"There are more: --cursor {following}"))
+
+
+def audit(
+    client: MarketplaceClient,
+    output: Output,
+    *,
+    wanted: Mapping[str, str | None],
+    limit: int,
+    cursor: str | None,
+) -> int:
+    """Show who changed what."""
+    entries, following = client.audit(wanted, cursor=cursor, limit=limit)
+    output.show(
+        {"entries": entries, "nextCursor": following},
+        tables.audit([read(entry, AuditEntry) for entry in entries]),
+    )
+    _tell_of_more(output, following)
+    return EXIT_OK
+
+
+def reports(client: MarketplaceClient, output: Output, *, limit: int, cursor: str | None) -> int:
+    """Show what visitors reported."""
+    found, following = client.reports(cursor=cursor, limit=limit)
+    output.show(
+        {"reports": found, "nextCursor": following},
+        tables.reports([read(report, Report) for report in found]),
+    )
+    _tell_of_more(output, following)
+    return EXIT_OK
+
+
+def resolve(client: MarketplaceClient, output: Output, *, report_id: str, reason: str) -> int:
+    """Close a report."""
+    answer = client.resolve_report(report_id, reason)
+    output.show(answer, tables.reports([read(answer, Report)]))
     return EXIT_OK
 
 

@@ -11,7 +11,15 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from cli.answers import DeadLetter, Health, Rebuild, RedriveResult, Source
+from cli.answers import (
+    AuditEntry,
+    DeadLetter,
+    Health,
+    Rebuild,
+    RedriveResult,
+    Report,
+    Source,
+)
 from cli.submitting import Outcome, Result
 
 _STATUS_STYLES: Final = {"ok": "bold green", "drift": "bold yellow"}  # any other: red
@@ -202,6 +210,57 @@ def dead_letters(letters: Sequence[DeadLetter]) -> RenderableType:
             plain(letter.attempts),
             plain(letter.redrives),
             plain(letter.failed_at),
+        )
+    return table
+
+
+def audit(entries: Sequence[AuditEntry]) -> RenderableType:
+    """What was changed, one call a line."""
+    if not entries:
+        return Text("No entries.", "green")
+    table = _table(
+        f"{len(entries):,} entries",
+        "at",
+        "principal",
+        "action",
+        "target",
+        "before",
+        "after",
+        "reason",
+    )
+    for entry in entries:
+        table.add_row(
+            plain(entry.at),
+            plain(entry.principal, "bold"),
+            plain(entry.action, "yellow"),
+            plain(entry.target),
+            _document(entry.before),
+            _document(entry.after),
+            plain(entry.reason),
+        )
+    return table
+
+
+def _document(value: object) -> Text:
+    return _pairs(value) if isinstance(value, Mapping) else plain(value)
+
+
+def reports(found: Sequence[Report]) -> RenderableType:
+    """What visitors reported, one report a line."""
+    if not found:
+        return Text("No reports.", "green")
+    table = _table(f"{len(found):,} reports", "id", "skill", "reason", "text", "at", "resolution")
+    for report in found:
+        resolution = Text("open", "bold yellow")
+        if report.resolved_by is not None:
+            resolution = plain(f"{report.resolved_by}: {report.resolution}")
+        table.add_row(
+            plain(report.id),
+            plain(report.slug, "bold"),
+            plain(report.reason, "yellow"),
+            plain(report.text),
+            plain(report.at),
+            resolution,
         )
     return table
 

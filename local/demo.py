@@ -39,7 +39,7 @@ def publish_demo_skills(url: str, count: int) -> None:
     publishes new skills: their repository owners carry a random mark.
     """
     keys = read_dev_vars(DEV_VARS).get("INTERNAL_KEY", "") if DEV_VARS.exists() else ""
-    key = keys.split(",")[0].strip()  # while keys are being rotated there are two
+    key = keys.split(",")[0].rpartition(":")[2].strip()  # the first is an operator's
     if not key:
         raise LocalError("there is no INTERNAL_KEY in .dev.vars; start `make run` first")
     access = check_access(url, key=key, token=None, insecure=False)

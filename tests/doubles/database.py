@@ -17,6 +17,7 @@ from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
 
 import msgspec
 
+from marketplace.ports.audit import AuditEntry, AuditFilter
 from marketplace.ports.database import (
     Counted,
     Difference,
@@ -30,6 +31,7 @@ from marketplace.ports.database import (
 )
 from marketplace.ports.dead_letter import DeadLetter
 from marketplace.ports.errors import DatabaseConflict, DatabaseError, DatabaseRejected
+from marketplace.ports.skill_report import ReportPlace, SkillReport
 from marketplace.postgres.db import MAX_ATTEMPTS
 from marketplace.postgres.listing_sql import matches_nothing
 from marketplace.skills.change import Change
@@ -93,6 +95,8 @@ class DatabaseDouble:
     identities: dict[str, str] = field(default_factory=dict)  # by slug
     aliases: dict[str, str] = field(default_factory=dict)  # identities, by old slug
     dead_letters: dict[str, DeadLetter] = field(default_factory=dict)
+    audit: dict[str, AuditEntry] = field(default_factory=dict)
+    reports: dict[str, SkillReport] = field(default_factory=dict)
     leases: dict[str, _Lease] = field(default_factory=dict)
     states: dict[str, bytes] = field(default_factory=dict)
 
@@ -446,6 +450,53 @@ class DoubleSession:
     def count_dead_letters(self) -> Mapping[str, int]:
         return dict(sorted(Counter(letter.reason for letter in self._open_letters()).items()))
 
+    @_operation("add_audit_entry")
+    def add_audit_entry(self, entry: AuditEntry) -> None:
+        stored = msgspec.json.decode(_without_nul(msgspec.json.encode(entry)), type=AuditEntry)
+        self.tables.audit[entry.id] = msgspec.structs.replace(
+            stored,
+            before=msgspec.to_builtins(entry.before),
+            after=msgspec.to_builtins(entry.after),
+        )
+
+    @_operation("list_audit_entries")
+    def list_audit_entries(
+        self, wanted: AuditFilter, *, before: str | None, limit: int
+    ) -> Sequence[AuditEntry]:
+        found = [
+            entry
+            for id_, entry in sorted(self.tables.audit.items(), reverse=True)
+            if wanted.principal in (None, entry.principal)
+            and wanted.action in (None, entry.action)
+            and wanted.target in (None, entry.target)
+            and (wanted.since is None or id_ >= wanted.since)
+            and (before is None or id_ < before)
+        ]
+        return found[:limit]
+
+    @_operation("add_report")
+    def add_report(self, report: SkillReport) -> None:
+        self.tables.reports[report.id] = report
+
+    @_operation("list_reports")
+    def list_reports(self, *, after: ReportPlace | None, limit: int) -> Sequence[SkillReport]:
+        reports = sorted(self.tables.reports.values(), key=lambda report: report.place)
+        return [report for report in reports if after is None or report.place > after][:limit]
+
+    @_operation("get_report")
+    def get_report(self, id_: str) -> SkillReport | None:
+        return self.tables.reports.get(id_)
+
+    @_operation("resolve_report")
+    def resolve_report(self, id_: str, *, at: str, by: str, resolution: str) -> bool:
+        report = self.tables.reports.get(id_)
+        if report is None or report.resolved_at is not None:
+            return False
+        self.tables.reports[id_] = msgspec.structs.replace(
+            report, resolved_at=at, resolved_by=by, resolution=resolution
+        )
+        return True
+
     @_operation("acquire_lease")
     def acquire_lease(self, name: str, holder: str, *, now: str, expires_at: str) -> bool:
         held = self.tables.leases.get(name)
@@ -510,6 +561,10 @@ class DoubleSession:
         older = mine.revision < record.revision
         kind = DifferenceKind.NEWER_IN_KV if older else DifferenceKind.NEWER_IN_DATABASE
         return Difference(kind, record.name, mine.skill)
+
+
+def _without_nul(document: bytes) -> bytes:
+    return document.replace(b"\\u0000", "\N{REPLACEMENT CHARACTER}".encode())
 
 
 def _digest(text: str) -> int:

@@ -11,6 +11,8 @@ from local.host.state import DEFAULT_STATE
 from local.paths import DEV_VARS_EXAMPLE, REPOSITORY
 from local.setup.dev_vars import PLACEHOLDER, ensure_dev_vars, read_dev_vars
 from local.setup.steps import Stamp, run_step
+from marketplace.ports.env import Settings, split_secrets
+from marketplace.web.auth import describe_unusable_secrets
 
 
 def test_an_interpreter_that_is_too_old_can_read_the_bootstrap() -> None:
@@ -69,6 +71,11 @@ def test_local_secrets_are_random_private_and_kept(tmp_path: Path) -> None:
     variables = read_dev_vars(first)
     assert set(variables) == {"INTERNAL_KEY", "JWT_SECRET"}
     assert all(len(value) >= 32 and PLACEHOLDER not in value for value in variables.values())
+    settings = Settings(
+        internal_keys=split_secrets(variables["INTERNAL_KEY"]),
+        jwt_secrets=(variables["JWT_SECRET"],),
+    )
+    assert describe_unusable_secrets(settings) == []
     assert not set(variables.values()) & set(read_dev_vars(second).values())
     assert first.stat().st_mode & 0o077 == 0
     ensure_dev_vars(DEV_VARS_EXAMPLE, first)

@@ -37,6 +37,8 @@ def _named_configuration(node: Any) -> Iterator[str]:
                 yield value
             elif key == "vars" or key == "required":
                 yield from value
+            elif key == "ratelimits":
+                yield from (limit["name"] for limit in value)
             else:
                 yield from _named_configuration(value)
 
@@ -109,6 +111,6 @@ def test_there_is_something_to_look_for() -> None:
     assert _is_defined("kv.index.writing.add_to_published_index")
     assert not _is_defined("kv.index.add_to_published_index")
     assert not _is_defined("skills.skill.Skill.lost")
-    assert {"SUBMISSIONS_KV", "HYPERDRIVE", "INTERNAL_KEY"} <= set(
+    assert {"SUBMISSIONS_KV", "HYPERDRIVE", "INTERNAL_KEY", "REPORTS_BY_CLIENT"} <= set(
         _named_configuration(CONFIGURATION)
     )

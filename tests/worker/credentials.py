@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from tests.worker.marketplace import INTERNAL_KEY, JWT_SECRET
+from tests.worker.marketplace import INTERNAL_KEY, JWT_SECRET, SCANNER_KEY
 
 Headers = Sequence[tuple[str, str]]
 KEY: Final = "X-Internal-Key"
@@ -47,6 +47,14 @@ def right() -> dict[str, Headers]:
     }
 
 
+def scanners() -> dict[str, Headers]:
+    """What lets a scanner in, and opens nothing else."""
+    return {
+        "a scanner's key": [(KEY, SCANNER_KEY)],
+        "a scanner's key beside a token": [(KEY, SCANNER_KEY), (BEARER, token())],
+    }
+
+
 def wrong() -> dict[str, Headers]:
     """What must be answered with 401, all alike."""
     now = int(time.time())
@@ -61,6 +69,8 @@ def wrong() -> dict[str, Headers]:
         "the key with a space inside": INTERNAL_KEY[:8] + " " + INTERNAL_KEY[8:],
         "the key in quotes": f'"{INTERNAL_KEY}"',
         "the key twice in a list": f"{INTERNAL_KEY},{INTERNAL_KEY}",
+        "a scanner's key with its name and role": f"scan-1:scanner:{SCANNER_KEY}",
+        "the key with the name of a plain one": f"operator:operator:{INTERNAL_KEY}",
         "the signing secret as key": JWT_SECRET,
         "a key of Latin-1": "\xff\xfe" * 20,
         "a key of UTF-8": "clé-🦊" * 8,

@@ -18,6 +18,7 @@ from local.setup.migrations import apply_migrations
 from tests.pooler import pooler_before
 
 INTERNAL_KEY = "test-internal-key-of-at-least-32-bytes"
+SCANNER_KEY = "test-key-of-a-scanner-of-at-least-32-bytes"
 JWT_SECRET = "test-jwt-secret-of-at-least-32-bytes"
 ADDED_FORGE = "git.example.org"
 LOG_LINES_SHOWN = 60
@@ -70,7 +71,7 @@ def marketplace(request: pytest.FixtureRequest) -> Iterator[Marketplace]:
             worker = WorkerStack(
                 dsn=str(dsn),
                 secrets={
-                    "INTERNAL_KEY": INTERNAL_KEY,
+                    "INTERNAL_KEY": f"{INTERNAL_KEY},scan-1:scanner:{SCANNER_KEY}",
                     "JWT_SECRET": JWT_SECRET,
                     "FORGES": ADDED_FORGE,
                 },

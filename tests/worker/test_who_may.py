@@ -8,9 +8,9 @@ import httpx
 import pytest
 
 from marketplace.web.app import create_app
-from tests.worker.credentials import BEARER, KEY, Headers, lesser, right, wrong
+from tests.worker.credentials import BEARER, KEY, Headers, lesser, right, scanners, wrong
 from tests.worker.log import log_until_now
-from tests.worker.marketplace import INTERNAL_KEY, JWT_SECRET, Marketplace
+from tests.worker.marketplace import INTERNAL_KEY, JWT_SECRET, SCANNER_KEY, Marketplace
 from tests.worker.storage import keys
 
 PUBLIC: Final = {
@@ -20,6 +20,7 @@ PUBLIC: Final = {
     "/api/v1/skills/count",
     "/api/v1/skills/search",
     "/api/v1/skills/{slug}",
+    "/api/v1/skills/{slug}/reports",
     "/api/v1/skills/{owner}/{repo}/{skill}",
     "/api/v1/submissions",
     "/api/v1/submissions/{submission_id}",
@@ -33,6 +34,7 @@ GUARDED: Final = sorted(
 )
 BODIES: Final[Mapping[str, Any]] = {
     "/api/v1/admin/dead-letters/redrive": {"ids": ["nobody"]},
+    "/api/v1/admin/reports/{report_id}/resolve": {"reason": "Looked at."},
     "/api/v1/webhooks/scan-results": {
         "results": [{"submissionId": "nobody", "verdict": "PASS", "score": 1}]
     },
@@ -72,6 +74,8 @@ def test_there_are_guarded_routes_and_wrong_credentials() -> None:
         "/api/v1/admin/rebuild-index/{job_id}",
         "/api/v1/admin/dead-letters",
         "/api/v1/admin/dead-letters/redrive",
+        "/api/v1/admin/audit",
+        "/api/v1/admin/reports",
         "/api/v1/webhooks/scan-results",
     }
     assert len(wrong()) >= 20
@@ -116,6 +120,18 @@ def test_every_right_credential_is_let_in_and_the_answer_is_never_stored(
 
 
 @for_every_route
+def test_a_scanners_key_opens_the_webhooks_alone(client: httpx.Client, route: Route) -> None:
+    for name, credential in scanners().items():
+        answer = ask(client, route, credential)
+        assert answer.headers["cache-control"] == "no-store", name
+        if route[1].startswith("/api/v1/webhooks/"):
+            assert answer.status_code in {200, 202, 404}, name
+        else:
+            assert answer.status_code == 403, name
+            assert "a scanner's key opens /api/v1/webhooks/ alone" in answer.json()["detail"], name
+
+
+@for_every_route
 def test_the_credential_is_checked_before_the_request(client: httpx.Client, route: Route) -> None:
     for changes in ({"json": {"no": "such"}}, {"params": {"wait": "x", "limit": "x"}}):
         assert seen(ask(client, route, [], **changes)) == seen(ask(client, route, []))
@@ -136,7 +152,7 @@ def test_a_submission_with_a_wrong_credential_is_refused_as_everywhere(
             assert seen(answer) == seen(refusal), name
     for name, credential in lesser().items():
         assert ask(client, SUBMIT, credential).status_code == 403, name
-    for name, credential in right().items():
+    for name, credential in (right() | scanners()).items():
         assert ask(client, SUBMIT, credential).status_code == 422, name
     assert keys(marketplace, "sub:") == before
 
@@ -150,10 +166,11 @@ def test_a_refused_rebuild_starts_nothing(marketplace: Marketplace, client: http
 
 
 def test_no_log_line_holds_a_credential(marketplace: Marketplace, client: httpx.Client) -> None:
-    for credential in (*wrong().values(), *right().values()):
+    for credential in (*wrong().values(), *right().values(), *scanners().values()):
         ask(client, ("GET", "/api/v1/admin/dead-letters"), credential)
 
     log = log_until_now(marketplace, client)
     assert INTERNAL_KEY not in log
+    assert SCANNER_KEY not in log
     assert JWT_SECRET not in log
     assert "eyJ" not in log  # how every token begins

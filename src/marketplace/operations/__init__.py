@@ -1,1 +1,1 @@
-"""What operators find again: dead letters, reports and leases."""
+"""What operators find again: dead letters, reports, leases and the audit."""

@@ -11,7 +11,9 @@ from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
+from marketplace.ports.audit import AuditEntry, AuditFilter
 from marketplace.ports.dead_letter import DeadLetter
+from marketplace.ports.skill_report import ReportPlace, SkillReport
 from marketplace.skills.change import Change
 from marketplace.skills.fingerprint import Fingerprint
 from marketplace.skills.listing_rules import ListingQuery, SortKey
@@ -195,6 +197,23 @@ class SkillDatabase(AbstractContextManager["SkillDatabase"], Protocol):
 
     async def count_dead_letters(self) -> Mapping[str, int]:
         """Letters not redriven, per reason."""
+
+    async def add_audit_entry(self, entry: AuditEntry) -> None: ...
+
+    async def list_audit_entries(
+        self, wanted: AuditFilter, *, before: str | None, limit: int
+    ) -> Sequence[AuditEntry]:
+        """The newest first, older than the entry of the id ``before``."""
+
+    async def add_report(self, report: SkillReport) -> None: ...
+
+    async def list_reports(self, *, after: ReportPlace | None, limit: int) -> Sequence[SkillReport]:
+        """In the order of their places, after the place ``after``."""
+
+    async def get_report(self, id_: str) -> SkillReport | None: ...
+
+    async def resolve_report(self, id_: str, *, at: str, by: str, resolution: str) -> bool:
+        """Close a report; whether it was open until now. Atomic."""
 
     async def acquire_lease(self, name: str, holder: str, *, now: str, expires_at: str) -> bool:
         """Take a lease that is free, expired or already the holder's. Atomic."""

@@ -14,6 +14,7 @@ from marketplace.ports.errors import QueueError
 from marketplace.ports.isolate import FallbackCache
 from marketplace.ports.kv import KvNamespace
 from marketplace.ports.queue import MessageQueue
+from marketplace.ports.rate_limit import RateLimits
 from marketplace.skills.seed import EMPTY_SEED, Seed
 
 READ_BUDGET_SECONDS: Final = 2.0  # no read takes longer because of one source
@@ -31,6 +32,7 @@ class Settings:
     database_read_timeout: float = 1.0  # to connect and answer one read
     kv_timeout: float = 5.0
     queue_timeout: float = 5.0
+    rate_limit_timeout: float = 0.5
     enumeration_page_budget: int = 10  # list pages that one listing may read
     kv_operation_budget: int = 900  # of the platform's 1,000 an invocation
     submission_ttl: int = 30 * 86_400  # of a submission without a verdict, or with a FAIL
@@ -45,6 +47,7 @@ class Env:
     publish_queue: MessageQueue
     maintenance_queue: MessageQueue
     settings: Settings = field(default_factory=Settings)
+    rate_limits: RateLimits = field(default_factory=RateLimits)
     seed: Seed = EMPTY_SEED
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     log: Logger = log_to_stdout

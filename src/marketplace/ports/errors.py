@@ -45,6 +45,10 @@ class QueueError(StorageError):
     """The queue did not take a message."""
 
 
+class RateLimitError(StorageError):
+    """Nobody can say whether a call is within its limit."""
+
+
 class DatabaseError(StorageError):
     """PostgreSQL is away, rejected the statement or did not answer in time."""
 

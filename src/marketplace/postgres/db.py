@@ -12,6 +12,7 @@ from typing import Any, Final, Self
 
 import msgspec
 
+from marketplace.ports.audit import AuditEntry, AuditFilter
 from marketplace.ports.database import (
     Counted,
     DatabaseConnector,
@@ -32,6 +33,7 @@ from marketplace.ports.errors import (
     DatabaseRejected,
     DatabaseTimeout,
 )
+from marketplace.ports.skill_report import ReportPlace, SkillReport
 from marketplace.postgres import queries
 from marketplace.postgres.listing_sql import (
     count_statement,
@@ -76,6 +78,8 @@ _DIGEST_MODULUS: Final = 2**64
 
 _read_skill_json = msgspec.json.Decoder(Skill).decode
 _read_dead_letter_json = msgspec.json.Decoder(DeadLetter).decode
+_read_audit_json = msgspec.json.Decoder(AuditEntry).decode
+_read_report_json = msgspec.json.Decoder(SkillReport).decode
 
 
 def postgres_connector(connect: Callable[[], Awaitable[Connection]]) -> DatabaseConnector:
@@ -322,6 +326,58 @@ class PostgresSkillDatabase:
     async def count_dead_letters(self) -> Mapping[str, int]:
         result = await self._query(queries.COUNT_DEAD_LETTERS)
         return {reason: int(count) for reason, count in _filled(result)}
+
+    async def add_audit_entry(self, entry: AuditEntry) -> None:
+        await self._query(
+            queries.ADD_AUDIT_ENTRY,
+            entry.id,
+            entry.at,
+            without_nul(entry.principal),
+            entry.role,
+            without_nul(entry.action),
+            without_nul(entry.target),
+            None if entry.before is None else _json(entry.before),
+            None if entry.after is None else _json(entry.after),
+            None if entry.reason is None else without_nul(entry.reason),
+        )
+
+    async def list_audit_entries(
+        self, wanted: AuditFilter, *, before: str | None, limit: int
+    ) -> Sequence[AuditEntry]:
+        result = await self._query(
+            queries.LIST_AUDIT_ENTRIES,
+            wanted.principal,
+            wanted.action,
+            wanted.target,
+            wanted.since,
+            before,
+            limit,
+        )
+        return [_read_audit_json(entry) for (entry,) in _filled(result)]
+
+    async def add_report(self, report: SkillReport) -> None:
+        await self._query(
+            queries.ADD_REPORT,
+            report.id,
+            report.at,
+            report.slug,
+            report.identity,
+            report.reason,
+            report.text,
+        )
+
+    async def list_reports(self, *, after: ReportPlace | None, limit: int) -> Sequence[SkillReport]:
+        place = (None, None) if after is None else after
+        result = await self._query(queries.LIST_REPORTS, *place, limit)
+        return [_read_report_json(report) for (report,) in _filled(result)]
+
+    async def get_report(self, id_: str) -> SkillReport | None:
+        stored = (await self._query(queries.GET_REPORT, id_)).scalar()
+        return None if stored is None else _read_report_json(stored)
+
+    async def resolve_report(self, id_: str, *, at: str, by: str, resolution: str) -> bool:
+        result = await self._query(queries.RESOLVE_REPORT, id_, at, by, resolution)
+        return result.affected == 1
 
     async def acquire_lease(self, name: str, holder: str, *, now: str, expires_at: str) -> bool:
         result = await self._query(queries.ACQUIRE_LEASE, name, holder, now, expires_at)

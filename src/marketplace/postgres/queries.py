@@ -11,7 +11,9 @@ from typing import Final
 import msgspec
 from msgspec import inspect
 
+from marketplace.ports.audit import AuditEntry
 from marketplace.ports.dead_letter import DeadLetter
+from marketplace.ports.skill_report import SkillReport
 from marketplace.skills.skill import KEPT, Skill, SkillSummary
 
 _COLUMN_TYPES: Final[dict[type[inspect.Type], str]] = {
@@ -318,6 +320,48 @@ select {_DEAD_LETTER_JSON} from dead_letter where id = any($1::text[]) order by 
 
 COUNT_DEAD_LETTERS: Final = """
 select reason, count(*) from dead_letter where redriven_at is null group by reason order by reason
+"""
+
+ADD_AUDIT_ENTRY: Final = """
+insert into audit (id, at, principal, role, action, target, before, after, reason)
+values ($1, $2, $3, $4, $5, $6, $7::json, $8::json, $9)
+"""
+"""The fields in order."""
+
+LIST_AUDIT_ENTRIES: Final = f"""
+select {_json_of(AuditEntry, "audit")}
+from audit
+where ($1::text is null or principal = $1::text)
+    and ($2::text is null or action = $2::text)
+    and ($3::text is null or target = $3::text)
+    and ($4::text is null or id >= $4::text)
+    and ($5::text is null or id < $5::text)
+order by id desc
+limit $6::bigint
+"""
+"""$1 principal, $2 action, $3 target, $4 since, each or NULL; $5 the id before the page or NULL,
+$6 limit. An id begins with its moment, so that those since a moment are not less than it."""
+
+ADD_REPORT: Final = """
+insert into report (id, at, slug, identity, reason, text) values ($1, $2, $3, $4, $5, $6)
+"""
+
+_REPORT_JSON = _json_of(SkillReport, "report")
+
+LIST_REPORTS: Final = f"""
+select {_REPORT_JSON}
+from report
+where $2::text is null or row(resolved_at is not null, id) > row($1::boolean, $2::text)
+order by (resolved_at is not null), id
+limit $3::bigint
+"""
+"""$1 and $2 the place before the page or NULL, $3 limit."""
+
+GET_REPORT: Final = f"select {_REPORT_JSON} from report where id = $1::text"
+
+RESOLVE_REPORT: Final = """
+update report set resolved_at = $2::text, resolved_by = $3::text, resolution = $4::text
+where id = $1::text and resolved_at is null
 """
 
 ACQUIRE_LEASE: Final = """

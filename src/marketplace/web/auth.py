@@ -4,13 +4,16 @@ Pure: header values and the clock come in, a principal or one of two refusals co
 
 Decisions:
 
+* An internal key is configured as NAME:ROLE:SECRET, and a client sends the SECRET alone. A plain
+  secret is an operator's. What has colons and is not of this form counts as unset, so that a
+  misspelt role opens nothing.
 * A secret shorter than MIN_SECRET_BYTES, or one that is plainly a placeholder, counts as unset;
   without a usable secret nothing is accepted. (RFC 7518 asks for 32 bytes of key with HS256; the
   internal key follows the same rule.)
 * Every credential presented must be right: a client that sends a wrong one beside a right one is
-  misconfigured or guessing.
+  misconfigured or guessing. Of two right ones the lesser role counts.
 * One refusal for everything wrong, so that neither an answer nor a log line tells which part was
-  wrong. Only a token that is right in all respects but its role gets another one: Forbidden.
+  wrong. Only a right credential of a lesser role gets another one: Forbidden.
 * Each credential is tried against all configured secrets: no early exit.
 * The claim ``role`` (a string) or ``roles`` (a list of strings) has SUPER_ADMIN; case matters. Any
   other type makes the token a wrong one.
@@ -23,16 +26,14 @@ import hashlib
 import hmac
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 import jwt
 import msgspec
 
 from marketplace.ports.env import Settings
+from marketplace.ports.principal import Principal, Role
 
 SUPER_ADMIN: Final = "SUPER_ADMIN"
 MIN_SECRET_BYTES: Final = 32
@@ -42,20 +43,11 @@ MAX_AUTHORIZATION_LENGTH: Final = 4096  # a real token has a few hundred charact
 
 _ALGORITHM: Final = "HS256"
 _PLACEHOLDERS: Final = ("changeme", "placeholder", "replaceme", "yoursecret", "yourkey")
+MAX_NAME_LENGTH: Final = 100
+PLAIN_KEY_NAME: Final = "operator"
+UNNAMED_TOKEN: Final = "token"  # noqa: S105 - a name, not a token
+_KEY: Final = re.compile(rf"([\w.-]{{1,64}}):({'|'.join(Role)}):([^:]+)", re.ASCII)
 _BEARER: Final = re.compile(r"bearer +([\w-]+\.[\w-]+\.[\w-]+)", re.ASCII | re.IGNORECASE)
-
-
-class CredentialKind(StrEnum):
-    INTERNAL_KEY = "internal-key"
-    TOKEN = "token"  # noqa: S105 - the kind of a credential, not one
-
-
-@dataclass(frozen=True, slots=True)
-class Principal:
-    """Who is calling, for log lines. ``subject`` is the token's ``sub``, None for a key."""
-
-    kind: CredentialKind
-    subject: str | None = None
 
 
 class Unauthenticated(Exception):
@@ -66,17 +58,22 @@ class Unauthenticated(Exception):
 
 
 class Forbidden(Exception):
-    """A right token of a lesser role (403)."""
+    """A right credential of a lesser role (403)."""
 
-    def __init__(self) -> None:
-        super().__init__(f"the role {SUPER_ADMIN} is required")
+
+class _Key(NamedTuple):
+    """``secret`` is None where the configured text has not the form of a key."""
+
+    name: str
+    role: Role
+    secret: str | None
 
 
 def describe_unusable_secrets(settings: Settings) -> list[str]:
     """Why right credentials may be refused, for the log: never a part of a secret."""
     sentences = []
     for name, secrets in (
-        ("INTERNAL_KEY", settings.internal_keys),
+        ("INTERNAL_KEY", [_read_key(text).secret for text in settings.internal_keys]),
         ("JWT_SECRET", settings.jwt_secrets),
     ):
         problems = [(number, _problem_with(secret)) for number, secret in enumerate(secrets, 1)]
@@ -96,18 +93,35 @@ def authenticate(
     """Who is calling. Raises Unauthenticated or Forbidden; ``now`` is an aware datetime."""
     if internal_key is None and authorization is None:
         raise Unauthenticated
-    key_is_wrong = internal_key is not None and not _is_internal_key(settings, internal_key)
+    of_key = None if internal_key is None else _owner_of_key(settings, internal_key)
     claims = None if authorization is None else _token_claims(settings, authorization, now)
-    if key_is_wrong or (authorization is not None and claims is None):
+    if (internal_key is not None and of_key is None) or (authorization is not None and not claims):
         raise Unauthenticated
-    if claims is None:
-        return Principal(CredentialKind.INTERNAL_KEY)
-    if SUPER_ADMIN not in (claims.role, *claims.roles):
-        raise Forbidden
-    return Principal(CredentialKind.TOKEN, claims.sub)
+    if claims and SUPER_ADMIN not in (claims.role, *claims.roles):
+        raise Forbidden(f"the role {SUPER_ADMIN} is required")
+    of_token = claims and Principal(_name(claims.sub), Role.OPERATOR)
+    principals = [principal for principal in (of_token, of_key) if principal]
+    return max(principals, key=lambda principal: principal.role is Role.SCANNER)
 
 
-def _problem_with(secret: str) -> str | None:
+def _name(subject: str | None) -> str:
+    """A subject that any store, log and terminal can hold."""
+    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in subject or "")
+    return shown[:MAX_NAME_LENGTH] or UNNAMED_TOKEN
+
+
+def _read_key(text: str) -> _Key:
+    if ":" not in text:
+        return _Key(PLAIN_KEY_NAME, Role.OPERATOR, text)
+    parts = _KEY.fullmatch(text)
+    if parts is None:
+        return _Key("", Role.SCANNER, None)
+    return _Key(parts[1], Role(parts[2]), parts[3])
+
+
+def _problem_with(secret: str | None) -> str | None:
+    if secret is None:
+        return f"is not of the form NAME:ROLE:SECRET with one of the roles {', '.join(Role)}"
     if len(secret.encode(errors="surrogatepass")) < MIN_SECRET_BYTES:
         return f"is shorter than {MIN_SECRET_BYTES} bytes"
     letters = re.sub(r"[^a-z]", "", secret.lower())
@@ -116,22 +130,23 @@ def _problem_with(secret: str) -> str | None:
     return None
 
 
-def _usable(secrets: Sequence[str]) -> list[str]:
-    return [secret for secret in secrets if _problem_with(secret) is None]
-
-
 def _digest(text: str) -> bytes:
     # compare_digest would tell lengths, and takes no other characters than ASCII.
     return hashlib.sha256(text.encode(errors="surrogatepass")).digest()
 
 
-def _is_internal_key(settings: Settings, presented: str) -> bool:
+def _owner_of_key(settings: Settings, presented: str) -> Principal | None:
+    """Whose key it is; of two that share a secret, the first counts."""
     if len(presented) > MAX_INTERNAL_KEY_LENGTH:
-        return False
+        return None
     digest = _digest(presented)
-    found = False
-    for key in _usable(settings.internal_keys):
-        found |= hmac.compare_digest(_digest(key), digest)  # `|=`, not `or`: no early exit
+    found: Principal | None = None
+    for key in map(_read_key, settings.internal_keys):
+        if key.secret is None or _problem_with(key.secret):
+            continue
+        # Compared although one was found: no early exit.
+        if hmac.compare_digest(_digest(key.secret), digest) and found is None:
+            found = Principal(key.name, key.role)
     return found
 
 
@@ -152,7 +167,9 @@ def _token_claims(settings: Settings, authorization: str, now: datetime) -> _Cla
     if bearer is None:
         return None
     claims = None
-    for secret in _usable(settings.jwt_secrets):
+    for secret in settings.jwt_secrets:
+        if _problem_with(secret):
+            continue
         verified = _verify(settings, bearer[1], secret)
         claims = claims if verified is None else verified  # no early exit here either
     return claims if claims is not None and _is_current(claims, now) else None

@@ -5,7 +5,13 @@ from typing import Annotated
 from fastapi import Depends, Header, Request
 
 from marketplace.ports.env import Env
-from marketplace.web.auth import Principal, Unauthenticated, authenticate, describe_unusable_secrets
+from marketplace.ports.principal import Principal, Role
+from marketplace.web.auth import (
+    Forbidden,
+    Unauthenticated,
+    authenticate,
+    describe_unusable_secrets,
+)
 
 
 def env_of(request: Request) -> Env:
@@ -21,7 +27,7 @@ async def _env(request: Request) -> Env:  # async: FastAPI runs plain functions 
 CurrentEnv = Annotated[Env, Depends(_env)]
 
 
-async def require_operator(
+async def require_credential(
     env: CurrentEnv,
     x_internal_key: Annotated[str | None, Header()] = None,
     authorization: Annotated[str | None, Header()] = None,
@@ -40,10 +46,20 @@ async def require_operator(
         raise
 
 
+OperatorOrScanner = Annotated[Principal, Depends(require_credential)]
+
+
+async def require_operator(principal: OperatorOrScanner) -> Principal:
+    """Let operators in. Raises Unauthenticated or Forbidden."""
+    if principal.role is not Role.OPERATOR:
+        raise Forbidden("a scanner's key opens /api/v1/webhooks/ alone; this needs an operator's")
+    return principal
+
+
 Operator = Annotated[Principal, Depends(require_operator)]
 
 
-async def recognize_operator(
+async def recognize_caller(
     env: CurrentEnv,
     x_internal_key: Annotated[str | None, Header()] = None,
     authorization: Annotated[str | None, Header()] = None,
@@ -51,7 +67,7 @@ async def recognize_operator(
     """The operator or scanner; None without a credential. Raises Unauthenticated or Forbidden."""
     if x_internal_key is None and authorization is None:
         return None
-    return await require_operator(env, x_internal_key, authorization)
+    return await require_credential(env, x_internal_key, authorization)
 
 
-Caller = Annotated[Principal | None, Depends(recognize_operator)]
+Caller = Annotated[Principal | None, Depends(recognize_caller)]

@@ -21,6 +21,7 @@ from marketplace.skills.listing_rules import InvalidQuery
 from marketplace.web.answers import NO_STORE
 from marketplace.web.auth import Forbidden, Unauthenticated
 from marketplace.web.context import env_of
+from marketplace.web.rate_limits import TooManyCalls
 
 PROBLEM_JSON: Final = "application/problem+json"
 RETRY_AFTER_SECONDS: Final = "10"
@@ -92,6 +93,7 @@ def add_problem_handlers(app: FastAPI) -> None:
             HTTPStatus.UNAUTHORIZED, {"WWW-Authenticate": 'Bearer realm="skill-marketplace"'}
         ),
         Forbidden: _telling(HTTPStatus.FORBIDDEN),
+        TooManyCalls: _too_many_calls,
         StorageError: _storage_failed,
         DamagedRecord: _damaged_record,
         HTTPException: _http_error,
@@ -157,6 +159,11 @@ async def _storage_failed(request: Request, error: Exception) -> Response:
         detail = str(error)
     retry = {"Retry-After": RETRY_AFTER_SECONDS}
     return problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers=retry)
+
+
+async def _too_many_calls(_request: Request, error: TooManyCalls) -> Response:
+    retry = {"Retry-After": str(error.retry_after)}
+    return problem(HTTPStatus.TOO_MANY_REQUESTS, str(error), headers=retry)
 
 
 async def _damaged_record(request: Request, error: Exception) -> Response:

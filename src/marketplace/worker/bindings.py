@@ -5,6 +5,7 @@ that is several times faster and leaves nothing for JavaScript's collector to wa
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any, Final
 
 import pyodide_js
@@ -16,9 +17,10 @@ from marketplace.basics import json_text
 from marketplace.basics.logs import Logger, log_to_stdout
 from marketplace.ports.database import DatabaseSession
 from marketplace.ports.env import Env, Settings, split_secrets
-from marketplace.ports.errors import KvValueTooLarge, QueueError, StorageError
+from marketplace.ports.errors import KvValueTooLarge, QueueError, RateLimitError, StorageError
 from marketplace.ports.isolate import FallbackCache
 from marketplace.ports.kv import KV_LIST_LIMIT, KV_VALUE_LIMIT, KvListPage
+from marketplace.ports.rate_limit import RateLimits
 from marketplace.postgres.db import postgres_connector
 from marketplace.skills.seed import load_seed
 from marketplace.worker.kv_answers import kv_error, read_list_page, read_values
@@ -50,6 +52,7 @@ def env_from_bindings(bindings: Any, fallback_cache: FallbackCache) -> Env:
         publish_queue=WorkersQueue(_binding(raw, "PUBLISH_QUEUE")),
         maintenance_queue=WorkersQueue(_binding(raw, "MAINTENANCE_QUEUE")),
         settings=_settings(raw),
+        rate_limits=_rate_limits(raw),
         seed=load_seed(),
         heap_bytes=_heap_bytes,
         fallback_cache=fallback_cache,
@@ -88,6 +91,14 @@ def _settings(raw: Any) -> Settings:
         jwt_audience=text("JWT_AUDIENCE") or None,
         forges=tuple(text("FORGES").lower().replace(",", " ").split()),
     )
+
+
+def _rate_limits(raw: Any) -> RateLimits:
+    def limit(name: str) -> WorkersRateLimit | None:
+        binding = getattr(raw, name, None)
+        return None if binding is None else WorkersRateLimit(binding)
+
+    return RateLimits(**{field.name: limit(field.name.upper()) for field in fields(RateLimits)})
 
 
 def _database(hyperdrive: Any) -> DatabaseSession:
@@ -168,6 +179,19 @@ class WorkersQueue:
             await self._queue.sendBatch(_js_object(messages))
         except JsException as error:
             raise QueueError(str(error)) from error
+
+
+class WorkersRateLimit:
+    """``ports.rate_limit.RateLimit`` over a rate limit binding."""
+
+    def __init__(self, limit: Any) -> None:
+        self._limit = limit
+
+    async def take(self, key: str) -> bool:
+        try:
+            return bool((await self._limit.limit(_js_object({"key": key}))).success)
+        except JsException as error:
+            raise RateLimitError(str(error)) from error
 
 
 class WorkersMessage:

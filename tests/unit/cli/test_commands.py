@@ -386,6 +386,97 @@ def test_no_dead_letters(marketplace: FakeMarketplace) -> None:
     assert "No dead letters" in marketplace.run("dead-letters").stdout
 
 
+AUDIT = "/api/v1/admin/audit"
+REPORTS = "/api/v1/admin/reports"
+ENTRY = {
+    "id": "2026-11-24T08:00:00.000Z-1",
+    "at": "2026-11-24T08:00:00.000Z",
+    "principal": "ann",
+    "role": "operator",
+    "action": "block",
+    "target": "pdf-tools",
+    "before": {"status": "LISTED"},
+    "after": {"status": "BLOCKED"},
+    "reason": "It steals \x1b[31mkeys.",
+}
+REPORT = {
+    "id": "2026-11-24T08:00:00.000Z-2",
+    "at": "2026-11-24T08:00:00.000Z",
+    "slug": "pdf-tools",
+    "identity": "https://github.com/octo/tools#pdf-tools",
+    "reason": "malicious",
+    "text": "It sends\nkeys \x1b[31maway.",
+    "resolvedAt": None,
+    "resolvedBy": None,
+    "resolution": None,
+}
+
+
+def test_the_audit_is_listed_by_filter(marketplace: FakeMarketplace) -> None:
+    marketplace.on("GET", AUDIT, {"entries": [ENTRY], "nextCursor": None})
+    result = marketplace.run(
+        *("audit", "--principal", "ann", "--action", "block", "--target", "pdf-tools"),
+        *("--since", "2026-11-24T00:00:00Z", "--limit", "7"),
+    )
+    assert result.exit_code == 0
+    assert dict(marketplace.requests[0].url.params) == {
+        "principal": "ann",
+        "action": "block",
+        "target": "pdf-tools",
+        "since": "2026-11-24T00:00:00Z",
+        "limit": "7",
+    }
+    for expected in ("ann", "block", "pdf-tools", "status LISTED", "status BLOCKED", "steals"):
+        assert expected in result.stdout
+    assert "\x1b[31m" not in result.stdout
+
+
+def test_the_audit_is_paged_up_to_the_limit(marketplace: FakeMarketplace) -> None:
+    full = {"entries": [ENTRY] * 100, "nextCursor": "2"}
+    marketplace.on("GET", AUDIT, full, {"entries": [ENTRY] * 20, "nextCursor": "3"})
+    result = marketplace.run("audit", "--limit", "120", "--json")
+    sent = [dict(request.url.params) for request in marketplace.requests]
+    assert sent == [{"limit": "100"}, {"limit": "20", "cursor": "2"}]
+    assert len(json.loads(result.stdout)["entries"]) == 120
+    assert "--cursor 3" in result.stderr
+
+
+def test_an_entry_without_documents_is_shown(marketplace: FakeMarketplace) -> None:
+    bare = {name: ENTRY[name] for name in ("at", "principal", "action", "target")}
+    marketplace.on("GET", AUDIT, {"entries": [bare, ENTRY | {"after": 3}], "nextCursor": None})
+    assert marketplace.run("audit").exit_code == 0
+    marketplace.on("GET", AUDIT, {"entries": [], "nextCursor": None})
+    assert "No entries" in marketplace.run("audit").stdout
+
+
+def test_reports_are_listed(marketplace: FakeMarketplace) -> None:
+    resolved = REPORT | {"resolvedBy": "ann", "resolvedAt": "2026", "resolution": "Blocked it."}
+    marketplace.on("GET", REPORTS, {"reports": [REPORT, resolved], "nextCursor": "resolved:1"})
+    result = marketplace.run("reports", "--limit", "2", "--cursor", "open:0")
+    assert result.exit_code == 0
+    assert dict(marketplace.requests[0].url.params) == {"limit": "2", "cursor": "open:0"}
+    for expected in ("pdf-tools", "malicious", "open", "ann: Blocked it."):
+        assert expected in result.stdout
+    assert "\x1b[31m" not in result.stdout
+    assert "--cursor resolved:1" in result.stderr
+
+
+def test_no_reports(marketplace: FakeMarketplace) -> None:
+    marketplace.on("GET", REPORTS, {"reports": [], "nextCursor": None})
+    assert "No reports" in marketplace.run("reports").stdout
+
+
+def test_a_report_is_resolved_with_a_reason(marketplace: FakeMarketplace) -> None:
+    id_ = str(REPORT["id"])
+    answer = REPORT | {"resolvedBy": "ann", "resolvedAt": "2026", "resolution": "Blocked it."}
+    marketplace.on("POST", f"{REPORTS}/{id_}/resolve", answer)
+    result = marketplace.run("resolve", id_, "--reason", "Blocked it.")
+    assert result.exit_code == 0
+    assert marketplace.bodies(f"{REPORTS}/{id_}/resolve") == [{"reason": "Blocked it."}]
+    assert "ann: Blocked it." in result.stdout
+    assert marketplace.run("resolve", id_).exit_code == 2
+
+
 def outcomes(remaining: int, **by_id: str) -> dict[str, Any]:
     results = [{"id": id_, "outcome": outcome} for id_, outcome in by_id.items()]
     return {"results": results, "remaining": remaining}

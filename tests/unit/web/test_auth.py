@@ -11,11 +11,10 @@ import jwt
 import pytest
 
 from marketplace.ports.env import Settings, split_secrets
+from marketplace.ports.principal import Principal, Role
 from marketplace.web import auth
 from marketplace.web.auth import (
-    CredentialKind,
     Forbidden,
-    Principal,
     Unauthenticated,
     authenticate,
     describe_unusable_secrets,
@@ -238,9 +237,100 @@ LESSER: dict[str, Sent] = {
 @pytest.mark.parametrize("credentials", RIGHT.values(), ids=RIGHT.keys())
 def test_right_credentials_are_let_in(credentials: Sent) -> None:
     principal = attempt(**credentials)
-    by_token = "token" in credentials
-    assert principal.kind is (CredentialKind.TOKEN if by_token else CredentialKind.INTERNAL_KEY)
-    assert principal.subject == ("operator-7" if by_token else None)
+    name = "operator-7" if "token" in credentials else "operator"
+    assert principal == Principal(name, Role.OPERATOR)
+
+
+SCANNER_KEY = "the-key-of-a-scanner-0123456789abcdef"
+NAMED = (f"scan-1:scanner:{SCANNER_KEY}", f"ann.b_c-2:operator:{KEY}", OLD_KEY)
+NAMED_SETTINGS = Settings(internal_keys=NAMED, jwt_secrets=(SECRET,))
+
+
+@pytest.mark.parametrize(
+    ("key", "principal"),
+    [
+        (SCANNER_KEY, Principal("scan-1", Role.SCANNER)),
+        (KEY, Principal("ann.b_c-2", Role.OPERATOR)),
+        (OLD_KEY, Principal("operator", Role.OPERATOR)),
+    ],
+)
+def test_a_key_has_the_name_and_the_role_that_it_was_given(key: str, principal: Principal) -> None:
+    assert attempt(key=key, settings=NAMED_SETTINGS) == principal
+
+
+@pytest.mark.parametrize("key", [*NAMED[:2], f"scanner:{SCANNER_KEY}", f"operator:{KEY}"])
+def test_a_client_sends_the_secret_of_a_named_key_alone(key: str) -> None:
+    with pytest.raises(Unauthenticated):
+        attempt(key=key, settings=NAMED_SETTINGS)
+
+
+MALFORMED = [
+    f"ann:admin:{KEY}",
+    f"ann:Operator:{KEY}",
+    f"ann:operator {KEY}",
+    f":operator:{KEY}",
+    f"ann:{KEY}",
+    f"operator:{KEY}",
+    f":{KEY}",
+    f"ann:operator:{KEY}:{KEY}",
+    f"ann/b:operator:{KEY}",
+    f"änn:operator:{KEY}",
+    f"{'a' * 65}:operator:{KEY}",
+    "ann:operator:",
+]
+
+
+@pytest.mark.parametrize("text", MALFORMED)
+def test_a_key_of_another_form_opens_nothing(text: str) -> None:
+    settings = Settings(internal_keys=(text,), jwt_secrets=(SECRET,))
+    for key in (text, KEY, text.partition(":")[2], ""):
+        with pytest.raises(Unauthenticated):
+            attempt(key=key, settings=settings)
+    described = describe_unusable_secrets(settings)
+    assert described == [
+        (
+            "INTERNAL_KEY: secret 1 of 1 is not of the form NAME:ROLE:SECRET with one of the roles "
+            "operator, scanner and counts as unset"
+        ),
+        "INTERNAL_KEY: no usable secret, every such credential is refused",
+    ]
+
+
+def test_a_short_secret_of_a_named_key_counts_as_unset() -> None:
+    settings = Settings(internal_keys=(f"scan-1:scanner:{SHORT}", KEY), jwt_secrets=(SECRET,))
+    with pytest.raises(Unauthenticated):
+        attempt(key=SHORT, settings=settings)
+    assert describe_unusable_secrets(settings) == [
+        "INTERNAL_KEY: secret 1 of 2 is shorter than 32 bytes and counts as unset"
+    ]
+
+
+def test_of_two_keys_with_one_secret_the_first_counts() -> None:
+    keys = (f"scan-1:scanner:{KEY}", f"ann:operator:{KEY}")
+    assert attempt(key=KEY, settings=Settings(internal_keys=keys)).role is Role.SCANNER
+    assert attempt(key=KEY, settings=Settings(internal_keys=keys[::-1])).role is Role.OPERATOR
+
+
+def test_of_a_key_and_a_token_the_lesser_role_counts() -> None:
+    token = bearer(aud=MISSING)
+    assert attempt(key=SCANNER_KEY, token=token, settings=NAMED_SETTINGS).role is Role.SCANNER
+    assert attempt(key=KEY, token=token, settings=NAMED_SETTINGS) == Principal(
+        "operator-7", Role.OPERATOR
+    )
+
+
+@pytest.mark.parametrize(
+    ("subject", "name"),
+    [
+        (MISSING, "token"),
+        ("", "token"),
+        ("änn@example.org", "änn@example.org"),
+        ("a\0b\ud800c\x1b[31m\u202e", "a\ufffdb\ufffdc\ufffd[31m\ufffd"),
+        ("x" * 500, "x" * 100),
+    ],
+)
+def test_the_subject_of_a_token_is_its_name(subject: Any, name: str) -> None:
+    assert attempt(token=bearer(sub=subject)).name == name
 
 
 @pytest.mark.parametrize("credentials", WRONG.values(), ids=WRONG.keys())
@@ -334,13 +424,14 @@ def count_calls(
     return calls
 
 
+@pytest.mark.parametrize("settings", [SETTINGS, Settings(internal_keys=NAMED[1:])])
 @pytest.mark.parametrize("key", [KEY, OLD_KEY, "x" * 40, "", "é"])
 def test_keys_are_compared_with_all_of_them_in_constant_time(
-    key: str, monkeypatch: pytest.MonkeyPatch
+    key: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = count_calls(monkeypatch, hmac, "compare_digest")
     try:
-        attempt(key=key)
+        attempt(key=key, settings=settings)
     except Unauthenticated:
         assert key not in {KEY, OLD_KEY}
     assert len(calls) == 2

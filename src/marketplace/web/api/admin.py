@@ -8,8 +8,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from starlette.responses import Response
 
 from marketplace.health.check import check_health
+from marketplace.operations import audit
 from marketplace.operations.redrive import (
     MAX_REDRIVEN,
+    RedriveOutcome,
     count_letters,
     list_letters,
     redrive_all,
@@ -25,6 +27,9 @@ router = APIRouter(prefix="/api/v1/admin", tags=["admin"])
 
 MAX_ID_LENGTH: Final = 100  # of letters and rebuilds; those that there are have a third of it
 
+_CHANGING_OUTCOMES: Final = (RedriveOutcome.REDRIVEN, RedriveOutcome.FAILED)
+"""After a failure the queue may have the message all the same."""
+
 _Id = Annotated[str, Field(max_length=MAX_ID_LENGTH), LOOKED_UP]
 _Reason = Annotated[str, Field(max_length=100), LOOKED_UP]
 
@@ -38,12 +43,14 @@ async def health(env: CurrentEnv, _operator: Operator) -> Response:
 @router.post("/rebuild-index")
 async def rebuild_index(
     env: CurrentEnv,
-    _operator: Operator,
+    operator: Operator,
     dry_run: Annotated[bool, Query(alias="dryRun")] = False,
     wait: Annotated[float, Query(ge=0, le=60, allow_inf_nan=False)] = 0,
 ) -> Response:
     """Reconcile PostgreSQL and KV both ways and rewrite the index; 202 while it goes on."""
     job = await start_rebuild(env, dry_run=dry_run, wait_seconds=wait)
+    if not dry_run:
+        await audit.record(env, operator, "rebuild", job.id, after={"complete": job.complete})
     status = HTTPStatus.OK if job.complete else HTTPStatus.ACCEPTED
     return private(job.report(env.now()), status=status)
 
@@ -92,10 +99,15 @@ async def dead_letters(
 
 
 @router.post("/dead-letters/redrive")
-async def redrive(env: CurrentEnv, _operator: Operator, body: RedriveRequest) -> Response:
+async def redrive(env: CurrentEnv, operator: Operator, body: RedriveRequest) -> Response:
     """Send dead letters on their way again; at most MAX_REDRIVEN a call, each with its outcome."""
     if body.all:
         results = await redrive_all(env, reason=body.reason)
     else:
         results = await redrive_ids(env, body.ids)
+    tried = {
+        result.id: result.outcome for result in results if result.outcome in _CHANGING_OUTCOMES
+    }
+    if tried:
+        await audit.record(env, operator, "redrive", body.reason or "dead-letters", after=tried)
     return private({"results": results, "remaining": await count_letters(env, body.reason)})

@@ -7,6 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic.alias_generators import to_camel
 
 from marketplace.catalog.answer import Source
+from marketplace.ports.audit import AuditEntry
+from marketplace.ports.skill_report import SkillReport
 from marketplace.skills.skill import INTERNAL, Skill, SkillSummary
 from marketplace.skills.submission import SubmissionState, SubmissionStatus
 
@@ -106,6 +108,43 @@ class ResultsReceiptDocument(Document):
 
     accepted: list[str]
     rejected: list[RefusedDocument]
+
+
+AuditEntryDocument = create_model(
+    "AuditEntryDocument",
+    __base__=Document,
+    __doc__="What a call has changed.",
+    **_fields_of(AuditEntry),
+)
+
+
+class AuditDocument(Document):
+    """A page of the audit, the newest entry first."""
+
+    entries: list[AuditEntryDocument]  # type: ignore[valid-type]  # a variable, for mypy
+    next_cursor: str | None
+
+
+class ReportReceiptDocument(Document):
+    """A report that was taken. ``slug`` is the skill's own, if another one was asked for."""
+
+    id: str
+    slug: str
+
+
+SkillReportDocument = create_model(
+    "SkillReportDocument",
+    __base__=Document,
+    __doc__="What a visitor reported about a skill.",
+    **_fields_of(SkillReport),
+)
+
+
+class ReportsDocument(Document):
+    """A page of reports, the open ones first, each kind by age."""
+
+    reports: list[SkillReportDocument]  # type: ignore[valid-type]  # a variable, for mypy
+    next_cursor: str | None
 
 
 class ProblemDocument(BaseModel):

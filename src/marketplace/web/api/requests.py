@@ -7,6 +7,7 @@ import msgspec
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
 
 from marketplace.basics.timestamps import normalize_timestamp
+from marketplace.ports.skill_report import ReportReason
 from marketplace.publishing.submissions import MAX_RESULTS_A_CALL
 from marketplace.skills.forges import repository_address
 from marketplace.skills.scan import MAX_FILES, ScanReport
@@ -37,6 +38,7 @@ from marketplace.web.api.documents import Document
 from marketplace.web.characters import ONE_LINE, PROSE
 
 MAX_REASON_LENGTH: Final = 500
+MAX_REPORT_LENGTH: Final = 1000
 
 
 def _must(message: str, condition: Callable[[str], bool]) -> AfterValidator:
@@ -60,7 +62,7 @@ def _forge_id(value: object) -> object:
     return str(value) if type(value) is int else value
 
 
-def _time(text: str) -> str:
+def moment(text: str) -> str:
     try:
         return normalize_timestamp(text)
     except ValueError as error:
@@ -178,7 +180,7 @@ class ScanResult(Document):
     cert_tier: CertTier = CertTier.SCANNED
     cert_method: CertMethod = CertMethod.AUTOMATED_SCAN
     reason: Annotated[str, Field(max_length=MAX_REASON_LENGTH), PROSE] | None = None
-    scanned_at: Annotated[str, Field(max_length=40), AfterValidator(_time)] | None = None
+    scanned_at: Annotated[str, Field(max_length=40), AfterValidator(moment)] | None = None
     skill: SkillFacts | None = None
     path: (
         Annotated[str, Field(max_length=MAX_PATH_LENGTH), ONE_LINE, AfterValidator(_relative_path)]
@@ -201,6 +203,21 @@ class ScanResult(Document):
     def to_report(self) -> ScanReport:
         """As publishing takes it."""
         return msgspec.convert(self.model_dump(by_alias=True), ScanReport)
+
+
+class ReportRequest(Document):
+    """What is wrong with a skill. Fields not named here are ignored."""
+
+    reason: ReportReason
+    text: Annotated[str, Field(max_length=MAX_REPORT_LENGTH), PROSE] = ""
+
+
+class ResolveRequest(Document):
+    """Why a report is closed: what was done, or why nothing."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: Annotated[str, PROSE, Field(min_length=1, max_length=MAX_REPORT_LENGTH)]
 
 
 class ScanResults(Document):

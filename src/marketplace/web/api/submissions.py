@@ -4,10 +4,11 @@ from http import HTTPStatus
 from typing import Annotated
 
 import msgspec
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Path, Request
 from starlette.responses import Response
 
 from marketplace.basics.json_text import Unreadable
+from marketplace.operations import audit
 from marketplace.publishing import submissions
 from marketplace.skills.forges import require_known_forge
 from marketplace.web.answers import private
@@ -19,19 +20,24 @@ from marketplace.web.api.documents import (
 )
 from marketplace.web.api.requests import ScanResults, SubmissionRequest
 from marketplace.web.characters import LOOKED_UP
-from marketplace.web.context import Caller, CurrentEnv, Operator
+from marketplace.web.context import Caller, CurrentEnv, OperatorOrScanner
 from marketplace.web.problems import DamagedRecord, NotFound
+from marketplace.web.rate_limits import limit_submissions
 
 router = APIRouter(prefix="/api/v1", tags=["submissions"])
 
 
 @router.post("/submissions", status_code=202, responses=documented(ReceiptDocument, 202))
-async def submit(env: CurrentEnv, _caller: Caller, body: SubmissionRequest) -> Response:
+async def submit(
+    request: Request, env: CurrentEnv, caller: Caller, body: SubmissionRequest
+) -> Response:
     """Ask for a skill to be listed. 202: taken; 200: an earlier request or listing stands.
 
-    Anybody may: what the skill is called and does is read in the repository.
+    Anybody may, a limited number of times a minute: what the skill is called and does is read in
+    the repository. With a credential there is no limit.
     """
     require_known_forge(body.repo_url, env.settings.forges)
+    await limit_submissions(request, caller, body.repo_url)
     submission = body.to_submission(submissions.new_submission_id(), env.now())
     receipt = await submissions.submit(env, submission)
     stands = receipt.duplicate or receipt.already_verified
@@ -64,11 +70,16 @@ async def get_submission(
 @router.post(
     "/webhooks/scan-results", status_code=202, responses=documented(ResultsReceiptDocument, 202)
 )
-async def report_scan_results(env: CurrentEnv, _operator: Operator, body: ScanResults) -> Response:
+async def report_scan_results(
+    env: CurrentEnv, principal: OperatorOrScanner, body: ScanResults
+) -> Response:
     """Report verdicts; what passed is published. Each is accepted or rejected for itself."""
     receipt = await submissions.record_scan_results(
         env, [result.to_report() for result in body.results]
     )
+    if receipt.accepted:
+        counts = {"accepted": len(receipt.accepted), "rejected": len(receipt.rejected)}
+        await audit.record(env, principal, "scan-results", "submissions", after=counts)
     document = {
         "accepted": receipt.accepted,
         "rejected": [
