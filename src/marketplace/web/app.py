@@ -5,7 +5,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from marketplace.web.answers import private
-from marketplace.web.api import admin, skills, submissions
+from marketplace.web.api import admin, admin_skills, skills, submissions
 from marketplace.web.limits import BodyLimit
 from marketplace.web.pages import skill_page
 from marketplace.web.problems import LastResort, add_problem_handlers
@@ -26,6 +26,7 @@ def create_app() -> FastAPI:
     app.include_router(submissions.router)
     app.include_router(skill_page.router)
     app.include_router(admin.router)
+    app.include_router(admin_skills.router)
     app.add_api_route("/api/v1/health", _liveness, methods=["GET"], tags=["health"])
     app.add_middleware(HeadAsGet)
     app.add_middleware(BodyLimit)
