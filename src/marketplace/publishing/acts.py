@@ -13,6 +13,7 @@ from marketplace.kv.index.writing import add_to_published_index
 from marketplace.ports.env import Env
 from marketplace.ports.errors import KvError, StorageError
 from marketplace.publishing.publish import Published, publish_skills
+from marketplace.publishing.withheld import update_withheld
 from marketplace.skills.acts import MAX_ACTS, Act, ActKind, Acts, lifted_by, union
 from marketplace.skills.change import Acted, Change, Knowing
 from marketplace.skills.skill import Skill
@@ -87,9 +88,14 @@ async def act_on(env: Env, found: Answer[Skill], act: Act) -> Recorded:
         raise NotKept(skill.name)
     if published is None:
         changed = Acted(identity, (act,)).onto(skill)
-        return Recorded(act, changed if isinstance(changed, Skill) else skill, stores)
+        acted = changed if isinstance(changed, Skill) else skill
+        await update_withheld(env, waiting=[acted])
+        return Recorded(act, acted, stores)
     if published.in_database:
         await add_to_published_index(env, [published.skill])
+        await update_withheld(env, [published.skill])
+    else:
+        await update_withheld(env, waiting=[published.skill])
     return Recorded(act, published.skill, stores)
 
 

@@ -16,6 +16,7 @@ from marketplace.publishing.kv_copy import project_rows
 from marketplace.publishing.outbox import drain_outbox
 from marketplace.publishing.publish import Published, publish_skills
 from marketplace.publishing.submissions import ask_again
+from marketplace.publishing.withheld import refresh_withheld
 from marketplace.skills.change import State
 
 _ROW_BATCH: Final = 200
@@ -32,13 +33,18 @@ async def run_light_repair(env: Env) -> LightRepairReport:
     """Failures are reported, not raised. Each part runs for itself: a lost message must not wait
     for PostgreSQL to come back."""
     report = LightRepairReport()
-    for part in (_drain_outbox, _write_missing_records, _move_letters, _ask_again):
+    parts = (_drain_outbox, _write_missing_records, _write_withheld, _move_letters, _ask_again)
+    for part in parts:
         try:
             await part(env, report)
         except (DatabaseError, KvError) as error:
             report.errors.append(f"{type(error).__name__}: {error.reason}")
             env.log("light-repair-cut-short", level="error", reason=error.reason, detail=str(error))
     return report
+
+
+async def _write_withheld(env: Env, _report: LightRepairReport) -> None:
+    await refresh_withheld(env)
 
 
 async def _move_letters(env: Env, _report: LightRepairReport) -> None:

@@ -21,6 +21,18 @@ class Withholding(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     evidence_urls: tuple[str, ...] = ()
 
 
+class WithheldKey(msgspec.Struct, frozen=True, array_like=True):
+    """Which skill is withheld: its slug, its identity and how."""
+
+    name: str
+    identity: str
+    status: Status
+
+
+def key_of(skill: Skill) -> WithheldKey:
+    return WithheldKey(skill.name, skill.identity, skill.status)
+
+
 def withholding_of(skill: Skill) -> Withholding | None:
     """None for a skill that is listed."""
     acts = in_force(skill.acts)

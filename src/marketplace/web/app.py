@@ -5,7 +5,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from marketplace.web.answers import private
-from marketplace.web.api import admin, admin_skills, skills, submissions
+from marketplace.web.api import admin, admin_skills, block_list, skills, submissions
 from marketplace.web.limits import BodyLimit
 from marketplace.web.pages import skill_page
 from marketplace.web.problems import LastResort, add_problem_handlers
@@ -23,6 +23,7 @@ def create_app() -> FastAPI:
     )
     add_problem_handlers(app)
     app.include_router(skills.router)
+    app.include_router(block_list.router)
     app.include_router(submissions.router)
     app.include_router(skill_page.router)
     app.include_router(admin.router)
