@@ -319,6 +319,12 @@ class DoubleSession:
         return [found for found in differences if found.name <= last]
 
     @_operation
+    def list_acted(self, *, after: str, limit: int) -> Sequence[Skill]:
+        acted = [row.skill for row in self.tables.rows.values() if row.skill.acts]
+        acted.sort(key=lambda skill: skill.name)
+        return [skill for skill in acted if skill.name > after][:limit]
+
+    @_operation
     def withheld_keys(self) -> Sequence[WithheldKey]:
         return [key_of(skill) for skill in self._withheld()]
 

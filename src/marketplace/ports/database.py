@@ -170,6 +170,9 @@ class SkillDatabase(AbstractContextManager["SkillDatabase"], Protocol):
         may be further ones: go on with ``after`` the last one's name and the records after it.
         """
 
+    async def list_acted(self, *, after: str, limit: int) -> Sequence[Skill]:
+        """The skills that operators did something to, in slug order, after the slug ``after``."""
+
     async def withheld_keys(self) -> Sequence[WithheldKey]:
         """Every skill that is not listed, in slug order."""
 

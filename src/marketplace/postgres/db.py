@@ -260,6 +260,10 @@ class PostgresSkillDatabase:
         )
         return [_difference(*row) for row in result.rows]
 
+    async def list_acted(self, *, after: str, limit: int) -> Sequence[Skill]:
+        result = await self._query(queries.LIST_ACTED, after, limit)
+        return [_read_skill_json(skill) for (skill,) in _filled(result)]
+
     async def withheld_keys(self) -> Sequence[WithheldKey]:
         result = await self._query(queries.WITHHELD_KEYS)
         return [
