@@ -40,8 +40,9 @@ from marketplace.skills.listing_rules import ListingQuery, cursor_rank, matches,
 from marketplace.skills.merging import merge
 from marketplace.skills.scan import Refusal
 from marketplace.skills.seed import Claim, Seed
-from marketplace.skills.skill import KEPT, MOMENTS, Skill, SkillSummary
+from marketplace.skills.skill import KEPT, MOMENTS, Skill, SkillSummary, Status
 from marketplace.skills.slugs import slugify
+from marketplace.skills.withholding import WithheldKey, key_of
 
 Hook = Callable[[str], Awaitable[None]]
 """Awaited with the operation's name (``connect``, ``get_skill_by_identity``, ``upsert_skill``, …).
@@ -394,6 +395,20 @@ class DoubleSession:
         last = differences[limit - 1].name
         return [found for found in differences if found.name <= last]
 
+    @_operation("list_acted")
+    def list_acted(self, *, after: str, limit: int) -> Sequence[Skill]:
+        acted = [row.skill for row in self.tables.rows.values() if row.skill.acts]
+        acted.sort(key=lambda skill: skill.name)
+        return [skill for skill in acted if skill.name > after][:limit]
+
+    @_operation("withheld_keys")
+    def withheld_keys(self) -> Sequence[WithheldKey]:
+        return [key_of(skill) for skill in self._withheld()]
+
+    @_operation("list_withheld")
+    def list_withheld(self, *, after: str, limit: int) -> Sequence[Skill]:
+        return [skill for skill in self._withheld() if skill.name > after][:limit]
+
     @_operation("fingerprint")
     def fingerprint(self) -> Fingerprint:
         rows = self.tables.rows.values()
@@ -543,6 +558,11 @@ class DoubleSession:
     def _skill_of(self, identity: str) -> Skill | None:
         row = self.tables.rows.get(identity)
         return None if row is None else row.skill
+
+    def _withheld(self) -> list[Skill]:
+        skills = [row.skill for row in self.tables.rows.values()]
+        withheld = [skill for skill in skills if skill.status is not Status.LISTED]
+        return sorted(withheld, key=lambda skill: skill.name)
 
     def _open_letters(self) -> list[DeadLetter]:
         letters = self.tables.dead_letters

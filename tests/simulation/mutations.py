@@ -28,7 +28,7 @@ from marketplace.ports.kv import KvListPage
 from marketplace.publishing.outbox import OUTBOX_BATCH, DrainedOutbox
 from marketplace.skills.scan import Scan
 from marketplace.skills.skill import Skill, Status
-from tests.doubles.database import DatabaseDouble, Held
+from tests.doubles.database import DatabaseDouble
 from tests.doubles.loop import current_loop
 
 Change = TypeVar("Change", bound=Callable[[Any], Any])
@@ -65,9 +65,11 @@ def _mutation(path: str, *, everywhere: bool = False) -> Callable[[Change], Chan
 
 
 def _imports(path: str, original: object) -> list[str]:
-    """Where the marketplace has this, under the name of its own."""
+    """Where the marketplace and its doubles have this, under the name of its own."""
     name = path.rpartition(".")[2]
-    modules = [module for module in sys.modules if module.partition(".")[0] == "marketplace"]
+    modules = [
+        module for module in sys.modules if module.startswith(("marketplace.", "tests.doubles."))
+    ]
     return [
         f"{module}.{name}"
         for module in sorted(modules)
@@ -126,15 +128,10 @@ def takes_any_verdict_for_the_one_asked_for(_original: Any) -> Any:
 # --- slugs and revisions ----------------------------------------------------------------------
 
 
-@_mutation("tests.doubles.database.DatabaseDouble.update")
+@_mutation("marketplace.skills.change.merge")
 def last_writer_wins(_original: Any) -> Any:
-    """The table takes the last state that comes for the newest."""
-
-    def update(tables: DatabaseDouble, present: Held, skill: Skill) -> Upserted:
-        tables.put(Held.of(skill.renamed(present.skill.name), present.revision_in_kv))
-        return Upserted.UPDATED
-
-    return update
+    """The last state that comes is taken for the newest."""
+    return lambda _stored, told: told
 
 
 @_mutation("tests.doubles.database.DatabaseDouble.first_free")
@@ -202,10 +199,15 @@ def writes_older_rows_over_newer_records(allowed: Any) -> Any:
     return forgetful
 
 
-@_mutation("tests.doubles.database.DoubleSession._is_unchanged")
-def writes_over_what_it_did_not_see(_original: Any) -> Any:
+@_mutation("tests.doubles.database.DatabaseDouble.write")
+def writes_over_what_it_did_not_see(write: Any) -> Any:
     """The table takes a state that was made from an older row than it has."""
-    return lambda *_: True
+
+    def blind(tables: DatabaseDouble, changed: Skill, name: str | None, _replaced: object) -> Any:
+        present = tables.rows.get(changed.identity)
+        return write(tables, changed, name, None if present is None else present.revision)
+
+    return blind
 
 
 @_mutation("marketplace.skills.merging.union")

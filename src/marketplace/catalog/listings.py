@@ -94,6 +94,7 @@ def _seed_beside(env: Env, published: PublishedSkills) -> list[SkillSummary]:
     """The seed's part of a listing out of KV."""
     picked = (entry.summary for entry in published.pick(env.seed.claimable))
     claims = [Claim(summary.name, summary.identity) for summary in picked]
+    claims += [Claim(*withheld) for withheld in published.withheld.items()]
     return _summaries(env.seed.beside(claims))
 
 

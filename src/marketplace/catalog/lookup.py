@@ -7,17 +7,20 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import TypeVar
 
+import msgspec
+
 from marketplace.catalog.answer import Answer, Source
 from marketplace.catalog.source_chain import Reading
 from marketplace.kv.aliases import follow_aliases
 from marketplace.kv.index.reading import find_in_index
 from marketplace.kv.outbox import OutboxEntry, find_identity_in_outbox, find_in_outbox
 from marketplace.kv.records import read_record, read_records
+from marketplace.kv.withheld import read_withheld
 from marketplace.ports.database import SkillDatabase
 from marketplace.ports.env import Env
 from marketplace.ports.errors import DatabaseError, KvError, KvTimeout, StorageError
 from marketplace.skills.seed import Claim
-from marketplace.skills.skill import Skill
+from marketplace.skills.skill import Skill, Status
 from marketplace.skills.slugs import identity_of, is_slug, slug_candidates, slugify
 
 T = TypeVar("T")
@@ -51,7 +54,7 @@ async def get_skill_by_name(env: Env, name: str) -> Answer[Skill] | None:
         if seeded is None or seeded.name != name:
             raise
         found = reading.answer(seeded, Source.SEED)
-    return _certain(reading, found, name)
+    return _certain(reading, await _unless_withheld(reading, found), name)
 
 
 async def _seeded(reading: Reading, seeded: Skill, name: str) -> Answer[Skill] | None:
@@ -84,6 +87,7 @@ async def get_skill_by_identity(
     repo_url = f"https://github.com/{owner}/{repository}"
     reading = Reading(env)
     found = await _find_by_identity(reading, repo_url, slugify(skill_name))
+    found = await _unless_withheld(reading, found)
     return _certain(reading, found, f"{owner}/{repository}/{skill_name}")
 
 
@@ -92,7 +96,8 @@ async def find_by_identity(env: Env, repo_url: str, base_slug: str) -> Answer[Sk
 
     Raises KvError where PostgreSQL does not know it or is away, and KV cannot be asked.
     """
-    return await _find_by_identity(Reading(env), repo_url, base_slug)
+    reading = Reading(env)
+    return await _unless_withheld(reading, await _find_by_identity(reading, repo_url, base_slug))
 
 
 async def _find_by_identity(
@@ -116,6 +121,18 @@ async def _find_by_identity(
             raise
         found = None
     return reading.answer(seeded, Source.SEED) if found is None and seeded is not None else found
+
+
+async def _unless_withheld(reading: Reading, found: Answer[Skill] | None) -> Answer[Skill] | None:
+    """The skill, withheld where KV's list says so: what was found without PostgreSQL may be a
+    state from before."""
+    if found is None or not reading.reasons or found.value.status is not Status.LISTED:
+        return found
+    withheld = await _attempt(reading, lambda: read_withheld(reading.env))
+    key = None if withheld is None else withheld.get(found.value.identity)
+    if key is None:
+        return reading.answer(found.value, found.source)
+    return reading.answer(msgspec.structs.replace(found.value, status=key.status), found.source)
 
 
 def _certain(reading: Reading, found: Answer[Skill] | None, wanted: str) -> Answer[Skill] | None:

@@ -1,7 +1,7 @@
 """The listing from KV alone: records, index and outbox merged, for when PostgreSQL is away."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, cast
 
@@ -21,11 +21,14 @@ from marketplace.kv.index.reading import IndexReading, read_index
 from marketplace.kv.index.writing import rewrite_index
 from marketplace.kv.outbox import list_outbox_summaries
 from marketplace.kv.records import PublishedPage, Warnings, enumerate_published_skills, read_waiting
+from marketplace.kv.withheld import read_withheld
 from marketplace.ports.env import READ_BUDGET_SECONDS, Env
 from marketplace.ports.errors import KvError, KvTimeout
 from marketplace.ports.isolate import FallbackCache
 from marketplace.ports.kv import KV_BULK_GET_LIMIT
 from marketplace.skills.skill import PublishedSummary, SkillSummary
+from marketplace.skills.slugs import assignable_candidates
+from marketplace.skills.withholding import WithheldKey
 
 KEPT_FROM_BEFORE: Final = "kept from before"
 """The reason of a listing or an answer that was whole a while ago and stands in for a new one."""
@@ -40,7 +43,9 @@ class PublishedSkills:
     ``source`` is the larger of the two that were merged. ``degraded`` says why the answer may
     lack skills, empty when it does not; ``truncated``: the records were not all enumerated;
     ``thinned``: a part of KV failed or was too slow, so that the next try may bring more.
-    Iterating decodes a block at a time and may be repeated.
+    ``withheld``: slugs, with the identities of their skills, that ``blocks`` may have and that are
+    left out of what is read from it; ``count`` is an upper bound then. Iterating decodes a block at
+    a time and may be repeated.
     """
 
     source: Source
@@ -49,9 +54,10 @@ class PublishedSkills:
     degraded: tuple[str, ...] = ()
     truncated: bool = False
     thinned: bool = False
+    withheld: Mapping[str, str] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[PublishedSummary]:
-        return iterate(self.blocks)
+        return (e for e in iterate(self.blocks) if e.summary.name not in self.withheld)
 
     @property
     def bytes(self) -> int:
@@ -59,10 +65,10 @@ class PublishedSkills:
 
     def for_matching(self) -> Iterator[SkillSummary]:
         """Every skill as `decode_for_matching` reads it: for filters, sort keys and counts."""
-        return iterate_for_matching(self.blocks)
+        return (s for s in iterate_for_matching(self.blocks) if s.name not in self.withheld)
 
     def pick(self, names: Collection[str]) -> Iterator[PublishedSummary]:
-        return pick(self.blocks, names)
+        return pick(self.blocks, set(names) - self.withheld.keys())
 
 
 async def get_published_skills_list(
@@ -134,10 +140,12 @@ class _Enumeration:
 
 async def _make_list(env: Env, end: float, *, use_index: bool) -> PublishedSkills:
     enumeration, index, outbox = _Enumeration(), IndexReading(), BlockBuilder()
+    withheld: dict[str, str] = {}
     results = await asyncio.gather(
         _attempt(env, end, "enumeration", lambda: _enumerate(env, enumeration)),
         _attempt(env, end, "index", lambda: read_index(env, index)),
         _attempt(env, end, "outbox", lambda: _read_outbox(env, outbox)),
+        _attempt(env, end, "withheld", lambda: _read_withheld(env, withheld)),
     )
     index_failure = results[1]
     failures = [failure for failure in results if failure is not None]
@@ -155,6 +163,7 @@ async def _make_list(env: Env, end: float, *, use_index: bool) -> PublishedSkill
         degraded=_reasons(failures, enumeration, index),
         truncated=not enumeration.complete,
         thinned=bool(failures),
+        withheld=withheld,
     )
     if enumeration.complete and index_failure is None and use_index:
         await _repair(env, end, published, index, count(indexed))
@@ -211,6 +220,18 @@ async def _enumerate(env: Env, found: _Enumeration) -> None:
 
 async def _read_outbox(env: Env, into: BlockBuilder) -> None:
     into.add(map(entry_of, await list_outbox_summaries(env)))
+
+
+async def _read_withheld(env: Env, into: dict[str, str]) -> None:
+    for key in (await read_withheld(env)).values():
+        into |= dict.fromkeys(_slugs(key), key.identity)
+
+
+def _slugs(key: WithheldKey) -> tuple[str, str]:
+    """The slugs that KV may have a withheld skill under: the row's, and the one that is given to a
+    skill while PostgreSQL is away."""
+    repo_url, _, base_slug = key.identity.rpartition("#")
+    return key.name, assignable_candidates(repo_url, base_slug)[-1]
 
 
 def _nothing_found(failures: Sequence[_Failure], index: IndexReading) -> KvError:

@@ -4,17 +4,18 @@ An entry is written once and never changed, and holds all that it takes to do ag
 Its metadata tells the identity and the kind, so that a walk costs one list call for a thousand.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 import msgspec
 
 from marketplace.basics.json_text import Unreadable
 from marketplace.kv import access as kv_access
-from marketplace.kv.keys import act_key, act_prefix, verdict_key, verdict_prefix
+from marketplace.kv.keys import ACT_PREFIX, act_key, act_prefix, verdict_key, verdict_prefix
 from marketplace.ports.env import Env
 from marketplace.ports.kv import KV_METADATA_LIMIT
-from marketplace.skills.acts import Act
+from marketplace.skills.acts import Act, ActKind
 from marketplace.skills.scan import Scan
 from marketplace.skills.skill import digest_of
 
@@ -61,10 +62,43 @@ async def read_acts(env: Env, identity: str) -> list[Act]:
     return [logged.act for logged in await _read(env, act_prefix(identity), LoggedAct)]
 
 
+@dataclass(frozen=True, slots=True)
+class ActPage:
+    """Which acts a part of the log has: their ids by the identities of their skills."""
+
+    ids: Mapping[str, set[str]]
+    cursor: str | None  # of the next part
+
+
+async def list_acts(env: Env, *, cursor: str | None = None, limit: int) -> ActPage:
+    """One list call, and one bulk get for every hundred entries without metadata. Raises
+    KvError."""
+    page = await kv_access.list_page(env, ACT_PREFIX, cursor=cursor, limit=limit)
+    ids: dict[str, set[str]] = {}
+    untold: list[str] = []
+    for key in page.keys:
+        told = kv_access.decode_record(_encoded(key.metadata), tuple[str, ActKind])
+        if isinstance(told, tuple):
+            ids.setdefault(told[0], set()).add(key.name.rpartition(":")[2])
+        else:
+            untold.append(key.name)
+    for logged in await _read_entries(env, untold, LoggedAct):
+        ids.setdefault(logged.identity, set()).add(logged.act.id)
+    return ActPage(ids, page.cursor)
+
+
+def _encoded(metadata: object) -> bytes | None:
+    return metadata.encode() if isinstance(metadata, str) else None
+
+
 async def _read(env: Env, prefix: str, kind: type[T]) -> list[T]:
     names: list[str] = []
     async for page in kv_access.list_all_keys(env, prefix):
         names += [key.name for key in page.keys]
+    return await _read_entries(env, names, kind)
+
+
+async def _read_entries(env: Env, names: Sequence[str], kind: type[T]) -> list[T]:
     values = await kv_access.read_all_values(env, names)
     entries: list[T] = []
     for key in names:

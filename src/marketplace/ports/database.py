@@ -20,6 +20,7 @@ from marketplace.skills.listing_rules import ListingQuery, SortKey
 from marketplace.skills.scan import Refusal
 from marketplace.skills.seed import Claim, Seed
 from marketplace.skills.skill import Skill
+from marketplace.skills.withholding import WithheldKey
 
 T = TypeVar("T")
 
@@ -174,6 +175,15 @@ class SkillDatabase(AbstractContextManager["SkillDatabase"], Protocol):
         one slug always come together, so there may be one more. With as many as ``limit`` there
         may be further ones: go on with ``after`` the last one's name and the records after it.
         """
+
+    async def list_acted(self, *, after: str, limit: int) -> Sequence[Skill]:
+        """The skills that operators did something to, in slug order, after the slug ``after``."""
+
+    async def withheld_keys(self) -> Sequence[WithheldKey]:
+        """Every skill that is not listed, in slug order."""
+
+    async def list_withheld(self, *, after: str, limit: int) -> Sequence[Skill]:
+        """The skills that are not listed, whole, in slug order, after the slug ``after``."""
 
     async def fingerprint(self) -> Fingerprint: ...
 

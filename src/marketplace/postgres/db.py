@@ -47,9 +47,10 @@ from marketplace.skills.listing_rules import ListingQuery, document_terms, title
 from marketplace.skills.merging import merge
 from marketplace.skills.scan import Refusal
 from marketplace.skills.seed import Claim, Seed
-from marketplace.skills.skill import Skill
+from marketplace.skills.skill import Skill, Status
 from marketplace.skills.slugs import normalize_repository
 from marketplace.skills.stored import without_nul
+from marketplace.skills.withholding import WithheldKey
 from pgwire import (
     Connection,
     ConnectionFailed,
@@ -286,6 +287,21 @@ class PostgresSkillDatabase:
             _NO_LIMIT if limit is None else limit,
         )
         return [_difference(*row) for row in result.rows]
+
+    async def list_acted(self, *, after: str, limit: int) -> Sequence[Skill]:
+        result = await self._query(queries.LIST_ACTED, after, limit)
+        return [_read_skill_json(skill) for (skill,) in _filled(result)]
+
+    async def withheld_keys(self) -> Sequence[WithheldKey]:
+        result = await self._query(queries.WITHHELD_KEYS)
+        return [
+            WithheldKey(name, identity, Status(status))
+            for name, identity, status in _filled(result)
+        ]
+
+    async def list_withheld(self, *, after: str, limit: int) -> Sequence[Skill]:
+        result = await self._query(queries.LIST_WITHHELD, after, limit)
+        return [_read_skill_json(skill) for (skill,) in _filled(result)]
 
     async def fingerprint(self) -> Fingerprint:
         result = await self._query(queries.FINGERPRINT)

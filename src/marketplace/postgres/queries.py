@@ -265,6 +265,28 @@ order by difference.name, difference.kind = 'missing-in-kv'
 """$1 slugs, $2 identities, $3 revisions of KV's records; $4 after, $5 until (NULL: the end),
 $6 how many differences at most."""
 
+LIST_ACTED: Final = f"""
+select {skill_json("acted")}
+from (
+    select * from skill where acts <> '[]' and name > $1::text order by name limit $2::bigint
+) as acted
+order by name
+"""
+"""$1 the slug before the page, $2 limit."""
+
+WITHHELD_KEYS: Final = """
+select name, identity, status from skill where status <> 'LISTED' order by name
+"""
+
+LIST_WITHHELD: Final = f"""
+select {skill_json("withheld")}
+from (
+    select * from skill where status <> 'LISTED' and name > $1::text order by name limit $2::bigint
+) as withheld
+order by name
+"""
+"""$1 the slug before the page, $2 limit."""
+
 FINGERPRINT: Final = "select count(*), coalesce(sum(digest), 0) from skill"
 """Count, and the exact sum (numeric, signed) of all rows' digests."""
 

@@ -30,6 +30,7 @@ from marketplace.publishing.messages import (
     submission_id_of,
 )
 from marketplace.publishing.publish import Published, publish_skills
+from marketplace.publishing.withheld import update_withheld
 from marketplace.skills.change import Change, Scanned
 from marketplace.skills.scan import Refusal, Scan, that_count
 from marketplace.skills.submission import Publication
@@ -214,6 +215,12 @@ async def _note_publications(
     await map_bounded(scans, note)
     if stored:
         await add_to_published_index(env, list(stored.values()))
+        in_database = {found.skill.name for found in published if found.in_database}
+        await update_withheld(
+            env,
+            [skill for name, skill in stored.items() if name in in_database],
+            [skill for name, skill in stored.items() if name not in in_database],
+        )
 
 
 async def _note(env: Env, scan: Scan, outcome: _Outcome, now: str) -> None:

@@ -35,6 +35,7 @@ from marketplace.skills.versions import version_order
 
 _UNDER_WAY: Final = (SubmissionState.RECEIVED, SubmissionState.SCANNED)
 MAX_RESULTS_A_CALL: Final = 100  # keeps one call well inside 1,000 KV operations
+MAX_SUBMISSIONS_TOLD: Final = 20  # of one skill, the last ones
 MAX_PENDING_PAGES: Final = 25  # of a hundred marks, that one call of `ask_again` reads
 MAX_PENDING_WRITES: Final = 100  # after which that call ends
 STUCK_SECONDS: Final = 900.0  # longer than any ordinary retries take
@@ -128,6 +129,15 @@ async def get_submission_status(env: Env, submission_id: str) -> Stored[Submissi
         slug=listed.value.name,
         published_at=listed.value.updated_at,
     )
+
+
+async def submissions_on(env: Env, identity: str, ids: Sequence[str]) -> list[SubmissionStatus]:
+    """What is known of a skill's submissions: of its last one and of those named. Raises
+    KvError."""
+    latest = await kv_submissions.find_by_identity(env, identity)
+    wanted = list(dict.fromkeys([*ids, *([latest] if latest else [])]))[-MAX_SUBMISSIONS_TOLD:]
+    found = [await kv_submissions.submission_status(env, id_) for id_ in wanted]
+    return [status for status in found if isinstance(status, SubmissionStatus)]
 
 
 async def record_scan_results(env: Env, results: Sequence[ScanReport]) -> ResultsReceipt:

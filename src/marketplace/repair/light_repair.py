@@ -16,6 +16,8 @@ from marketplace.publishing.kv_copy import project_rows
 from marketplace.publishing.outbox import drain_outbox
 from marketplace.publishing.publish import Published, publish_skills
 from marketplace.publishing.submissions import ask_again
+from marketplace.publishing.withheld import refresh_withheld
+from marketplace.repair.logged_acts import reconcile_acts
 from marketplace.skills.change import State
 
 _ROW_BATCH: Final = 200
@@ -25,6 +27,7 @@ class LightRepairReport(msgspec.Struct, rename="camel"):
     database_backfilled: int = 0  # skills
     kv_backfilled: int = 0  # skills
     asked_again: int = 0  # submissions
+    acts_replayed: int = 0  # skills that got acts back from the log
     errors: list[str] = msgspec.field(default_factory=list)
 
 
@@ -32,13 +35,36 @@ async def run_light_repair(env: Env) -> LightRepairReport:
     """Failures are reported, not raised. Each part runs for itself: a lost message must not wait
     for PostgreSQL to come back."""
     report = LightRepairReport()
-    for part in (_drain_outbox, _write_missing_records, _move_letters, _ask_again):
+    parts = (
+        _drain_outbox,
+        _write_missing_records,
+        _reconcile_acts,
+        _write_withheld,
+        _move_letters,
+        _ask_again,
+    )
+    for part in parts:
         try:
             await part(env, report)
         except (DatabaseError, KvError) as error:
-            report.errors.append(f"{type(error).__name__}: {error.reason}")
-            env.log("light-repair-cut-short", level="error", reason=error.reason, detail=str(error))
+            failure = f"{type(error).__name__}: {error.reason}"
+            if failure not in report.errors:  # several parts need the source that failed
+                report.errors.append(failure)
+                env.log(
+                    "light-repair-cut-short",
+                    level="error",
+                    reason=error.reason,
+                    detail=str(error),
+                )
     return report
+
+
+async def _reconcile_acts(env: Env, report: LightRepairReport) -> None:
+    report.acts_replayed = await reconcile_acts(env)
+
+
+async def _write_withheld(env: Env, _report: LightRepairReport) -> None:
+    await refresh_withheld(env)
 
 
 async def _move_letters(env: Env, _report: LightRepairReport) -> None:

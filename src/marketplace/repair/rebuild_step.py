@@ -18,6 +18,7 @@ from marketplace.kv.records import PublishedPage, enumerate_published_skills
 from marketplace.ports.database import Difference, SkillDatabase
 from marketplace.ports.env import Env, get_db
 from marketplace.publishing.outbox import OUTBOX_BATCH, drain_outbox
+from marketplace.repair.logged_acts import REPLAY_OPERATIONS, replay_acts
 from marketplace.repair.rebuild_job import Position, RebuildJob
 from marketplace.repair.reconciliation import RESTORING_COST, Reconciler, kv_cost
 from marketplace.repair.slug_range import find_differences, merge_portion, unmarked_slugs
@@ -50,6 +51,8 @@ class Step:
         match self._job.stage:
             case "outbox":
                 return await self._outbox()
+            case "acts":
+                return await self._acts()
             case "reconcile":
                 return await self._walk(self._reconcile, then="index")
             case _:
@@ -76,8 +79,20 @@ class Step:
             drained = await drain_outbox(self._env)
             job.prisma_backfilled += drained.news
             more = drained.entries == OUTBOX_BATCH
-        job.move_to("reconcile")
+        job.move_to("reconcile" if job.dry_run else "acts")
         return True
+
+    async def _acts(self) -> bool:
+        """Acts that the log alone has, so that the walk brings them to the records too."""
+        position = self._job.position
+        while self._has_room(REPLAY_OPERATIONS):
+            replayed = await replay_acts(self._env, position.cursor)
+            self._job.prisma_backfilled += replayed.skills
+            position.cursor = replayed.cursor
+            if replayed.cursor is None:
+                self._job.move_to("reconcile")
+                return True
+        return False
 
     async def _walk(
         self, visit: Callable[[PublishedPage], Awaitable[bool]], *, then: Literal["index", "done"]

@@ -14,7 +14,7 @@ NO_STORE: Final = {"Cache-Control": "no-store"}
 
 # The HTTP cache in front of the Worker is the one place that decides freshness. Nothing purges it:
 # these times alone bound how old an answer may be.
-_FRESHNESS: Final = "public, max-age=10, stale-while-revalidate=60, stale-if-error=86400"
+_FRESHNESS: Final = "public, max-age=10, stale-while-revalidate=60, stale-if-error=600"
 SKILLS_TAG: Final = "skills"
 
 

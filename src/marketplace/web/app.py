@@ -5,7 +5,15 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from marketplace.web.answers import private
-from marketplace.web.api import admin, audit, reports, skills, submissions
+from marketplace.web.api import (
+    admin,
+    admin_skills,
+    audit,
+    block_list,
+    reports,
+    skills,
+    submissions,
+)
 from marketplace.web.limits import BodyLimit
 from marketplace.web.pages import skill_page
 from marketplace.web.problems import LastResort, add_problem_handlers
@@ -23,11 +31,13 @@ def create_app() -> FastAPI:
     )
     add_problem_handlers(app)
     app.include_router(skills.router)
+    app.include_router(block_list.router)
     app.include_router(submissions.router)
     app.include_router(skill_page.router)
     app.include_router(admin.router)
     app.include_router(audit.router)
     app.include_router(reports.router)
+    app.include_router(admin_skills.router)
     app.add_api_route("/api/v1/health", _liveness, methods=["GET"], tags=["health"])
     app.add_middleware(HeadAsGet)
     app.add_middleware(BodyLimit)

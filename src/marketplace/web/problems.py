@@ -18,6 +18,8 @@ from marketplace.ports.errors import StorageError
 from marketplace.repair.rebuild import DatabaseNeeded
 from marketplace.skills.forges import UnknownForge
 from marketplace.skills.listing_rules import InvalidQuery
+from marketplace.skills.skill import Status
+from marketplace.skills.withholding import Withholding
 from marketplace.web.answers import NO_STORE
 from marketplace.web.auth import Forbidden, Unauthenticated
 from marketplace.web.context import env_of
@@ -44,12 +46,15 @@ def problem(
     *,
     errors: Sequence[FieldError] = (),
     headers: Mapping[str, str] | None = None,
+    members: Mapping[str, object] | None = None,
 ) -> Response:
+    """``members``: what the answer has besides those of every problem."""
     body: dict[str, Any] = {
         "type": "about:blank",
         "title": status.phrase,
         "status": int(status),
         "detail": _encodable(detail),
+        **(members or {}),
     }
     if errors:
         body["errors"] = [
@@ -79,6 +84,21 @@ class NotFound(Exception):
     """There is no such thing; the message says what was looked for."""
 
 
+class Withheld(Exception):
+    """There is such a skill, and it is not shown."""
+
+    def __init__(self, name: str, told: Withholding) -> None:
+        super().__init__(withheld_detail(name, told))
+        self.told = told
+
+
+def withheld_detail(name: str, told: Withholding) -> str:
+    """Why a skill is not shown, as a sentence or two."""
+    how = "blocked as a threat" if told.status is Status.BLOCKED else "withdrawn"
+    when = f" on {told.at[:10]}" if told.at else ""
+    return f"The skill {name} was {how}{when}." + (f" {told.reason}" if told.reason else "")
+
+
 class DamagedRecord(Exception):
     """What is stored cannot be read; the message says why."""
 
@@ -89,6 +109,7 @@ def add_problem_handlers(app: FastAPI) -> None:
         InvalidQuery: _invalid_field,
         UnknownForge: _invalid_field,
         NotFound: _telling(HTTPStatus.NOT_FOUND),
+        Withheld: _withheld,
         Unauthenticated: _telling(
             HTTPStatus.UNAUTHORIZED, {"WWW-Authenticate": 'Bearer realm="skill-marketplace"'}
         ),
@@ -164,6 +185,11 @@ async def _storage_failed(request: Request, error: Exception) -> Response:
 async def _too_many_calls(_request: Request, error: TooManyCalls) -> Response:
     retry = {"Retry-After": str(error.retry_after)}
     return problem(HTTPStatus.TOO_MANY_REQUESTS, str(error), headers=retry)
+
+
+async def _withheld(_request: Request, error: Withheld) -> Response:
+    """As a member `withheld`: a problem's own `status` is the number."""
+    return problem(HTTPStatus.GONE, str(error), members={"withheld": error.told})
 
 
 async def _damaged_record(request: Request, error: Exception) -> Response:

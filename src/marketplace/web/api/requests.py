@@ -69,7 +69,7 @@ def moment(text: str) -> str:
         raise ValueError("must be a time as in 2026-11-24T08:15:30Z (RFC 3339)") from error
 
 
-_Label = Annotated[str, Field(min_length=1, max_length=MAX_LABEL_LENGTH), ONE_LINE]
+Label = Annotated[str, Field(min_length=1, max_length=MAX_LABEL_LENGTH), ONE_LINE]
 _ExtensionPoint = Annotated[
     str, Field(min_length=1, max_length=MAX_EXTENSION_POINT_LENGTH), ONE_LINE
 ]
@@ -86,7 +86,7 @@ Category = Annotated[
 
 
 _Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-_ForgeId = Annotated[
+ForgeId = Annotated[
     str, BeforeValidator(_forge_id), Field(min_length=1, max_length=MAX_FORGE_ID_LENGTH), ONE_LINE
 ]
 
@@ -116,7 +116,7 @@ class SubmissionRequest(Document):
     category: Category = DEFAULT_CATEGORY
     version: _Version = DEFAULT_VERSION
     license: Annotated[str, Field(max_length=MAX_LICENSE_LENGTH), ONE_LINE] | None = None
-    labels: Annotated[list[_Label], Field(max_length=MAX_LABELS)] = list(DEFAULT_LABELS)  # noqa: RUF012 - Pydantic copies it
+    labels: Annotated[list[Label], Field(max_length=MAX_LABELS)] = list(DEFAULT_LABELS)  # noqa: RUF012 - Pydantic copies it
     extensible: bool = False
     extension_points: Annotated[list[_ExtensionPoint], Field(max_length=MAX_EXTENSION_POINTS)] = []  # noqa: RUF012 - Pydantic copies it
 
@@ -156,7 +156,7 @@ class SkillFacts(Document):
     description: Annotated[str, Field(max_length=MAX_DESCRIPTION_LENGTH), PROSE] = ""
     version: _Version = DEFAULT_VERSION
     license: Annotated[str, Field(max_length=MAX_LICENSE_LENGTH), ONE_LINE] | None = None
-    labels: Annotated[list[_Label], Field(max_length=MAX_LABELS)] = []  # noqa: RUF012 - Pydantic copies it
+    labels: Annotated[list[Label], Field(max_length=MAX_LABELS)] = []  # noqa: RUF012 - Pydantic copies it
     category: Category = DEFAULT_CATEGORY
     extensible: bool = False
     extension_points: Annotated[list[_ExtensionPoint], Field(max_length=MAX_EXTENSION_POINTS)] = []  # noqa: RUF012 - Pydantic copies it
@@ -188,8 +188,8 @@ class ScanResult(Document):
     ) = None
     commit: Annotated[str, Field(pattern="^([0-9a-f]{40}|[0-9a-f]{64})$")] | None = None
     ref: Annotated[str, Field(max_length=MAX_REF_LENGTH), ONE_LINE] | None = None
-    repository_id: _ForgeId | None = None
-    owner_id: _ForgeId | None = None
+    repository_id: ForgeId | None = None
+    owner_id: ForgeId | None = None
     content_digest: _Sha256 | None = None
     skill_md_digest: _Sha256 | None = None
     files: Annotated[list[ScannedFile], Field(max_length=MAX_FILES)] = []  # noqa: RUF012 - Pydantic copies it

@@ -11,7 +11,8 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from marketplace.catalog import lookup
 from marketplace.ports.errors import StorageError
-from marketplace.skills.skill import Skill
+from marketplace.skills.skill import Skill, Status
+from marketplace.skills.withholding import Withholding, withholding_of
 from marketplace.web.answers import NO_STORE, SKILLS_TAG, cacheable
 from marketplace.web.context import CurrentEnv
 from marketplace.web.problems import RETRY_AFTER_SECONDS, log_storage_failure
@@ -67,6 +68,10 @@ async def skill_page(request: Request, env: CurrentEnv, slug: str) -> Response:
     skill = answer.value
     if skill.name != slug:
         return RedirectResponse(f"/skills/{quote(skill.name)}", HTTPStatus.PERMANENT_REDIRECT)
+    withholding = withholding_of(skill)
+    if withholding is not None:
+        page = render_withheld(skill.name, withholding)
+        return HTMLResponse(page, HTTPStatus.GONE, headers=NO_STORE)
     return cacheable(
         request,
         render_skill(skill).encode(),
@@ -104,6 +109,22 @@ def render_skill(skill: Skill) -> str:
     )
 
 
+def render_withheld(name: str, withholding: Withholding) -> str:
+    """The page of a skill that is not shown: why, since when and, of a threat, which."""
+    blocked = withholding.status is Status.BLOCKED
+    facts = [("Slug", _code(name))]
+    if withholding.at is not None:
+        at = escape(withholding.at)
+        facts.append(("Since", f'<time datetime="{at}">{at[:10]}</time>'))
+    facts.append(("Reason", escape(withholding.reason or "not stated")))
+    if withholding.threat_type is not None:
+        severity = f" ({withholding.severity.lower()})" if withholding.severity else ""
+        facts.append(("Threat", escape(withholding.threat_type + severity)))
+    rows = "\n".join(f"<dt>{term}</dt><dd>{text}</dd>" for term, text in facts)
+    title = "Blocked" if blocked else "Withdrawn"
+    return _message(title, "This skill is not listed any more.", f"<dl>{rows}</dl>")
+
+
 def _web_address(repo_url: str) -> str:
     """The address if a browser may be sent there; records of old may hold anything."""
     return repo_url if urlsplit(repo_url).scheme in ("https", "http") else ""
@@ -115,6 +136,6 @@ def _code(slug: str) -> str:
     return f"<code>{escape(shown)}</code>"
 
 
-def _message(title: str, text: str) -> str:
-    content = f'<h1>{title}</h1><p>{text}</p><p><a href="/">Browse all skills</a></p>'
+def _message(title: str, text: str, facts: str = "") -> str:
+    content = f'<h1>{title}</h1><p>{text}</p>{facts}<p><a href="/">Browse all skills</a></p>'
     return _PAGE.substitute(title=title, summary="", content=content)
