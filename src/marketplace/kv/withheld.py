@@ -30,6 +30,11 @@ async def read_withheld(env: Env) -> WithheldKeys:
 
 async def write_withheld(env: Env, keys: Iterable[WithheldKey]) -> None:
     """Raises KvError."""
-    value = msgspec.json.encode(sorted(keys, key=lambda key: key.name))
+    value = encode_withheld(keys)
     put = kv_access.write_again_if_refused
     await put(lambda: kv_access.put_value(env, WITHHELD_KEY, value))
+
+
+def encode_withheld(keys: Iterable[WithheldKey]) -> bytes:
+    """The value of these keys, the same in whatever order they come."""
+    return msgspec.json.encode(sorted(keys, key=lambda key: key.name))

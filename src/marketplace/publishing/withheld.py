@@ -1,40 +1,54 @@
-"""Keeping KV's list of withheld skills up to date."""
+"""Keeping KV's list of withheld skills up to date.
+
+Reading the list may show one from a minute ago, so whether it has to be written is told from a
+digest in PostgreSQL of what was written last.
+"""
 
 from collections.abc import Sequence
+from hashlib import sha256
 from typing import Final
 
-from marketplace.kv.withheld import WithheldKeys, read_withheld, write_withheld
+import msgspec
+
+from marketplace.kv.withheld import WithheldKeys, encode_withheld, read_withheld, write_withheld
+from marketplace.operations.reports import read_state
+from marketplace.ports.database import SkillDatabase
 from marketplace.ports.env import Env, get_db
 from marketplace.ports.errors import DatabaseError, KvError
 from marketplace.skills.skill import Skill, Status
 from marketplace.skills.withholding import WithheldKey, key_of
 
 _REWRITES: Final = 3  # of a list that keeps changing, before the check takes over
+_WRITTEN: Final = "withheld"
 
 
 async def update_withheld(
     env: Env, stored: Sequence[Skill] = (), waiting: Sequence[Skill] = ()
 ) -> None:
-    """Write the list anew where a skill has come into it or left it.
+    """Write the list anew where it is not what was written last.
 
     ``stored``: skills that PostgreSQL has taken; ``waiting``: those that KV alone has. Raises
     nothing: the next check writes the list too.
     """
     try:
-        present = await read_withheld(env)
-        changed = [key_of(skill) for skill in (*stored, *waiting)]
-        if all(_agrees(present, key) for key in changed):
-            return
-        await _rewrite(env, present, changed, [key_of(skill) for skill in waiting])
+        try:
+            await _write_changes(env, [key_of(skill) for skill in waiting])
+        except DatabaseError as error:
+            env.log("withheld-merged", level=error.level, reason=error.reason)
+            present = await read_withheld(env)
+            keys = _with(present, [key_of(skill) for skill in (*stored, *waiting)])
+            if keys != present:
+                await write_withheld(env, keys.values())
     except KvError as error:
         env.log("withheld-not-written", level="error", reason=error.reason)
 
 
 async def refresh_withheld(env: Env) -> None:
     """Write the list as PostgreSQL has it, where KV has another. Raises DatabaseError, KvError."""
-    keys = await (await get_db(env)).withheld_keys()
-    if {key.identity: key for key in keys} != await _readable(env):
-        await write_withheld(env, keys)
+    database = await get_db(env)
+    keys = _by_identity(await database.withheld_keys())
+    if keys != await _readable(env):
+        await _write(env, database, keys)
 
 
 async def _readable(env: Env) -> WithheldKeys | None:
@@ -46,32 +60,29 @@ async def _readable(env: Env) -> WithheldKeys | None:
         return None
 
 
-def _agrees(present: WithheldKeys, key: WithheldKey) -> bool:
-    listed = key.status is Status.LISTED
-    return present.get(key.identity) == (None if listed else key)
-
-
-async def _rewrite(
-    env: Env,
-    present: WithheldKeys,
-    changed: Sequence[WithheldKey],
-    waiting: Sequence[WithheldKey],
-) -> None:
-    """Of two writers at once the last one may have read the older list: each looks again."""
-    written: WithheldKeys | None = None
+async def _write_changes(env: Env, waiting: Sequence[WithheldKey]) -> None:
+    """Of two writers at once the last one may have read the older rows: each looks again."""
+    database = await get_db(env)
     for _ in range(_REWRITES):
-        try:
-            rows = await (await get_db(env)).withheld_keys()
-            keys = _with({key.identity: key for key in rows}, waiting)
-        except DatabaseError as error:
-            env.log("withheld-merged", level=error.level, reason=error.reason)
-            keys = _with(present, changed)
-        if keys == written:
+        keys = _with(_by_identity(await database.withheld_keys()), waiting)
+        if read_state(env, _WRITTEN, await database.load_state(_WRITTEN), str) == _digest(keys):
             return
-        await write_withheld(env, keys.values())
-        written = keys
+        await _write(env, database, keys)
+
+
+async def _write(env: Env, database: SkillDatabase, keys: WithheldKeys) -> None:
+    await write_withheld(env, keys.values())
+    await database.save_state(_WRITTEN, msgspec.json.encode(_digest(keys)))
+
+
+def _digest(keys: WithheldKeys) -> str:
+    return sha256(encode_withheld(keys.values())).hexdigest()
+
+
+def _by_identity(keys: Sequence[WithheldKey]) -> WithheldKeys:
+    return {key.identity: key for key in keys}
 
 
 def _with(keys: WithheldKeys, changed: Sequence[WithheldKey]) -> WithheldKeys:
-    merged = {**keys, **{key.identity: key for key in changed}}
+    merged = {**keys, **_by_identity(changed)}
     return {i: key for i, key in merged.items() if key.status is not Status.LISTED}

@@ -15,7 +15,6 @@ from marketplace.operations.reports import read_state
 from marketplace.ports.database import SkillDatabase
 from marketplace.ports.env import Env, get_db
 from marketplace.publishing.publish import Published, publish_skills
-from marketplace.publishing.withheld import update_withheld
 from marketplace.skills.change import Acted
 from marketplace.skills.skill import Skill
 
@@ -71,8 +70,7 @@ async def replay_acts(env: Env, cursor: str | None = None) -> Replayed:
     lacking = [identity for identity in sorted(page.ids) if _lacks(page, rows, identity)]
     changes = [Acted(i, tuple(await read_acts(env, i))) for i in lacking]
     outcomes = await publish_skills(env, changes)
-    stored = [o.skill for o in outcomes.values() if isinstance(o, Published) and o.in_database]
-    await update_withheld(env, stored)
+    stored = [o for o in outcomes.values() if isinstance(o, Published) and o.in_database]
     return Replayed(len(stored), page.cursor)
 
 

@@ -18,6 +18,7 @@ from marketplace.kv.records import PublishedPage, enumerate_published_skills
 from marketplace.ports.database import Difference, SkillDatabase
 from marketplace.ports.env import Env, get_db
 from marketplace.publishing.outbox import OUTBOX_BATCH, drain_outbox
+from marketplace.publishing.withheld import refresh_withheld
 from marketplace.repair.logged_acts import REPLAY_OPERATIONS, replay_acts
 from marketplace.repair.rebuild_job import Position, RebuildJob
 from marketplace.repair.reconciliation import RESTORING_COST, Reconciler, kv_cost
@@ -90,6 +91,7 @@ class Step:
             self._job.prisma_backfilled += replayed.skills
             position.cursor = replayed.cursor
             if replayed.cursor is None:
+                await refresh_withheld(self._env)
                 self._job.move_to("reconcile")
                 return True
         return False

@@ -19,6 +19,7 @@ from marketplace.skills.seed import read_seed
 from marketplace.skills.skill import Status
 from marketplace.skills.tiers import Verdict
 from marketplace.skills.withholding import WithheldKey, key_of
+from tests.doubles.kv import KvConduct
 from tests.doubles.marketplace import Market, fault, make_skill, make_skills, postgres_away
 from tests.doubles.network import Fault
 from tests.unit.publishing.scans import publish, scan
@@ -138,3 +139,14 @@ async def test_a_check_writes_the_list_that_was_lost_or_damaged(market: Market) 
         report = await run_light_repair(market.env)
         assert report.errors == []
         assert await read_withheld(market.env) == {row.identity: key_of(row.skill)}
+
+
+async def test_whether_the_list_is_written_is_not_told_from_a_stale_read(market: Market) -> None:
+    await market.fill([make_skill()])
+    elsewhere = market.kv.at("elsewhere", conduct=KvConduct(stale_reads=1.0, blind_to_own=1.0))
+    env = replace(market.env, submissions_kv=elsewhere)
+    for _ in range(5):
+        act = await _act(env, "pdf-tools")
+        assert len(market.kv.peek_json("skills:withheld")) == 1
+        await _act(env, "pdf-tools", ActKind.RESTORE, lifts=(act.id,))
+        assert market.kv.peek_json("skills:withheld") == []
