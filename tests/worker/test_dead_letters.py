@@ -18,6 +18,7 @@ LETTERS: Final = "/api/v1/admin/dead-letters"
 UNKNOWN: Final = "f" * 32
 LIGHT_CHECK: Final = "*/5 * * * *"
 SCANNED_AT: Final = "2026-11-24T08:00:00.000Z"
+LATER: Final = "2026-11-24T09:00:00.000Z"
 
 NO_MESSAGE: Final[dict[str, Any]] = {
     "a text": "just text",
@@ -137,7 +138,7 @@ def refused(marketplace: Marketplace, client: httpx.Client) -> dict[str, str]:
     ids = {reason: submitted(client, f"Refused {reason}") for reason in reasons}
     facts |= {"skillName": "Listed", "baseSlug": "listed"}
     give_verdict(marketplace, ids["other-path"], **facts | {"path": "elsewhere"})
-    give_verdict(marketplace, ids["changed-hands"], **facts | {"ownerId": "2"})
+    give_verdict(marketplace, ids["changed-hands"], **facts | {"ownerId": "2", "scannedAt": LATER})
     marketplace.worker.control.kv_put([KvEntry(f"scan:{ids['invalid-record']}", '{"id": 7}')])
     send(marketplace, *ids.values())
     wait_for_letters(client, len(ids))
