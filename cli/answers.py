@@ -236,6 +236,12 @@ class ShownSkill(msgspec.Struct, kw_only=True):
         return sorted(f for f in {*row, *record} if row.get(f) != record.get(f))
 
     @property
+    def lacking(self) -> list[str]:
+        """The ids of acts that the row does not have."""
+        known = {act.get("id") for act in (self.row or {}).get("acts", [])}
+        return [act.id for act in self.acts if act.id not in known]
+
+    @property
     def finding(self) -> str | None:
         """What is wrong with the copies of this skill, as a sentence; None where all is well."""
         if self.reasons:
@@ -247,6 +253,9 @@ class ShownSkill(msgspec.Struct, kw_only=True):
         if self.row is None or self.record is None:
             lacking = "PostgreSQL" if self.row is None else "KV"
             return f"{lacking} does not have it. KV may be a minute late; then: rebuild."
+        if self.lacking:
+            acts = ", ".join(self.lacking)
+            return f"PostgreSQL lacks these acts, and answers without them: {acts}. Now: rebuild."
         if self.different:
             fields = ", ".join(self.different)
             return f"PostgreSQL and KV differ: {fields}. KV may be a minute late; then: rebuild."

@@ -404,7 +404,11 @@ def acted(result: Acted) -> RenderableType:
         table,
     ]
     if not result.is_everywhere:
-        parts.append(Text("It counts. The checks every five minutes bring it to the others."))
+        parts.append(Text("It is kept. The checks every five minutes bring it to the others."))
+    if not result.stores.get("postgres", True):
+        parts.append(
+            Text("PostgreSQL, once it is back, answers without it until then.", "bold red")
+        )
     if act.kind != "RESTORE":
         undo = f"python -m cli restore {result.slug} {act.id} --reason …"
         parts.append(Text("To undo it: ").append_text(plain(undo, "cyan")))

@@ -484,7 +484,7 @@ SKILL = {
     "repoUrl": "https://github.com/octo/tools",
     "labels": ["pdf", "forms"],
     "certScore": 90,
-    "acts": [{"id": "act-1"}],
+    "acts": [{"id": "act-1"}, {"id": "act-2"}, {"id": "act-3"}],
 }
 BLOCKED = {
     "id": "act-1",
@@ -544,7 +544,11 @@ def test_a_skill_is_shown_with_all_that_is_known(marketplace: FakeMarketplace) -
 
 FINDINGS_OF_SKILL: dict[str, tuple[dict[str, Any], str]] = {
     "they differ": ({"record": SKILL | {"commit": "c0ffee"}}, "differ: commit"),
-    "another count of acts": ({"record": SKILL | {"acts": []}}, "differ: acts"),
+    "a record without acts": ({"record": SKILL | {"acts": []}}, "differ: acts"),
+    "an act in the log alone": (
+        {"acts": [BLOCKED, BLOCKED | {"id": "act-4"}]},
+        "PostgreSQL lacks these acts, and answers without them: act-4.",
+    ),
     "no row": ({"row": None}, "PostgreSQL does not have it"),
     "no record": ({"record": None}, "KV does not have it"),
     "a broken record": ({"record": "no JSON"}, "cannot be read: no JSON"),
@@ -638,9 +642,14 @@ def test_an_act_that_a_store_did_not_take_is_a_finding(marketplace: FakeMarketpl
     result = marketplace.run("withdraw", "pdf-tools", "--reason", "Its author asked.")
     assert result.exit_code == 1
     assert "not yet" in result.stdout
-    assert "It counts." in result.stdout
+    assert "It is kept." in result.stdout
+    assert "answers without it until then" in result.stdout
     as_json = marketplace.run("withdraw", "pdf-tools", "--reason", "So.", "--json")
     assert (as_json.exit_code, json.loads(as_json.stdout)["stores"]["postgres"]) == (1, False)
+    marketplace.on("POST", f"{SKILLS}/pdf-tools/withdraw", acted("WITHDRAW", kv=False))
+    in_postgres = marketplace.run("withdraw", "pdf-tools", "--reason", "Its author asked.")
+    assert (in_postgres.exit_code, "It is kept." in in_postgres.stdout) == (1, True)
+    assert "answers without it" not in in_postgres.stdout
 
 
 @pytest.mark.parametrize(
