@@ -248,7 +248,7 @@ class ShownSkill(msgspec.Struct, kw_only=True):
             return f"Not everything could be read: {'; '.join(self.reasons)}."
         if isinstance(self.record, str):
             return f"The record in KV cannot be read: {self.record}."
-        if self.source == "seed":  # never published: the Worker itself has it
+        if self.source == "seed" and not self.acts:  # never published: the Worker has it
             return None
         if self.row is None or self.record is None:
             lacking = "PostgreSQL" if self.row is None else "KV"
