@@ -34,6 +34,8 @@ from tests.doubles.loop import current_loop
 Change = TypeVar("Change", bound=Callable[[Any], Any])
 Mutation = Callable[[], AbstractContextManager[object]]
 MUTATIONS: Final[dict[str, Mutation]] = {}
+PROFILE_OF: Final[dict[str, str]] = {}
+"""The profile of the schedules that show a mutation soonest, by its name."""
 
 
 def mutated(name: str | None) -> AbstractContextManager[object]:
@@ -41,10 +43,12 @@ def mutated(name: str | None) -> AbstractContextManager[object]:
     return nullcontext() if name is None else MUTATIONS[name]()
 
 
-def _mutation(path: str, *, everywhere: bool = False) -> Callable[[Change], Change]:
+def _mutation(
+    path: str, *, everywhere: bool = False, profile: str = "any"
+) -> Callable[[Change], Change]:
     """Register a function that gives, for what is at a dotted path, what stands in for it.
 
-    It is replaced there, or ``everywhere`` where the marketplace has imported it under its name.
+    Schedules of ``profile`` show that it is missing. It is replaced there, or ``everywhere`` where the marketplace has imported it under its name.
     A path that leads nowhere fails.
     """
 
@@ -58,7 +62,8 @@ def _mutation(path: str, *, everywhere: bool = False) -> Callable[[Change], Chan
                     stack.enter_context(patch(place, replacement))
                 yield
 
-        MUTATIONS[change.__name__.replace("_", "-")] = mutate
+        name = change.__name__.replace("_", "-")
+        MUTATIONS[name], PROFILE_OF[name] = mutate, profile
         return change
 
     return register
