@@ -6,7 +6,7 @@ themselves, without faults.
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 
@@ -29,7 +29,6 @@ from marketplace.publishing import submissions
 from marketplace.publishing.acts import NotInForce, TooManyActs, act_on
 from marketplace.publishing.messages import PUBLISH_QUEUE
 from marketplace.repair.cron import run_scheduled
-from marketplace.repair.light_repair import LightRepairReport
 from marketplace.repair.rebuild import start_rebuild
 from marketplace.skills.acts import Act
 from marketplace.skills.listing_rules import ListingQuery
@@ -41,6 +40,9 @@ from marketplace.skills.submission import Submission, SubmissionState, Submissio
 from marketplace.worker.consumers import DEAD_LETTER_QUEUE, MAINTENANCE_QUEUE, consume
 from tests.doubles.database import DatabaseDouble, Held
 from tests.doubles.kv import SimulatedKv
+
+if TYPE_CHECKING:
+    from marketplace.repair.light_repair import LightRepairReport
 
 LIGHT_CRON: Final = "*/5 * * * *"
 REBUILD_SECONDS: Final = 20.0

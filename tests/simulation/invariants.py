@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from marketplace.basics.timestamps import format_timestamp
+from marketplace.basics.timestamps import format_timestamp, seconds_between
 from marketplace.catalog.source_chain import TooLate
 from marketplace.kv.acceptance_log import LoggedAct
 from marketplace.kv.keys import (
@@ -25,6 +25,7 @@ from marketplace.operations import withdrawals
 from marketplace.ports.env import READ_BUDGET_SECONDS
 from marketplace.ports.errors import StorageError
 from marketplace.publishing.messages import scanned_at_of
+from marketplace.skills import scan as scan_rules
 from marketplace.skills.acts import Act, ActKind, in_force
 from marketplace.skills.merging import as_said
 from marketplace.skills.scan import Facts, Scan
@@ -49,8 +50,7 @@ class Reading:
     """What a scanner says that it found, once.
 
     ``told``: when, by its own clock; ``asked``: when the server was asked, by the server's;
-    ``since``: the earliest moment at which the server can have received it. ``misled``: it names a
-    folder, a repository or an owner that are not the skill's.
+    ``since``: the earliest moment at which the server can have received it.
     """
 
     id: str  # in the description and as the reason of the verdict
@@ -62,7 +62,7 @@ class Reading:
     told: str
     asked: str
     since: datetime
-    misled: bool = False
+    wrong: str = ""  # which of path, repository_id and owner_id is not the skill's
     standing: Scan | None = None  # on its submission, by every read of KV when it was reported
     moments: set[str] = field(default_factory=set)  # that the log has of it
     accepted: bool = False
@@ -72,7 +72,6 @@ class Reading:
         said = as_said(skill)
         return (
             self.verdict is Verdict.PASS
-            and not self.misled
             and skill.facts_at in self.moments
             and (skill.identity, skill.skill_path) == (self.identity, self.path)
             and said.category == self.facts.category
@@ -94,8 +93,8 @@ class Sent:
     @property
     def passes(self) -> bool:
         """Whether all that scanners said of it is that it passes: then that is to be listed."""
-        kinds = {(reading.verdict, reading.misled) for reading in self.readings}
-        return kinds == {(Verdict.PASS, False)}
+        kinds = {(reading.verdict, reading.wrong) for reading in self.readings}
+        return kinds == {(Verdict.PASS, "")}
 
     @property
     def moments(self) -> list[str]:
@@ -114,6 +113,8 @@ class Accepted:
 
     act: Act
     at: float
+    told: bool = False  # KV's list of withheld skills was written then, as PostgreSQL has it
+    mishaps: int = 0  # that had happened to that list by then
 
 
 @dataclass(slots=True)
@@ -224,9 +225,12 @@ class Truth:
     def _scan(value: bytes | None) -> Scan | None:
         return None if value is None else msgspec.json.decode(value, type=Scan)
 
-    def acted(self, identity: str, act: Act) -> None:
+    def acted(self, identity: str, act: Act, outcome: Outcome[Any]) -> None:
         """The marketplace has accepted an operator's act."""
-        self.acts.setdefault(identity, []).append(Accepted(act, self.world.loop.time()))
+        events = {line.event for line in outcome.log}
+        told = not events & {"withheld-merged", "withheld-not-written"}
+        accepted = Accepted(act, self.world.loop.time(), told, self.world.mishaps)
+        self.acts.setdefault(identity, []).append(accepted)
 
     def accepted(self) -> list[Sent]:
         """Submissions on which a verdict was accepted."""
@@ -291,9 +295,11 @@ class Truth:
             self._checks.append((outcome.began, outcome.ended))
 
     def _blocked_for_sure(self) -> set[str]:
-        """Skills with a block that nobody tried to lift, and that every store should have: after
-        it was accepted, or one of the stores damaged, KV became current, two checks found nothing
-        wrong, and KV became current again.
+        """Skills with a block that nobody tried to lift, and that every source should know of.
+
+        Either KV's list was written when it was accepted, and is current by now. Or after it was
+        accepted, or a store damaged, KV became current, two checks found nothing wrong, and KV
+        became current again.
 
         One check would do in production: here a list call shows a few entries of the log, and a
         check goes on where the one before stopped.
@@ -305,8 +311,19 @@ class Truth:
             for accepted in acts
             if accepted.act.kind is ActKind.BLOCK
             and accepted.act.id not in lifted
-            and self._is_known_since(max(accepted.at, self._damaged_at.get(identity, 0.0)))
+            and (
+                self._is_told(identity, accepted)
+                or self._is_known_since(max(accepted.at, self._damaged_at.get(identity, 0.0)))
+            )
         }
+
+    def _is_told(self, identity: str, accepted: Accepted) -> bool:
+        return (
+            accepted.told
+            and accepted.mishaps == self.world.mishaps
+            and not self._damaged_at
+            and self.world.loop.time() > accepted.at + KV_STALENESS + READ_BUDGET_SECONDS
+        )
 
     def _is_known_since(self, moment: float) -> bool:
         checks = iter(self._checks)
@@ -438,29 +455,45 @@ class Truth:
         """8: a row says what a right scanner read of that very skill, at the moment at which it
         was read, and what operators did, as they did it."""
         skill = row.skill
-        reading = self.readings.get(skill.description)
-        if reading is None or not reading.says(skill):
+        believed = [r for r in self.readings.values() if r.identity == identity and self._may(r)]
+        if not any(r.id == skill.description and r.says(skill) for r in believed):
+            reading = self.readings.get(skill.description)
             self._violated(f"8 authority: {identity} says what nobody found: {skill}, {reading}")
-        if not any(self._decided(reading, skill) for reading in self.readings.values()):
+        if not any(self._decided(reading, skill) for reading in believed):
             self._violated(f"8 authority: {identity} has a verdict that nobody gave: {skill}")
-        if not any(self._certified(reading, skill) for reading in self.readings.values()):
+        if not any(self._certified(reading, skill) for reading in believed):
             self._violated(f"8 authority: {identity} has a score that nobody gave: {skill}")
         if changed := [act for act in skill.acts if self.tried.get(act.id) != act]:
             self._violated(f"8 authority: nobody did to {identity} what it has: {changed}")
         if skill.status is not _status(skill):
             self._violated(f"8 authority: {identity} is {skill.status}: {skill}")
 
-    @staticmethod
-    def _decided(reading: Reading, skill: Skill) -> bool:
-        told = (reading.identity, reading.verdict, reading.id)
-        found = (skill.identity, skill.verdict, skill.verdict_reason)
-        return told == found and skill.decided_at in reading.moments and not reading.misled
+    def _may(self, reading: Reading) -> bool:
+        """Whether a verdict may be believed: it is right, or it finds a skill that was withdrawn
+        in another folder, which is how skills move."""
+        if not reading.wrong:
+            return True
+        since = min(self._moments(reading.identity, Verdict.WITHDRAWN), default="~")
+        return reading.wrong == "path" and since < max(reading.moments, default="")
+
+    def _moments(self, identity: str, verdict: Verdict) -> list[str]:
+        readings = self.readings.values()
+        right = [r for r in readings if (r.identity, r.verdict) == (identity, verdict)]
+        return [moment for reading in right for moment in reading.moments]
+
+    def _decided(self, reading: Reading, skill: Skill) -> bool:
+        told = (reading.verdict, reading.id)
+        if told != (skill.verdict, skill.verdict_reason) or skill.decided_at not in reading.moments:
+            return False
+        if reading.verdict is not Verdict.GONE:
+            return True
+        first = min(self._moments(reading.identity, Verdict.GONE))
+        return seconds_between(first, skill.decided_at) >= scan_rules.GONE_SECONDS
 
     @staticmethod
     def _certified(reading: Reading, skill: Skill) -> bool:
-        told = (reading.identity, reading.verdict, reading.score)
-        found = (skill.identity, Verdict.PASS, skill.cert_score)
-        return told == found and skill.certified_at in reading.moments and not reading.misled
+        told = (reading.verdict, reading.score)
+        return told == (Verdict.PASS, skill.cert_score) and skill.certified_at in reading.moments
 
     def logged(self, scan: Scan) -> None:
         """5: the log gets a verdict of a moment between those of asking and of receipt, whatever
@@ -701,7 +734,9 @@ class Truth:
         for identity, row in rows.items():
             skill = row.skill
             counting = [r for r in self.readings.values() if r.identity == identity and r.accepted]
-            right = [r for r in counting if not r.misled and r.id not in refused]
+            if any(r.wrong and self._may(r) for r in counting):
+                continue  # it may have moved, and be refused what was found where it was
+            right = [r for r in counting if not r.wrong and r.id not in refused]
             # A repository that was not found once may be there: such a verdict is only noted.
             decided = [r for r in right if r.verdict is not Verdict.GONE]
             owed = max((max(r.moments, default="") for r in decided), default="")
@@ -755,8 +790,8 @@ def _goes_back(before: Held, after: Held) -> bool:
     return bool(lost) or any(late < early for early, late in zip(old, new, strict=True))
 
 
-def _progress(skill: Skill) -> tuple[tuple[str, bool], str, str]:
-    decided = skill.decided_at, skill.verdict is Verdict.FAIL
+def _progress(skill: Skill) -> tuple[str, str, str]:
+    decided = f"{skill.decided_at} {skill.verdict is Verdict.FAIL:d}"
     return decided, skill.certified_at or "", skill.facts_at
 
 

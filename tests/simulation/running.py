@@ -315,7 +315,6 @@ class Run:
         several = step.choice // 16 % 2
         identities = settled if several else [self._one_of(settled, step)]
         reports = [self._nonsense(rows[identity].skill, nonsense, step) for identity in identities]
-        reports = [report for report in reports if report is not None]
         told = await self._invoke("report", lambda e: self.marketplace.report(e, reports), step)
         for report in reports:
             accepted = told.value or ()
@@ -337,9 +336,10 @@ class Run:
         if nonsense in VERDICTS:
             reading.verdict = Verdict(nonsense)
             return msgspec.structs.replace(report, verdict=reading.verdict)
-        reading.misled = True
+        reading.wrong = nonsense
         facts = msgspec.structs.replace(reading.facts, version="9999999999.0.0")
-        reading.facts = facts
+        reading.facts, reading.score = facts, 100
+        reading.path = "another" if nonsense == "path" else reading.path
         return msgspec.structs.replace(report, skill=facts, score=100, **{nonsense: "another"})
 
     async def _act_on_a_skill(self, step: Step) -> None:
@@ -365,7 +365,7 @@ class Run:
         self.world.note(f"        {act.id} is {kind} of {row.identity} {' '.join(lifts)}")
         told = await self._invoke("act", lambda e: self.marketplace.act(e, row.name, act), step)
         if told.value is not None:
-            self.truth.acted(told.value, act)
+            self.truth.acted(told.value, act, told)
 
     async def _poison(self, step: Step) -> None:
         submission_id = f"unknown-{step.choice}"

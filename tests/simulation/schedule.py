@@ -203,6 +203,25 @@ def _states_in_the_outbox(chance: Chance) -> list[Step]:
     ]
 
 
+def _blocked_again(chance: Chance) -> list[Step]:
+    """A skill is blocked, restored and blocked again while KV shows what was before; or blocked
+    while KV takes little. Then PostgreSQL is away."""
+    skill = chance.below(16)
+    block, restore = skill, skill + 16 * 3
+    kinds = chance.pick(((block, restore, block), (block,)))
+    return [
+        Step(StepKind.SUBMIT, 1.0, _author(chance)),
+        Step(StepKind.CONSUME, 1.0, 4),
+        *([Step(StepKind.FLAKY, 70.0, choice=1)] if len(kinds) == 1 else []),
+        *(Step(StepKind.ACT, 3.0, choice) for choice in kinds),
+        *([Step(StepKind.RECOVER, 8.0, 0)] if len(kinds) == 1 else []),
+        Step(StepKind.DATABASE_OUTAGE, 70.0, 0),
+        Step(StepKind.READ, 1.0, 0),
+        Step(StepKind.READ, 1.0, 0),
+        Step(StepKind.RECOVER, 1.0, 0),
+    ]
+
+
 _FAULTS: Final = frozenset(
     {
         StepKind.FLAKY,
@@ -258,7 +277,10 @@ PROFILES: Final[Mapping[str, Profile]] = {
             StepKind.LIGHT_REPAIR: 6,
             StepKind.RESTORE_DUMP: 2,
         },
+        scenes=(_blocked_again,),
+        played=0.5,
         calm=0.0,
+        steps=(10, 40),
     ),
     "mad": Profile(
         more={StepKind.GO_MAD: 12, StepKind.SUBMIT: 6, StepKind.REDRIVE: 3},

@@ -105,6 +105,7 @@ class World:
         self.database = marketplace.new_database()
         self.after_statement: Callable[[], None] = lambda: None
         self._kv_fault_was_chosen = False
+        self.mishaps = 0  # after which KV's list of withheld skills may be one of before
         self._fallback_caches = {location: FallbackCache() for location in LOCATIONS}
         self.trace: list[str] = []
         self.violations: list[SimulationError] = []  # of the platform's limits
@@ -141,6 +142,7 @@ class World:
     def _kv_fault(self, operation: KvOperation) -> Fault | None:
         fault = self._choose_kv_fault(operation)
         self._kv_fault_was_chosen |= fault is not None
+        self.mishaps += fault is not None
         return fault
 
     @property
@@ -236,6 +238,8 @@ class World:
                 outcome.error = task.exception()
             if outcome.error is None:
                 outcome.returned, outcome.value = True, task.result()
+        merged = any(line.event == "withheld-merged" for line in outcome.log)
+        self.mishaps += merged or not outcome.returned
         self.note(f"{name} {self._ending(outcome, invocation)}")
         return outcome
 

@@ -215,10 +215,11 @@ async def test_a_failure_after_a_redrive_opens_the_letter_whatever_its_clock_say
     market: Market,
 ) -> None:
     """Two locations, whose clocks differ."""
-    ahead, behind = (
-        replace(market.env, clock=lambda seconds=seconds: current_loop().clock() + seconds)
-        for seconds in (timedelta(seconds=1), timedelta(seconds=-1))
-    )
+
+    def at(skew: timedelta) -> Env:
+        return replace(market.env, clock=lambda: current_loop().clock() + skew)
+
+    ahead, behind = at(timedelta(seconds=1)), at(timedelta(seconds=-1))
     await _bury(market, 1, env=ahead)
     (letter,) = await list_letters(ahead, reason=None, after=None, limit=10)
     assert await redrive_ids(ahead, [letter.id])
