@@ -631,9 +631,14 @@ class Truth:
             self._violated(f"6 nothing silent: {outcome.name} fell back without saying why")
         if listing.source == "kv-enumeration" and listing.complete:
             missing = (expected.records & self._in_any_view()) - shown.keys() - expected.excused
-            missing -= self._in_outbox() | self._withheld_by_acts()
+            missing -= self._in_outbox() | self._withheld_by_acts() | expected.withheld
+            missing -= self._withheld_rows()
             if missing:
                 self._violated(f"2 visible: {outcome.name} (KV) misses {sorted(missing)}")
+
+    def _withheld_rows(self) -> set[str]:
+        rows = self.world.marketplace.rows(self.world.database)
+        return {i for i, row in rows.items() if row.skill.status is not Status.LISTED}
 
     def _in_outbox(self) -> set[str]:
         """Skills of which something newer waits: it may be that they are withheld."""

@@ -151,9 +151,27 @@ class Profile:
     small: bool = False
 
 
-def _author(chance: Chance, verdict: int = 0) -> int:
-    """A choice of SUBMIT: a repository and a slug; the verdict by its place in `VERDICTS`."""
-    return chance.below(64) + 64 * chance.below(3) + 256 * verdict
+_OTHER_VERDICT: Final = 768
+"""Added to a choice of SUBMIT it leaves the skill and changes the verdict: PASS to PASS, WITHDRAWN,
+PASS, PASS, GONE, PASS and FAIL in turn."""
+
+
+def _author(chance: Chance) -> int:
+    """A choice of SUBMIT: a PASS of any skill."""
+    return chance.below(64) + 64 * chance.below(3)
+
+
+def _two_at_once(chance: Chance) -> list[Step]:
+    """Two consumers have a verdict each on one skill."""
+    author = _author(chance)
+    return [
+        Step(StepKind.SUBMIT, 1.0, author),
+        Step(StepKind.CONSUME, 0.0, 0),
+        Step(StepKind.SUBMIT, 10.0, author + _OTHER_VERDICT),
+        Step(StepKind.SUBMIT, 0.0, author + 3 * _OTHER_VERDICT),
+        Step(StepKind.CONSUME, 0.0, 0),
+        Step(StepKind.CONSUME, chance.pick((0.0, 0.05, 0.1, 0.2, 0.4)), 0),
+    ]
 
 
 def _race_for_a_lost_row(chance: Chance) -> list[Step]:
@@ -162,7 +180,7 @@ def _race_for_a_lost_row(chance: Chance) -> list[Step]:
     author = chance.below(64)
     rival = author // 8 * 8 + chance.below(8)  # the same base slug, perhaps the same repository
     return [
-        Step(StepKind.SUBMIT, 1.0, author + 64 * (1 + chance.below(2))),
+        Step(StepKind.SUBMIT, 1.0, author + _OTHER_VERDICT),
         Step(StepKind.CONSUME, 0.1, 4),
         Step(StepKind.LOSE_ROW, 2.5 * SETTLING, chance.below(8)),
         Step(StepKind.FLAKY, 0.0, choice=1),  # KV alone
@@ -178,7 +196,7 @@ def _late_first_verdict(chance: Chance) -> list[Step]:
     """The message of a first PASS is lost. Another verdict on the skill comes and is given up, as
     nothing is listed; long after it the PASS is asked for again."""
     author = _author(chance)
-    later = author % 256 + 256 * (5 + chance.below(2))
+    later = author + _OTHER_VERDICT * chance.pick((2, 7))
     return [
         Step(StepKind.STALL, 1.0, author),
         Step(StepKind.SUBMIT, 5.0, later),
@@ -195,7 +213,7 @@ def _states_in_the_outbox(chance: Chance) -> list[Step]:
         Step(StepKind.DATABASE_OUTAGE, 1.0, 0),
         Step(StepKind.SUBMIT, 1.0, author),
         Step(StepKind.CONSUME, 0.1, 4),
-        Step(StepKind.SUBMIT, chance.pick((1.0, 70.0)), author + 256 * (3 + chance.below(5))),
+        Step(StepKind.SUBMIT, chance.pick((1.0, 70.0)), author + _OTHER_VERDICT * chance.below(8)),
         Step(StepKind.CONSUME, 0.1, 4),
         Step(StepKind.CONSUME, 10.0, 4),
         Step(StepKind.RECOVER, 1.0, 0),
@@ -217,6 +235,40 @@ def _blocked_again(chance: Chance) -> list[Step]:
         *([Step(StepKind.RECOVER, 8.0, 0)] if len(kinds) == 1 else []),
         Step(StepKind.DATABASE_OUTAGE, 70.0, 0),
         Step(StepKind.READ, 1.0, 0),
+        Step(StepKind.READ, 1.0, 0),
+        Step(StepKind.RECOVER, 1.0, 0),
+    ]
+
+
+def _act_in_the_log_alone(chance: Chance) -> list[Step]:
+    """PostgreSQL is away and KV fails now and then while an operator acts."""
+    return [
+        Step(StepKind.SUBMIT, 1.0, _author(chance)),
+        Step(StepKind.CONSUME, 1.0, 4),
+        Step(StepKind.DATABASE_OUTAGE, 70.0, 0),
+        Step(StepKind.FLAKY, 0.0, choice=1),  # KV alone
+        Step(StepKind.ACT, 1.0, chance.below(64)),
+        Step(StepKind.RECOVER, 30.0, 0),
+    ]
+
+
+def _block_where_a_row_was_lost(chance: Chance) -> list[Step]:
+    """PostgreSQL loses a row, and with KV failing its slug goes to another skill. That is blocked;
+    the first one still has the slug in KV."""
+    author = chance.below(64)
+    rival = author // 8 * 8 + chance.below(8)
+    return [
+        Step(StepKind.SUBMIT, 1.0, author),
+        Step(StepKind.CONSUME, 0.1, 4),
+        Step(StepKind.LOSE_ROW, 2.5 * SETTLING, chance.below(8)),
+        Step(StepKind.FLAKY, 0.0, choice=1),  # KV alone
+        Step(StepKind.SUBMIT, 0.0, rival),
+        Step(StepKind.CONSUME, 0.1, 4),
+        Step(StepKind.CONSUME, 10.0, 4),
+        Step(StepKind.RECOVER, 1.0, 0),
+        Step(StepKind.ACT, 2.0, chance.below(16)),
+        Step(StepKind.ACT, 2.0, chance.below(16)),
+        Step(StepKind.DATABASE_OUTAGE, 70.0, 0),
         Step(StepKind.READ, 1.0, 0),
         Step(StepKind.RECOVER, 1.0, 0),
     ]
@@ -246,14 +298,16 @@ PROFILES: Final[Mapping[str, Profile]] = {
     "race": Profile(
         more={StepKind.SUBMIT: 10, StepKind.CONSUME: 16},
         never=_FAULTS,
+        scenes=(_two_at_once,),
+        played=0.7,
         calm=0.6,
         steps=(8, 20),
         small=True,
     ),
     "repair": Profile(
         more={StepKind.LOSE_ROW: 3, StepKind.LIGHT_REPAIR: 2, StepKind.FULL_REPAIR: 3},
-        scenes=(_race_for_a_lost_row,),
-        played=0.7,
+        scenes=(_race_for_a_lost_row, _race_for_a_lost_row, _block_where_a_row_was_lost),
+        played=0.8,
         calm=0.0,
         steps=(5, 25),
     ),
@@ -277,8 +331,8 @@ PROFILES: Final[Mapping[str, Profile]] = {
             StepKind.LIGHT_REPAIR: 6,
             StepKind.RESTORE_DUMP: 2,
         },
-        scenes=(_blocked_again,),
-        played=0.5,
+        scenes=(_blocked_again, _act_in_the_log_alone),
+        played=0.8,
         calm=0.0,
         steps=(10, 40),
     ),
@@ -319,9 +373,11 @@ def generate(seed: int, profile: str = "any") -> Schedule:
     steps = [
         _step(chance, lottery, pauses, cuts) for _ in range(least + chance.below(limit - least))
     ]
-    if not calm and chance.happens(about.played):
-        start = chance.below(len(steps))
-        steps[start:start] = chance.pick(about.scenes)(chance)
+    if chance.happens(about.played):
+        scene = chance.pick(about.scenes)(chance)
+        if not (calm and any(step.kind in _DISTURBING for step in scene)):
+            start = chance.below(len(steps))
+            steps[start:start] = scene
     return Schedule(
         seed,
         profile,
