@@ -107,7 +107,7 @@ def acknowledges_first(handle: Any) -> Any:
     return early
 
 
-@_mutation("marketplace.publishing.consumer._finish")
+@_mutation("marketplace.publishing.consumer._finish", profile="outage")
 def acknowledges_failures(_original: Any) -> Any:
     """Acknowledges a message whose skill no store took."""
 
@@ -124,7 +124,7 @@ def forgets_poison(_original: Any) -> Any:
     return _nothing
 
 
-@_mutation("marketplace.worker.consumers.bury")
+@_mutation("marketplace.worker.consumers.bury", profile="queue")
 def forgets_what_the_queue_gave_up(_original: Any) -> Any:
     """Consumes the dead-letter queue and keeps nothing of it."""
     return _nothing
@@ -155,7 +155,7 @@ def slugs_are_not_unique(_original: Any) -> Any:
     return first
 
 
-@_mutation("marketplace.publishing.publish.plan_slug")
+@_mutation("marketplace.publishing.publish.plan_slug", profile="repair")
 def ignores_records_of_others(plan: Any) -> Any:
     """Offers the table slugs that another skill holds in KV."""
 
@@ -170,7 +170,7 @@ def ignores_records_of_others(plan: Any) -> Any:
     return blind
 
 
-@_mutation("marketplace.publishing.kv_copy._may_replace")
+@_mutation("marketplace.publishing.kv_copy._may_replace", profile="repair")
 def writes_over_records_of_others(allowed: Any) -> Any:
     """Writes a row to KV without looking which skill's record is there."""
 
@@ -200,7 +200,7 @@ def takes_a_lost_row_for_a_new_skill(plan: Any) -> Any:
     return forgetful
 
 
-@_mutation("marketplace.publishing.kv_copy._may_replace")
+@_mutation("marketplace.publishing.kv_copy._may_replace", profile="repair")
 def writes_older_rows_over_newer_records(allowed: Any) -> Any:
     """Writes KV from a row that is older than what KV has."""
 
@@ -221,7 +221,7 @@ def writes_over_what_it_did_not_see(write: Any) -> Any:
     return blind
 
 
-@_mutation("marketplace.skills.merging.union")
+@_mutation("marketplace.skills.merging.union", profile="acts")
 def forgets_the_acts_of_one_side(_original: Any) -> Any:
     """Of two sets of acts the one of the first state stands."""
     return lambda one, _other: tuple(one)
@@ -239,7 +239,7 @@ def takes_the_first_verdict(_original: Any) -> Any:
     return lambda _skill: 0
 
 
-@_mutation("marketplace.skills.listing_rules.matches", everywhere=True)
+@_mutation("marketplace.skills.listing_rules.matches", everywhere=True, profile="acts")
 def lists_what_is_withheld(matches: Any) -> Any:
     """Shows skills that are withdrawn or blocked."""
 
@@ -249,7 +249,7 @@ def lists_what_is_withheld(matches: Any) -> Any:
     return listed
 
 
-@_mutation("marketplace.publishing.consumer.read_verdicts")
+@_mutation("marketplace.publishing.consumer.read_verdicts", profile="verdicts")
 def lists_without_reading_the_log(_original: Any) -> Any:
     """A late PASS lists a skill as if no newer verdict had come."""
 
@@ -259,19 +259,20 @@ def lists_without_reading_the_log(_original: Any) -> Any:
     return nothing
 
 
-@_mutation("marketplace.publishing.kv_copy.find_identity_in_outbox")
+@_mutation("marketplace.publishing.kv_copy.find_identity_in_outbox", profile="outage")
 def forgets_what_waits(_original: Any) -> Any:
     """Without PostgreSQL, makes each change from the record alone."""
     return _nothing
 
 
-@_mutation("marketplace.kv.submissions.log_verdict")
-def keeps_verdicts_before_their_marks(_original: Any) -> Any:
+@_mutation("marketplace.kv.submissions.log_verdict", profile="verdicts")
+def keeps_verdicts_before_their_marks(log: Any) -> Any:
     """A call that ends between the two leaves a verdict that nothing looks at again."""
 
     async def keep(env: Env, scan: Scan) -> None:
         value = msgspec.json.encode(scan)
         await kv_access.put_value(env, scan_key(scan.submission_id), value)
+        await log(env, scan)
 
     return keep
 
@@ -296,13 +297,13 @@ def leaves_no_aliases(_original: Any) -> Any:
 # --- two stores -------------------------------------------------------------------------------
 
 
-@_mutation("marketplace.publishing.kv_copy.write_outbox")
+@_mutation("marketplace.publishing.kv_copy.write_outbox", profile="outage")
 def keeps_no_outbox(_original: Any) -> Any:
     """With PostgreSQL away, two revisions of one skill share one key."""
     return _nothing
 
 
-@_mutation("marketplace.publishing.outbox.drain_outbox", everywhere=True)
+@_mutation("marketplace.publishing.outbox.drain_outbox", everywhere=True, profile="outage")
 def clears_the_outbox_unseen(_original: Any) -> Any:
     """Clears outbox records whether or not both stores took them."""
 
@@ -314,13 +315,13 @@ def clears_the_outbox_unseen(_original: Any) -> Any:
     return clear
 
 
-@_mutation("marketplace.publishing.kv_copy._note")
+@_mutation("marketplace.publishing.kv_copy._note", profile="race")
 def never_looks_again(_original: Any) -> Any:
     """Writes KV from a row and does not ask whether the row has changed since."""
     return _nothing
 
 
-@_mutation("marketplace.publishing.kv_copy._write_row")
+@_mutation("marketplace.publishing.kv_copy._write_row", profile="race")
 def gives_up_on_a_quick_second_write(_original: Any) -> Any:
     """Does not wait until KV takes another write to a key."""
     return write_record
@@ -342,7 +343,7 @@ def repairs_the_table_only(_original: Any) -> Any:
     return write
 
 
-@_mutation("marketplace.kv.index.writing.IndexWriter.finish")
+@_mutation("marketplace.kv.index.writing.IndexWriter.finish", profile="queue")
 def leaves_the_index_as_it_is(_original: Any) -> Any:
     """The rebuild writes pages, and no manifest."""
     return _nothing
@@ -375,7 +376,7 @@ def enumerates_one_page(list_all: Any) -> Any:
 # --- dead letters and lost messages -----------------------------------------------------------
 
 
-@_mutation("marketplace.repair.light_repair.ask_again")
+@_mutation("marketplace.repair.light_repair.ask_again", profile="verdicts")
 def never_asks_again(_original: Any) -> Any:
     """Never asks again for what passed and lost its message."""
 
@@ -385,7 +386,7 @@ def never_asks_again(_original: Any) -> Any:
     return nothing
 
 
-@_mutation("tests.doubles.database.DoubleSession.mark_redriven")
+@_mutation("tests.doubles.database.DoubleSession.mark_redriven", profile="queue")
 def notes_a_redrive_when_it_was_sent(mark: Any) -> Any:
     """Takes a failure that came while a letter was sent again for one before it."""
 
@@ -418,7 +419,7 @@ def waits_for_queues_for_ever(_original: Any) -> Any:
     return patient
 
 
-@_mutation("marketplace.catalog.source_chain.Reading.note")
+@_mutation("marketplace.catalog.source_chain.Reading.note", profile="outage")
 def falls_back_in_silence(_original: Any) -> Any:
     """Does not say why another source answered."""
 

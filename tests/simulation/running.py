@@ -106,7 +106,9 @@ class Run:
     def __init__(self, marketplace: Marketplace, schedule: Schedule) -> None:
         self.marketplace = marketplace
         self.schedule = schedule
-        self.world = World(marketplace, schedule.seed, skewed=schedule.skewed)
+        self.world = World(
+            marketplace, schedule.seed, skewed=schedule.skewed, retries=schedule.retries
+        )
         self.truth = Truth(self.world)
         self._submissions = 0
         self._readings = 0

@@ -126,6 +126,7 @@ class Schedule:
     base_slugs: tuple[str, ...]
     scanners: tuple[float, ...]  # by how many seconds their clocks are ahead
     skewed: bool  # the clocks of the Worker's locations differ
+    retries: int  # of a message that asks for a publication
     steps: tuple[Step, ...]
 
 
@@ -139,7 +140,7 @@ class Profile:
 
     ``more``: weights besides the usual ones. ``never``: what does not happen. A schedule has one of
     the ``scenes`` with the probability ``played``. ``steps``: how many besides, at least and less
-    than. ``small``: a world of one repository and one slug.
+    than. ``small``: a world of one repository and one slug. ``retries``: of a message.
     """
 
     more: Mapping[StepKind, int] = field(default_factory=dict)
@@ -149,6 +150,7 @@ class Profile:
     calm: float = 0.15
     steps: tuple[int, int] = (25, 51)
     small: bool = False
+    retries: int = 3
 
 
 _OTHER_VERDICT: Final = 768
@@ -299,9 +301,9 @@ PROFILES: Final[Mapping[str, Profile]] = {
         more={StepKind.SUBMIT: 10, StepKind.CONSUME: 16},
         never=_FAULTS,
         scenes=(_two_at_once,),
-        played=0.7,
+        played=0.9,
         calm=0.6,
-        steps=(8, 20),
+        steps=(1, 10),
         small=True,
     ),
     "repair": Profile(
@@ -320,6 +322,7 @@ PROFILES: Final[Mapping[str, Profile]] = {
         more={StepKind.APPLY: 8, StepKind.RESCAN: 10, StepKind.STALL: 4},
         scenes=(_late_first_verdict,),
         played=0.4,
+        retries=6,
         calm=0.1,
         steps=(10, 30),
     ),
@@ -386,6 +389,7 @@ def generate(seed: int, profile: str = "any") -> Schedule:
         base_slugs,
         (0.0, chance.pick(_CLOCKS)),
         chance.happens(0.5),
+        about.retries,
         tuple(steps),
     )
 

@@ -93,8 +93,10 @@ class World:
         *,
         page_limit: int = 3,
         skewed: bool = False,
+        retries: int = 3,
     ) -> None:
-        """``page_limit`` bounds a list call of KV. ``skewed``: the locations' clocks differ."""
+        """``page_limit`` bounds a list call of KV. ``skewed``: the locations' clocks differ.
+        ``retries``: of a message that asks for a publication."""
         loop = current_loop()
         chance = Chance(seed)
         self.loop: SimulatedLoop = loop
@@ -120,7 +122,11 @@ class World:
         self._invocations = 0
         self.dead_letters = self._queue("dead-letters", chance, max_retries=100)
         self.publish_queue = self._queue(
-            "publish", chance, max_retries=3, dead_letter_queue=self.dead_letters, duplicates=0.1
+            "publish",
+            chance,
+            max_retries=retries,
+            dead_letter_queue=self.dead_letters,
+            duplicates=0.1,
         )
         self.maintenance_queue = self._queue("maintenance", chance, max_retries=3)
 
