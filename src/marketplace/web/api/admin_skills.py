@@ -217,7 +217,7 @@ async def _act(
         return problem(
             HTTPStatus.CONFLICT,
             f"{found.value.name} has no room for a further act ({error}). "
-            "A rule of its identity needs none.",
+            "For a rule of its identity there is.",
         )
     skill = recorded.skill
     await audit.record(
