@@ -2,8 +2,8 @@
 
 Every call may be repeated safely, since the interface is idempotent: a second submission of the
 same skill is answered as a duplicate, a second redrive as already done, a second rebuild follows
-the first, and a report that is resolved keeps its first resolution. So one rule serves all: a call
-whose failure may pass is tried ATTEMPTS times.
+the first, a report that is resolved keeps its first resolution, and a rule is made or lifted once.
+So all are treated alike: a call whose failure may pass is tried ATTEMPTS times.
 """
 
 import json
@@ -97,6 +97,19 @@ class MarketplaceClient:
     def resolve_report(self, report_id: str, reason: str) -> dict[str, Any]:
         """Close a report; the report afterwards."""
         path = f"/api/v1/admin/reports/{quote(report_id, safe='')}/resolve"
+        return self._call("POST", path, body={"reason": reason})
+
+    def rules(self, *, cursor: str | None, limit: int) -> tuple[list[Any], str | None]:
+        """Up to ``limit`` rules, the newest first, and the cursor of the next."""
+        return self._listed("rules", "rules", {}, cursor, limit)
+
+    def add_rule(self, rule: Mapping[str, Any]) -> dict[str, Any]:
+        """Make a rule; what became of it."""
+        return self._call("POST", "/api/v1/admin/rules", body=rule)
+
+    def lift_rule(self, rule_id: str, reason: str) -> dict[str, Any]:
+        """Lift a rule; what became of it."""
+        path = f"/api/v1/admin/rules/{quote(rule_id, safe='')}/lift"
         return self._call("POST", path, body={"reason": reason})
 
     def redrive(self, ids: Sequence[str]) -> dict[str, Any]:

@@ -11,7 +11,17 @@ from typing import Any, Final
 from rich.text import Text
 
 from cli import tables
-from cli.answers import AuditEntry, DeadLetter, Health, Rebuild, RedriveResult, Report, read
+from cli.answers import (
+    AuditEntry,
+    DeadLetter,
+    Health,
+    Rebuild,
+    RedriveResult,
+    Report,
+    Rule,
+    RuleReceipt,
+    read,
+)
 from cli.client import MarketplaceClient
 from cli.errors import EXIT_FINDING, EXIT_INTERRUPTED, EXIT_OK, CliError, NoAnswer, UsageProblem
 from cli.output import Output
@@ -163,6 +173,51 @@ def resolve(client: MarketplaceClient, output: Output, *, report_id: str, reason
     answer = client.resolve_report(report_id, reason)
     output.show(answer, tables.reports([read(answer, Report)]))
     return EXIT_OK
+
+
+def rules(client: MarketplaceClient, output: Output, *, limit: int, cursor: str | None) -> int:
+    """Show the rules."""
+    found, following = client.rules(cursor=cursor, limit=limit)
+    output.show(
+        {"rules": found, "nextCursor": following},
+        tables.rules([read(rule, Rule) for rule in found]),
+    )
+    _tell_of_more(output, following)
+    return EXIT_OK
+
+
+def add_rule(
+    client: MarketplaceClient,
+    output: Output,
+    *,
+    targets: Mapping[str, str | None],
+    reason: str,
+    threat: str | None,
+    severity: str,
+    evidence: Sequence[str],
+) -> int:
+    """Make a rule of the one target that is given: a BLOCK where there is a threat."""
+    given = [(matches, value) for matches, value in targets.items() if value is not None]
+    if len(given) != 1:
+        raise UsageProblem("give one of --identity, --owner and --content-digest")
+    matches, value = given[0]
+    rule: dict[str, Any] = {"kind": "WITHDRAW", "matches": matches, "value": value}
+    if threat is not None:
+        rule |= {"kind": "BLOCK", "threatType": threat, "severity": severity}
+    rule |= {"reason": reason, "evidenceUrls": list(evidence)}
+    return _show_receipt(output, client.add_rule(rule))
+
+
+def lift_rule(client: MarketplaceClient, output: Output, *, rule_id: str, reason: str) -> int:
+    """Lift a rule."""
+    return _show_receipt(output, client.lift_rule(rule_id, reason))
+
+
+def _show_receipt(output: Output, answer: dict[str, Any]) -> int:
+    """A store that did not take the rule is a finding: the check brings it there."""
+    receipt = read(answer, RuleReceipt)
+    output.show(answer, tables.rule_receipt(receipt))
+    return EXIT_OK if all(receipt.stores.values()) else EXIT_FINDING
 
 
 def redrive(

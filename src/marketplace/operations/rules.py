@@ -88,7 +88,7 @@ async def lift_rule(env: Env, rule_id: str, *, reason: str, by: str) -> KeptRule
         return KeptRule(rule, {})
     lift = RuleLift(rule=rule.id, at=env.now(), by=by, reason=reason)
     in_log = await _note(env, rule, lambda: log_lift(env, rule, lift))
-    in_database = await _note(env, rule, lambda: _lift(env, lift))
+    in_database = await _note(env, rule, lambda: _lift(env, rule, lift))
     return _kept(rule.lifted(lift), in_log=in_log, in_database=in_database)
 
 
@@ -154,5 +154,7 @@ async def _insert(env: Env, rule: Rule) -> None:
     await (await get_db(env)).add_rule(rule)
 
 
-async def _lift(env: Env, lift: RuleLift) -> None:
-    await (await get_db(env)).lift_rule(lift)
+async def _lift(env: Env, rule: Rule, lift: RuleLift) -> None:
+    database = await get_db(env)
+    await database.add_rule(rule)  # the log alone may have it
+    await database.lift_rule(lift)

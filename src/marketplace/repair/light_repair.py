@@ -19,7 +19,7 @@ from marketplace.publishing.submissions import ask_again
 from marketplace.publishing.withheld import refresh_withheld
 from marketplace.repair.logged_acts import reconcile_acts
 from marketplace.repair.logged_rules import reconcile_rules
-from marketplace.repair.rule_application import APPLY_RULES, STEPS_AT_ONCE, apply_rules
+from marketplace.repair.rule_application import APPLY_RULES, STEPS_OF_A_CHECK, apply_rules
 from marketplace.skills.change import State
 
 _ROW_BATCH: Final = 200
@@ -74,7 +74,7 @@ async def _reconcile_rules(env: Env, report: LightRepairReport) -> None:
 
 
 async def _apply_rules(env: Env, report: LightRepairReport) -> None:
-    applied = await apply_rules(env, busy_steps=STEPS_AT_ONCE)
+    applied = await apply_rules(env, busy_steps=STEPS_OF_A_CHECK)
     report.rules_applied = applied.skills
     if applied.place is not None:
         await send_messages(env, env.maintenance_queue, [{APPLY_RULES: True}])

@@ -18,7 +18,7 @@ from marketplace.kv.acceptance_log import (
     read_rule_entries,
     read_rules,
 )
-from marketplace.kv.keys import made_key_of, rule_id_in
+from marketplace.kv.keys import rule_id_in
 from marketplace.operations.reports import read_state
 from marketplace.ports.database import SkillDatabase
 from marketplace.ports.env import Env, get_db
@@ -88,9 +88,7 @@ def _missing(page: RulePage, known: dict[str, Rule]) -> list[str]:
     in_force = {id_ for id_, rule in known.items() if rule.lifted_at is None}
     new = {rule_id_in(key) for key in made}
     lifted = [key for key in page.lifted if rule_id_in(key) in in_force | new]
-    # A page may end between a rule and its lift; the table may then lack the rule itself.
-    torn = [k for k in page.lifted if rule_id_in(k) not in known and rule_id_in(k) not in new]
-    return sorted([*made, *lifted, *torn, *map(made_key_of, torn)])
+    return sorted([*made, *lifted])
 
 
 async def _log_rows(env: Env, database: SkillDatabase, before: str | None) -> str | None:

@@ -31,7 +31,8 @@ from marketplace.skills.skill import Skill
 STEP_SKILLS: Final = 50
 STEP_OPERATIONS: Final = 4 * STEP_SKILLS
 """KV operations that a step takes at most, about."""
-STEPS_AT_ONCE: Final = 2  # with something to do, that a check or an operator's call makes
+STEPS_AT_ONCE: Final = 2  # that an operator's call makes
+STEPS_OF_A_CHECK: Final = 1  # with something to do
 MAX_STEPS: Final = 100  # of one invocation; a step that finds nothing costs no KV
 SECONDS: Final = 20.0  # of one invocation
 OPEN_SECONDS: Final = 1200.0
@@ -93,7 +94,10 @@ async def apply_step(env: Env, place: Place) -> Applied:
         place = Place(rule.id, "", env.now())
     identities = await _unruled(env, database, rule, place.after or "")
     applied = await _apply(env, rule, identities)
-    place = msgspec.structs.replace(place, failed=place.failed or len(applied) < len(identities))
+    left = sorted(set(identities) - {skill.identity for skill in applied})
+    if left:
+        env.log("rule-not-applied", level="error", id=rule.id, skills=len(left), first=left[0])
+    place = msgspec.structs.replace(place, failed=place.failed or bool(left))
     if len(identities) == STEP_SKILLS:
         return Applied(len(applied), msgspec.structs.replace(place, after=identities[-1]))
     if not place.failed and seconds_since(rule.changed_at, place.begun_at) >= OPEN_SECONDS:
@@ -186,11 +190,7 @@ async def _apply(env: Env, rule: Rule, identities: Sequence[str]) -> list[Skill]
     if stored:
         await add_to_published_index(env, stored)
     await update_withheld(env, stored, waiting)
-    applied = [skill for skill in (*stored, *waiting) if _has(skill, rule)]
-    if len(applied) < len(identities):
-        left = sorted(set(identities) - {skill.identity for skill in applied})
-        env.log("rule-not-applied", level="warning", id=rule.id, skills=len(left), first=left[0])
-    return applied
+    return [skill for skill in (*stored, *waiting) if _has(skill, rule)]
 
 
 def _has(skill: Skill, rule: Rule) -> bool:
