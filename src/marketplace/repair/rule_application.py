@@ -93,7 +93,7 @@ async def apply_step(env: Env, place: Place) -> Applied:
             return Applied(0, None)
         place = Place(rule.id, "", env.now())
     identities = await _unruled(env, database, rule, place.after or "")
-    applied = await _apply(env, rule, identities)
+    applied = [each.skill for each in await _apply(env, rule, identities) if each.in_database]
     left = sorted(set(identities) - {skill.identity for skill in applied})
     if left:
         env.log("rule-not-applied", level="error", id=rule.id, skills=len(left), first=left[0])
@@ -177,7 +177,7 @@ def _named(env: Env, rule: Rule) -> list[str]:
     return list(dict.fromkeys([*identity, *_seeded(env, rule)]))
 
 
-async def _apply(env: Env, rule: Rule, identities: Sequence[str]) -> list[Skill]:
+async def _apply(env: Env, rule: Rule, identities: Sequence[str]) -> list[Published]:
     """Give skills the act of a rule, or lift it; those that have it then. Raises nothing."""
     if not identities:
         return []
@@ -190,7 +190,7 @@ async def _apply(env: Env, rule: Rule, identities: Sequence[str]) -> list[Skill]
     if stored:
         await add_to_published_index(env, stored)
     await update_withheld(env, stored, waiting)
-    return [skill for skill in (*stored, *waiting) if _has(skill, rule)]
+    return [found for found in published if _has(found.skill, rule)]
 
 
 def _has(skill: Skill, rule: Rule) -> bool:
