@@ -28,6 +28,7 @@ from marketplace.ports.errors import (
     StorageError,
     TimedOut,
 )
+from marketplace.skills.skill import Skill
 
 _MARGIN_SECONDS: Final = 0.2  # left for making the answer of what was read
 
