@@ -121,11 +121,10 @@ async def apply_at_once(env: Env, rule: Rule) -> Applied:
             place, skills = applied.place, skills + applied.skills
         if place is not None and place.after is not None:
             await send_messages(env, env.maintenance_queue, [{APPLY_RULES: True}])
-    except DatabaseError as error:
-        env.log("rule-put-off", level=error.level, id=rule.id, reason=error.reason)
-        skills += len(await _apply(env, rule, _named(env, rule)[:STEP_SKILLS]))
     except StorageError as error:
-        env.log("rule-put-off", level="warning", id=rule.id, reason=error.reason)
+        env.log("rule-put-off", level=error.level, id=rule.id, reason=error.reason)
+        if isinstance(error, DatabaseError):
+            skills += len(await _apply(env, rule, _named(env, rule)[:STEP_SKILLS]))
     done = place is None or place.after is None
     return Applied(skills, None if done else place)
 
