@@ -24,6 +24,7 @@ from marketplace.ports.errors import DatabaseError, StorageError
 from marketplace.publishing.acts import keep_in_log
 from marketplace.publishing.publish import Published, publish_skills
 from marketplace.publishing.withheld import update_withheld
+from marketplace.skills.acts import ActKind
 from marketplace.skills.change import Acted, Ruled
 from marketplace.skills.rules import Matches, Rule, act_due, rules_applied, targets_of_skill
 from marketplace.skills.skill import Skill
@@ -112,7 +113,7 @@ async def apply_at_once(env: Env, rule: Rule) -> Applied:
     Raises nothing: whatever is left over is found by the next check.
     """
     skills = 0
-    place: Place | None = Place(rule.id, "", env.now())
+    place: Place | None = None if rule.applied_at else Place(rule.id, "", env.now())
     try:
         for _ in range(STEPS_AT_ONCE):
             if place is None or place.after is None:
@@ -199,7 +200,8 @@ def _has(skill: Skill, rule: Rule) -> bool:
 async def _log_acts(env: Env, rule: Rule, skills: Sequence[Skill]) -> None:
     async def log(skill: Skill) -> None:
         for act in skill.acts:
-            if act.rule == rule.id:
+            lifts = act.kind is ActKind.RESTORE
+            if act.rule == rule.id and lifts == (rule.lifted_at is not None):
                 await keep_in_log(env, skill, act)
 
     await map_bounded(skills, log)

@@ -151,7 +151,9 @@ async def test_of_110_000_skills_the_500_of_an_owner_are_blocked_in_bounded_step
     await lifted(market, rule)
     place = Place(rule.id, "")
     while place is not None and place.after is not None:
+        before = sum(market.kv.operations.values())
         place = (await apply_step(market.env, place)).place
+        assert sum(market.kv.operations.values()) - before <= STEP_OPERATIONS
     assert statuses(market, [*evil, seeded]) == {Status.LISTED}
     assert await shown(market.env) == await shown(away) == 500
 

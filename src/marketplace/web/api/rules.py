@@ -123,7 +123,7 @@ async def _receipt(env: Env, kept: KeptRule, *, status: HTTPStatus = HTTPStatus.
         "rule": _told(kept.rule),
         "stores": kept.stores,
         "applied": applied.skills,
-        "complete": applied.place is None,
+        "complete": applied.place is None and kept.stores.get("postgres", True),
     }
     return private(document, status=status)
 
