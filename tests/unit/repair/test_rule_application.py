@@ -403,6 +403,7 @@ async def test_a_table_restored_from_before_gets_its_rules_back(market: Market, 
         market.tables.put(Held.of(skill, skill.revision))
     if how == "rebuild":
         assert (await start_rebuild(market.env, wait_seconds=20)).complete
+        assert set(market.tables.rules) == {rule.id, other.id}
     await run_light_repair(market.env)
     assert statuses(market, evil) == {Status.BLOCKED}
     assert market.tables.rules[rule.id] == rule
