@@ -149,9 +149,9 @@ class RulePage:
         return {rule_id_in(key) for key in (*self.made, *self.lifted)}
 
 
-async def list_rule_keys(env: Env, *, cursor: str | None = None) -> RulePage:
+async def list_rule_keys(env: Env, *, cursor: str | None = None, limit: int) -> RulePage:
     """One list call. Raises KvError."""
-    page = await kv_access.list_page(env, RULE_PREFIX, cursor=cursor)
+    page = await kv_access.list_page(env, RULE_PREFIX, cursor=cursor, limit=limit)
     names = [key.name for key in page.keys]
     return RulePage(
         [name for name in names if not is_lift_key(name)],

@@ -24,9 +24,9 @@ from marketplace.ports.database import SkillDatabase
 from marketplace.ports.env import Env, get_db
 from marketplace.skills.rules import Rule, RuleLift
 
-_PAGES: Final = 3  # of a thousand keys, of the log, that one check looks at
+_ENTRIES: Final = 200  # of the log, that one call of `replay_rules` looks at
+_PAGES: Final = 15  # of the log, that one check looks at
 _ROWS: Final = 10  # whose entries in the log one check looks at
-_MISSING: Final = 200  # entries of one page that are read and stored at once
 _PLACE: Final = "logged-rules"
 
 
@@ -68,18 +68,16 @@ async def replay_rules(env: Env, cursor: str | None = None) -> ReplayedRules:
 
     Raises DatabaseError, KvError.
     """
-    page = await list_rule_keys(env, cursor=cursor)
+    page = await list_rule_keys(env, cursor=cursor, limit=_ENTRIES)
     database = await get_db(env)
     known = {rule.id: rule for rule in await database.find_rules([], sorted(page.ids))}
-    missing = _missing(page, known)
-    entries = await read_rule_entries(env, missing[:_MISSING])
+    entries = await read_rule_entries(env, _missing(page, known))
     changed = 0
     for rule in entries.rules.values():
         changed += await database.add_rule(rule)
     for lifts in entries.lifts.values():
         changed += await database.lift_rule(min(lifts, key=lambda lift: (lift.at, lift.by)))
-    # With more to do the same page comes again, of which the table has these by then.
-    return ReplayedRules(changed, cursor if changed and len(missing) > _MISSING else page.cursor)
+    return ReplayedRules(changed, page.cursor)
 
 
 def _missing(page: RulePage, known: dict[str, Rule]) -> list[str]:

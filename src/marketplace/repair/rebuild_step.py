@@ -28,7 +28,6 @@ from marketplace.repair.slug_range import find_differences, merge_portion, unmar
 STEP_SECONDS: Final = 20.0
 
 _PAGE_OPERATIONS: Final = 60  # kept free for reading the next page and its aliases
-_RULE_PAGES: Final = 10
 _OUTBOX_OPERATIONS: Final = 4 * OUTBOX_BATCH
 
 
@@ -54,6 +53,8 @@ class Step:
         match self._job.stage:
             case "outbox":
                 return await self._outbox()
+            case "rules":
+                return await self._rules()
             case "acts":
                 return await self._acts()
             case "reconcile":
@@ -82,14 +83,22 @@ class Step:
             drained = await drain_outbox(self._env)
             job.prisma_backfilled += drained.news
             more = drained.entries == OUTBOX_BATCH
-        job.move_to("reconcile" if job.dry_run else "acts")
+        job.move_to("reconcile" if job.dry_run else "rules")
         return True
+
+    async def _rules(self) -> bool:
+        """Rules that the log alone has. The checks apply them."""
+        position = self._job.position
+        while self._has_room():
+            position.cursor = (await replay_rules(self._env, position.cursor)).cursor
+            if position.cursor is None:
+                self._job.move_to("acts")
+                return True
+        return False
 
     async def _acts(self) -> bool:
         """Acts that the log alone has, so that the walk brings them to the records too."""
         position = self._job.position
-        if position.cursor is None:
-            await self._rules()
         while self._has_room(REPLAY_OPERATIONS):
             replayed = await replay_acts(self._env, position.cursor)
             self._job.prisma_backfilled += replayed.skills
@@ -99,15 +108,6 @@ class Step:
                 self._job.move_to("reconcile")
                 return True
         return False
-
-    async def _rules(self) -> None:
-        """Rules that the log alone has; the check applies them. What is left after some pages of
-        a thousand the checks bring too."""
-        cursor: str | None = None
-        for _ in range(_RULE_PAGES):
-            cursor = (await replay_rules(self._env, cursor)).cursor
-            if cursor is None:
-                break
 
     async def _walk(
         self, visit: Callable[[PublishedPage], Awaitable[bool]], *, then: Literal["index", "done"]
