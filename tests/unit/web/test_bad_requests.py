@@ -235,7 +235,7 @@ def test_head_answers_as_get_does(path: str, headers: tuple[tuple[bytes, bytes],
     assert head.status != 405
 
 
-@pytest.mark.parametrize("path", POSTS)
+@pytest.mark.parametrize("path", sorted({*POSTS} - {*GETS}))
 def test_head_does_not_post(path: str) -> None:
     answer = ask("HEAD", path, headers=[OPERATOR])
     assert (answer.status, answer.headers["allow"]) == (405, "POST")
