@@ -28,6 +28,7 @@ from marketplace.ports.database import (
     SkillDatabase,
     Upserted,
     UpsertResult,
+    WithoutVersions,
 )
 from marketplace.ports.dead_letter import DeadLetter
 from marketplace.ports.errors import DatabaseConflict, DatabaseError, DatabaseRejected
@@ -42,6 +43,8 @@ from marketplace.skills.scan import Refusal
 from marketplace.skills.seed import Claim, Seed
 from marketplace.skills.skill import KEPT, MOMENTS, Skill, SkillSummary, Status
 from marketplace.skills.slugs import slugify
+from marketplace.skills.updates import FoundInstalled, Installed, is_superseded
+from marketplace.skills.version_history import SkillVersion, is_new_version, version_of
 from marketplace.skills.withholding import WithheldKey, key_of
 
 Hook = Callable[[str], Awaitable[None]]
@@ -95,6 +98,8 @@ class DatabaseDouble:
     rows: dict[str, Held] = field(default_factory=dict)  # by identity
     identities: dict[str, str] = field(default_factory=dict)  # by slug
     aliases: dict[str, str] = field(default_factory=dict)  # identities, by old slug
+    versions: dict[str, dict[str, SkillVersion]] = field(default_factory=dict)
+    """By identity and place."""
     dead_letters: dict[str, DeadLetter] = field(default_factory=dict)
     audit: dict[str, AuditEntry] = field(default_factory=dict)
     reports: dict[str, SkillReport] = field(default_factory=dict)
@@ -137,12 +142,27 @@ class DatabaseDouble:
             if present.revision != replaced:
                 return None
             values = {field: getattr(present.skill, field) for field in KEPT}
+            self.add_version(present.skill, changed)
             self.put(Held.of(msgspec.structs.replace(changed, **values), present.revision_in_kv))
             return Upserted.UPDATED
         if name is None:
             return None
+        self.add_version(None, changed)
         self.put(Held.of(msgspec.structs.replace(changed, name=name)))
         return Upserted.INSERTED
+
+    def add_version(self, before: Skill | None, after: Skill) -> None:
+        """Add the version that a change makes, if any, and before it the first, if that lacks."""
+        if not is_new_version(before, after):
+            return
+        if before is not None:
+            self.add_first_version(version_of(None, before))
+        version = version_of(before, after)
+        self.versions.setdefault(version.identity, {}).setdefault(version.place, version)
+
+    def add_first_version(self, version: SkillVersion) -> None:
+        """Add a version of a skill that has none."""
+        self.versions.setdefault(version.identity, {version.place: version})
 
     def write_all(self, merged: "Mapping[str, Merged]") -> Sequence[Skill]:
         """Write each of these as `write` does, all or nothing; those that were not written."""
@@ -341,8 +361,41 @@ class DoubleSession:
     def check_rows(self, merged: Mapping[str, Merged]) -> Sequence[Skill]:
         """The second step of `check_skills`."""
         tables = self.tables
-        copy = replace(tables, rows=dict(tables.rows), identities=dict(tables.identities))
+        copy = replace(
+            tables, rows=dict(tables.rows), identities=dict(tables.identities), versions={}
+        )
         return copy.write_all(merged)
+
+    @_operation("list_versions")
+    def list_versions(
+        self, identity: str, *, before: str | None, limit: int
+    ) -> Sequence[SkillVersion]:
+        versions = sorted(self.tables.versions.get(identity, {}).items(), reverse=True)
+        return [each for place, each in versions if before is None or place < before][:limit]
+
+    @_operation("find_installed")
+    def find_installed(
+        self, installed: Sequence[Installed], identities: Sequence[str]
+    ) -> Sequence[FoundInstalled | None]:
+        return [
+            self._installed(each, identity)
+            for each, identity in zip(installed, identities, strict=True)
+        ]
+
+    @_operation("without_versions")
+    def without_versions(self, *, after: str, limit: int) -> WithoutVersions:
+        looked_at = sorted(identity for identity in self.tables.rows if identity > after)[:limit]
+        skills = [
+            self.tables.rows[identity].skill
+            for identity in looked_at
+            if not self.tables.versions.get(identity)
+        ]
+        return WithoutVersions(skills, looked_at[-1] if len(looked_at) == limit else None)
+
+    @_operation("add_first_versions")
+    def add_first_versions(self, versions: Sequence[SkillVersion]) -> None:
+        for version in versions:
+            self.tables.add_first_version(version)
 
     @_operation("add_alias")
     def add_alias(self, alias: str, identity: str) -> None:
@@ -558,6 +611,14 @@ class DoubleSession:
     def _skill_of(self, identity: str) -> Skill | None:
         row = self.tables.rows.get(identity)
         return None if row is None else row.skill
+
+    def _installed(self, installed: Installed, identity: str) -> FoundInstalled | None:
+        tables, slug = self.tables, installed.slug
+        row = tables.rows.get(tables.identities.get(slug) or tables.aliases.get(slug) or identity)
+        if row is None:
+            return None
+        versions = tables.versions.get(row.identity, {}).values()
+        return FoundInstalled(row.summary, is_superseded(installed, row.skill, versions))
 
     def _withheld(self) -> list[Skill]:
         skills = [row.skill for row in self.tables.rows.values()]

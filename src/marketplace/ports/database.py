@@ -20,6 +20,8 @@ from marketplace.skills.listing_rules import ListingQuery, SortKey
 from marketplace.skills.scan import Refusal
 from marketplace.skills.seed import Claim, Seed
 from marketplace.skills.skill import Skill
+from marketplace.skills.updates import FoundInstalled, Installed
+from marketplace.skills.version_history import SkillVersion
 from marketplace.skills.withholding import WithheldKey
 
 T = TypeVar("T")
@@ -88,11 +90,21 @@ class Difference:
     row: Skill | None = None  # of this identity
 
 
+@dataclass(frozen=True, slots=True)
+class WithoutVersions:
+    """Skills that have no version, of a part of the table; ``after``: the identity to go on
+    after, None where the table ends."""
+
+    skills: Sequence[Skill]
+    after: str | None
+
+
 class SkillDatabase(AbstractContextManager["SkillDatabase"], Protocol):
     """The connection to the source of truth, one an invocation. Methods raise DatabaseError.
 
     The order of trust between two states of a skill is ``Skill.revision``; identity is unique and
-    so is the slug. Every method is one statement or one transaction.
+    so is the slug. Every method is one statement or one transaction. A row and the version that it
+    begins are written together.
     """
 
     async def list_skills(
@@ -143,6 +155,26 @@ class SkillDatabase(AbstractContextManager["SkillDatabase"], Protocol):
 
     async def check_skills(self, skills: Sequence[Skill]) -> Sequence[Skill]:
         """Answer and raise as ``upsert_skills`` would, and change nothing."""
+
+    async def list_versions(
+        self, identity: str, *, before: str | None, limit: int
+    ) -> Sequence[SkillVersion]:
+        """The versions of a skill, the newest first, older than the place ``before``."""
+
+    async def find_installed(
+        self, installed: Sequence[Installed], identities: Sequence[str]
+    ) -> Sequence[FoundInstalled | None]:
+        """The skills of these installations, one for each, in order.
+
+        A skill is found by its slug, by a slug that it had, or by the identity at the same place
+        of ``identities`` (empty: none).
+        """
+
+    async def without_versions(self, *, after: str, limit: int) -> WithoutVersions:
+        """Of the ``limit`` rows after an identity, those of which no version is known."""
+
+    async def add_first_versions(self, versions: Sequence[SkillVersion]) -> None:
+        """Add versions of skills that have none; others keep what they have. Idempotent."""
 
     async def add_alias(self, alias: str, identity: str) -> None:
         """Let an old slug lead to the skill of this identity. Idempotent.

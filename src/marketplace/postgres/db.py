@@ -24,6 +24,7 @@ from marketplace.ports.database import (
     SkillDatabase,
     Upserted,
     UpsertResult,
+    WithoutVersions,
 )
 from marketplace.ports.dead_letter import DeadLetter
 from marketplace.ports.errors import (
@@ -47,9 +48,11 @@ from marketplace.skills.listing_rules import ListingQuery, document_terms, title
 from marketplace.skills.merging import merge
 from marketplace.skills.scan import Refusal
 from marketplace.skills.seed import Claim, Seed
-from marketplace.skills.skill import Skill, Status
+from marketplace.skills.skill import Skill, SkillSummary, Status
 from marketplace.skills.slugs import normalize_repository
 from marketplace.skills.stored import without_nul
+from marketplace.skills.updates import FoundInstalled, Installed
+from marketplace.skills.version_history import SkillVersion, is_new_version, version_of
 from marketplace.skills.withholding import WithheldKey
 from pgwire import (
     Connection,
@@ -78,6 +81,8 @@ _NO_LIMIT: Final = 2**31
 _DIGEST_MODULUS: Final = 2**64
 
 _read_skill_json = msgspec.json.Decoder(Skill).decode
+_read_summary_json = msgspec.json.Decoder(SkillSummary).decode
+_read_version_json = msgspec.json.Decoder(SkillVersion).decode
 _read_dead_letter_json = msgspec.json.Decoder(DeadLetter).decode
 _read_audit_json = msgspec.json.Decoder(AuditEntry).decode
 _read_report_json = msgspec.json.Decoder(SkillReport).decode
@@ -208,7 +213,8 @@ class PostgresSkillDatabase:
         """Write a state over the row that it was made from; None: another session has changed
         that row. Raises DatabaseConflict where no slug is free, or another took it meanwhile."""
         replaced = [] if row is None else [row.revision]
-        parameters = (_json([_row(skill)]), replaced, skill.identity, candidates)
+        versions = _versions_json([(row, skill)])
+        parameters = (_json([_row(skill)]), replaced, skill.identity, candidates, versions)
         for outcome, stored in _filled(await self._query(queries.UPSERT_SKILL, *parameters)):
             if outcome == _NO_SLUG:
                 raise DatabaseConflict(f"no slug is free for {skill.identity}")
@@ -219,10 +225,11 @@ class PostgresSkillDatabase:
         unplaced: list[Skill] = []
         waiting = skills
         for _ in range(MAX_ATTEMPTS):
-            merged, replaced = await self._merge(waiting)
+            merged, rows = await self._merge(waiting)
             if not merged:
                 return unplaced
-            result = await self._write(queries.UPSERT_SKILLS, _rows_json(merged), replaced)
+            parameters = _bulk_parameters(merged, rows)
+            result = await self._write(queries.UPSERT_SKILLS, *parameters)
             left = [merged[identity] for (identity,) in _filled(result)]
             rows = await self.get_skills([skill.identity for skill in left])
             unplaced += [skill for skill in left if skill.identity not in rows]
@@ -230,13 +237,13 @@ class PostgresSkillDatabase:
         return [*unplaced, *waiting]
 
     async def check_skills(self, skills: Sequence[Skill]) -> Sequence[Skill]:
-        merged, replaced = await self._merge(skills)
+        merged, rows = await self._merge(skills)
         if not merged:
             return []
         try:
             _, result, _ = await self._pipeline(
                 Statement("begin"),
-                Statement(queries.UPSERT_SKILLS, (_rows_json(merged), replaced)),
+                Statement(queries.UPSERT_SKILLS, _bulk_parameters(merged, rows)),
                 Statement("rollback"),
             )
         except DatabaseError:
@@ -245,9 +252,9 @@ class PostgresSkillDatabase:
             raise
         return [merged[identity] for (identity,) in _filled(result)]
 
-    async def _merge(self, skills: Sequence[Skill]) -> tuple[dict[str, Skill], list[str]]:
-        """The states by identity, merged with their rows; and the revisions of the rows that this
-        changes. A row that has all of it already is left out."""
+    async def _merge(self, skills: Sequence[Skill]) -> tuple[dict[str, Skill], Mapping[str, Skill]]:
+        """The states by identity, merged with their rows; and the rows. A state that its row has
+        already is left out."""
         rows = await self.get_skills(sorted({skill.identity for skill in skills}))
         merged: dict[str, Skill] = dict(rows)
         for skill in skills:
@@ -258,7 +265,41 @@ class PostgresSkillDatabase:
             for identity, skill in merged.items()
             if identity not in rows or skill.revision != rows[identity].revision
         }
-        return changed, [rows[identity].revision for identity in changed if identity in rows]
+        return changed, rows
+
+    async def list_versions(
+        self, identity: str, *, before: str | None, limit: int
+    ) -> Sequence[SkillVersion]:
+        result = await self._query(queries.LIST_VERSIONS, identity, before, limit)
+        return [_read_version_json(version) for (version,) in _filled(result)]
+
+    async def find_installed(
+        self, installed: Sequence[Installed], identities: Sequence[str]
+    ) -> Sequence[FoundInstalled | None]:
+        result = await self._query(
+            queries.FIND_INSTALLED,
+            [each.slug for each in installed],
+            identities,
+            [each.version for each in installed],
+            [each.digits for each in installed],
+        )
+        return [
+            None if skill is None else FoundInstalled(_read_summary_json(skill), superseded == "t")
+            for skill, superseded in result.rows
+        ]
+
+    async def without_versions(self, *, after: str, limit: int) -> WithoutVersions:
+        looked, found = await self._pipeline(
+            Statement(queries.LOOK_FOR_VERSIONS, (after, limit)),
+            Statement(queries.WITHOUT_VERSIONS, (after, limit)),
+        )
+        ((last, count),) = looked.rows
+        skills = [_read_skill_json(skill) for (skill,) in _filled(found)]
+        return WithoutVersions(skills, last if int(count or 0) == limit else None)
+
+    async def add_first_versions(self, versions: Sequence[SkillVersion]) -> None:
+        rows = [_version_row(version, first=True) for version in versions]
+        await self._query(queries.ADD_FIRST_VERSIONS, _json(rows))
 
     async def add_alias(self, alias: str, identity: str) -> None:
         await self._query(queries.ADD_ALIAS, alias, identity)
@@ -464,8 +505,32 @@ def _claims(result: Result) -> list[Claim]:
     return [Claim(*row) for row in _filled(result)]
 
 
-def _rows_json(skills: Mapping[str, Skill]) -> str:
-    return _json([_row(skill) for skill in skills.values()])
+def _bulk_parameters(
+    merged: Mapping[str, Skill], rows: Mapping[str, Skill]
+) -> tuple[Parameter, ...]:
+    """Of UPSERT_SKILLS."""
+    replaced = [rows[identity].revision for identity in merged if identity in rows]
+    steps = [(rows.get(identity), skill) for identity, skill in merged.items()]
+    return (_json([_row(skill) for skill in merged.values()]), replaced, _versions_json(steps))
+
+
+def _versions_json(steps: Sequence[tuple[Skill | None, Skill]]) -> str:
+    """The versions that skills become by changes, each given as the state before and after.
+
+    The state before is a version too, if the table has none of the skill: it may be from before
+    there were versions.
+    """
+    rows: list[dict[str, Any]] = []
+    for before, after in steps:
+        if is_new_version(before, after):
+            if before is not None:
+                rows.append(_version_row(version_of(None, before), first=True))
+            rows.append(_version_row(version_of(before, after)))
+    return _json(rows)
+
+
+def _version_row(version: SkillVersion, *, first: bool = False) -> dict[str, Any]:
+    return msgspec.structs.asdict(version) | {"first": first}
 
 
 def _row(skill: Skill) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from marketplace.ports.audit import AuditEntry
 from marketplace.ports.dead_letter import DeadLetter
 from marketplace.ports.skill_report import SkillReport
 from marketplace.skills.skill import KEPT, Skill, SkillSummary
+from marketplace.skills.version_history import SkillVersion
 
 _COLUMN_TYPES: Final[dict[type[inspect.Type], str]] = {
     inspect.StrType: "text",
@@ -99,6 +100,32 @@ _ON_CONFLICT = """
 )
 
 
+_VERSION_COLUMNS = {
+    field.name: _column_type(inspect.type_info(field.type))
+    for field in msgspec.structs.fields(SkillVersion)
+}
+
+
+def _add_versions(parameter: str, *, written: str) -> str:
+    """An INSERT of the versions in a JSON parameter, whose identity is among those ``written``.
+
+    A version that is a skill's ``first`` is left out where the skill has any.
+    """
+    columns = ", ".join(_VERSION_COLUMNS)
+    types = ", ".join(f"{column} {type_}" for column, type_ in _VERSION_COLUMNS.items())
+    return f"""
+        insert into skill_version ({columns})
+        select {columns}
+        from json_to_recordset({parameter}::json) as version ({types}, first boolean)
+        where {written} and not (
+            first
+            and exists (select from skill_version as kept where kept.identity = version.identity)
+        )
+        order by identity, place
+        on conflict do nothing
+    """
+
+
 GET_SKILL: Final = f"""
 select {skill_json("skill")}
 from skill
@@ -149,13 +176,16 @@ written as (
     {_ON_CONFLICT}
     -- A row version that an UPDATE made carries the lock of its transaction in xmax.
     returning stored.*, stored.xmax = 0 as inserted
+),
+versioned as (
+    {_add_versions("$5", written="exists (select from written)")}
 )
 select case when inserted then 'inserted' else 'updated' end, {skill_json("written")} from written
 union all
 select 'no-slug', '{{}}' from chosen where name is null
 """
 """$1 JSON array of one record, $2 the revision that it replaces, as an array, empty for none; $3
-identity, $4 candidate slugs.
+identity, $4 candidate slugs, $5 JSON array of the versions that it begins.
 
 One row: what happened, and the skill as it stands. No row: the identity has a row of another
 revision, or of none that this statement's snapshot sees. A unique_violation on ``skill_name_key``
@@ -185,11 +215,82 @@ written as (
     order by record.identity
     {_ON_CONFLICT}
     returning stored.identity
+),
+versioned as (
+    {_add_versions("$3", written="identity in (select identity from written)")}
 )
 select identity from record where identity not in (select identity from written)
 """
-"""$1 JSON array of records, each identity once; $2 the revisions that they replace. Returns the
-identities that were not written."""
+"""$1 JSON array of records, each identity once; $2 the revisions that they replace; $3 JSON array
+of the versions that they begin. Returns the identities that were not written."""
+
+_VERSION_JSON = _json_of(SkillVersion, "skill_version")
+
+LIST_VERSIONS: Final = f"""
+select {_VERSION_JSON}
+from skill_version
+where identity = $1::text and ($2::text is null or place < $2::text)
+order by place desc
+limit $3::bigint
+"""
+"""$1 identity, $2 the place before the page or NULL, $3 limit."""
+
+
+def _names_digits(table: str) -> str:
+    fields = ("commit", "content_digest", "skill_md_digest")
+    matches = " or ".join(f"starts_with({table}.{field}, asked.digits)" for field in fields)
+    return f"(asked.digits <> '' and coalesce({matches}, false))"
+
+
+FIND_INSTALLED: Final = f"""
+select
+    case when skill.identity is not null then {SUMMARY_JSON} end,
+    skill.identity is not null and not {_names_digits("skill")} and exists (
+        select from skill_version as version
+        where version.identity = skill.identity and (
+            (version.version = asked.version and version.version <> skill.current_version)
+            or (
+                {_names_digits("version")}
+                and (version.version <> skill.current_version
+                    or version.content_digest is distinct from skill.content_digest)
+            )
+        )
+    )
+from unnest($1::text[], $2::text[], $3::text[], $4::text[])
+    with ordinality as asked (slug, identity, version, digits, number)
+left join skill_alias on skill_alias.alias = asked.slug
+left join skill as named on named.name = asked.slug
+left join skill on skill.identity = coalesce(
+    named.identity, skill_alias.identity, nullif(asked.identity, '')
+)
+order by asked.number
+"""
+"""$1 slugs, $2 identities, $3 versions, $4 digits of what is installed, each empty for none. One
+row for each, in order; `updates.is_superseded` says the same of a skill and its versions."""
+
+LOOK_FOR_VERSIONS: Final = """
+select max(identity), count(*)
+from (
+    select identity from skill where identity > $1::text order by identity limit $2::bigint
+) as looked_at
+"""
+"""$1 the identity before, $2 limit. The last of the rows that WITHOUT_VERSIONS looks at, and how
+many these are."""
+
+WITHOUT_VERSIONS: Final = f"""
+select {skill_json("looked_at")}
+from (
+    select * from skill where identity > $1::text order by identity limit $2::bigint
+) as looked_at
+where not exists (
+    select from skill_version where skill_version.identity = looked_at.identity
+)
+order by identity
+"""
+"""$1 the identity before, $2 limit."""
+
+ADD_FIRST_VERSIONS: Final = _add_versions("$1", written="true")
+"""$1 JSON array of versions."""
 
 ADD_ALIAS: Final = """
 insert into skill_alias (alias, identity) values ($1::text, $2::text) on conflict do nothing
