@@ -18,6 +18,7 @@ from marketplace.publishing.publish import Published, publish_skills
 from marketplace.publishing.submissions import ask_again
 from marketplace.publishing.withheld import refresh_withheld
 from marketplace.repair.logged_acts import reconcile_acts
+from marketplace.repair.missing_versions import fill_versions
 from marketplace.skills.change import State
 
 _ROW_BATCH: Final = 200
@@ -28,6 +29,7 @@ class LightRepairReport(msgspec.Struct, rename="camel"):
     kv_backfilled: int = 0  # skills
     asked_again: int = 0  # submissions
     acts_replayed: int = 0  # skills that got acts back from the log
+    versions_added: int = 0  # of skills that had none
     errors: list[str] = msgspec.field(default_factory=list)
 
 
@@ -40,6 +42,7 @@ async def run_light_repair(env: Env) -> LightRepairReport:
         _write_missing_records,
         _reconcile_acts,
         _write_withheld,
+        _fill_versions,
         _move_letters,
         _ask_again,
     )
@@ -65,6 +68,10 @@ async def _reconcile_acts(env: Env, report: LightRepairReport) -> None:
 
 async def _write_withheld(env: Env, _report: LightRepairReport) -> None:
     await refresh_withheld(env)
+
+
+async def _fill_versions(env: Env, report: LightRepairReport) -> None:
+    report.versions_added = await fill_versions(env)
 
 
 async def _move_letters(env: Env, _report: LightRepairReport) -> None:

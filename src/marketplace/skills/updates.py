@@ -6,29 +6,19 @@ nothing is known of the installed one.
 
 import re
 from collections.abc import Iterable
-from enum import StrEnum
 from typing import Final
 
 import msgspec
 
-from marketplace.skills.skill import Skill, SkillSummary, Status
+from marketplace.skills.skill import Skill, SkillSummary
 from marketplace.skills.slugs import identity_of, is_slug, slugify
 from marketplace.skills.tiers import CertTier
 from marketplace.skills.version_history import SkillVersion
 from marketplace.skills.versions import VersionBump, is_version, version_bump, version_order
+from marketplace.skills.withholding import Standing, standing_of
 
 MIN_DIGITS: Final = 7  # of an abbreviated commit
 _DIGITS: Final = re.compile(rf"[0-9a-f]{{{MIN_DIGITS},64}}", re.ASCII)
-
-
-class Standing(StrEnum):
-    """What an installer is told of a skill; only a LISTED one is handed out."""
-
-    LISTED = "LISTED"
-    SCAN_FAILED = "SCAN_FAILED"
-    WITHDRAWN = "WITHDRAWN"
-    BLOCKED = "BLOCKED"
-    UNKNOWN = "UNKNOWN"
 
 
 class Installed(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,13 +75,6 @@ def digits_of(sha: str | None) -> str:
     """The hexadecimal digits of a commit or a digest; empty for what is neither."""
     digits = (sha or "").lower().removeprefix("sha256:")
     return digits if _DIGITS.fullmatch(digits) else ""
-
-
-def standing_of(skill: SkillSummary) -> Standing:
-    """A skill that is withheld is told as that, even if it failed its scan too."""
-    if skill.status is not Status.LISTED:
-        return Standing(skill.status)
-    return Standing.LISTED if skill.scan_failed_at is None else Standing.SCAN_FAILED
 
 
 def update_of(installed: Installed, found: FoundInstalled | None) -> Update:

@@ -13,6 +13,7 @@ from marketplace.web.api import (
     reports,
     skills,
     submissions,
+    versions,
 )
 from marketplace.web.limits import BodyLimit
 from marketplace.web.pages import skill_page
@@ -31,6 +32,7 @@ def create_app() -> FastAPI:
     )
     add_problem_handlers(app)
     app.include_router(skills.router)
+    app.include_router(versions.router)
     app.include_router(block_list.router)
     app.include_router(submissions.router)
     app.include_router(skill_page.router)

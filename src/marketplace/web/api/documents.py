@@ -11,6 +11,8 @@ from marketplace.ports.audit import AuditEntry
 from marketplace.ports.skill_report import SkillReport
 from marketplace.skills.skill import INTERNAL, Skill, SkillSummary
 from marketplace.skills.submission import SubmissionState, SubmissionStatus
+from marketplace.skills.tiers import CertTier
+from marketplace.skills.updates import Update
 
 
 class Document(BaseModel):
@@ -145,6 +147,40 @@ class ReportsDocument(Document):
 
     reports: list[SkillReportDocument]  # type: ignore[valid-type]  # a variable, for mypy
     next_cursor: str | None
+
+
+class VersionDocument(Document):
+    """A version as it was listed first. ``createdAt``: when a scanner read it; ``contentHash``:
+    SHA-256 of its archive."""
+
+    version: str
+    cert_tier: CertTier
+    created_at: str
+    content_hash: str | None
+    cert_score: int
+    diff_summary: str
+    commit: str | None
+
+
+class VersionsDocument(_Answered):
+    """The versions of a skill, the newest first."""
+
+    versions: list[VersionDocument]
+    next_cursor: str | None
+
+
+UpdateDocument = create_model(
+    "UpdateDocument",
+    __base__=Document,
+    __doc__=Update.__doc__,
+    **_fields_of(Update),
+)
+
+
+class UpdatesDocument(_Answered):
+    """What is told of installed skills, in the order asked."""
+
+    results: list[UpdateDocument]  # type: ignore[valid-type]  # a variable, for mypy
 
 
 class ProblemDocument(BaseModel):
