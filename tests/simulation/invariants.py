@@ -8,8 +8,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import msgspec
+
 from marketplace.catalog.source_chain import TooLate
-from marketplace.kv.keys import OUTBOX_PREFIX, SKILL_PREFIX
+from marketplace.kv.acceptance_log import LoggedAct
+from marketplace.kv.keys import ACT_PREFIX, OUTBOX_PREFIX, SKILL_PREFIX
 from marketplace.ports.env import READ_BUDGET_SECONDS
 from marketplace.ports.errors import StorageError
 from marketplace.publishing.messages import scanned_at_of
@@ -53,6 +56,7 @@ class Snapshot:
     rows: Mapping[str, Held]  # by identity
     records: Mapping[str, Held]  # by slug
     outbox: list[Held]
+    logged: list[LoggedAct]
 
     def all(self) -> Iterable[Held]:
         """What any durable store holds."""
@@ -66,10 +70,12 @@ class Snapshot:
         return decided
 
     def acts(self) -> dict[str, set[str]]:
-        """The ids of the acts on each identity in any durable store."""
+        """The ids of the acts on each identity in any durable store, the log among them."""
         acts: dict[str, set[str]] = {}
         for held in self.all():
             acts.setdefault(held.identity, set()).update(act.id for act in held.skill.acts)
+        for logged in self.logged:
+            acts.setdefault(logged.identity, set()).add(logged.act.id)
         return acts
 
 
@@ -119,7 +125,9 @@ class Truth:
         world = self.world
         records = {held.name: held for held in self._read_all(SKILL_PREFIX)}
         rows = dict(world.marketplace.rows(world.database))
-        return Snapshot(rows, records, self._read_all(OUTBOX_PREFIX))
+        values = (world.kv.peek(key) for key in world.kv.keys(ACT_PREFIX))
+        logged = [msgspec.json.decode(value, type=LoggedAct) for value in values if value]
+        return Snapshot(rows, records, self._read_all(OUTBOX_PREFIX), logged)
 
     def _read_all(self, prefix: str) -> list[Held]:
         kv = self.world.kv
