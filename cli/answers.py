@@ -199,6 +199,17 @@ class Verdict(msgspec.Struct, kw_only=True, rename="camel"):
     reason: str | None = None
 
 
+class ListedVersion(msgspec.Struct, kw_only=True, rename="camel"):
+    """A version as it was listed first."""
+
+    version: str
+    created_at: str
+    cert_tier: str
+    cert_score: int
+    diff_summary: str
+    commit: str | None = None
+
+
 class SubmissionState(msgspec.Struct, kw_only=True, rename="camel"):
     """Where a submission stands."""
 
@@ -217,6 +228,7 @@ class ShownSkill(msgspec.Struct, kw_only=True):
     row: dict[str, Any] | None = None
     record: dict[str, Any] | str | None = None
     acts: list[Act] = []
+    versions: list[ListedVersion] = []
     verdicts: list[Verdict] = []
     submissions: list[SubmissionState] = []
     source: str = ""

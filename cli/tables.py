@@ -277,7 +277,7 @@ def reports(found: Sequence[Report]) -> RenderableType:
 
 
 def skill(shown: ShownSkill) -> RenderableType:
-    """A skill: its copies, what was done to it, what scans said, and its submissions."""
+    """A skill: its copies, what was done to it, its versions, what scans said, its submissions."""
     parts: list[RenderableType] = [
         Text.assemble(
             _skill_status(shown.skill.get("name"), shown.skill.get("status")),
@@ -291,7 +291,7 @@ def skill(shown: ShownSkill) -> RenderableType:
         parts.append(Text("The copies agree.", "green"))
     else:
         parts.append(plain(shown.finding, "bold red"))
-    parts += [_acts("Acts", shown.acts), _verdicts(shown), _submissions(shown)]
+    parts += [_acts("Acts", shown.acts), _versions(shown), _verdicts(shown), _submissions(shown)]
     return Group(*parts)
 
 
@@ -342,6 +342,23 @@ def _acts(title: str, acts: Sequence[Act]) -> RenderableType:
             plain(act.by),
             plain(act.reason),
             state,
+        )
+    return table
+
+
+def _versions(shown: ShownSkill) -> RenderableType:
+    if not shown.versions:
+        return Text("Versions: none.")
+    columns = ("read at", "version", "tier", "score", "commit", "what changed")
+    table = _table("Versions", *columns, right=["score"])
+    for version in shown.versions:
+        table.add_row(
+            plain(version.created_at),
+            plain(version.version, "bold"),
+            plain(version.cert_tier),
+            plain(version.cert_score),
+            plain(version.commit),
+            plain(version.diff_summary),
         )
     return table
 

@@ -16,12 +16,17 @@ from tests.worker.storage import keys
 PUBLIC: Final = {
     "/api/v1/health",
     "/api/v1/skills",
+    "/api/v1/blocklist",
+    "/api/v1/blocklist/check",
     "/api/v1/skills/categories",
+    "/api/v1/skills/check-updates",
     "/api/v1/skills/count",
     "/api/v1/skills/search",
     "/api/v1/skills/{slug}",
     "/api/v1/skills/{slug}/reports",
+    "/api/v1/skills/{slug}/versions",
     "/api/v1/skills/{owner}/{repo}/{skill}",
+    "/api/v1/skills/{owner}/{repo}/{skill}/versions",
     "/api/v1/submissions",
     "/api/v1/submissions/{submission_id}",
 }

@@ -504,6 +504,17 @@ def shown(**changes: Any) -> dict[str, Any]:
         "row": SKILL,
         "record": SKILL,
         "acts": [BLOCKED, LIFTED, RESTORED | {"lifts": ["act-2"]}],
+        "versions": [
+            {
+                "version": "1.4.0",
+                "certTier": "SCANNED",
+                "createdAt": "2026-11-23T08:00:00.000Z",
+                "contentHash": "d1" * 32,
+                "certScore": 90,
+                "diffSummary": "Labels changed.",
+                "commit": None,
+            }
+        ],
         "verdicts": [
             {
                 "submissionId": "sub-1",
@@ -532,6 +543,8 @@ def test_a_skill_is_shown_with_all_that_is_known(marketplace: FakeMarketplace) -
         "ann",
         "lifted by act-3",
         "lifts act-2",
+        "1.4.0",
+        "Labels changed.",
         "583231",
         "skills/pdf",
         "PUBLISHED",
@@ -578,7 +591,9 @@ def test_a_field_that_differs_is_shown_though_it_is_usually_not(
 
 
 def test_a_seed_skill_without_copies_is_no_finding(marketplace: FakeMarketplace) -> None:
-    bare = shown(row=None, record=None, acts=[], verdicts=[], submissions=[], source="seed")
+    bare = shown(
+        row=None, record=None, acts=[], versions=[], verdicts=[], submissions=[], source="seed"
+    )
     marketplace.on("GET", f"{SKILLS}/pdf-tools", bare)
     result = marketplace.run("show", "pdf-tools")
     assert result.exit_code == 0
