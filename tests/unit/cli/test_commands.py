@@ -855,11 +855,21 @@ def test_scan_pass_reports_verdicts_and_their_rejections(marketplace: FakeMarket
     )
     verdict = {"accepted": ["s1"], "rejected": [{"submissionId": "s2", "reason": "not known yet"}]}
     marketplace.on("POST", SCANS, httpx.Response(202, json=verdict))
-    text = "\n".join(json.dumps(submission(name)) for name in ("one", "two", "three", "four"))
+    told = {"description": "Does it.", "labels": ["a"]}
+    first = submission("one") | told | {"skillPath": "skills/one"}
+    others = (submission(name) for name in ("two", "three", "four"))
+    text = "\n".join(map(json.dumps, (first, *others)))
     result = marketplace.run("publish", "-", "--scan-pass", "--score", "87", "--json", stdin=text)
     assert result.exit_code == 1
+    passed = {"verdict": "PASS", "score": 87}
     assert marketplace.bodies(SCANS) == [
-        {"results": [{"submissionId": i, "verdict": "PASS", "score": 87} for i in ("s1", "s2")]}
+        {
+            "results": [
+                {"submissionId": "s1", **passed}
+                | {"skill": {"name": "one", **told}, "path": "skills/one"},
+                {"submissionId": "s2", **passed, "skill": {"name": "two"}},
+            ]
+        }
     ]
     assert all("x-internal-key" in request.headers for request in marketplace.requests)
     results = json.loads(result.stdout)["results"]
