@@ -18,8 +18,6 @@ PUBLIC: Final = {
     "/api/v1/blocklist/check",
     "/api/v1/health",
     "/api/v1/skills",
-    "/api/v1/blocklist",
-    "/api/v1/blocklist/check",
     "/api/v1/skills/categories",
     "/api/v1/skills/check-updates",
     "/api/v1/skills/count",
