@@ -302,6 +302,43 @@ async def test_what_was_listed_before_is_superseded(connect: DatabaseConnector) 
     assert [each is not None and each.superseded for each in found] == list(cases.values())
 
 
+async def test_content_that_changed_under_one_number_is_told_by_its_digest(
+    connect: DatabaseConnector,
+) -> None:
+    with await connect() as db:
+        for at, digest in ((JANUARY, ONE), (FEBRUARY, TWO), (MARCH, ONE)):
+            await publish(db, facts(at, content_digest=digest))
+        asked = [installed(digits=digits) for digits in (ONE, TWO, THREE, "")]
+        found = await db.find_installed(asked, [""] * len(asked))
+    assert [each is not None and each.superseded for each in found] == [False, True, False, False]
+
+
+async def test_a_commit_that_changed_no_content_is_no_older_state(
+    connect: DatabaseConnector,
+) -> None:
+    with await connect() as db:
+        await publish(db, facts(content_digest=ONE, commit="a" * 40))
+        await publish(db, facts(FEBRUARY, content_digest=ONE, commit="b" * 40))
+        (found,) = await db.find_installed([installed(digits="a" * 40)], [""])
+    assert found is not None
+    assert not found.superseded
+
+
+async def test_a_row_that_comes_back_finds_its_versions(
+    postgres_server: PostgresServer, database: str, postgres: DatabaseConnector
+) -> None:
+    states = [facts(content_digest=ONE), facts(FEBRUARY, "2.0.0", content_digest=TWO)]
+    with await postgres() as db:
+        for state in states:
+            await publish(db, state)
+        before = await told(db)
+        for write in (lambda: publish(db, states[1]), lambda: db.upsert_skills(states)):
+            with await postgres_server.connect(database) as connection:
+                await connection.query("delete from skill")
+            await write()
+            assert await told(db) == before
+
+
 async def test_the_statement_and_the_rule_agree(connect: DatabaseConnector) -> None:
     chance = random.Random(11)
     pool = ["1.0.0", "1.1.0", "v1", "", "9999999999"]

@@ -63,9 +63,7 @@ async def _told_by_log(reading: Reading, found: Answer[Skill]) -> Sequence[Skill
     """Where the log has more verdicts than one look reads, the oldest versions are left out."""
     skill = found.value
     verdicts = await read_verdicts(reading.env, skill.identity, newest=MAX_VERDICTS + 1)
-    # Of a skill that the index alone has, only what listings show is known.
-    whole = None if found.source is Source.KV_INDEX and verdicts else skill
-    versions = versions_told(verdicts[-MAX_VERDICTS:], skill.acts, whole)
+    versions = versions_told(verdicts[-MAX_VERDICTS:], skill.acts, skill)
     if len(verdicts) <= MAX_VERDICTS:
         return versions
     reading.reasons.append(f"{Source.KV_ENUMERATION}: older verdicts")

@@ -84,7 +84,7 @@ def version_of(before: Skill | None, after: Skill) -> SkillVersion:
 
 
 def versions_told(
-    verdicts: Iterable[Scan], acts: Acts, present: Skill | None
+    verdicts: Iterable[Scan], acts: Acts, present: Skill | None = None
 ) -> Sequence[SkillVersion]:
     """The versions that all verdicts on a skill tell of, the newest first.
 
