@@ -305,3 +305,25 @@ async def test_one_of_many_gets_a_lease(postgres: DatabaseConnector) -> None:
     for number in range(ROUNDS // 4):
         won = await asyncio.gather(*(acquire(f"lease-{number}", h) for h in range(SESSIONS)))
         assert sum(won) == 1
+
+
+@pytest.mark.parametrize("in_bulk", [False, True])
+@pytest.mark.parametrize("known", [False, True])
+async def test_a_row_whose_revision_another_version_of_the_code_made_is_changed_too(
+    open_connection: OpenConnection, in_bulk: bool, known: bool
+) -> None:
+    blocked = with_acts(skill(), _BLOCK)
+    with await open_connection() as connection:
+        db = PostgresSkillDatabase(connection)
+        await publish(db, skill())
+        await connection.query("update skill set revision = 'of another version'")
+        if in_bulk:
+            assert await db.upsert_skills([blocked]) == []
+        else:
+            await db.upsert_skill(State(blocked), candidates=[], row=skill() if known else None)
+
+        stored = await db.get_skill(blocked.name)
+        assert stored is not None
+        assert stored.acts == blocked.acts
+        revision = (await connection.query("select revision from skill")).scalar()
+        assert revision == stored.revision == blocked.revision

@@ -10,8 +10,9 @@ from tests.simulation.schedule import generate
 SCHEDULES = 3000
 AT_ONCE = 250  # schedules of one test, so that the tests share the processors
 MAX_SCHEDULES = 10_000  # within which every missing protection must show
-BY_HAND = {"leaves-notes-unasked"}
-"""What chance does not find: tests/unit/repair/test_rebuild.py has the schedule."""
+BY_HAND = {"forgets-what-waits", "leaves-notes-unasked", "writes-older-rows-over-newer-records"}
+"""What chance does not find: tests/unit/publishing/test_publish.py and tests/unit/repair/
+test_rebuild.py have the schedules."""
 
 FOUND_AT = {
     "acknowledges-failures": 50,
@@ -25,7 +26,6 @@ FOUND_AT = {
     "notes-a-redrive-when-it-was-sent": 80,
     "takes-any-verdict-for-the-one-asked-for": 72,
     "waits-for-queues-for-ever": 72,
-    "writes-older-rows-over-newer-records": 1371,
     "writes-over-records-of-others": 614,
 }
 """The first seed that shows a protection missing, where few do. It is tried before all others, and

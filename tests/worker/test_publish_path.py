@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from marketplace.kv.keys import identity_key
+from marketplace.kv.keys import identity_key, verdict_prefix
 from marketplace.skills.slugs import identity_of
 from tests.worker.marketplace import Marketplace
 from tests.worker.publishing import (
@@ -107,7 +107,7 @@ def test_a_skill_that_passed_without_facts_is_provisional(client: httpx.Client) 
     assert (skill["provisional"], skill["description"]) == (True, "")
 
 
-def test_a_submission_expires_until_it_has_passed(
+def test_a_submission_expires_and_its_verdict_does_not(
     marketplace: Marketplace, client: httpx.Client
 ) -> None:
     submission_id = submit(client, "path-twelve", "Fleeting")["id"]
@@ -121,7 +121,9 @@ def test_a_submission_expires_until_it_has_passed(
     report(client, submission_id)
     wait_published(client, submission_id)
 
-    for key in (f"sub:{submission_id}", f"scan:{submission_id}", f"published:{submission_id}"):
+    entries = keys(marketplace, verdict_prefix(identity))
+    assert len(entries) == 1
+    for key in (*entries, f"scan:{submission_id}", f"published:{submission_id}"):
         assert control.kv_get(key) is not None, key
         assert control.kv_expiration(key) is None, key
     assert not [key for key in keys(marketplace, "pending:") if key.endswith(submission_id)]

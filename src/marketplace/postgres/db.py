@@ -8,6 +8,7 @@ may).
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, Self
 
 import msgspec
@@ -134,6 +135,14 @@ def _lost_a_race(error: PostgresError) -> bool:
     return took_our_slug or error.sqlstate.startswith(_SERIALIZATION_CLASS)
 
 
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A row, and the revision in its column, which another version of this code may have made."""
+
+    skill: Skill
+    revision: str
+
+
 class PostgresSkillDatabase:
     """One session. Its methods are those of ``ports.database.SkillDatabase``, which documents
     them."""
@@ -181,25 +190,33 @@ class PostgresSkillDatabase:
         return _claims(claims)
 
     async def get_skills(self, identities: Sequence[str]) -> Mapping[str, Skill]:
+        rows = await self._rows(identities)
+        return {identity: row.skill for identity, row in rows.items()}
+
+    async def _rows(self, identities: Sequence[str]) -> Mapping[str, "_Row"]:
         if not identities:
             return {}
         result = await self._query(queries.GET_SKILLS, identities)
-        return {identity: _read_skill_json(skill) for identity, skill in _filled(result)}
+        return {
+            identity: _Row(_read_skill_json(skill), revision)
+            for identity, revision, skill in _filled(result)
+        }
 
     async def upsert_skill(
         self, change: Change, *, candidates: Sequence[str], row: Skill | None = None
     ) -> UpsertResult | Refusal:
         lost: DatabaseConflict | None = None
+        present = None if row is None else _Row(row, row.revision)
         for attempt in range(MAX_ATTEMPTS):
-            if attempt or row is None:
-                row = await self.get_skill_by_identity(change.identity)
-            changed = change.onto(row)
+            if attempt or present is None:
+                present = (await self._rows([change.identity])).get(change.identity)
+            changed = change.onto(None if present is None else present.skill)
             if isinstance(changed, Refusal):
                 return changed
-            if row is not None and changed.revision == row.revision:
-                return UpsertResult(row, Upserted.UNCHANGED)
+            if present is not None and changed.revision == present.revision:
+                return UpsertResult(present.skill, Upserted.UNCHANGED)
             try:
-                stored = await self._store(changed, candidates, row)
+                stored = await self._store(changed, candidates, present)
             except DatabaseConflict as error:
                 lost = error
             else:
@@ -208,12 +225,12 @@ class PostgresSkillDatabase:
         raise lost or DatabaseConflict(f"others changed {change.identity} {MAX_ATTEMPTS} times")
 
     async def _store(
-        self, skill: Skill, candidates: Sequence[str], row: Skill | None
+        self, skill: Skill, candidates: Sequence[str], row: "_Row | None"
     ) -> UpsertResult | None:
         """Write a state over the row that it was made from; None: another session has changed
         that row. Raises DatabaseConflict where no slug is free, or another took it meanwhile."""
         replaced = [] if row is None else [row.revision]
-        versions = _versions_json([(row, skill)])
+        versions = _versions_json([(None if row is None else row.skill, skill)])
         parameters = (_json([_row(skill)]), replaced, skill.identity, candidates, versions)
         for outcome, stored in _filled(await self._query(queries.UPSERT_SKILL, *parameters)):
             if outcome == _NO_SLUG:
@@ -231,7 +248,7 @@ class PostgresSkillDatabase:
             parameters = _bulk_parameters(merged, rows)
             result = await self._write(queries.UPSERT_SKILLS, *parameters)
             left = [merged[identity] for (identity,) in _filled(result)]
-            rows = await self.get_skills([skill.identity for skill in left])
+            rows = await self._rows([skill.identity for skill in left])
             unplaced += [skill for skill in left if skill.identity not in rows]
             waiting = [skill for skill in left if skill.identity in rows]  # changed meanwhile
         return [*unplaced, *waiting]
@@ -252,11 +269,13 @@ class PostgresSkillDatabase:
             raise
         return [merged[identity] for (identity,) in _filled(result)]
 
-    async def _merge(self, skills: Sequence[Skill]) -> tuple[dict[str, Skill], Mapping[str, Skill]]:
+    async def _merge(
+        self, skills: Sequence[Skill]
+    ) -> tuple[dict[str, Skill], Mapping[str, "_Row"]]:
         """The states by identity, merged with their rows; and the rows. A state that its row has
         already is left out."""
-        rows = await self.get_skills(sorted({skill.identity for skill in skills}))
-        merged: dict[str, Skill] = dict(rows)
+        rows = await self._rows(sorted({skill.identity for skill in skills}))
+        merged: dict[str, Skill] = {identity: row.skill for identity, row in rows.items()}
         for skill in skills:
             present = merged.get(skill.identity)
             merged[skill.identity] = skill if present is None else merge(present, skill)
@@ -506,11 +525,12 @@ def _claims(result: Result) -> list[Claim]:
 
 
 def _bulk_parameters(
-    merged: Mapping[str, Skill], rows: Mapping[str, Skill]
+    merged: Mapping[str, Skill], rows: Mapping[str, _Row]
 ) -> tuple[Parameter, ...]:
     """Of UPSERT_SKILLS."""
     replaced = [rows[identity].revision for identity in merged if identity in rows]
-    steps = [(rows.get(identity), skill) for identity, skill in merged.items()]
+    before = {identity: row.skill for identity, row in rows.items()}
+    steps = [(before.get(identity), skill) for identity, skill in merged.items()]
     return (_json([_row(skill) for skill in merged.values()]), replaced, _versions_json(steps))
 
 

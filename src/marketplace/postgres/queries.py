@@ -141,7 +141,7 @@ select {skill_json("skill")} from skill where identity = $1::text
 """
 
 GET_SKILLS: Final = f"""
-select identity, {skill_json("skill")} from skill where identity = any($1::text[])
+select identity, revision, {skill_json("skill")} from skill where identity = any($1::text[])
 """
 
 SEED_CLAIMS: Final = """
