@@ -288,6 +288,31 @@ class Acted(msgspec.Struct, kw_only=True):
         return all(self.stores.values())
 
 
+class Rule(msgspec.Struct, kw_only=True, rename="camel"):
+    """What operators withhold."""
+
+    id: str
+    kind: str
+    matches: str
+    value: str
+    reason: str
+    by: str
+    threat_type: str | None = None
+    severity: str | None = None
+    lifted_by: str | None = None
+    lift_reason: str | None = None
+    applied_at: str | None = None
+
+
+class RuleReceipt(msgspec.Struct, kw_only=True, rename="camel"):
+    """What became of a call that makes or lifts a rule."""
+
+    rule: Rule
+    applied: int = 0
+    complete: bool = True
+    stores: dict[str, bool] = {}
+
+
 def read(answer: object, kind: type[T]) -> T:
     """The answer as a ``kind``. Raises NoAnswer where it has another form than we know."""
     try:

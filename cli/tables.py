@@ -20,6 +20,8 @@ from cli.answers import (
     Rebuild,
     RedriveResult,
     Report,
+    Rule,
+    RuleReceipt,
     ShownSkill,
     Source,
 )
@@ -429,6 +431,45 @@ def acted(result: Acted) -> RenderableType:
     if act.kind != "RESTORE":
         undo = f"python -m cli restore {result.slug} {act.id} --reason …"
         parts.append(Text("To undo it: ").append_text(plain(undo, "cyan")))
+    return Group(*parts)
+
+
+def rules(found: Sequence[Rule]) -> RenderableType:
+    """Rules, one a line."""
+    if not found:
+        return Text("No rules.", "green")
+    table = _table(
+        f"{len(found):,} rules", "id", "kind", "matches", "value", "threat", "reason", "by", "state"
+    )
+    for rule in found:
+        table.add_row(
+            plain(rule.id),
+            plain(rule.kind, "yellow"),
+            plain(rule.matches),
+            plain(rule.value, "bold"),
+            plain(None if rule.threat_type is None else f"{rule.threat_type} ({rule.severity})"),
+            plain(rule.reason),
+            plain(rule.by),
+            _rule_state(rule),
+        )
+    return table
+
+
+def _rule_state(rule: Rule) -> Text:
+    under_way = "" if rule.applied_at else ", being applied"
+    if rule.lifted_by is None:
+        return plain(f"in force{under_way}", "bold yellow")
+    return plain(f"lifted by {rule.lifted_by}: {rule.lift_reason}{under_way}")
+
+
+def rule_receipt(receipt: RuleReceipt) -> RenderableType:
+    """What became of a call on a rule."""
+    verdict = f"{receipt.applied:,} skills changed by this call. "
+    verdict += "None is left." if receipt.complete else "The marketplace goes on with the others."
+    parts: list[RenderableType] = [rules([receipt.rule]), Text(verdict)]
+    missing = ", ".join(name for name, took in receipt.stores.items() if not took)
+    if missing:
+        parts.append(plain(f"Not kept in: {missing}. The next check brings it there.", "yellow"))
     return Group(*parts)
 
 

@@ -15,7 +15,7 @@ from tests.doubles.database import DatabaseDouble
 
 _DEADLINE_SECONDS: Final = 60.0
 _TEMPLATE: Final = "migrated"
-TABLES: Final = "skill, skill_alias, skill_version, dead_letter, audit, report, lease, state"
+TABLES: Final = "skill, skill_alias, skill_version, dead_letter, audit, report, rule, lease, state"
 
 
 @pytest.hookimpl(tryfirst=True)

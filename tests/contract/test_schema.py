@@ -15,12 +15,15 @@ from marketplace.postgres.db import PostgresSkillDatabase
 from marketplace.postgres.listing_sql import count_statement, page_statement
 from marketplace.postgres.queries import (
     COUNT_CATEGORIES,
+    LIST_UNLIFTED,
+    LIST_UNRULED,
     MANAGED_COLUMNS,
     SEED_CLAIMS,
     SKILL_COLUMNS,
 )
 from marketplace.skills.change import State
 from marketplace.skills.listing_rules import ListingQuery, SortDirection, SortField
+from marketplace.skills.rules import Matches
 from marketplace.skills.seed import load_seed
 from marketplace.skills.skill import Skill
 from marketplace.skills.tiers import CertTier
@@ -234,6 +237,28 @@ async def test_counts_and_what_the_seed_gives_way_to_come_from_an_index(
     postgres_server: PostgresServer, listing_database: str, counted: str
 ) -> None:
     assert "Seq Scan" not in await _steps_of(postgres_server, listing_database, _COUNTS[counted])
+
+
+_RULES = {
+    **{
+        matches.value: Statement(LIST_UNRULED[matches], (value, "", '[{"rule":"none"}]', 50))
+        for matches, value in (
+            (Matches.IDENTITY, "https://github.com/owner-77/repo#none"),
+            (Matches.OWNER, "github.com/owner-77"),
+            (Matches.CONTENT_DIGEST, "d" * 64),
+        )
+    },
+    "lifted": Statement(
+        LIST_UNLIFTED, ('[{"rule":"a"}]', "", '[{"rule":"a","kind":"RESTORE"}]', 50)
+    ),
+}
+
+
+@pytest.mark.parametrize("rule", _RULES)
+async def test_what_a_rule_is_yet_to_be_applied_to_comes_from_an_index(
+    postgres_server: PostgresServer, listing_database: str, rule: str
+) -> None:
+    assert "Seq Scan" not in await _steps_of(postgres_server, listing_database, _RULES[rule])
 
 
 async def _plan(server: PostgresServer, database: str, query: ListingQuery) -> set[str]:

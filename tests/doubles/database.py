@@ -35,10 +35,12 @@ from marketplace.ports.errors import DatabaseConflict, DatabaseError, DatabaseRe
 from marketplace.ports.skill_report import ReportPlace, SkillReport
 from marketplace.postgres.db import MAX_ATTEMPTS
 from marketplace.postgres.listing_sql import matches_nothing
+from marketplace.skills.acts import ActKind
 from marketplace.skills.change import Change
 from marketplace.skills.fingerprint import Fingerprint
 from marketplace.skills.listing_rules import ListingQuery, cursor_rank, matches, rank
 from marketplace.skills.merging import merge
+from marketplace.skills.rules import Rule, RuleLift, Target, owners_of
 from marketplace.skills.scan import Refusal
 from marketplace.skills.seed import Claim, Seed
 from marketplace.skills.skill import KEPT, MOMENTS, Skill, SkillSummary, Status
@@ -105,6 +107,7 @@ class DatabaseDouble:
     reports: dict[str, SkillReport] = field(default_factory=dict)
     leases: dict[str, _Lease] = field(default_factory=dict)
     states: dict[str, bytes] = field(default_factory=dict)
+    rules: dict[str, Rule] = field(default_factory=dict)
 
     async def connect(self) -> SkillDatabase:
         """Open a session."""
@@ -454,6 +457,56 @@ class DoubleSession:
         acted.sort(key=lambda skill: skill.name)
         return [skill for skill in acted if skill.name > after][:limit]
 
+    @_operation("add_rule")
+    def add_rule(self, rule: Rule) -> bool:
+        is_new = rule.id not in self.tables.rules
+        stored = msgspec.structs.replace(rule, applied_at=None)
+        self.tables.rules.setdefault(rule.id, stored)
+        return is_new
+
+    @_operation("lift_rule")
+    def lift_rule(self, lift: RuleLift) -> bool:
+        rule = self.tables.rules.get(lift.rule)
+        if rule is None or rule.lifted_at is not None:
+            return False
+        self.tables.rules[rule.id] = rule.lifted(lift)
+        return True
+
+    @_operation("list_rules")
+    def list_rules(self, *, before: str | None, limit: int) -> Sequence[Rule]:
+        ids = sorted(self.tables.rules, reverse=True)
+        return [self.tables.rules[i] for i in ids if before is None or i < before][:limit]
+
+    @_operation("find_rules")
+    def find_rules(self, targets: Sequence[Target], ids: Sequence[str]) -> Sequence[Rule]:
+        return [
+            rule
+            for id_, rule in sorted(self.tables.rules.items())
+            if id_ in ids or (rule.lifted_at is None and rule.target in targets)
+        ]
+
+    @_operation("next_open_rule")
+    def next_open_rule(self, *, after: str) -> Rule | None:
+        rules = self.tables.rules
+        return next(
+            (rules[i] for i in sorted(rules) if i > after and rules[i].applied_at is None), None
+        )
+
+    @_operation("list_unruled")
+    def list_unruled(self, rule: Rule, *, after: str, limit: int) -> Sequence[str]:
+        found = (
+            identity
+            for identity, row in self.tables.rows.items()
+            if identity > after and _is_unruled(row.skill, identity, rule)
+        )
+        return sorted(found)[:limit]
+
+    @_operation("mark_applied")
+    def mark_applied(self, rule: Rule, *, at: str) -> None:
+        stored = self.tables.rules.get(rule.id)
+        if stored is not None and stored.lifted_at == rule.lifted_at:
+            self.tables.rules[rule.id] = msgspec.structs.replace(stored, applied_at=at)
+
     @_operation("withheld_keys")
     def withheld_keys(self) -> Sequence[WithheldKey]:
         return [key_of(skill) for skill in self._withheld()]
@@ -642,6 +695,18 @@ class DoubleSession:
         older = mine.revision < record.revision
         kind = DifferenceKind.NEWER_IN_KV if older else DifferenceKind.NEWER_IN_DATABASE
         return Difference(kind, record.name, mine.skill)
+
+
+def _is_unruled(skill: Skill, identity: str, rule: Rule) -> bool:
+    kinds = [act.kind for act in skill.acts if act.rule == rule.id]
+    if rule.lifted_at is not None:
+        return bool(kinds) and ActKind.RESTORE not in kinds
+    matched = {
+        "identity": lambda: identity == rule.value,
+        "owner": lambda: rule.value in identity and rule.value in owners_of(identity),
+        "contentDigest": lambda: skill.content_digest == rule.value,
+    }
+    return not kinds and matched[rule.matches]()
 
 
 def _without_nul(document: bytes) -> bytes:

@@ -60,7 +60,8 @@ def empty(marketplace: Marketplace) -> None:
     empty_kv(marketplace)
     query(
         marketplace,
-        "truncate skill, skill_alias, skill_version, dead_letter, audit, report, lease, state",
+        "truncate skill, skill_alias, skill_version, dead_letter, audit, report, rule, lease,"
+        " state",
     )
 
 

@@ -17,6 +17,7 @@ from marketplace.ports.skill_report import ReportPlace, SkillReport
 from marketplace.skills.change import Change
 from marketplace.skills.fingerprint import Fingerprint
 from marketplace.skills.listing_rules import ListingQuery, SortKey
+from marketplace.skills.rules import Rule, RuleLift, Target
 from marketplace.skills.scan import Refusal
 from marketplace.skills.seed import Claim, Seed
 from marketplace.skills.skill import Skill
@@ -210,6 +211,30 @@ class SkillDatabase(AbstractContextManager["SkillDatabase"], Protocol):
 
     async def list_acted(self, *, after: str, limit: int) -> Sequence[Skill]:
         """The skills that operators did something to, in slug order, after the slug ``after``."""
+
+    async def add_rule(self, rule: Rule) -> bool:
+        """Keep a rule; whether it is new. One of the same id stays as it is."""
+
+    async def lift_rule(self, lift: RuleLift) -> bool:
+        """Note that a rule is lifted, and is yet to be applied as such; whether it was in force
+        until now. Atomic."""
+
+    async def list_rules(self, *, before: str | None, limit: int) -> Sequence[Rule]:
+        """The newest first, older than the rule of the id ``before``."""
+
+    async def find_rules(self, targets: Sequence[Target], ids: Sequence[str]) -> Sequence[Rule]:
+        """The rules in force on these targets, and those of these ids, lifted or not; by id."""
+
+    async def next_open_rule(self, *, after: str) -> Rule | None:
+        """The first rule after the id ``after`` that is yet to be applied."""
+
+    async def list_unruled(self, rule: Rule, *, after: str, limit: int) -> Sequence[str]:
+        """The identities of skills, in order, after the identity ``after``, that a rule is yet to
+        be applied to: they match it and have no act that names it or, if it is lifted, they have
+        one that it has not lifted."""
+
+    async def mark_applied(self, rule: Rule, *, at: str) -> None:
+        """Note that a rule is applied, unless it has been lifted since it was read."""
 
     async def withheld_keys(self) -> Sequence[WithheldKey]:
         """Every skill that is not listed, in slug order."""

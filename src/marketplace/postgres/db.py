@@ -43,10 +43,12 @@ from marketplace.postgres.listing_sql import (
     page_statement,
     read_sort_key,
 )
+from marketplace.skills.acts import ActKind
 from marketplace.skills.change import Change
 from marketplace.skills.fingerprint import Fingerprint
 from marketplace.skills.listing_rules import ListingQuery, document_terms, title_terms
 from marketplace.skills.merging import merge
+from marketplace.skills.rules import Rule, RuleLift, Target
 from marketplace.skills.scan import Refusal
 from marketplace.skills.seed import Claim, Seed
 from marketplace.skills.skill import Skill, SkillSummary, Status
@@ -87,6 +89,7 @@ _read_version_json = msgspec.json.Decoder(SkillVersion).decode
 _read_dead_letter_json = msgspec.json.Decoder(DeadLetter).decode
 _read_audit_json = msgspec.json.Decoder(AuditEntry).decode
 _read_report_json = msgspec.json.Decoder(SkillReport).decode
+_read_rule_json = msgspec.json.Decoder(Rule).decode
 
 
 def postgres_connector(connect: Callable[[], Awaitable[Connection]]) -> DatabaseConnector:
@@ -351,6 +354,59 @@ class PostgresSkillDatabase:
     async def list_acted(self, *, after: str, limit: int) -> Sequence[Skill]:
         result = await self._query(queries.LIST_ACTED, after, limit)
         return [_read_skill_json(skill) for (skill,) in _filled(result)]
+
+    async def add_rule(self, rule: Rule) -> bool:
+        result = await self._query(
+            queries.ADD_RULE,
+            rule.id,
+            rule.kind,
+            rule.matches,
+            rule.value,
+            without_nul(rule.reason),
+            rule.at,
+            without_nul(rule.by),
+            rule.threat_type,
+            rule.severity,
+            list(rule.evidence_urls),
+            rule.lifted_at,
+            rule.lifted_by,
+            rule.lift_reason,
+        )
+        return result.affected == 1
+
+    async def lift_rule(self, lift: RuleLift) -> bool:
+        parameters = (lift.rule, lift.at, without_nul(lift.by), without_nul(lift.reason))
+        return (await self._query(queries.LIFT_RULE, *parameters)).affected == 1
+
+    async def list_rules(self, *, before: str | None, limit: int) -> Sequence[Rule]:
+        return self._rules(await self._query(queries.LIST_RULES, before, limit))
+
+    async def find_rules(self, targets: Sequence[Target], ids: Sequence[str]) -> Sequence[Rule]:
+        if not targets and not ids:
+            return []
+        matches, values = [t.matches for t in targets], [t.value for t in targets]
+        return self._rules(await self._query(queries.FIND_RULES, matches, values, ids))
+
+    async def next_open_rule(self, *, after: str) -> Rule | None:
+        rules = self._rules(await self._query(queries.NEXT_OPEN_RULE, after))
+        return next(iter(rules), None)
+
+    async def list_unruled(self, rule: Rule, *, after: str, limit: int) -> Sequence[str]:
+        applied = _json([{"rule": rule.id}])
+        if rule.lifted_at is None:
+            sql = queries.LIST_UNRULED[rule.matches]
+            result = await self._query(sql, rule.value, after, applied, limit)
+        else:
+            lifted = _json([{"rule": rule.id, "kind": ActKind.RESTORE}])
+            result = await self._query(queries.LIST_UNLIFTED, applied, after, lifted, limit)
+        return [identity for (identity,) in _filled(result)]
+
+    async def mark_applied(self, rule: Rule, *, at: str) -> None:
+        await self._query(queries.MARK_APPLIED, rule.id, at, rule.lifted_at)
+
+    @staticmethod
+    def _rules(result: Result) -> list[Rule]:
+        return [_read_rule_json(rule) for (rule,) in _filled(result)]
 
     async def withheld_keys(self) -> Sequence[WithheldKey]:
         result = await self._query(queries.WITHHELD_KEYS)

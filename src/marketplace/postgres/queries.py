@@ -14,6 +14,7 @@ from msgspec import inspect
 from marketplace.ports.audit import AuditEntry
 from marketplace.ports.dead_letter import DeadLetter
 from marketplace.ports.skill_report import SkillReport
+from marketplace.skills.rules import Matches, Rule
 from marketplace.skills.skill import KEPT, Skill, SkillSummary
 from marketplace.skills.version_history import SkillVersion
 
@@ -374,6 +375,78 @@ from (
 order by name
 """
 """$1 the slug before the page, $2 limit."""
+
+ADD_RULE: Final = """
+insert into rule
+    (id, kind, matches, value, reason, at, by, threat_type, severity, evidence_urls,
+     lifted_at, lifted_by, lift_reason)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10::text[], $11, $12, $13)
+on conflict (id) do nothing
+"""
+"""The fields in order, without the last."""
+
+LIFT_RULE: Final = """
+update rule
+set lifted_at = $2::text, lifted_by = $3::text, lift_reason = $4::text, applied_at = null
+where id = $1::text and lifted_at is null
+"""
+
+_RULE_JSON = _json_of(Rule, "rule")
+
+LIST_RULES: Final = f"""
+select {_RULE_JSON} from rule
+where $1::text is null or id < $1::text
+order by id desc
+limit $2::bigint
+"""
+"""$1 the id before the page or NULL, $2 limit."""
+
+FIND_RULES: Final = f"""
+select {_RULE_JSON}
+from rule
+where id in (
+    select rule.id
+    from unnest($1::text[], $2::text[]) as target (matches, value)
+    join rule on rule.matches = target.matches and rule.value = target.value
+    where rule.lifted_at is null
+    union all
+    select unnest($3::text[])
+)
+order by id
+"""
+"""$1 what the targets are matched by, $2 their values, $3 ids."""
+
+NEXT_OPEN_RULE: Final = f"""
+select {_RULE_JSON} from rule where applied_at is null and id > $1::text order by id limit 1
+"""
+
+_UNRULED = """
+select identity from skill
+where {condition} and identity > $2::text and not acts @> $3::jsonb
+order by identity
+limit $4::bigint
+"""
+
+LIST_UNRULED: Final = {
+    Matches.IDENTITY: _UNRULED.format(condition="identity = $1::text"),
+    # What follows the owner is a slash, and 0 is the character after it.
+    Matches.OWNER: _UNRULED.format(
+        condition="identity > 'https://' || $1::text || '/'"
+        " and identity < 'https://' || $1::text || '0'"
+    ),
+    Matches.CONTENT_DIGEST: _UNRULED.format(condition="content_digest = $1::text"),
+}
+"""$1 the value that a rule matches, $2 the identity before the page, $3 what the acts of a skill
+that the rule was applied to contain, $4 limit."""
+
+LIST_UNLIFTED: Final = _UNRULED.format(condition="acts <> '[]' and acts @> $1::jsonb")
+"""$1 what the acts of a skill that a rule was applied to contain, $2 the identity before the page,
+$3 what those contain of which the rule's are lifted, $4 limit."""
+
+MARK_APPLIED: Final = """
+update rule set applied_at = $2::text
+where id = $1::text and lifted_at is not distinct from $3::text
+"""
 
 WITHHELD_KEYS: Final = """
 select name, identity, status from skill where status <> 'LISTED' order by name

@@ -11,9 +11,10 @@ from marketplace.basics.concurrency import map_bounded
 from marketplace.basics.json_text import Unreadable
 from marketplace.basics.timestamps import seconds_since
 from marketplace.catalog.lookup import find_by_identity
+from marketplace.catalog.source_chain import Reading
 from marketplace.kv import state as kv_state
 from marketplace.kv import submissions as kv_submissions
-from marketplace.kv.acceptance_log import log_verdict, read_verdicts
+from marketplace.kv.acceptance_log import log_verdict, read_rules, read_verdicts
 from marketplace.kv.access import Stored
 from marketplace.kv.submissions import PendingSubmission
 from marketplace.operations.dead_letters import mark_sent_again
@@ -21,6 +22,8 @@ from marketplace.operations.reports import read_state
 from marketplace.ports.env import Env, get_db, send_messages
 from marketplace.ports.errors import DatabaseError, KvError, QueueError
 from marketplace.publishing.messages import PUBLISH_QUEUE, publish_message
+from marketplace.skills.acts import lifted_by
+from marketplace.skills.rules import targets_of
 from marketplace.skills.scan import Refusal, Scan, ScanReport, refusal_of, that_count
 from marketplace.skills.skill import Skill, Status
 from marketplace.skills.slugs import slugify
@@ -53,6 +56,7 @@ class Receipt:
     slug: str | None = None
     duplicate: bool = False
     already_verified: bool = False
+    blocked: bool = False  # by a rule, or as a skill; it is not looked at
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +88,19 @@ def new_submission_id() -> str:
 async def submit(env: Env, submission: Submission) -> Receipt:
     """Take a request to look at a skill, unless it is waiting or listed already.
 
-    A submission of the same identity that is under way answers as a duplicate of the earlier one.
+    What a rule forbids, or an operator has blocked, is not taken. A submission of the same
+    identity that is under way answers as a duplicate of the earlier one.
     A skill that is listed and passed its newest scan is verified already. Another try after a
     rejection is a new submission. Raises KvError.
     """
+    if await _is_forbidden(env, submission):
+        return Receipt(id=None, state=SubmissionState.REJECTED, blocked=True)
     earlier = await _earlier_submission(env, submission.identity)
     if earlier is not None and earlier.state in _UNDER_WAY:
         return Receipt(id=earlier.id, state=earlier.state, duplicate=True)
     listed = await find_by_identity(env, submission.repo_url, submission.base_slug)
+    if listed is not None and listed.value.status is Status.BLOCKED:
+        return Receipt(id=None, state=SubmissionState.REJECTED, blocked=True)
     if listed is not None and _stands(listed.value) and not _is_newer(submission, listed.value):
         return Receipt(
             id=earlier.id if earlier else None,
@@ -101,6 +110,24 @@ async def submit(env: Env, submission: Submission) -> Receipt:
         )
     await kv_submissions.create_submission(env, submission)
     return Receipt(id=submission.id, state=SubmissionState.RECEIVED)
+
+
+async def _is_forbidden(env: Env, submission: Submission) -> bool:
+    """Whether a rule in force matches, and no operator has made an exception of the skill.
+
+    PostgreSQL tells or, with that away, the log. Raises KvError.
+    """
+    targets = targets_of(submission.identity)
+    try:
+        rules = await Reading(env).from_database(lambda db: db.find_rules(targets, []))
+    except DatabaseError:  # noted by the reading
+        rules = [r for r in await read_rules(env, targets) if r.lifted_at is None]
+    if not rules:
+        return False
+    listed = await find_by_identity(env, submission.repo_url, submission.base_slug)
+    acts = () if listed is None else listed.value.acts
+    excepted = {act.rule for act in acts if act.id in lifted_by(acts)}
+    return any(rule.id not in excepted for rule in rules)
 
 
 def _stands(listed: Skill) -> bool:

@@ -10,15 +10,17 @@ from typing import Final
 import msgspec
 
 from marketplace.operations.dead_letters import move_letters
-from marketplace.ports.env import Env, get_db
-from marketplace.ports.errors import DatabaseError, KvError
+from marketplace.ports.env import Env, get_db, send_messages
+from marketplace.ports.errors import StorageError
 from marketplace.publishing.kv_copy import project_rows
 from marketplace.publishing.outbox import drain_outbox
 from marketplace.publishing.publish import Published, publish_skills
 from marketplace.publishing.submissions import ask_again
 from marketplace.publishing.withheld import refresh_withheld
 from marketplace.repair.logged_acts import reconcile_acts
+from marketplace.repair.logged_rules import reconcile_rules
 from marketplace.repair.missing_versions import fill_versions
+from marketplace.repair.rule_application import APPLY_RULES, STEPS_OF_A_CHECK, apply_rules
 from marketplace.skills.change import State
 
 _ROW_BATCH: Final = 200
@@ -30,6 +32,8 @@ class LightRepairReport(msgspec.Struct, rename="camel"):
     asked_again: int = 0  # submissions
     acts_replayed: int = 0  # skills that got acts back from the log
     versions_added: int = 0  # of skills that had none
+    rules_replayed: int = 0  # rules that the table got back from the log, or lifted
+    rules_applied: int = 0  # skills that got the acts of rules, or lost them
     errors: list[str] = msgspec.field(default_factory=list)
 
 
@@ -38,9 +42,11 @@ async def run_light_repair(env: Env) -> LightRepairReport:
     for PostgreSQL to come back."""
     report = LightRepairReport()
     parts = (
+        _reconcile_rules,  # first, so that what waits comes in under them
         _drain_outbox,
         _write_missing_records,
         _reconcile_acts,
+        _apply_rules,
         _write_withheld,
         _fill_versions,
         _move_letters,
@@ -49,7 +55,7 @@ async def run_light_repair(env: Env) -> LightRepairReport:
     for part in parts:
         try:
             await part(env, report)
-        except (DatabaseError, KvError) as error:
+        except StorageError as error:
             failure = f"{type(error).__name__}: {error.reason}"
             if failure not in report.errors:  # several parts need the source that failed
                 report.errors.append(failure)
@@ -64,6 +70,17 @@ async def run_light_repair(env: Env) -> LightRepairReport:
 
 async def _reconcile_acts(env: Env, report: LightRepairReport) -> None:
     report.acts_replayed = await reconcile_acts(env)
+
+
+async def _reconcile_rules(env: Env, report: LightRepairReport) -> None:
+    report.rules_replayed = await reconcile_rules(env)
+
+
+async def _apply_rules(env: Env, report: LightRepairReport) -> None:
+    applied = await apply_rules(env, busy_steps=STEPS_OF_A_CHECK)
+    report.rules_applied = applied.skills
+    if applied.place is not None:
+        await send_messages(env, env.maintenance_queue, [{APPLY_RULES: True}])
 
 
 async def _write_withheld(env: Env, _report: LightRepairReport) -> None:

@@ -20,6 +20,7 @@ from marketplace.ports.env import Env, get_db
 from marketplace.publishing.outbox import OUTBOX_BATCH, drain_outbox
 from marketplace.publishing.withheld import refresh_withheld
 from marketplace.repair.logged_acts import REPLAY_OPERATIONS, replay_acts
+from marketplace.repair.logged_rules import replay_rules
 from marketplace.repair.rebuild_job import Position, RebuildJob
 from marketplace.repair.reconciliation import RESTORING_COST, Reconciler, kv_cost
 from marketplace.repair.slug_range import find_differences, merge_portion, unmarked_slugs
@@ -27,6 +28,7 @@ from marketplace.repair.slug_range import find_differences, merge_portion, unmar
 STEP_SECONDS: Final = 20.0
 
 _PAGE_OPERATIONS: Final = 60  # kept free for reading the next page and its aliases
+_RULE_PAGES: Final = 10
 _OUTBOX_OPERATIONS: Final = 4 * OUTBOX_BATCH
 
 
@@ -86,6 +88,8 @@ class Step:
     async def _acts(self) -> bool:
         """Acts that the log alone has, so that the walk brings them to the records too."""
         position = self._job.position
+        if position.cursor is None:
+            await self._rules()
         while self._has_room(REPLAY_OPERATIONS):
             replayed = await replay_acts(self._env, position.cursor)
             self._job.prisma_backfilled += replayed.skills
@@ -95,6 +99,15 @@ class Step:
                 self._job.move_to("reconcile")
                 return True
         return False
+
+    async def _rules(self) -> None:
+        """Rules that the log alone has; the check applies them. What is left after some pages of
+        a thousand the checks bring too."""
+        cursor: str | None = None
+        for _ in range(_RULE_PAGES):
+            cursor = (await replay_rules(self._env, cursor)).cursor
+            if cursor is None:
+                break
 
     async def _walk(
         self, visit: Callable[[PublishedPage], Awaitable[bool]], *, then: Literal["index", "done"]

@@ -11,6 +11,7 @@ from marketplace.web.api import (
     audit,
     block_list,
     reports,
+    rules,
     skills,
     submissions,
     versions,
@@ -40,6 +41,7 @@ def create_app() -> FastAPI:
     app.include_router(audit.router)
     app.include_router(reports.router)
     app.include_router(admin_skills.router)
+    app.include_router(rules.router)
     app.add_api_route("/api/v1/health", _liveness, methods=["GET"], tags=["health"])
     app.add_middleware(HeadAsGet)
     app.add_middleware(BodyLimit)

@@ -925,3 +925,86 @@ def test_a_missing_file_is_a_sentence(marketplace: FakeMarketplace, tmp_path: Pa
     result = marketplace.run("publish", str(tmp_path / "none.json"))
     assert result.exit_code == 2
     assert "cannot be read" in result.stderr
+
+
+RULES = "/api/v1/admin/rules"
+RULE: dict[str, Any] = {
+    "id": "2026-11-24T08:00:00.000Z-3",
+    "kind": "BLOCK",
+    "matches": "owner",
+    "value": "github.com/evil",
+    "reason": "It steals \x1b[31mkeys.",
+    "at": "2026-11-24T08:00:00.000Z",
+    "by": "ann",
+    "threatType": "exfiltration",
+    "severity": "HIGH",
+    "evidenceUrls": [],
+    "liftedBy": None,
+    "liftReason": None,
+    "appliedAt": None,
+}
+
+
+def test_rules_are_listed(marketplace: FakeMarketplace) -> None:
+    lifted = RULE | {"liftedBy": "bob", "liftReason": "A mistake.", "appliedAt": "2026"}
+    marketplace.on("GET", RULES, {"rules": [RULE, lifted], "nextCursor": "2"})
+    result = marketplace.run("rules", "--limit", "2")
+    assert result.exit_code == 0
+    for expected in ("github.com/evil", "BLOCK", "exfiltration (HIGH)", "in force, being applied"):
+        assert expected in result.stdout
+    assert "lifted by bob: A mistake." in result.stdout
+    assert "\x1b[31m" not in result.stdout
+    assert "--cursor 2" in result.stderr
+    marketplace.on("GET", RULES, {"rules": [], "nextCursor": None})
+    assert "No rules" in marketplace.run("rules").stdout
+
+
+def test_a_rule_is_made(marketplace: FakeMarketplace) -> None:
+    stores = {"log": True, "postgres": True}
+    answer = {"rule": RULE, "stores": stores, "applied": 100, "complete": False}
+    marketplace.on("POST", RULES, answer, answer)
+    result = marketplace.run(
+        *("rules", "add", "--owner", "github.com/evil", "--reason", "So.", "--threat", "x"),
+        *("--evidence", "https://example.org"),
+    )
+    assert result.exit_code == 0
+    assert "100 skills changed" in result.stdout
+    assert "goes on" in result.stdout
+    digest = ("rules", "add", "--content-digest", "d" * 64, "--reason", "So.")
+    assert marketplace.run(*digest).exit_code == 0
+    assert marketplace.bodies(RULES) == [
+        {
+            "kind": "BLOCK",
+            "matches": "owner",
+            "value": "github.com/evil",
+            "threatType": "x",
+            "severity": "HIGH",
+            "reason": "So.",
+            "evidenceUrls": ["https://example.org"],
+        },
+        {
+            "kind": "WITHDRAW",
+            "matches": "contentDigest",
+            "value": "d" * 64,
+            "reason": "So.",
+            "evidenceUrls": [],
+        },
+    ]
+
+
+@pytest.mark.parametrize("targets", [(), ("--owner", "github.com/a", "--identity", "b")])
+def test_a_rule_has_one_target(marketplace: FakeMarketplace, targets: tuple[str, ...]) -> None:
+    assert marketplace.run("rules", "add", "--reason", "So.", *targets).exit_code == 2
+    assert marketplace.requests == []
+
+
+def test_a_rule_is_lifted_and_a_store_that_did_not_take_it_is_told(
+    marketplace: FakeMarketplace,
+) -> None:
+    path = f"{RULES}/{RULE['id']}/lift"
+    stores = {"log": True, "postgres": False}
+    marketplace.on("POST", path, {"rule": RULE, "stores": stores, "applied": 0, "complete": False})
+    result = marketplace.run("rules", "lift", str(RULE["id"]), "--reason", "A mistake.")
+    assert result.exit_code == 1
+    assert "Not kept in: postgres" in result.stdout
+    assert marketplace.bodies(path) == [{"reason": "A mistake."}]

@@ -1,7 +1,7 @@
 """What operators see of a skill, and what they do to it."""
 
 from http import HTTPStatus
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Self
 
 import msgspec
 from fastapi import APIRouter, Path
@@ -27,19 +27,15 @@ from marketplace.skills.skill import MAX_LABELS, Skill
 from marketplace.skills.tiers import CertTier
 from marketplace.web.answers import private
 from marketplace.web.api.documents import Document
-from marketplace.web.api.requests import Category, ForgeId, Label
+from marketplace.web.api.requests import Category, EvidenceUrl, ForgeId, Label, ThreatType
 from marketplace.web.api.versions import told_version
-from marketplace.web.characters import LOOKED_UP, ONE_LINE, PROSE
+from marketplace.web.characters import LOOKED_UP, PROSE
 from marketplace.web.context import CurrentEnv, Operator
 from marketplace.web.problems import FieldError, NotFound, problem
 
 router = APIRouter(prefix="/api/v1/admin/skills", tags=["admin"])
 
-MAX_THREAT_LENGTH: Final = 64
-MAX_URL_LENGTH: Final = 500
-
 _Slug = Annotated[str, Path(), LOOKED_UP]
-_Url = Annotated[str, Field(max_length=MAX_URL_LENGTH, pattern="^https?://[^ ]+$"), ONE_LINE]
 
 
 class _ActRequest(Document):
@@ -69,9 +65,9 @@ class Withdrawal(_ActRequest):
 class Block(_ActRequest):
     """A skill is a threat."""
 
-    threat_type: Annotated[str, ONE_LINE, Field(min_length=1, max_length=MAX_THREAT_LENGTH)]
+    threat_type: ThreatType
     severity: Severity
-    evidence_urls: Annotated[list[_Url], Field(max_length=MAX_EVIDENCE_URLS)] = []  # noqa: RUF012 - Pydantic copies it
+    evidence_urls: Annotated[list[EvidenceUrl], Field(max_length=MAX_EVIDENCE_URLS)] = []  # noqa: RUF012 - Pydantic copies it
 
 
 class Restoration(_ActRequest):
@@ -191,7 +187,7 @@ async def _act(
         return problem(
             HTTPStatus.CONFLICT,
             f"{found.value.name} has no room for a further act ({error}). "
-            "A rule of its identity needs none.",
+            "For a rule of its identity there is.",
         )
     skill = recorded.skill
     await audit.record(

@@ -9,6 +9,7 @@ from pydantic.alias_generators import to_camel
 from marketplace.catalog.answer import Source
 from marketplace.ports.audit import AuditEntry
 from marketplace.ports.skill_report import SkillReport
+from marketplace.skills.rules import Rule
 from marketplace.skills.skill import INTERNAL, Skill, SkillSummary
 from marketplace.skills.submission import SubmissionState, SubmissionStatus
 from marketplace.skills.tiers import CertTier
@@ -181,6 +182,31 @@ class UpdatesDocument(_Answered):
     """What is told of installed skills, in the order asked."""
 
     results: list[UpdateDocument]  # type: ignore[valid-type]  # a variable, for mypy
+
+
+RuleDocument = create_model(
+    "RuleDocument",
+    __base__=Document,
+    __doc__="A rule of operators. ``appliedAt``: when checks ended to apply it, or its lift.",
+    **_fields_of(Rule),
+)
+
+
+class RulesDocument(Document):
+    """A page of rules, the newest first."""
+
+    rules: list[RuleDocument]  # type: ignore[valid-type]  # a variable, for mypy
+    next_cursor: str | None
+
+
+class RuleReceiptDocument(Document):
+    """A rule as it stands. ``applied``: how many skills this call has changed; ``complete``:
+    whether none is left, else the marketplace goes on. ``stores``: what has taken the call."""
+
+    rule: RuleDocument  # type: ignore[valid-type]  # a variable, for mypy
+    stores: dict[str, bool]
+    applied: int
+    complete: bool
 
 
 class ProblemDocument(BaseModel):

@@ -39,6 +39,8 @@ from marketplace.web.characters import ONE_LINE, PROSE
 
 MAX_REASON_LENGTH: Final = 500
 MAX_REPORT_LENGTH: Final = 1000
+MAX_THREAT_LENGTH: Final = 64
+MAX_URL_LENGTH: Final = 500
 
 
 def _must(message: str, condition: Callable[[str], bool]) -> AfterValidator:
@@ -89,6 +91,10 @@ _Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 ForgeId = Annotated[
     str, BeforeValidator(_forge_id), Field(min_length=1, max_length=MAX_FORGE_ID_LENGTH), ONE_LINE
 ]
+
+
+ThreatType = Annotated[str, ONE_LINE, Field(min_length=1, max_length=MAX_THREAT_LENGTH)]
+EvidenceUrl = Annotated[str, Field(max_length=MAX_URL_LENGTH, pattern="^https?://[^ ]+$"), ONE_LINE]
 
 
 class SubmissionRequest(Document):

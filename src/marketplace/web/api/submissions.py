@@ -31,7 +31,8 @@ router = APIRouter(prefix="/api/v1", tags=["submissions"])
 async def submit(
     request: Request, env: CurrentEnv, caller: Caller, body: SubmissionRequest
 ) -> Response:
-    """Ask for a skill to be listed. 202: taken; 200: an earlier request or listing stands.
+    """Ask for a skill to be listed. 202: taken; 200: an earlier request or listing stands, or
+    the skill is blocked.
 
     Anybody may, a limited number of times a minute: what the skill is called and does is read in
     the repository. With a credential there is no limit.
@@ -40,7 +41,7 @@ async def submit(
     await limit_submissions(request, caller, body.repo_url)
     submission = body.to_submission(submissions.new_submission_id(), env.now())
     receipt = await submissions.submit(env, submission)
-    stands = receipt.duplicate or receipt.already_verified
+    stands = receipt.duplicate or receipt.already_verified or receipt.blocked
     document = {
         "id": receipt.id,
         "submissionId": receipt.id,
@@ -49,7 +50,7 @@ async def submit(
         "slug": receipt.slug,
         "duplicate": receipt.duplicate,
         "alreadyVerified": receipt.already_verified,
-        "blocked": False,
+        "blocked": receipt.blocked,
     }
     return private(document, status=HTTPStatus.OK if stands else HTTPStatus.ACCEPTED)
 
