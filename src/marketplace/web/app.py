@@ -11,6 +11,7 @@ from marketplace.web.api import (
     audit,
     block_list,
     reports,
+    scan_requests,
     skills,
     submissions,
 )
@@ -33,6 +34,7 @@ def create_app() -> FastAPI:
     app.include_router(skills.router)
     app.include_router(block_list.router)
     app.include_router(submissions.router)
+    app.include_router(scan_requests.router)
     app.include_router(skill_page.router)
     app.include_router(admin.router)
     app.include_router(audit.router)
