@@ -105,7 +105,8 @@ def _describe_index(health: Health, header: IndexHeader | None) -> None:
 def _add_operations(
     env: Env, health: Health, database: FoundInDatabase | None, rest: FoundInKv | None
 ) -> None:
-    """Dead letters, the scanners' work, reports and the submission that has waited longest to be published."""
+    """Dead letters, the scanners' work, reports, and the submission that has waited longest to be
+    published."""
     if database:
         letters = dict(database.letters)
         health.scanning = describe_scanning(database.scans, env.now())

@@ -409,14 +409,19 @@ class PostgresSkillDatabase:
         self, wanted: Sequence[WantedScan], *, expired: str, asked_since: str
     ) -> Mapping[str, ScanRequest]:
         identities = [each.submission.identity for each in wanted]
-        records = _json([_wanted_row(each) for each in wanted])
+        asked = (
+            identities,
+            [each.submission.id for each in wanted],
+            [each.at for each in wanted],
+            [_json(each.submission) for each in wanted],
+            expired,
+            asked_since,
+        )
         # Each statement has a snapshot of its own: the second one sees what the first waited for.
         _, result = await self._pipeline(
-            Statement(queries.ASK_FOR_SCANS, (records, expired, asked_since)),
-            Statement(queries.GET_SCANS, (identities,)),
+            Statement(queries.ASK_FOR_SCANS, asked), Statement(queries.GET_SCANS, (identities,))
         )
-        standing = _scans(result)
-        return {request.identity: request for request in standing}
+        return {request.identity: request for request in _scans(result)}
 
     async def hand_out_scans(
         self, *, limit: int, now: str, free_at: Sequence[str], expired: str
@@ -548,15 +553,6 @@ def _row(skill: Skill) -> dict[str, Any]:
         "revision": skill.revision,
         "title_terms": title_terms(words),
         "search_terms": document_terms(words),
-    }
-
-
-def _wanted_row(wanted: WantedScan) -> dict[str, Any]:
-    return {
-        "identity": wanted.submission.identity,
-        "submission_id": wanted.submission.id,
-        "requested_at": wanted.at,
-        "submission": wanted.submission,
     }
 
 

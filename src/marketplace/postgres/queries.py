@@ -390,13 +390,13 @@ where id = $1::text and resolved_at is null
 ASK_FOR_SCANS: Final = """
 with asked as (
     select wanted.*, case when skill.identity is null then 'new' else 'rescan' end as reason
-    from json_to_recordset($1::json)
-        as wanted (identity text, submission_id text, requested_at text, submission json)
+    from unnest($1::text[], $2::text[], $3::text[], $4::text[])
+        as wanted (identity, submission_id, requested_at, submission)
     left join skill on skill.identity = wanted.identity
 )
 insert into scan_request as stored
     (identity, submission_id, reason, requested_at, submission, free_at)
-select identity, submission_id, reason, requested_at, submission, requested_at from asked
+select identity, submission_id, reason, requested_at, submission::json, requested_at from asked
 -- In one order, as in UPSERT_SKILLS.
 order by identity
 on conflict (identity) do update set
@@ -405,13 +405,14 @@ on conflict (identity) do update set
     attempts = 0, free_at = excluded.free_at, answered_at = null
 where stored.requested_at <= excluded.requested_at
     and stored.submission_id <> excluded.submission_id
-    and (stored.answered_at is not null or stored.reason = 'due' or stored.requested_at <= $2::text)
+    and (stored.answered_at is not null or stored.reason = 'due' or stored.requested_at <= $5::text)
     and not (
-        stored.reason = 'rescan' and excluded.reason = 'rescan' and stored.requested_at > $3::text
+        stored.reason = 'rescan' and excluded.reason = 'rescan' and stored.requested_at > $6::text
     )
 """
-"""$1 JSON array, each identity once; $2 the moment up to which requests are expired, $3 the one
-since which a rescan is in the way of another."""
+"""$1 identities, each once, $2 ids of submissions, $3 moments, $4 submissions as JSON; $5 the
+moment up to which requests are expired, $6 the one since which a rescan is in the way of another.
+"""
 
 _SCAN_JSON = _json_of(ScanRequest, "scan_request")
 

@@ -2,7 +2,8 @@
 
 Outbox records and dead letters that KV alone has go into PostgreSQL; rows that KV is not known to
 hold go into KV. What passed its scan and was never published is asked for again. Submissions that
-the scanners' list lacks go there, and old requests leave it. These lists are short unless a source was away.
+the scanners' list lacks go there, and old requests leave it. These lists are short unless a source
+was away.
 """
 
 from typing import Final
