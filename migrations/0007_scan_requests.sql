@@ -31,12 +31,16 @@ create table scan_hour (
     results integer not null default 0
 );
 
--- Listed skills by their newest verdict, as Skill.decided_at tells it.
-create index skill_by_verdict on skill (coalesce(verdict_at, certified_at, read_at, updated_at))
-    where status = 'LISTED';
+-- Listed skills by when they were last read (Skill.decided_at), or last due to be read, so that
+-- those at which scanners fail are not in front for ever.
+alter table skill add column due_at moment;
+create index skill_by_reading on skill (
+    greatest(coalesce(verdict_at, certified_at, read_at, updated_at), due_at)
+) where status = 'LISTED';
 
 -- migrate:down
 
-drop index skill_by_verdict;
+drop index skill_by_reading;
+alter table skill drop column due_at;
 drop table scan_hour;
 drop table scan_request;

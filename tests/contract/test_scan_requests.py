@@ -290,6 +290,32 @@ async def test_a_skill_is_not_due_where_its_scan_is_asked_for_or_was(
         assert due.submission_id == "a"
 
 
+async def test_a_skill_that_nobody_reads_when_it_is_due_is_due_as_long_after_that(
+    connect: DatabaseConnector,
+) -> None:
+    with await connect() as db:
+        await publish(db, skill("pdf"))
+        await take_due(db, ["a"], 10, read_before=JANUARY)
+        assert await take_due(db, ["b"], 20, read_before=at(9)) == []
+        (due,) = await take_due(db, ["b"], 20, read_before=at(10))
+        assert (due.submission_id, due.requested_at) == ("b", at(20))
+        assert await take(db, 60) == ["b"]
+
+
+async def test_skills_that_are_handed_out_are_not_in_front_of_others(
+    connect: DatabaseConnector,
+) -> None:
+    with await connect() as db:
+        for number in range(4):
+            await publish(db, skill(f"pdf-{number}", verdict_at=at(number)))
+        taken = [
+            handed.submission.base_slug
+            for turn in range(5)
+            for handed in await take_due(db, [f"{turn}"], 100 + turn, read_before=at(50))
+        ]
+        assert taken == [f"pdf-{number}" for number in range(4)]
+
+
 async def test_who_asks_for_a_scan_need_not_wait_for_one_that_is_due(
     connect: DatabaseConnector,
 ) -> None:
@@ -367,9 +393,12 @@ async def test_what_waits_and_what_was_done_is_counted(connect: DatabaseConnecto
 async def test_a_skill_that_was_read_in_vain_waits_since_then(connect: DatabaseConnector) -> None:
     with await connect() as db:
         await publish(db, skill("pdf", verdict_at=at(1)))
+        await ask(db, "asked", 10)
+        await publish(db, skill("asked", verdict_at=at(1)))
+        await answer(db, "id-asked", minute=11)
         await take_due(db, ["a"], 10, read_before=at(5))
         await answer(db, "a", minute=11)
-        for read_before, waiting in ((at(9), Waiting()), (at(10), Waiting(1, at(10)))):
+        for read_before, waiting in ((at(9), Waiting()), (at(10), Waiting(2, at(10)))):
             work = await db.scan_work(expired=NEVER, read_before=read_before, hours_since=NEVER)
             assert work.unread == waiting
 

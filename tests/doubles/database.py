@@ -111,6 +111,7 @@ class DatabaseDouble:
     leases: dict[str, _Lease] = field(default_factory=dict)
     states: dict[str, bytes] = field(default_factory=dict)
     scans: dict[str, ScanRequest] = field(default_factory=dict)  # by identity
+    due: dict[str, str] = field(default_factory=dict)  # when an identity was last due to be read
     scan_hours: dict[str, ScanHour] = field(default_factory=dict)  # by the hour's beginning
 
     async def connect(self) -> SkillDatabase:
@@ -569,19 +570,26 @@ class DoubleSession:
     def hand_out_due_scans(
         self, submission_ids: Sequence[str], *, now: str, free_at: str, read_before: str
     ) -> Sequence[ScanRequest]:
-        due = [row.skill for row in self.tables.rows.values() if self._is_due(row, read_before)]
-        due.sort(key=lambda skill: (skill.decided_at, skill.identity))
+        rows = self.tables.rows.values()
+        unread = [
+            row
+            for row in rows
+            if self._is_unread(row, read_before) and not self._is_asked_for(row, read_before)
+        ]
+        unread.sort(key=lambda row: (self._read_at(row), row.identity))
+        taken = list(zip(submission_ids, unread, strict=False))
+        self.tables.due |= {row.identity: now for _, row in taken}
         handed = [
             ScanRequest(
-                identity=skill.identity,
+                identity=row.identity,
                 submission_id=id_,
                 reason=ScanReason.DUE,
                 requested_at=now,
-                submission=_submission_of(skill, id_, now),
+                submission=_submission_of(row.skill, id_, now),
                 attempts=1,
                 free_at=free_at,
             )
-            for id_, skill in zip(submission_ids, due, strict=False)
+            for id_, row in taken
         ]
         self._hand_out(handed, now)
         return handed
@@ -617,12 +625,14 @@ class DoubleSession:
         for scan in self._open_scans():
             if scan.requested_at > expired:
                 waiting.setdefault(scan.reason, []).append(scan.requested_at)
-        due = [row for row in self.tables.rows.values() if self._is_due(row, read_before)]
         scans = self.tables.scans
         unread = [
-            max(row.skill.decided_at, scan.requested_at if scan else "")
-            for row in due
+            max(self._read_at(row), scan.requested_at if scan else "")
+            for row in self.tables.rows.values()
             for scan in [scans.get(row.identity)]
+            if self._is_unread(row, read_before)
+            and not self._is_asked_for(row, read_before)
+            and (scan is None or scan.answered_at is not None)
         ]
         return ScanWork(
             asked={reason: Waiting(len(at), min(at)) for reason, at in waiting.items()},
@@ -680,11 +690,17 @@ class DoubleSession:
     def _open_scans(self) -> list[ScanRequest]:
         return [scan for scan in self.tables.scans.values() if scan.answered_at is None]
 
-    def _is_due(self, row: Held, read_before: str) -> bool:
+    def _read_at(self, row: Held) -> str:
+        return max(row.skill.decided_at, self.tables.due.get(row.identity, ""))
+
+    def _is_unread(self, row: Held, read_before: str) -> bool:
+        return row.skill.status is Status.LISTED and self._read_at(row) <= read_before
+
+    def _is_asked_for(self, row: Held, read_before: str) -> bool:
         scan = self.tables.scans.get(row.identity)
-        asked = scan is not None and (scan.answered_at is None or scan.requested_at > read_before)
-        is_listed = row.skill.status is Status.LISTED
-        return is_listed and row.skill.decided_at <= read_before and not asked
+        if scan is None or scan.requested_at > read_before:
+            return scan is not None
+        return scan.answered_at is None and scan.reason is not ScanReason.DUE
 
     def _hand_out(self, handed: Sequence[ScanRequest], now: str) -> None:
         self.tables.scans |= {scan.identity: scan for scan in handed}

@@ -254,7 +254,8 @@ class SkillDatabase(AbstractContextManager["SkillDatabase"], Protocol):
         """Ask for scans of the listed skills that were neither read nor asked for since
         ``read_before``, the longest unread first, and take these requests at once. Atomic.
 
-        There are at most as many as ``submission_ids``, which their submissions get.
+        There are at most as many as ``submission_ids``, which their submissions get. Each skill is
+        due again as long after this as after a reading, whatever becomes of the request.
         """
 
     async def answer_scans(

@@ -53,8 +53,8 @@ SKILL_COLUMNS: Final = {
 """Columns of ``skill`` that an upsert writes, and the type each is read as from the parameter: a
 skill's fields, and what is made of them for looking up and searching."""
 
-MANAGED_COLUMNS: Final = ("revision_in_kv", "title_vector", "search_vector", "digest")
-"""Columns that ``mark_in_kv`` or PostgreSQL itself fills."""
+MANAGED_COLUMNS: Final = ("revision_in_kv", "title_vector", "search_vector", "digest", "due_at")
+"""Columns that ``mark_in_kv``, ``hand_out_due_scans`` or PostgreSQL itself fills."""
 
 _KEPT_ON_UPDATE: Final = {"identity", *KEPT}
 
@@ -456,25 +456,30 @@ order by attempts > 1, reason <> 'new', requested_at, identity
 """$1 limit, $2 now, $3 when the first, second … hand-out is over, $4 the moment up to which
 requests are expired, $5 the hour."""
 
-_READ_AT = "coalesce(skill.verdict_at, skill.certified_at, skill.read_at, skill.updated_at)"
+_READ_AT = """greatest(
+    coalesce(skill.verdict_at, skill.certified_at, skill.read_at, skill.updated_at), skill.due_at
+)"""
 
 HAND_OUT_DUE_SCANS: Final = f"""
 with due as (
-    select identity, repo_url, base_slug, skill_path, {_READ_AT} as decided_at
+    select identity, repo_url, base_slug, skill_path, {_READ_AT} as read_at
     from skill
     where status = 'LISTED' and {_READ_AT} <= $4::text
         and not exists (
             select from scan_request
             where scan_request.identity = skill.identity
-                and (answered_at is null or requested_at > $4::text)
+                and (answered_at is null and reason <> 'due' or requested_at > $4::text)
         )
     order by {_READ_AT}
     limit cardinality($1::text[])
     -- Others that ask at this moment get the next ones.
     for no key update of skill skip locked
 ),
+marked as (
+    update skill set due_at = $2::text from due where skill.identity = due.identity
+),
 numbered as (
-    select due.*, ($1::text[])[row_number() over (order by decided_at, identity)] as submission_id
+    select due.*, ($1::text[])[row_number() over (order by read_at, identity)] as submission_id
     from due
 ),
 handed as (
@@ -492,16 +497,17 @@ handed as (
         submission_id = excluded.submission_id, reason = excluded.reason,
         requested_at = excluded.requested_at, submission = excluded.submission,
         attempts = 1, free_at = excluded.free_at, answered_at = null
-    where stored.answered_at is not null and stored.requested_at <= $4::text
+    where (stored.answered_at is not null or stored.reason = 'due')
+        and stored.requested_at <= $4::text
     returning *
 ),
 counted as ({_COUNT_HANDED_OUT.format(hour="$5::text")})
 select {_json_of(ScanRequest, "handed")}
 from handed join due using (identity)
-order by due.decided_at, identity
+order by due.read_at, identity
 """
 """$1 ids of the submissions that are made, $2 now, $3 when the hand-out is over, $4 the moment up
-to which a verdict is old, $5 the hour."""
+to which a reading is old, $5 the hour."""
 
 ANSWER_SCANS: Final = """
 with answered as (
@@ -547,7 +553,7 @@ where status = 'LISTED' and {_READ_AT} <= $1::text
         or scan_request.answered_at is not null and scan_request.requested_at <= $1::text
     )
 """
-"""$1 the moment up to which a verdict is old."""
+"""$1 the moment up to which a reading is old."""
 
 LIST_SCAN_HOURS: Final = """
 select hour, handed_out, results from scan_hour where hour >= $1::text order by hour
