@@ -76,6 +76,7 @@ def test_there_are_guarded_routes_and_wrong_credentials() -> None:
         "/api/v1/admin/dead-letters/redrive",
         "/api/v1/admin/audit",
         "/api/v1/admin/reports",
+        "/api/v1/webhooks/scan-requests",
         "/api/v1/webhooks/scan-results",
     }
     assert len(wrong()) >= 20
