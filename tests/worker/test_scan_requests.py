@@ -62,18 +62,14 @@ def test_what_is_handed_out_is_published_and_later_due_again(
     wait_published(client, request["submissionId"])
     assert take(client) == []
 
-    query(
-        marketplace,
-        "update skill set verdict_at = $1::text, certified_at = $1::text",
-        "2026-01-01T00:00:00.000Z",
-    )
-    query(
-        marketplace, "update scan_request set requested_at = $1::text", "2026-01-01T00:00:00.000Z"
-    )
+    ((read_at,),) = query(marketplace, "select verdict_at from skill")
+    query(marketplace, "update skill set verdict_at = $1::text", LONG_AGO)
+    query(marketplace, "update scan_request set requested_at = $1::text", LONG_AGO)
     (due,) = take(client)
     assert (due["reason"], due["identity"]) == ("due", request["identity"])
     assert due["submissionId"] != request["submissionId"]
     assert take(client) == []
+    query(marketplace, "update skill set verdict_at = $1::text", read_at or "")  # as its revision
     report(client, due["submissionId"], skill={"name": "Work", "description": "Read again."})
     eventually(
         lambda: client.get("/api/v1/skills/work").json(),
