@@ -49,6 +49,16 @@ class DeadLetterCounts(msgspec.Struct, kw_only=True):
     by_reason: dict[str, int] = {}
 
 
+class Scanning(msgspec.Struct, kw_only=True):
+    """What waits for scanners, and what they did in the last 24 hours."""
+
+    waiting: dict[str, int] = {}
+    oldest_age_seconds: float | None = None
+    oldest_reason: str | None = None
+    handed_out: int = 0
+    results: int = 0
+
+
 class Health(msgspec.Struct, kw_only=True):
     """``GET /api/v1/admin/health/skills``. A count that cannot be read is None."""
 
@@ -65,6 +75,7 @@ class Health(msgspec.Struct, kw_only=True):
     last_check: dict[str, Any] | None = None
     dead_letters: DeadLetterCounts | None = None
     oldest_pending: dict[str, Any] | None = None
+    scanning: Scanning | None = None
     heap: dict[str, Any] | None = None
     kv_operations: dict[str, Any] | None = None
 

@@ -22,6 +22,7 @@ from cli.answers import (
     Report,
     Rule,
     RuleReceipt,
+    Scanning,
     ShownSkill,
     Source,
 )
@@ -147,6 +148,10 @@ def _facts(report: Health) -> Table:
         reasons = ", ".join(f"{reason}: {n:,}" for reason, n in sorted(letters.by_reason.items()))
         waiting = plain(f"{letters.total:,}" + (f" ({reasons})" if reasons else ""))
     table.add_row("dead letters", waiting)
+    table.add_row("scans that wait", _scans(report.scanning))
+    if report.scanning is not None:
+        done = f"{report.scanning.handed_out:,} handed out, {report.scanning.results:,} results"
+        table.add_row("scans in 24 hours", plain(done))
     for name, facts in (
         ("oldest pending submission", report.oldest_pending),
         ("last repair", report.last_repair),
@@ -156,6 +161,16 @@ def _facts(report: Health) -> Table:
     ):
         table.add_row(name, _pairs(facts))
     return table
+
+
+def _scans(scanning: Scanning | None) -> Text:
+    if scanning is None:
+        return Text("unreadable", "bold red")
+    counts = ", ".join(f"{reason}: {count:,}" for reason, count in scanning.waiting.items())
+    if scanning.oldest_age_seconds is None:
+        return plain(counts)
+    age = duration(scanning.oldest_age_seconds)
+    return plain(f"{counts}; the oldest ({scanning.oldest_reason}) for {age}")
 
 
 def _pairs(facts: Mapping[str, Any] | None) -> Text:

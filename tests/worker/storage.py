@@ -61,7 +61,7 @@ def empty(marketplace: Marketplace) -> None:
     query(
         marketplace,
         "truncate skill, skill_alias, skill_version, dead_letter, audit, report, rule, lease,"
-        " state",
+        " state, scan_request, scan_hour",
     )
 
 

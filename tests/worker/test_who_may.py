@@ -96,6 +96,7 @@ def test_there_are_guarded_routes_and_wrong_credentials() -> None:
         "/api/v1/admin/reports",
         SKILL,
         f"{SKILL}/block",
+        "/api/v1/webhooks/scan-requests",
         "/api/v1/webhooks/scan-results",
     }
     assert len(wrong()) >= 20

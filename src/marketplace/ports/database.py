@@ -13,6 +13,7 @@ import msgspec
 
 from marketplace.ports.audit import AuditEntry, AuditFilter
 from marketplace.ports.dead_letter import DeadLetter
+from marketplace.ports.scan_request import ScanRequest, ScanWork, WantedScan
 from marketplace.ports.skill_report import ReportPlace, SkillReport
 from marketplace.skills.change import Change
 from marketplace.skills.fingerprint import Fingerprint
@@ -281,6 +282,54 @@ class SkillDatabase(AbstractContextManager["SkillDatabase"], Protocol):
 
     async def resolve_report(self, id_: str, *, at: str, by: str, resolution: str) -> bool:
         """Close a report; whether it was open until now. Atomic."""
+
+    async def ask_for_scans(
+        self, wanted: Sequence[WantedScan], *, expired: str, asked_since: str
+    ) -> Mapping[str, ScanRequest]:
+        """Put requests on the list of scanners, each identity once; what stands there afterwards,
+        by identity. Idempotent.
+
+        A request is ``rescan`` where there is a row of the identity, else ``new``. It takes the
+        place of an earlier one that is answered, or of those that nobody waits for: ``due`` ones
+        and those from ``expired`` or before. A ``rescan`` since ``asked_since`` keeps its place
+        against another ``rescan``, answered or not.
+        """
+
+    async def hand_out_scans(
+        self, *, limit: int, now: str, free_at: Sequence[str], expired: str
+    ) -> Sequence[ScanRequest]:
+        """Take open requests that are younger than ``expired``, so that nobody else gets them.
+
+        Those that were never handed out come first, ``new`` ones in front, each kind by age; then
+        those that were, are free again and not answered. The n-th hand-out of a request makes it
+        free again at the n-th moment of ``free_at``, later ones at the last. Atomic.
+        """
+
+    async def hand_out_due_scans(
+        self, submission_ids: Sequence[str], *, now: str, free_at: str, read_before: str
+    ) -> Sequence[ScanRequest]:
+        """Ask for scans of the listed skills that were neither read nor asked for since
+        ``read_before``, the longest unread first, and take these requests at once. Atomic.
+
+        There are at most as many as ``submission_ids``, which their submissions get. Each skill is
+        due again as long after this as after a reading, whatever becomes of the request.
+        """
+
+    async def answer_scans(
+        self, answered: Sequence[str], *, again: Sequence[str], again_at: str, now: str
+    ) -> None:
+        """Close the requests of these submissions; those of ``again`` are free at ``again_at``.
+
+        All are counted as results. Nothing else happens where there is no open request. Idempotent
+        but for the count.
+        """
+
+    async def forget_scans(self, *, asked_before: str, hours_before: str, limit: int) -> int:
+        """Delete requests of a moment or before, up to ``limit`` of them, and counts of hours
+        before another one; how many requests."""
+
+    async def scan_work(self, *, expired: str, read_before: str, hours_since: str) -> ScanWork:
+        """How the list of scanners stands; ``read_before`` as in ``hand_out_due_scans``."""
 
     async def acquire_lease(self, name: str, holder: str, *, now: str, expires_at: str) -> bool:
         """Take a lease that is free, expired or already the holder's. Atomic."""

@@ -13,6 +13,7 @@ from typing import Any, Final, Self
 
 import msgspec
 
+from marketplace.basics.timestamps import hour_of
 from marketplace.ports.audit import AuditEntry, AuditFilter
 from marketplace.ports.database import (
     Counted,
@@ -34,6 +35,14 @@ from marketplace.ports.errors import (
     DatabaseRefused,
     DatabaseRejected,
     DatabaseTimeout,
+)
+from marketplace.ports.scan_request import (
+    ScanHour,
+    ScanReason,
+    ScanRequest,
+    ScanWork,
+    Waiting,
+    WantedScan,
 )
 from marketplace.ports.skill_report import ReportPlace, SkillReport
 from marketplace.postgres import queries
@@ -90,6 +99,7 @@ _read_dead_letter_json = msgspec.json.Decoder(DeadLetter).decode
 _read_audit_json = msgspec.json.Decoder(AuditEntry).decode
 _read_report_json = msgspec.json.Decoder(SkillReport).decode
 _read_rule_json = msgspec.json.Decoder(Rule).decode
+_read_scan_json = msgspec.json.Decoder(ScanRequest).decode
 
 
 def postgres_connector(connect: Callable[[], Awaitable[Connection]]) -> DatabaseConnector:
@@ -511,6 +521,68 @@ class PostgresSkillDatabase:
         result = await self._query(queries.RESOLVE_REPORT, id_, at, by, resolution)
         return result.affected == 1
 
+    async def ask_for_scans(
+        self, wanted: Sequence[WantedScan], *, expired: str, asked_since: str
+    ) -> Mapping[str, ScanRequest]:
+        identities = [each.submission.identity for each in wanted]
+        asked = (
+            identities,
+            [each.submission.id for each in wanted],
+            [each.at for each in wanted],
+            [_json(each.submission) for each in wanted],
+            expired,
+            asked_since,
+        )
+        # Each statement has a snapshot of its own: the second one sees what the first waited for.
+        _, result = await self._pipeline(
+            Statement(queries.ASK_FOR_SCANS, asked), Statement(queries.GET_SCANS, (identities,))
+        )
+        return {request.identity: request for request in _scans(result)}
+
+    async def hand_out_scans(
+        self, *, limit: int, now: str, free_at: Sequence[str], expired: str
+    ) -> Sequence[ScanRequest]:
+        return _scans(
+            await self._write(queries.HAND_OUT_SCANS, limit, now, free_at, expired, hour_of(now))
+        )
+
+    async def hand_out_due_scans(
+        self, submission_ids: Sequence[str], *, now: str, free_at: str, read_before: str
+    ) -> Sequence[ScanRequest]:
+        return _scans(
+            await self._write(
+                queries.HAND_OUT_DUE_SCANS, submission_ids, now, free_at, read_before, hour_of(now)
+            )
+        )
+
+    async def answer_scans(
+        self, answered: Sequence[str], *, again: Sequence[str], again_at: str, now: str
+    ) -> None:
+        await self._write(queries.ANSWER_SCANS, answered, again, again_at, now, hour_of(now))
+
+    async def forget_scans(self, *, asked_before: str, hours_before: str, limit: int) -> int:
+        forgotten, _ = await self._pipeline(
+            Statement(queries.FORGET_SCANS, (asked_before, limit)),
+            Statement(queries.FORGET_SCAN_HOURS, (hours_before,)),
+        )
+        return forgotten.affected
+
+    async def scan_work(self, *, expired: str, read_before: str, hours_since: str) -> ScanWork:
+        asked, unread, hours = await self._pipeline(
+            Statement(queries.COUNT_OPEN_SCANS, (expired,)),
+            Statement(queries.COUNT_UNREAD, (read_before,)),
+            Statement(queries.LIST_SCAN_HOURS, (hours_since,)),
+        )
+        ((count, since),) = unread.rows
+        return ScanWork(
+            asked={ScanReason(r): Waiting(int(n), at) for r, n, at in _filled(asked)},
+            unread=Waiting(int(count or 0), since),
+            hours=[
+                ScanHour(hour=hour, handed_out=int(handed_out), results=int(results))
+                for hour, handed_out, results in _filled(hours)
+            ],
+        )
+
     async def acquire_lease(self, name: str, holder: str, *, now: str, expires_at: str) -> bool:
         result = await self._query(queries.ACQUIRE_LEASE, name, holder, now, expires_at)
         return result.affected == 1
@@ -623,6 +695,10 @@ def _row(skill: Skill) -> dict[str, Any]:
         "title_terms": title_terms(words),
         "search_terms": document_terms(words),
     }
+
+
+def _scans(result: Result) -> list[ScanRequest]:
+    return [_read_scan_json(request) for (request,) in _filled(result)]
 
 
 def _json(value: Any) -> str:

@@ -1,8 +1,9 @@
 """The light repair: what is known to be undone, without enumerating everything.
 
 Outbox records and dead letters that KV alone has go into PostgreSQL; rows that KV is not known to
-hold go into KV. What passed its scan and was never published is asked for again. These lists are
-short unless a source was away.
+hold go into KV. What passed its scan and was never published is asked for again. Submissions that
+the scanners' list lacks go there, and old requests leave it. These lists are short unless a source
+was away.
 """
 
 from typing import Final
@@ -15,6 +16,7 @@ from marketplace.ports.errors import StorageError
 from marketplace.publishing.kv_copy import project_rows
 from marketplace.publishing.outbox import drain_outbox
 from marketplace.publishing.publish import Published, publish_skills
+from marketplace.publishing.scan_requests import forget_old, queue_marked
 from marketplace.publishing.submissions import ask_again
 from marketplace.publishing.withheld import refresh_withheld
 from marketplace.repair.logged_acts import reconcile_acts
@@ -30,6 +32,7 @@ class LightRepairReport(msgspec.Struct, rename="camel"):
     database_backfilled: int = 0  # skills
     kv_backfilled: int = 0  # skills
     asked_again: int = 0  # submissions
+    scans_queued: int = 0  # submissions that the scanners' list lacked
     acts_replayed: int = 0  # skills that got acts back from the log
     versions_added: int = 0  # of skills that had none
     rules_replayed: int = 0  # rules that the table got back from the log, or lifted
@@ -51,6 +54,8 @@ async def run_light_repair(env: Env) -> LightRepairReport:
         _fill_versions,
         _move_letters,
         _ask_again,
+        _queue_scans,
+        _forget_scans,
     )
     for part in parts:
         try:
@@ -97,6 +102,14 @@ async def _move_letters(env: Env, _report: LightRepairReport) -> None:
 
 async def _ask_again(env: Env, report: LightRepairReport) -> None:
     report.asked_again = await ask_again(env)
+
+
+async def _queue_scans(env: Env, report: LightRepairReport) -> None:
+    report.scans_queued = await queue_marked(env)
+
+
+async def _forget_scans(env: Env, _report: LightRepairReport) -> None:
+    await forget_old(env)
 
 
 async def _drain_outbox(env: Env, report: LightRepairReport) -> None:

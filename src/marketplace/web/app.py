@@ -12,6 +12,7 @@ from marketplace.web.api import (
     block_list,
     reports,
     rules,
+    scan_requests,
     skills,
     submissions,
     versions,
@@ -36,6 +37,7 @@ def create_app() -> FastAPI:
     app.include_router(versions.router)
     app.include_router(block_list.router)
     app.include_router(submissions.router)
+    app.include_router(scan_requests.router)
     app.include_router(skill_page.router)
     app.include_router(admin.router)
     app.include_router(audit.router)

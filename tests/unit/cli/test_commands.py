@@ -47,6 +47,14 @@ def health(**changes: Any) -> dict[str, Any]:
             "scanned_at": "2026-11-24T08:00:00.000Z",
             "age_seconds": 9,
         },
+        "scanning": {
+            "waiting": {"new": 4, "rescan": 0, "due": 1_500},
+            "oldest_age_seconds": 7_300.0,
+            "oldest_reason": "new",
+            "handed_out": 2_100,
+            "results": 2_050,
+            "hours": [{"hour": "2026-11-24T08:00:00.000Z", "handed_out": 2_100, "results": 2_050}],
+        },
         "heap": {"bytes": 38_000_000},
         "kv_operations": {"list": 112, "all": 118},
     } | changes
@@ -78,6 +86,8 @@ def test_health_shows_everything_and_exits_with_0(marketplace: FakeMarketplace) 
         "cron */5 * * * *, status ok",
         "bytes 38,000,000",
         "list 112, all 118",
+        "new: 4, rescan: 0, due: 1,500; the oldest (new) for 2.0 h",
+        "2,100 handed out, 2,050 results",
     ):
         assert expected in result.stdout
     assert "Drifts" not in result.stdout
@@ -127,10 +137,10 @@ def test_a_source_that_is_away_is_shown_as_such(marketplace: FakeMarketplace) ->
     marketplace.on(
         "GET",
         HEALTH,
-        health(prisma_count=None, sources={"postgres": AWAY}, dead_letters=None),
+        health(prisma_count=None, sources={"postgres": AWAY}, dead_letters=None, scanning=None),
     )
     result = marketplace.run("health")
-    assert result.stdout.count("unreadable") == 2
+    assert result.stdout.count("unreadable") == 3
     assert "unreachable" in result.stdout
     assert "connection refused" in result.stdout
 

@@ -8,6 +8,7 @@ from pydantic.alias_generators import to_camel
 
 from marketplace.catalog.answer import Source
 from marketplace.ports.audit import AuditEntry
+from marketplace.ports.scan_request import ScanReason
 from marketplace.ports.skill_report import SkillReport
 from marketplace.skills.rules import Rule
 from marketplace.skills.skill import INTERNAL, Skill, SkillSummary
@@ -111,6 +112,34 @@ class ResultsReceiptDocument(Document):
 
     accepted: list[str]
     rejected: list[RefusedDocument]
+
+
+class HandedOutScan(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A request as a scanner gets it. ``skill_path`` and ``skill_name`` are hints."""
+
+    submission_id: str
+    repo_url: str
+    skill_path: str
+    skill_name: str
+    reason: ScanReason
+    requested_at: str
+    lease_expires_at: str
+    attempt: int  # 1 at its first hand-out
+    identity: str
+
+
+ScanRequestDocument = create_model(
+    "ScanRequestDocument",
+    __base__=Document,
+    __doc__="What to read next. ``skillPath`` and ``skillName`` are hints.",
+    **_fields_of(HandedOutScan),
+)
+
+
+class ScanRequestsDocument(Document):
+    """What a scanner is to read, the most urgent first."""
+
+    requests: list[ScanRequestDocument]  # type: ignore[valid-type]  # a variable, for mypy
 
 
 AuditEntryDocument = create_model(
