@@ -49,6 +49,16 @@ class DeadLetterCounts(msgspec.Struct, kw_only=True):
     by_reason: dict[str, int] = {}
 
 
+class Scanning(msgspec.Struct, kw_only=True):
+    """What waits for scanners, and what they did in the last 24 hours."""
+
+    waiting: dict[str, int] = {}
+    oldest_age_seconds: float | None = None
+    oldest_reason: str | None = None
+    handed_out: int = 0
+    results: int = 0
+
+
 class Health(msgspec.Struct, kw_only=True):
     """``GET /api/v1/admin/health/skills``. A count that cannot be read is None."""
 
@@ -65,6 +75,7 @@ class Health(msgspec.Struct, kw_only=True):
     last_check: dict[str, Any] | None = None
     dead_letters: DeadLetterCounts | None = None
     oldest_pending: dict[str, Any] | None = None
+    scanning: Scanning | None = None
     heap: dict[str, Any] | None = None
     kv_operations: dict[str, Any] | None = None
 
@@ -166,6 +177,126 @@ class Report(msgspec.Struct, kw_only=True, rename="camel"):
     text: str = ""
     resolved_by: str | None = None
     resolution: str | None = None
+
+
+class Act(msgspec.Struct, kw_only=True, rename="camel"):
+    """What an operator did to a skill."""
+
+    id: str
+    kind: str
+    reason: str = ""
+    at: str = ""
+    by: str = ""
+    lifts: list[str] = []
+    lifted_by: str | None = None
+
+    @property
+    def is_in_force(self) -> bool:
+        """Whether it can be lifted, and nobody did."""
+        return self.lifted_by is None and self.kind != "RESTORE"
+
+
+class Verdict(msgspec.Struct, kw_only=True, rename="camel"):
+    """What a scan found."""
+
+    scanned_at: str
+    verdict: str
+    submission_id: str = ""
+    score: int | None = None
+    path: str | None = None
+    commit: str | None = None
+    repository_id: str | None = None
+    owner_id: str | None = None
+    reason: str | None = None
+
+
+class ListedVersion(msgspec.Struct, kw_only=True, rename="camel"):
+    """A version as it was listed first."""
+
+    version: str
+    created_at: str
+    cert_tier: str
+    cert_score: int
+    diff_summary: str
+    commit: str | None = None
+
+
+class SubmissionState(msgspec.Struct, kw_only=True, rename="camel"):
+    """Where a submission stands."""
+
+    id: str
+    state: str
+    received_at: str | None = None
+
+
+class ShownSkill(msgspec.Struct, kw_only=True):
+    """``GET /api/v1/admin/skills/{slug}``: all that is known of a skill.
+
+    ``record`` is a text where the record cannot be read.
+    """
+
+    skill: dict[str, Any]
+    row: dict[str, Any] | None = None
+    record: dict[str, Any] | str | None = None
+    acts: list[Act] = []
+    versions: list[ListedVersion] = []
+    verdicts: list[Verdict] = []
+    submissions: list[SubmissionState] = []
+    source: str = ""
+    reasons: list[str] = []
+
+    @property
+    def in_force(self) -> list[Act]:
+        """The acts that a restore can lift."""
+        return [act for act in self.acts if act.is_in_force]
+
+    @property
+    def different(self) -> list[str]:
+        """The fields that row and record have differently, or one of them has alone."""
+        if not isinstance(self.row, dict) or not isinstance(self.record, dict):
+            return []
+        row, record = self.row, self.record
+        return sorted(f for f in {*row, *record} if row.get(f) != record.get(f))
+
+    @property
+    def lacking(self) -> list[str]:
+        """The ids of acts that the row does not have."""
+        known = {act.get("id") for act in (self.row or {}).get("acts", [])}
+        return [act.id for act in self.acts if act.id not in known]
+
+    @property
+    def finding(self) -> str | None:
+        """What is wrong with the copies of this skill, as a sentence; None where all is well."""
+        if self.reasons:
+            return f"Not everything could be read: {'; '.join(self.reasons)}."
+        if isinstance(self.record, str):
+            return f"The record in KV cannot be read: {self.record}."
+        if self.source == "seed" and not self.acts:  # never published: the Worker has it
+            return None
+        if self.row is None or self.record is None:
+            lacking = "PostgreSQL" if self.row is None else "KV"
+            return f"{lacking} does not have it. KV may be a minute late; then: rebuild."
+        if self.lacking:
+            acts = ", ".join(self.lacking)
+            return f"PostgreSQL lacks these acts, and answers without them: {acts}. Now: rebuild."
+        if self.different:
+            fields = ", ".join(self.different)
+            return f"PostgreSQL and KV differ: {fields}. KV may be a minute late; then: rebuild."
+        return None
+
+
+class Acted(msgspec.Struct, kw_only=True):
+    """What became of an act. ``stores``: whether each has taken it, by name."""
+
+    slug: str
+    status: str
+    act: Act
+    stores: dict[str, bool]
+
+    @property
+    def is_everywhere(self) -> bool:
+        """Whether no store lacks it."""
+        return all(self.stores.values())
 
 
 class Rule(msgspec.Struct, kw_only=True, rename="camel"):

@@ -169,6 +169,109 @@ def resolve(
     _run(ctx, command, as_json=as_json)
 
 
+SlugArgument = Annotated[str, typer.Argument(help="The skill's slug; an old one works too.")]
+ReasonOption = Annotated[
+    str, typer.Option(help="Why. Everybody reads it on the page of a skill that is not listed.")
+]
+
+
+@app.command()
+def show(ctx: typer.Context, slug: SlugArgument, as_json: JsonOption = False) -> None:
+    """Show all that is known of a skill. Exit code 1 if its copies differ or cannot be read."""
+    _run(ctx, partial(commands.show, slug=slug), as_json=as_json)
+
+
+@app.command()
+def correct(
+    ctx: typer.Context,
+    slug: SlugArgument,
+    reason: ReasonOption,
+    category: Annotated[str | None, typer.Option(help="Its category from now on.")] = None,
+    label: Annotated[list[str] | None, typer.Option(help="Its labels; repeat it.")] = None,
+    no_labels: Annotated[bool, typer.Option("--no-labels", help="It has no label.")] = False,
+    tier: Annotated[str | None, typer.Option(help="SCANNED, VERIFIED or CERTIFIED.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List a skill with another category, labels or tier, whatever scans say."""
+    command = partial(
+        commands.correct,
+        slug=slug,
+        reason=reason,
+        category=category,
+        labels=label or [],
+        no_labels=no_labels,
+        tier=tier,
+    )
+    _run(ctx, command, as_json=as_json)
+
+
+@app.command()
+def withdraw(
+    ctx: typer.Context, slug: SlugArgument, reason: ReasonOption, as_json: JsonOption = False
+) -> None:
+    """Take a skill down. It keeps its slug, and `restore` brings it back."""
+    _run(ctx, partial(commands.withdraw, slug=slug, reason=reason), as_json=as_json)
+
+
+@app.command()
+def block(
+    ctx: typer.Context,
+    slug: SlugArgument,
+    reason: ReasonOption,
+    threat_type: Annotated[str, typer.Option(help="What it is, such as exfiltration.")],
+    severity: Annotated[str, typer.Option(help="LOW, MEDIUM, HIGH or CRITICAL.")],
+    evidence: Annotated[list[str] | None, typer.Option(help="A URL; repeat it.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take a skill down as a threat, and enter it in the blocklist."""
+    command = partial(
+        commands.block,
+        slug=slug,
+        reason=reason,
+        threat_type=threat_type,
+        severity=severity,
+        evidence=evidence or [],
+    )
+    _run(ctx, command, as_json=as_json)
+
+
+@app.command()
+def restore(
+    ctx: typer.Context,
+    slug: SlugArgument,
+    acts: Annotated[
+        list[str] | None, typer.Argument(help="Ids of acts; without, those in force are listed.")
+    ] = None,
+    reason: Annotated[str | None, typer.Option(help="Why.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Lift acts on a skill: those that are named, and no others."""
+    command = partial(commands.restore, slug=slug, acts=acts or [], reason=reason)
+    _run(ctx, command, as_json=as_json)
+
+
+@app.command()
+def accept_owner(
+    ctx: typer.Context,
+    slug: SlugArgument,
+    reason: ReasonOption,
+    repository_id: Annotated[
+        str | None, typer.Option(help="The forge's new id of the repository.")
+    ] = None,
+    owner_id: Annotated[str | None, typer.Option(help="The forge's new id of its owner.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Let a repository that changed hands go on as the same skill."""
+    command = partial(
+        commands.accept_owner,
+        slug=slug,
+        reason=reason,
+        repository_id=repository_id,
+        owner_id=owner_id,
+    )
+    _run(ctx, command, as_json=as_json)
+
+
 rules_app = typer.Typer(
     help="List the rules that withhold skills, make one, lift one.", invoke_without_command=True
 )
@@ -237,7 +340,7 @@ def publish(
         bool,
         typer.Option(
             "--scan-pass",
-            help="Submit as an operator, who may update listed skills, and report each as passed.",
+            help="Submit with the credential, without a limit, and report each as passed.",
         ),
     ] = False,
     score: Annotated[int, typer.Option(min=0, max=100, help="The score for --scan-pass.")] = 100,

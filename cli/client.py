@@ -1,9 +1,11 @@
 """The marketplace's HTTP interface: every call ends in time, is retried, and explains its errors.
 
-Every call may be repeated safely, since the interface is idempotent: a second submission of the
-same skill is answered as a duplicate, a second redrive as already done, a second rebuild follows
-the first, a report that is resolved keeps its first resolution, and a rule is made or lifted once.
-So all are treated alike: a call whose failure may pass is tried ATTEMPTS times.
+Almost every call may be repeated safely, since the interface is idempotent: a second submission of
+the same skill is answered as a duplicate, a second redrive as already done, a second rebuild
+follows the first, a report that is resolved keeps its first resolution, and a rule is made or
+lifted once. So a call whose failure
+may pass is tried ATTEMPTS times. An act on a skill is another act each time: it is tried again only
+where it cannot have arrived.
 """
 
 import json
@@ -26,6 +28,7 @@ READ_TIMEOUT_SECONDS: Final = 30.0
 BATCH_SIZE: Final = 100  # dead letters, ids or verdicts in one call
 
 _PASSING_STATUSES: Final = frozenset({429, 502, 503, 504})
+_NOT_TAKEN_STATUSES: Final = frozenset({429})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +102,15 @@ class MarketplaceClient:
         path = f"/api/v1/admin/reports/{quote(report_id, safe='')}/resolve"
         return self._call("POST", path, body={"reason": reason})
 
+    def skill(self, slug: str) -> dict[str, Any]:
+        """All that is known of a skill, listed or not."""
+        return self._call("GET", _skill_path(slug))
+
+    def act(self, slug: str, act: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Do something to a skill; what was recorded, and where. Not repeated after a failure that
+        may have come behind the act."""
+        return self._call("POST", f"{_skill_path(slug)}/{act}", body=body, repeatable=False)
+
     def rules(self, *, cursor: str | None, limit: int) -> tuple[list[Any], str | None]:
         """Up to ``limit`` rules, the newest first, and the cursor of the next."""
         return self._listed("rules", "rules", {}, cursor, limit)
@@ -143,8 +155,8 @@ class MarketplaceClient:
                 return {"results": list(results.values()), "remaining": answer.get("remaining")}
 
     def submit(self, submission: Mapping[str, Any], *, as_operator: bool) -> dict[str, Any]:
-        """Ask for a skill to be listed. Public; what changes a listed skill needs the credential,
-        which otherwise stays at home."""
+        """Ask for a skill to be listed. Public; the credential, which otherwise stays at home, only
+        lifts the limit on submissions."""
         return self._call("POST", "/api/v1/submissions", body=submission, authenticated=as_operator)
 
     def report_verdicts(self, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -189,6 +201,7 @@ class MarketplaceClient:
         body: Mapping[str, Any] | None = None,
         authenticated: bool = True,
         patience: float = 0,
+        repeatable: bool = True,
     ) -> dict[str, Any]:
         request = self._http.build_request(
             method,
@@ -198,16 +211,17 @@ class MarketplaceClient:
             headers=self._access.credential_headers() if authenticated else None,
             timeout=httpx.Timeout(READ_TIMEOUT_SECONDS + patience, connect=CONNECT_TIMEOUT_SECONDS),
         )
+        passing = _PASSING_STATUSES if repeatable else _NOT_TAKEN_STATUSES
         delays = _delays()
         while True:
             delay = next(delays, None)
             try:
                 response = self._http.send(request)
             except httpx.RequestError as error:
-                if delay is None:
+                if delay is None or not (repeatable or _was_not_sent(error)):
                     raise self._unreachable(error) from None  # the cause may quote the headers
             else:
-                if response.status_code not in _PASSING_STATUSES or delay is None:
+                if response.status_code not in passing or delay is None:
                     return self._read(response)
                 delay = max(delay, _retry_after(response))
             self.surroundings.sleep(delay)
@@ -277,6 +291,14 @@ def _text(value: object) -> str:
     if value is None:
         return ""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _skill_path(slug: str) -> str:
+    return f"/api/v1/admin/skills/{quote(slug, safe='')}"
+
+
+def _was_not_sent(error: httpx.RequestError) -> bool:
+    return isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout))
 
 
 def _delays() -> Iterator[float]:

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from cli import tables
 from cli.answers import (
+    Acted,
     AuditEntry,
     DeadLetter,
     Health,
@@ -20,6 +21,7 @@ from cli.answers import (
     Report,
     Rule,
     RuleReceipt,
+    ShownSkill,
     read,
 )
 from cli.client import MarketplaceClient
@@ -173,6 +175,115 @@ def resolve(client: MarketplaceClient, output: Output, *, report_id: str, reason
     answer = client.resolve_report(report_id, reason)
     output.show(answer, tables.reports([read(answer, Report)]))
     return EXIT_OK
+
+
+def show(client: MarketplaceClient, output: Output, *, slug: str) -> int:
+    """Show all that is known of a skill."""
+    answer = client.skill(slug)
+    shown = read(answer, ShownSkill)
+    output.show(answer, tables.skill(shown))
+    return EXIT_OK if shown.finding is None else EXIT_FINDING
+
+
+def correct(
+    client: MarketplaceClient,
+    output: Output,
+    *,
+    slug: str,
+    reason: str,
+    category: str | None,
+    labels: Sequence[str],
+    no_labels: bool,
+    tier: str | None,
+) -> int:
+    """Set those of category, labels and tier that are given."""
+    if labels and no_labels:
+        raise UsageProblem("give --label or --no-labels")
+    body = {
+        "category": category,
+        "labels": list(labels) if labels or no_labels else None,
+        "certTier": None if tier is None else tier.upper(),
+    }
+    given = {field: value for field, value in body.items() if value is not None}
+    if not given:
+        raise UsageProblem("give --category, --label, --no-labels or --tier")
+    return _act(client, output, slug, "correct", given | {"reason": reason})
+
+
+def withdraw(client: MarketplaceClient, output: Output, *, slug: str, reason: str) -> int:
+    """Take a skill down."""
+    return _act(client, output, slug, "withdraw", {"reason": reason})
+
+
+def block(
+    client: MarketplaceClient,
+    output: Output,
+    *,
+    slug: str,
+    reason: str,
+    threat_type: str,
+    severity: str,
+    evidence: Sequence[str],
+) -> int:
+    """Take a skill down as a threat; ``evidence`` are addresses."""
+    body = {
+        "reason": reason,
+        "threatType": threat_type,
+        "severity": severity.upper(),
+        "evidenceUrls": list(evidence),
+    }
+    return _act(client, output, slug, "block", body)
+
+
+def restore(
+    client: MarketplaceClient,
+    output: Output,
+    *,
+    slug: str,
+    acts: Sequence[str],
+    reason: str | None,
+) -> int:
+    """Lift acts by their ids; without ids, list those in force."""
+    if not acts:
+        answer = client.skill(slug)
+        output.show(answer, tables.in_force(read(answer, ShownSkill)))
+        output.tell(missing := UsageProblem("give the ids of the acts to lift"))
+        return missing.exit_code
+    if reason is None:
+        raise UsageProblem("give --reason")
+    return _act(client, output, slug, "restore", {"acts": list(acts), "reason": reason})
+
+
+def accept_owner(
+    client: MarketplaceClient,
+    output: Output,
+    *,
+    slug: str,
+    reason: str,
+    repository_id: str | None,
+    owner_id: str | None,
+) -> int:
+    """Accept the forge's new ids of a skill's repository or owner."""
+    ids = {"repositoryId": repository_id, "ownerId": owner_id}
+    given = {field: value for field, value in ids.items() if value is not None}
+    if not given:
+        raise UsageProblem("give --repository-id or --owner-id")
+    return _act(client, output, slug, "accept-owner", given | {"reason": reason})
+
+
+def _act(
+    client: MarketplaceClient, output: Output, slug: str, act: str, body: Mapping[str, Any]
+) -> int:
+    """Do it, and tell which stores took it. A store that did not is a finding, though the act
+    counts."""
+    try:
+        answer = client.act(slug, act, body)
+    except NoAnswer as error:
+        look = f"before you repeat it, look whether it was recorded: python -m cli show {slug}"
+        raise NoAnswer(f"{error}; {look}", status=error.status) from None
+    acted = read(answer, Acted)
+    output.show(answer, tables.acted(acted))
+    return EXIT_OK if acted.is_everywhere else EXIT_FINDING
 
 
 def rules(client: MarketplaceClient, output: Output, *, limit: int, cursor: str | None) -> int:

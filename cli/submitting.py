@@ -1,6 +1,6 @@
 """Submits skills one after the other and, if asked to, reports each as passed by a scanner."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
 from typing import Any, Final
 
@@ -11,6 +11,16 @@ from cli.errors import RequestRefused
 from cli.submission_file import Entry
 
 _NOT_YET_PUBLISHED: Final = {"RECEIVED", "SCANNED"}
+_FACTS: Final = {
+    "displayName",
+    "description",
+    "version",
+    "license",
+    "labels",
+    "category",
+    "extensible",
+    "extensionPoints",
+}
 
 
 class Outcome(StrEnum):
@@ -43,7 +53,7 @@ class Submitter:
         score."""
         self._client = client
         self._scan_score = scan_score
-        self._to_pass: list[Result] = []
+        self._to_pass: list[tuple[Result, Mapping[str, Any]]] = []
         self.results: list[Result] = []
 
     def submit(self, entries: Iterable[Entry], advance: Callable[[], None]) -> None:
@@ -56,7 +66,7 @@ class Submitter:
             result = self._submit_one(entry)
             self.results.append(result)
             if self._scan_score is not None and result.state in _NOT_YET_PUBLISHED:
-                self._to_pass.append(result)
+                self._to_pass.append((result, entry.submission or {}))
             if len(self._to_pass) == BATCH_SIZE:
                 self._pass()
             advance()
@@ -90,11 +100,14 @@ class Submitter:
 
         They stay collected until the report is answered.
         """
-        waiting = {result.id: result for result in self._to_pass if result.id is not None}
+        passed = [pair for pair in self._to_pass if pair[0].id is not None]
+        waiting = {result.id: result for result, _ in passed}
         if not waiting:
             return
         verdicts = [
-            {"submissionId": id_, "verdict": "PASS", "score": self._scan_score} for id_ in waiting
+            {"submissionId": result.id, "verdict": "PASS", "score": self._scan_score}
+            | _facts(result, submission)
+            for result, submission in passed
         ]
         answer = self._client.report_verdicts(verdicts)
         accepted = answer.get("accepted") or []
@@ -109,6 +122,15 @@ class Submitter:
                 result.outcome = Outcome.FAILED
                 result.reason = f"the verdict was rejected: {reasons.get(id_) or 'no reason given'}"
         self._to_pass.clear()
+
+
+def _facts(result: Result, submission: Mapping[str, Any]) -> dict[str, Any]:
+    """What the file says of a skill, told as what a scanner read."""
+    if not result.name:
+        return {}
+    skill = {"name": result.name} | {name: submission[name] for name in _FACTS & submission.keys()}
+    path = {"path": submission["skillPath"]} if submission.get("skillPath") else {}
+    return {"skill": skill, **path}
 
 
 def _text(answer: dict[str, Any], name: str) -> str | None:

@@ -12,6 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.answers import (
+    Act,
+    Acted,
     AuditEntry,
     DeadLetter,
     Health,
@@ -20,11 +22,21 @@ from cli.answers import (
     Report,
     Rule,
     RuleReceipt,
+    Scanning,
+    ShownSkill,
     Source,
 )
 from cli.submitting import Outcome, Result
 
 _STATUS_STYLES: Final = {"ok": "bold green", "drift": "bold yellow"}  # any other: red
+_SKILL_STYLES: Final = {"LISTED": "bold green", "WITHDRAWN": "bold yellow"}  # any other: red
+_STORES: Final = {"log": "acceptance log", "postgres": "PostgreSQL", "kv": "KV record"}
+_SHOWN: Final = (
+    *("name", "status", "repoUrl", "skillPath", "category", "labels", "currentVersion", "commit"),
+    *("contentDigest", "repositoryId", "ownerId", "certTier", "certScore", "verdict", "verdictAt"),
+    *("verdictReason", "provisional", "scanFailedAt", "sourceGoneAt", "publishedAt", "updatedAt"),
+)
+"""The fields of a skill that are shown anyway; others only where the stores differ."""
 _OUTCOME_STYLES: Final = {  # any other: red
     "redriven": "green",
     "already-redriven": "yellow",
@@ -136,6 +148,10 @@ def _facts(report: Health) -> Table:
         reasons = ", ".join(f"{reason}: {n:,}" for reason, n in sorted(letters.by_reason.items()))
         waiting = plain(f"{letters.total:,}" + (f" ({reasons})" if reasons else ""))
     table.add_row("dead letters", waiting)
+    table.add_row("scans that wait", _scans(report.scanning))
+    if report.scanning is not None:
+        done = f"{report.scanning.handed_out:,} handed out, {report.scanning.results:,} results"
+        table.add_row("scans in 24 hours", plain(done))
     for name, facts in (
         ("oldest pending submission", report.oldest_pending),
         ("last repair", report.last_repair),
@@ -145,6 +161,16 @@ def _facts(report: Health) -> Table:
     ):
         table.add_row(name, _pairs(facts))
     return table
+
+
+def _scans(scanning: Scanning | None) -> Text:
+    if scanning is None:
+        return Text("unreadable", "bold red")
+    counts = ", ".join(f"{reason}: {count:,}" for reason, count in scanning.waiting.items())
+    if scanning.oldest_age_seconds is None:
+        return plain(counts)
+    age = duration(scanning.oldest_age_seconds)
+    return plain(f"{counts}; the oldest ({scanning.oldest_reason}) for {age}")
 
 
 def _pairs(facts: Mapping[str, Any] | None) -> Text:
@@ -265,6 +291,162 @@ def reports(found: Sequence[Report]) -> RenderableType:
             resolution,
         )
     return table
+
+
+def skill(shown: ShownSkill) -> RenderableType:
+    """A skill: its copies, what was done to it, its versions, what scans said, its submissions."""
+    parts: list[RenderableType] = [
+        Text.assemble(
+            _skill_status(shown.skill.get("name"), shown.skill.get("status")),
+            ", as ",
+            plain(shown.source),
+            " has it",
+        ),
+        _copies(shown),
+    ]
+    if shown.finding is None:
+        parts.append(Text("The copies agree.", "green"))
+    else:
+        parts.append(plain(shown.finding, "bold red"))
+    parts += [_acts("Acts", shown.acts), _versions(shown), _verdicts(shown), _submissions(shown)]
+    return Group(*parts)
+
+
+def _skill_status(slug: object, status: object) -> Text:
+    return Text.assemble(
+        plain(slug, "bold"), ": ", plain(status, _SKILL_STYLES.get(str(status), "bold red"))
+    )
+
+
+def _copies(shown: ShownSkill) -> Table:
+    table = _table("Copies", "field", "PostgreSQL", "KV record")
+    row = shown.row or {}
+    record = shown.record if isinstance(shown.record, dict) else {}
+    if shown.row is None and shown.record is None:
+        row = record = shown.skill  # of the seed, or of a source that has neither
+    more = [field for field in shown.different if field not in _SHOWN]
+    for field in (*_SHOWN, *more):
+        style = "bold red" if field in shown.different else ""
+        table.add_row(
+            plain(field, style), _value(row.get(field), style), _value(record.get(field), style)
+        )
+    return table
+
+
+def _value(value: object, style: str = "") -> Text:
+    if isinstance(value, list):
+        if all(isinstance(each, str) for each in value):
+            return plain(", ".join(value), style)
+        value = f"{len(value)} of them"
+    return plain(value if isinstance(value, (str, int, float)) or value is None else "…", style)
+
+
+def _acts(title: str, acts: Sequence[Act]) -> RenderableType:
+    if not acts:
+        return Text(f"{title}: none.")
+    table = _table(title, "id", "kind", "at", "by", "reason", "in force")
+    for act in acts:
+        if act.is_in_force:
+            state = Text("yes", "bold yellow")
+        elif act.lifts:
+            state = plain(f"lifts {', '.join(act.lifts)}")
+        else:
+            state = plain(None if act.lifted_by is None else f"lifted by {act.lifted_by}")
+        table.add_row(
+            plain(act.id),
+            plain(act.kind, "bold"),
+            plain(act.at),
+            plain(act.by),
+            plain(act.reason),
+            state,
+        )
+    return table
+
+
+def _versions(shown: ShownSkill) -> RenderableType:
+    if not shown.versions:
+        return Text("Versions: none.")
+    columns = ("read at", "version", "tier", "score", "commit", "what changed")
+    table = _table("Versions", *columns, right=["score"])
+    for version in shown.versions:
+        table.add_row(
+            plain(version.created_at),
+            plain(version.version, "bold"),
+            plain(version.cert_tier),
+            plain(version.cert_score),
+            plain(version.commit),
+            plain(version.diff_summary),
+        )
+    return table
+
+
+def _verdicts(shown: ShownSkill) -> RenderableType:
+    if not shown.verdicts:
+        return Text("Verdicts: none.")
+    table = _table(
+        "Verdicts",
+        *("scanned at", "verdict", "score", "path", "commit", "repository id", "owner id"),
+        *("submission", "reason"),
+        right=["score"],
+    )
+    for verdict in shown.verdicts:
+        table.add_row(
+            plain(verdict.scanned_at),
+            plain(verdict.verdict, "bold"),
+            plain(verdict.score),
+            plain(verdict.path),
+            plain(verdict.commit),
+            plain(verdict.repository_id),
+            plain(verdict.owner_id),
+            plain(verdict.submission_id),
+            plain(verdict.reason),
+        )
+    return table
+
+
+def _submissions(shown: ShownSkill) -> RenderableType:
+    if not shown.submissions:
+        return Text("Submissions: none.")
+    table = _table("Submissions", "id", "state", "received at")
+    for submission in shown.submissions:
+        table.add_row(plain(submission.id), plain(submission.state), plain(submission.received_at))
+    return table
+
+
+def in_force(shown: ShownSkill) -> RenderableType:
+    """The acts that a restore can lift; and why there may be none."""
+    if shown.in_force or shown.skill.get("status") != "WITHDRAWN":
+        return _acts("Acts in force", shown.in_force)
+    return Text("Acts in force: none. Its newest verdict withdrew it: a PASS brings it back.")
+
+
+def acted(result: Acted) -> RenderableType:
+    """What an act made of a skill, which stores took it, and how it is undone."""
+    act = result.act
+    table = _table("", "store", "has it")
+    for store, taken in result.stores.items():
+        answer = Text("yes", "green") if taken else Text("not yet", "bold red")
+        table.add_row(plain(_STORES.get(store, store)), answer)
+    parts: list[RenderableType] = [
+        Text.assemble(
+            _skill_status(result.slug, result.status),
+            " after ",
+            plain(f"{act.kind} {act.id}", "bold"),
+            " by ",
+            plain(act.by),
+        ),
+        table,
+    ]
+    if not result.is_everywhere:
+        parts.append(Text("It is kept. The checks every five minutes bring it to the others."))
+    if not result.stores.get("postgres", True):
+        parts.append(
+            Text("PostgreSQL, once it is back, answers without it until then.", "bold red")
+        )
+    if act.kind != "RESTORE":
+        undo = f"python -m cli restore {result.slug} {act.id} --reason …"
+        parts.append(Text("To undo it: ").append_text(plain(undo, "cyan")))
+    return Group(*parts)
 
 
 def rules(found: Sequence[Rule]) -> RenderableType:

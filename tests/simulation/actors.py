@@ -25,12 +25,11 @@ from marketplace.ports.env import Env
 from marketplace.ports.errors import StorageError
 from marketplace.ports.queue import QueueMessage
 from marketplace.publishing import submissions
+from marketplace.publishing.acts import NotInForce, TooManyActs, act_on
 from marketplace.publishing.messages import PUBLISH_QUEUE
-from marketplace.publishing.publish import Published, publish_skills
 from marketplace.repair.cron import run_scheduled
 from marketplace.repair.rebuild import start_rebuild
 from marketplace.skills.acts import Act
-from marketplace.skills.change import Acted
 from marketplace.skills.listing_rules import ListingQuery
 from marketplace.skills.scan import ScanReport
 from marketplace.skills.skill import Skill, SkillSummary
@@ -100,10 +99,15 @@ class Marketplace:
         receipt = await submissions.record_scan_results(env, [report])
         return report.submission_id in receipt.accepted
 
-    async def act(self, env: Env, identity: str, act: Act) -> bool:
-        """An operator acts on a skill; whether that was accepted."""
-        outcome = (await publish_skills(env, [Acted(identity, (act,))])).get(identity)
-        return isinstance(outcome, Published)
+    async def act(self, env: Env, slug: str, act: Act) -> str | None:
+        """An operator acts on a skill; the identity of the one on which that was accepted."""
+        found = await get_skill_by_name(env, slug)
+        if found is None:
+            return None
+        try:
+            return (await act_on(env, found, act)).skill.identity
+        except (NotInForce, TooManyActs):
+            return None
 
     async def publish(self, env: Env, batch: Sequence[QueueMessage]) -> None:
         """The consumer of the publish queue."""

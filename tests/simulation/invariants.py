@@ -8,12 +8,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import msgspec
+
 from marketplace.catalog.source_chain import TooLate
-from marketplace.kv.keys import OUTBOX_PREFIX, SKILL_PREFIX
+from marketplace.kv.acceptance_log import LoggedAct
+from marketplace.kv.keys import ACT_PREFIX, OUTBOX_PREFIX, SKILL_PREFIX
 from marketplace.ports.env import READ_BUDGET_SECONDS
 from marketplace.ports.errors import StorageError
 from marketplace.publishing.messages import scanned_at_of
-from marketplace.skills.acts import Act, ActKind
+from marketplace.skills.acts import Act, ActKind, in_force
 from marketplace.skills.scan import Scan
 from marketplace.skills.skill import Skill, Status
 from marketplace.skills.tiers import Verdict
@@ -53,6 +56,7 @@ class Snapshot:
     rows: Mapping[str, Held]  # by identity
     records: Mapping[str, Held]  # by slug
     outbox: list[Held]
+    logged: list[LoggedAct]
 
     def all(self) -> Iterable[Held]:
         """What any durable store holds."""
@@ -66,10 +70,12 @@ class Snapshot:
         return decided
 
     def acts(self) -> dict[str, set[str]]:
-        """The ids of the acts on each identity in any durable store."""
+        """The ids of the acts on each identity in any durable store, the log among them."""
         acts: dict[str, set[str]] = {}
         for held in self.all():
             acts.setdefault(held.identity, set()).update(act.id for act in held.skill.acts)
+        for logged in self.logged:
+            acts.setdefault(logged.identity, set()).add(logged.act.id)
         return acts
 
 
@@ -119,7 +125,12 @@ class Truth:
         world = self.world
         records = {held.name: held for held in self._read_all(SKILL_PREFIX)}
         rows = dict(world.marketplace.rows(world.database))
-        return Snapshot(rows, records, self._read_all(OUTBOX_PREFIX))
+        return Snapshot(rows, records, self._read_all(OUTBOX_PREFIX), self._logged_acts())
+
+    def _logged_acts(self) -> list[LoggedAct]:
+        kv = self.world.kv
+        values = (kv.peek(key) for key in kv.keys(ACT_PREFIX))
+        return [msgspec.json.decode(value, type=LoggedAct) for value in values if value]
 
     def _read_all(self, prefix: str) -> list[Held]:
         kv = self.world.kv
@@ -364,13 +375,25 @@ class Truth:
             self._violated(f"6 nothing silent: {outcome.name} fell back without saying why")
         if listing.source == "kv-enumeration" and listing.complete:
             missing = (expected.records & self._in_any_view()) - shown.keys() - expected.excused
-            missing -= self._in_outbox()
+            missing -= self._in_outbox() | self._withheld_by_acts()
             if missing:
                 self._violated(f"2 visible: {outcome.name} (KV) misses {sorted(missing)}")
 
     def _in_outbox(self) -> set[str]:
         """Skills of which something newer waits: it may be that they are withheld."""
         return {held.identity for held in self._read_all(OUTBOX_PREFIX)}
+
+    def _withheld_by_acts(self) -> set[str]:
+        """Skills that acts in force withhold, though no other store may have them yet."""
+        acts: dict[str, list[Act]] = {}
+        for logged in self._logged_acts():
+            acts.setdefault(logged.identity, []).append(logged.act)
+        withholding = {ActKind.BLOCK, ActKind.WITHDRAW}
+        return {
+            identity
+            for identity, told in acts.items()
+            if any(act.kind in withholding for act in in_force(tuple(told)))
+        }
 
     def is_there(self, slug: str) -> bool:
         """Whether every read of KV now shows a record of this slug, and the table a row."""

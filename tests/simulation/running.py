@@ -247,9 +247,9 @@ class Run:
             lifts=tuple(a.id for a in row.skill.acts) if kind is ActKind.RESTORE else (),
         )
         self.world.note(f"        {act.id} is {kind} of {row.identity}")
-        told = await self._invoke("act", lambda e: self.marketplace.act(e, row.identity, act), step)
-        if told.value:
-            self.truth.acted(row.identity, act)
+        told = await self._invoke("act", lambda e: self.marketplace.act(e, row.name, act), step)
+        if told.value is not None:
+            self.truth.acted(told.value, act)
 
     async def _poison(self, step: Step) -> None:
         submission_id = f"unknown-{step.choice}"

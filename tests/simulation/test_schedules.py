@@ -10,22 +10,23 @@ from tests.simulation.schedule import generate
 SCHEDULES = 3000
 AT_ONCE = 250  # schedules of one test, so that the tests share the processors
 MAX_SCHEDULES = 10_000  # within which every missing protection must show
-BY_HAND = {"leaves-notes-unasked"}
-"""What chance does not find: tests/unit/repair/test_rebuild.py has the schedule."""
+BY_HAND = {"forgets-what-waits", "leaves-notes-unasked", "writes-older-rows-over-newer-records"}
+"""What chance does not find: tests/unit/publishing/test_publish.py and tests/unit/repair/
+test_rebuild.py have the schedules."""
 
 FOUND_AT = {
     "acknowledges-failures": 50,
-    "enumerates-one-page": 61,
-    "forgets-who-filled-the-outbox": 367,
-    "gives-up-on-a-quick-second-write": 1389,
-    "keeps-verdicts-before-their-marks": 293,
-    "never-asks-again": 56,
-    "never-looks-again": 826,
-    "notes-a-redrive-when-it-was-sent": 288,
-    "takes-any-verdict-for-the-one-asked-for": 62,
-    "waits-for-queues-for-ever": 74,
-    "writes-older-rows-over-newer-records": 1371,
-    "writes-over-records-of-others": 937,
+    "enumerates-one-page": 32,
+    "gives-up-on-a-quick-second-write": 60,
+    "ignores-records-of-others": 473,
+    "keeps-verdicts-before-their-marks": 190,
+    "never-asks-again": 72,
+    "lists-without-reading-the-log": 2961,
+    "never-looks-again": 913,
+    "notes-a-redrive-when-it-was-sent": 80,
+    "takes-any-verdict-for-the-one-asked-for": 72,
+    "waits-for-queues-for-ever": 72,
+    "writes-over-records-of-others": 614,
 }
 """The first seed that shows a protection missing, where few do. It is tried before all others, and
 only to save time: a seed that is outdated by a change makes the search longer, and nothing else."""

@@ -30,12 +30,9 @@ def eventually(read: Callable[[], T], good: Callable[[T], bool]) -> T:
     return value
 
 
-def submit(
-    client: httpx.Client, owner: str, name: str, *, trusted: bool = False, **fields: Any
-) -> dict[str, Any]:
-    """Ask for a skill to be listed, as a stranger of an address of their own or as an operator; the
-    receipt."""
-    headers = OPERATOR if trusted else {"CF-Connecting-IP": f"198.18.0.{next(_STRANGERS)}"}
+def submit(client: httpx.Client, owner: str, name: str, **fields: Any) -> dict[str, Any]:
+    """Ask for a skill to be listed, as a stranger of an address of their own; the receipt."""
+    headers = {"CF-Connecting-IP": f"198.18.0.{next(_STRANGERS)}"}
     body = {"repoUrl": f"https://github.com/{owner}/tools", "skillName": name, **fields}
     response = client.post("/api/v1/submissions", json=body, headers=headers)
     assert response.status_code in (200, 202), response.text
@@ -43,9 +40,11 @@ def submit(
     return receipt
 
 
-def report(client: httpx.Client, *submission_ids: str, verdict: str = "PASS") -> dict[str, Any]:
-    """Report one verdict on submissions; what was accepted and what not."""
-    results = [{"submissionId": i, "verdict": verdict, "score": 90} for i in submission_ids]
+def report(
+    client: httpx.Client, *submission_ids: str, verdict: str = "PASS", **told: Any
+) -> dict[str, Any]:
+    """Report one verdict on submissions, and what was read; what was accepted and what not."""
+    results = [{"submissionId": i, "verdict": verdict, "score": 90} | told for i in submission_ids]
     response = client.post(
         "/api/v1/webhooks/scan-results", json={"results": results}, headers=OPERATOR
     )
@@ -60,12 +59,13 @@ def status(client: httpx.Client, submission_id: str) -> dict[str, Any]:
     return answer
 
 
-def publish(
-    client: httpx.Client, owner: str, name: str, *, trusted: bool = False, **fields: Any
-) -> dict[str, Any]:
-    """Submit, pass, and wait until it is published; the final status."""
-    submission_id = submit(client, owner, name, trusted=trusted, **fields)["id"]
-    assert report(client, submission_id)["accepted"] == [submission_id]
+def publish(client: httpx.Client, owner: str, name: str, **facts: Any) -> dict[str, Any]:
+    """Submit, pass, with what the repository says of the skill, and wait until it is published; the
+    final status."""
+    version = {"version": facts["version"]} if "version" in facts else {}
+    submission_id = submit(client, owner, name, **version)["id"]
+    receipt = report(client, submission_id, skill={"name": name} | facts)
+    assert receipt["accepted"] == [submission_id]
     return wait_published(client, submission_id)
 
 

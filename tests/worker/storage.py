@@ -59,7 +59,9 @@ def empty(marketplace: Marketplace) -> None:
     """Delete everything in KV and in PostgreSQL."""
     empty_kv(marketplace)
     query(
-        marketplace, "truncate skill, skill_alias, dead_letter, audit, report, rule, lease, state"
+        marketplace,
+        "truncate skill, skill_alias, skill_version, dead_letter, audit, report, rule, lease,"
+        " state, scan_request, scan_hour",
     )
 
 

@@ -231,8 +231,8 @@ class TestDeadLetters:
 
         assert result.returncode == 0
         for name, id_ in letters.items():
-            assert re.search(rf"{id_}\W+{name}\W+unknown-submission\W+there is no", result.stdout)
-        filtered = run(whole.url, "dead-letters", "--reason", "not-scanned")
+            assert re.search(rf"{id_}\W+{name}\W+not-scanned\W+there is no", result.stdout)
+        filtered = run(whole.url, "dead-letters", "--reason", "other-path")
         assert filtered.stdout == "No dead letters.\n"
         page = run(whole.url, "dead-letters", "--limit", "2", "--json")
         assert len(answer(page)["deadLetters"]) == 2
@@ -254,11 +254,104 @@ class TestDeadLetters:
         assert outcomes == {second: "redriven", "nobody": "unknown"}
         everything = run(whole.url, "redrive", "--all")
         assert "Remaining: " in everything.stdout
-        none_of_this = run(whole.url, "redrive", "--all", "--reason", "not-scanned")
+        none_of_this = run(whole.url, "redrive", "--all", "--reason", "other-path")
         assert (none_of_this.returncode, "Remaining: 0" in none_of_this.stdout) == (0, True)
 
     def test_what_to_redrive_must_be_said(self, whole: Marketplace) -> None:
         assert run(whole.url, "redrive").returncode == 2
+
+
+class TestActs:
+    def test_a_skill_is_blocked_shown_and_restored(
+        self, whole: Marketplace, client: httpx.Client
+    ) -> None:
+        blocked = run(
+            whole.url,
+            *("block", "console-01", "--threat-type", "exfiltration", "--severity", "critical"),
+            *("--evidence", "https://a.example/report", "--reason", "It steals keys."),
+        )
+
+        assert blocked.returncode == 0, blocked.stdout + blocked.stderr
+        assert "console-01: BLOCKED" in blocked.stdout
+        assert blocked.stdout.count("yes") == 3
+        undo = re.search(r"restore console-01 (\w+) --reason", blocked.stdout)
+        assert undo is not None
+        assert client.get("/api/v1/skills/console-01").status_code == 410
+        assert "console-01" not in names(everything_listed(client))
+        entries = client.get("/api/v1/blocklist").json()["entries"]
+        assert [entry["skillName"] for entry in entries] == ["console-01"]
+
+        shown = run(whole.url, "show", "console-01")
+        assert shown.returncode == 0, shown.stdout
+        assert "console-01: BLOCKED" in shown.stdout
+        assert "The copies agree." in shown.stdout
+        assert re.search(rf"{undo[1]}\W+BLOCK\W.*It steals keys\.\W+yes", shown.stdout)
+        assert "PUBLISHED" in shown.stdout
+
+        unnamed = run(whole.url, "restore", "console-01")
+        assert unnamed.returncode == 2
+        assert undo[1] in unnamed.stdout
+        restored = run(whole.url, "restore", "console-01", undo[1], "--reason", "It is harmless.")
+        assert restored.returncode == 0, restored.stdout + restored.stderr
+        assert "console-01: LISTED" in restored.stdout
+        assert client.get("/api/v1/skills/console-01").status_code == 200
+        again = run(whole.url, "restore", "console-01", undo[1], "--reason", "It is harmless.")
+        assert again.returncode == 1
+        assert f"already lifted: {undo[1]}" in again.stderr
+        audit = answer(run(whole.url, "audit", "--target", "console-01", "--json"))["entries"]
+        assert [entry["action"] for entry in audit] == ["restore-skill", "block-skill"]
+
+    def test_a_skill_is_corrected_and_withdrawn(
+        self, whole: Marketplace, client: httpx.Client
+    ) -> None:
+        corrected = run(
+            whole.url,
+            *("correct", "console-02", "--category", "documents", "--label", "pdf"),
+            *("--label", "forms", "--tier", "verified", "--reason", "Somebody has read it."),
+        )
+        assert corrected.returncode == 0, corrected.stdout + corrected.stderr
+        skill = client.get("/api/v1/skills/console-02").json()
+        assert (skill["category"], skill["labels"]) == ("documents", ["pdf", "forms"])
+        assert skill["certTier"] == "VERIFIED"
+
+        withdrawn = run(whole.url, "withdraw", "console-02", "--reason", "Its author asked.")
+        assert withdrawn.returncode == 0, withdrawn.stdout + withdrawn.stderr
+        assert "console-02: WITHDRAWN" in withdrawn.stdout
+        told = client.get("/api/v1/skills/console-02").json()
+        assert (told["status"], told["withheld"]["reason"]) == (410, "Its author asked.")
+
+    def test_the_owner_of_a_repository_is_accepted(self, whole: Marketplace) -> None:
+        result = run(
+            whole.url, "accept-owner", "console-03", "--owner-id", "7", "--reason", "Wrote to us."
+        )
+        assert result.returncode == 0, result.stdout + result.stderr
+        shown = answer(run(whole.url, "show", "console-03", "--json"))
+        (act,) = shown["acts"]
+        assert (act["kind"], act["ownerId"], act["liftedBy"]) == ("ACCEPT_OWNER", "7", None)
+
+    def test_without_postgres_the_act_counts_and_a_finding_is_told(
+        self, whole: Marketplace, client: httpx.Client
+    ) -> None:
+        with without_postgres(whole):
+            result = run(whole.url, "withdraw", "console-04", "--reason", "Its author asked.")
+            assert client.get("/api/v1/skills/console-04").status_code == 410
+            shown = run(whole.url, "show", "console-04")
+        assert result.returncode == 1
+        assert "console-04: WITHDRAWN" in result.stdout
+        assert re.search(r"PostgreSQL\W+not yet", result.stdout)
+        assert shown.returncode == 1
+        assert "Not everything could be read" in shown.stdout
+
+        assert whole.worker.control.fire_scheduled("*/5 * * * *") == "ok"
+
+        assert client.get("/api/v1/skills/console-04").status_code == 410
+        assert run(whole.url, "show", "console-04").returncode == 0
+
+    def test_an_unknown_skill_is_a_sentence(self, whole: Marketplace) -> None:
+        result = run(whole.url, "withdraw", "nobody", "--reason", "So.")
+
+        assert result.returncode == 1
+        assert "There is no skill 'nobody'." in result.stderr
 
 
 class TestPublish:

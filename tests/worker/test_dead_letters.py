@@ -18,6 +18,7 @@ LETTERS: Final = "/api/v1/admin/dead-letters"
 UNKNOWN: Final = "f" * 32
 LIGHT_CHECK: Final = "*/5 * * * *"
 SCANNED_AT: Final = "2026-11-24T08:00:00.000Z"
+LATER: Final = "2026-11-24T09:00:00.000Z"
 
 NO_MESSAGE: Final[dict[str, Any]] = {
     "a text": "just text",
@@ -45,20 +46,21 @@ def submitted(client: httpx.Client, name: str) -> str:
     return submission_id
 
 
-def give_verdict(marketplace: Marketplace, *ids: str, verdict: str = "PASS") -> None:
+def give_verdict(marketplace: Marketplace, *ids: str, verdict: str = "PASS", **fields: Any) -> None:
     """Keep a verdict as a report does, but send no message."""
-    scans = [
-        {
-            "submissionId": i,
+    control = marketplace.worker.control
+    for id_ in ids:
+        entry = control.kv_get(f"sub:{id_}")
+        assert entry is not None
+        submission = json.loads(entry.value)
+        scan = {
+            "submissionId": id_,
             "verdict": verdict,
             "score": 90,
             "scannedAt": SCANNED_AT,
+            **{field: submission[field] for field in ("repoUrl", "skillName", "baseSlug")},
         }
-        for i in ids
-    ]
-    marketplace.worker.control.kv_put(
-        KvEntry(f"scan:{scan['submissionId']}", json.dumps(scan)) for scan in scans
-    )
+        control.kv_put([KvEntry(f"scan:{id_}", json.dumps(scan | fields))])
 
 
 def send(marketplace: Marketplace, *ids: str) -> None:
@@ -127,15 +129,17 @@ def test_what_is_no_message_becomes_a_letter_and_its_neighbours_are_published(
 @pytest.fixture
 def refused(marketplace: Marketplace, client: httpx.Client) -> dict[str, str]:
     """Submissions whose messages were refused, by reason."""
-    ids = {
-        "not-scanned": submitted(client, "Not scanned"),
-        "not-passed": submitted(client, "Not passed"),
-        "invalid-record": submitted(client, "Broken"),
-        "unknown-submission": UNKNOWN,
-    }
-    give_verdict(marketplace, ids["not-passed"], verdict="FAIL")
-    give_verdict(marketplace, ids["invalid-record"])
-    marketplace.worker.control.kv_put([KvEntry(f"sub:{ids['invalid-record']}", '{"id": 7}')])
+    listed = submitted(client, "Listed")
+    facts: dict[str, Any] = {"skill": {"name": "Listed"}, "path": "a/b", "ownerId": "1"}
+    give_verdict(marketplace, listed, **facts)
+    send(marketplace, listed)
+    wait_published(client, listed)
+    reasons = ("not-scanned", "other-path", "changed-hands", "invalid-record")
+    ids = {reason: submitted(client, f"Refused {reason}") for reason in reasons}
+    facts |= {"skillName": "Listed", "baseSlug": "listed"}
+    give_verdict(marketplace, ids["other-path"], **facts | {"path": "elsewhere"})
+    give_verdict(marketplace, ids["changed-hands"], **facts | {"ownerId": "2", "scannedAt": LATER})
+    marketplace.worker.control.kv_put([KvEntry(f"scan:{ids['invalid-record']}", '{"id": 7}')])
     send(marketplace, *ids.values())
     wait_for_letters(client, len(ids))
     return ids
@@ -195,15 +199,15 @@ def test_several_are_redriven_each_with_its_outcome(
     marketplace.worker.control.send("no message at all")
     found = {letter["reason"]: letter["id"] for letter in wait_for_letters(client, 5)}
 
-    answer = redrive(client, ids=[found["not-passed"], found["invalid-message"], "unknown-id"])
+    answer = redrive(client, ids=[found["other-path"], found["invalid-message"], "unknown-id"])
 
     assert outcomes(answer) == {
-        found["not-passed"]: "redriven",
+        found["other-path"]: "redriven",
         found["invalid-message"]: "failed",
         "unknown-id": "unknown",
     }
     returned = eventually(
-        lambda: by_reason(client), lambda letters_: letters_.get("not-passed", 0) == 1
+        lambda: by_reason(client), lambda letters_: letters_.get("other-path", 0) == 1
     )
     assert returned["invalid-message"] == 0
 
@@ -244,7 +248,7 @@ def test_what_cannot_be_published_in_an_outage_waits_in_the_queue_and_is_a_lette
     assert sorted(letter["reason"] for letter in found) == [
         "invalid-message",
         "not-scanned",
-        "unknown-submission",
+        "not-scanned",
     ]
 
 
@@ -298,8 +302,27 @@ def test_an_unclear_redrive_is_refused_and_changes_nothing(client: httpx.Client,
     assert response.headers["content-type"] == "application/problem+json"
 
 
-def test_a_failed_submission_stays_what_it_is(
+def test_what_failed_its_scan_and_what_has_none_is_told_apart(
+    refused: dict[str, str], marketplace: Marketplace, client: httpx.Client
+) -> None:
+    failed = submitted(client, "Failed")
+    give_verdict(marketplace, failed, verdict="FAIL")
+    assert status(client, failed)["state"] == "REJECTED"
+    assert status(client, refused["not-scanned"])["state"] == "RECEIVED"
+
+
+def test_a_repository_that_changed_hands_is_taken_once_its_owner_is_accepted(
     refused: dict[str, str], client: httpx.Client
 ) -> None:
-    assert status(client, refused["not-passed"])["state"] == "REJECTED"
-    assert status(client, refused["not-scanned"])["state"] == "RECEIVED"
+    letter = by_submission(letters(client)["deadLetters"])[refused["changed-hands"]]["id"]
+    accepted = client.post(
+        "/api/v1/admin/skills/listed/accept-owner",
+        json={"ownerId": "2", "reason": "They wrote to us."},
+        headers=OPERATOR,
+    )
+    assert accepted.status_code == 200, accepted.text
+
+    redrive(client, ids=[letter])
+
+    wait_published(client, refused["changed-hands"])
+    assert client.get("/api/v1/skills/listed").json()["ownerId"] == "2"

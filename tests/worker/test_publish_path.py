@@ -2,10 +2,12 @@
 
 import json
 import time
+from typing import Any
 
 import httpx
+import pytest
 
-from marketplace.kv.keys import identity_key
+from marketplace.kv.keys import identity_key, verdict_prefix
 from marketplace.skills.slugs import identity_of
 from tests.worker.marketplace import Marketplace
 from tests.worker.publishing import (
@@ -24,7 +26,7 @@ from tests.worker.storage import keys, query
 def test_a_passed_submission_is_listed_stored_and_in_kv(
     marketplace: Marketplace, client: httpx.Client
 ) -> None:
-    published = publish(client, "path-one", "My @Path Skill #1!!", description="Walks a path.")
+    published = publish(client, "path-one", "My Path Skill 1", description="Walks a path.")
 
     assert published["slug"] == "my-path-skill-1"
     assert "my-path-skill-1" in names(listing(client, author="path-one"))
@@ -68,7 +70,7 @@ def test_a_published_skill_answers_a_repeat_as_already_verified(client: httpx.Cl
 
 def test_a_newer_version_replaces_the_older_one(client: httpx.Client) -> None:
     publish(client, "path-seven", "Growing", version="1.2.0")
-    publish(client, "path-seven", "Growing", version="1.10.0", trusted=True)
+    publish(client, "path-seven", "Growing", version="1.10.0")
 
     skill = eventually(
         lambda: client.get("/api/v1/skills/growing").json(),
@@ -77,34 +79,35 @@ def test_a_newer_version_replaces_the_older_one(client: httpx.Client) -> None:
     assert skill["name"] == "growing"
 
 
-def test_a_stranger_changes_no_listed_skill_in_any_version(client: httpx.Client) -> None:
-    publish(client, "path-ten", "Mine", description="As I say.")
+@pytest.mark.parametrize("facts", [{}, {"skill": {"name": "Mine", "description": "As I say."}}])
+def test_what_a_stranger_says_is_never_listed(
+    marketplace: Marketplace, client: httpx.Client, facts: dict[str, Any]
+) -> None:
+    owner = f"path-ten-{len(facts)}"
+    slug = publish(client, owner, "Mine", description="As I say.")["slug"]
 
     for version in ("9.0.0", "9999999999.0.0"):
-        receipt = submit(client, "path-ten", "Mine", version=version, description="As they say.")
-        assert (receipt["alreadyVerified"], receipt["slug"]) == (True, "mine")
-    assert client.get("/api/v1/skills/mine").json()["description"] == "As I say."
+        lies = {"version": version, "description": "As they say.", "category": "ai"}
+        stranger = submit(client, owner, "Mine", **lies)["id"]
+        report(client, stranger, **facts)
+        assert wait_published(client, stranger)["slug"] == slug
+    skill = client.get(f"/api/v1/skills/{slug}").json()
+    assert skill["description"] == "As I say."
+    assert (skill["currentVersion"], skill["category"]) == ("1.0.0", "development")
+    rows = query(marketplace, "select description from skill where name = $1", slug)
+    assert rows == [("As I say.",)]
 
 
-def test_a_strangers_submission_from_before_it_was_listed_changes_nothing(
-    marketplace: Marketplace, client: httpx.Client
-) -> None:
-    stranger = submit(client, "path-eleven", "Raced", version="9.0.0", description="Theirs.")["id"]
-    control = marketplace.worker.control
-    identity = identity_of("https://github.com/path-eleven/tools", "raced")
-    control.kv_delete([identity_key(identity)])  # as KV may show it for a minute
-    publish(client, "path-eleven", "Raced", description="Ours.")
+def test_a_skill_that_passed_without_facts_is_provisional(client: httpx.Client) -> None:
+    submission_id = submit(client, "path-eleven", "Bare", description="As they say.")["id"]
+    report(client, submission_id)
 
-    report(client, stranger)
-
-    assert wait_published(client, stranger)["slug"] == "raced"
-    skill = client.get("/api/v1/skills/raced").json()
-    assert (skill["description"], skill["currentVersion"]) == ("Ours.", "1.0.0")
-    rows = query(marketplace, "select description from skill where name = $1", "raced")
-    assert rows == [("Ours.",)]
+    slug = wait_published(client, submission_id)["slug"]
+    skill = client.get(f"/api/v1/skills/{slug}").json()
+    assert (skill["provisional"], skill["description"]) == (True, "")
 
 
-def test_a_submission_expires_until_it_has_passed(
+def test_a_submission_expires_and_its_verdict_does_not(
     marketplace: Marketplace, client: httpx.Client
 ) -> None:
     submission_id = submit(client, "path-twelve", "Fleeting")["id"]
@@ -118,7 +121,9 @@ def test_a_submission_expires_until_it_has_passed(
     report(client, submission_id)
     wait_published(client, submission_id)
 
-    for key in (f"sub:{submission_id}", f"scan:{submission_id}", f"published:{submission_id}"):
+    entries = keys(marketplace, verdict_prefix(identity))
+    assert len(entries) == 1
+    for key in (*entries, f"scan:{submission_id}", f"published:{submission_id}"):
         assert control.kv_get(key) is not None, key
         assert control.kv_expiration(key) is None, key
     assert not [key for key in keys(marketplace, "pending:") if key.endswith(submission_id)]

@@ -14,14 +14,19 @@ from tests.worker.marketplace import INTERNAL_KEY, JWT_SECRET, SCANNER_KEY, Mark
 from tests.worker.storage import keys
 
 PUBLIC: Final = {
+    "/api/v1/blocklist",
+    "/api/v1/blocklist/check",
     "/api/v1/health",
     "/api/v1/skills",
     "/api/v1/skills/categories",
+    "/api/v1/skills/check-updates",
     "/api/v1/skills/count",
     "/api/v1/skills/search",
     "/api/v1/skills/{slug}",
     "/api/v1/skills/{slug}/reports",
+    "/api/v1/skills/{slug}/versions",
     "/api/v1/skills/{owner}/{repo}/{skill}",
+    "/api/v1/skills/{owner}/{repo}/{skill}/versions",
     "/api/v1/submissions",
     "/api/v1/submissions/{submission_id}",
 }
@@ -32,9 +37,15 @@ GUARDED: Final = sorted(
     if path not in PUBLIC
     for method in operations
 )
+SKILL: Final = "/api/v1/admin/skills/{slug}"
 BODIES: Final[Mapping[str, Any]] = {
     "/api/v1/admin/dead-letters/redrive": {"ids": ["nobody"]},
     "/api/v1/admin/reports/{report_id}/resolve": {"reason": "Looked at."},
+    f"{SKILL}/accept-owner": {"ownerId": "7", "reason": "They wrote."},
+    f"{SKILL}/block": {"threatType": "malware", "severity": "HIGH", "reason": "It is."},
+    f"{SKILL}/correct": {"category": "data", "reason": "It is."},
+    f"{SKILL}/restore": {"acts": ["some"], "reason": "It was not."},
+    f"{SKILL}/withdraw": {"reason": "Its author asked."},
     "/api/v1/admin/rules": {
         "kind": "WITHDRAW",
         "matches": "identity",
@@ -83,6 +94,9 @@ def test_there_are_guarded_routes_and_wrong_credentials() -> None:
         "/api/v1/admin/dead-letters/redrive",
         "/api/v1/admin/audit",
         "/api/v1/admin/reports",
+        SKILL,
+        f"{SKILL}/block",
+        "/api/v1/webhooks/scan-requests",
         "/api/v1/webhooks/scan-results",
     }
     assert len(wrong()) >= 20

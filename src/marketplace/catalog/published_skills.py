@@ -27,7 +27,7 @@ from marketplace.ports.errors import KvError, KvTimeout
 from marketplace.ports.isolate import FallbackCache
 from marketplace.ports.kv import KV_BULK_GET_LIMIT
 from marketplace.skills.skill import PublishedSummary, SkillSummary
-from marketplace.skills.slugs import assignable_candidates
+from marketplace.skills.slugs import assignable_candidates, identity_of
 from marketplace.skills.withholding import WithheldKey
 
 KEPT_FROM_BEFORE: Final = "kept from before"
@@ -57,7 +57,7 @@ class PublishedSkills:
     withheld: Mapping[str, str] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[PublishedSummary]:
-        return (e for e in iterate(self.blocks) if e.summary.name not in self.withheld)
+        return (e for e in iterate(self.blocks) if not self._withholds(e.summary))
 
     @property
     def bytes(self) -> int:
@@ -65,10 +65,17 @@ class PublishedSkills:
 
     def for_matching(self) -> Iterator[SkillSummary]:
         """Every skill as `decode_for_matching` reads it: for filters, sort keys and counts."""
-        return (s for s in iterate_for_matching(self.blocks) if s.name not in self.withheld)
+        return (s for s in iterate_for_matching(self.blocks) if not self._withholds(s))
 
     def pick(self, names: Collection[str]) -> Iterator[PublishedSummary]:
-        return pick(self.blocks, set(names) - self.withheld.keys())
+        return (e for e in pick(self.blocks, names) if not self._withholds(e.summary))
+
+    def _withholds(self, summary: SkillSummary) -> bool:
+        """KV may have another skill under the slug, if PostgreSQL has lost rows."""
+        identity = self.withheld.get(summary.name)
+        return identity is not None and identity == identity_of(
+            summary.repo_url, summary.base_slug or summary.name
+        )
 
 
 async def get_published_skills_list(

@@ -6,6 +6,7 @@ from marketplace.health.report import REBUILD_CALL, REDRIVE_CALL, Health, Recomm
 from marketplace.ports.dead_letter import PASSING_REASONS
 
 PENDING_TOLERATED: Final = 3_600.0  # seconds
+SCAN_TOLERATED: Final = 86_400.0  # seconds that the oldest request may wait for a scanner
 
 _CHECKS: Final = {
     "postgres": "Check that the database is up and that Hyperdrive reaches it.",
@@ -44,6 +45,15 @@ def recommend(health: Health, *, refused: bool) -> None:
         hours = pending["age_seconds"] / 3600
         reason = f"Submission {pending['id']} passed {hours:.1f} hours ago and is not published."
         add(Recommendation(action="Check the publish queue, dead letters and cron.", reason=reason))
+    scanning = health.scanning
+    age = scanning.oldest_age_seconds if scanning else None
+    if scanning and age is not None and age > SCAN_TOLERATED:
+        reason = (
+            f"The oldest scan ({scanning.oldest_reason}) waits for {age / 86_400:.1f} days;"
+            f" within 24 hours {scanning.handed_out} were handed out and {scanning.results}"
+            " results came."
+        )
+        add(Recommendation(action="Check that scanners run and keep up.", reason=reason))
 
 
 def status_of(health: Health) -> Literal["ok", "drift", "failing"]:

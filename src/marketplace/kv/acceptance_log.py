@@ -83,9 +83,9 @@ async def _write(env: Env, key: str, value: bytes, told: Sequence[str]) -> None:
     await kv_access.put_value(env, key, value, metadata=metadata if fits else None)
 
 
-async def read_verdicts(env: Env, identity: str) -> list[Scan]:
-    """Every verdict on a skill, the oldest first. Raises KvError."""
-    return await _read(env, verdict_prefix(identity), Scan)
+async def read_verdicts(env: Env, identity: str, *, newest: int | None = None) -> list[Scan]:
+    """The verdicts on a skill, the oldest first: all, or so many of the newest. Raises KvError."""
+    return await _read(env, verdict_prefix(identity), Scan, newest=newest)
 
 
 async def read_acts(env: Env, identity: str) -> list[Act]:
@@ -201,11 +201,11 @@ def _encoded(metadata: object) -> bytes | None:
     return metadata.encode() if isinstance(metadata, str) else None
 
 
-async def _read(env: Env, prefix: str, kind: type[T]) -> list[T]:
+async def _read(env: Env, prefix: str, kind: type[T], *, newest: int | None = None) -> list[T]:
     names: list[str] = []
     async for page in kv_access.list_all_keys(env, prefix):
         names += [key.name for key in page.keys]
-    return await _read_entries(env, names, kind)
+    return await _read_entries(env, names if newest is None else names[-newest:], kind)
 
 
 async def _read_entries(env: Env, names: Sequence[str], kind: type[T]) -> list[T]:

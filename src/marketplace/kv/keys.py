@@ -12,6 +12,7 @@ INDEX_PAGE_PREFIX: Final = f"{INDEX_KEY}:"
 WITHHELD_KEY: Final = "skills:withheld"
 OUTBOX_PREFIX: Final = "outbox:"
 PENDING_PREFIX: Final = "pending:"
+UNQUEUED_PREFIX: Final = "unqueued:"
 DEAD_LETTER_PREFIX: Final = "dead-letter:"
 VERDICT_PREFIX: Final = "verdict:"
 ACT_PREFIX: Final = "act:"
@@ -51,14 +52,19 @@ def pending_key(scanned_at: str, submission_id: str) -> str:
     return f"{PENDING_PREFIX}{scanned_at}:{submission_id}"
 
 
-def parse_pending_key(key: str) -> tuple[str, str]:
-    """The time and the submission id in a `pending_key`. Raises ValueError for any other key."""
-    rest = key.removeprefix(PENDING_PREFIX)
+def unqueued_key(created_at: str, submission_id: str) -> str:
+    """Marks a submission that the scanners' work list lacks; sorts by age."""
+    return f"{UNQUEUED_PREFIX}{created_at}:{submission_id}"
+
+
+def parse_mark(prefix: str, key: str) -> tuple[str, str]:
+    """The time and the submission id in the key of a mark. Raises ValueError for any other key."""
+    rest = key.removeprefix(prefix)
     width = len(EPOCH)  # timestamps have one width, and colons of their own
-    scanned_at, submission_id = rest[:width], rest[width + 1 :]
-    if normalize_timestamp(scanned_at) != scanned_at or rest[width : width + 1] != ":":
+    moment, submission_id = rest[:width], rest[width + 1 :]
+    if normalize_timestamp(moment) != moment or rest[width : width + 1] != ":":
         raise ValueError(f"no moment and id in {key!r:.200}")
-    return scanned_at, submission_id
+    return moment, submission_id
 
 
 def identity_key(identity: str) -> str:

@@ -12,8 +12,10 @@ from marketplace.web.api import (
     block_list,
     reports,
     rules,
+    scan_requests,
     skills,
     submissions,
+    versions,
 )
 from marketplace.web.limits import BodyLimit
 from marketplace.web.pages import skill_page
@@ -32,8 +34,10 @@ def create_app() -> FastAPI:
     )
     add_problem_handlers(app)
     app.include_router(skills.router)
+    app.include_router(versions.router)
     app.include_router(block_list.router)
     app.include_router(submissions.router)
+    app.include_router(scan_requests.router)
     app.include_router(skill_page.router)
     app.include_router(admin.router)
     app.include_router(audit.router)

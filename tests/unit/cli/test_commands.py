@@ -41,11 +41,19 @@ def health(**changes: Any) -> dict[str, Any]:
         },
         "last_repair": {"ok": True, "finishedAt": "2026-11-24T03:18:00.000Z", "steps": [1, 2]},
         "last_check": {"ok": True, "cron": "*/5 * * * *", "status": "ok"},
-        "dead_letters": {"total": 3, "by_reason": {"not-passed": 2, "invalid-record": 1}},
+        "dead_letters": {"total": 3, "by_reason": {"other-path": 2, "invalid-record": 1}},
         "oldest_pending": {
             "id": "sub-1",
             "scanned_at": "2026-11-24T08:00:00.000Z",
             "age_seconds": 9,
+        },
+        "scanning": {
+            "waiting": {"new": 4, "rescan": 0, "due": 1_500},
+            "oldest_age_seconds": 7_300.0,
+            "oldest_reason": "new",
+            "handed_out": 2_100,
+            "results": 2_050,
+            "hours": [{"hour": "2026-11-24T08:00:00.000Z", "handed_out": 2_100, "results": 2_050}],
         },
         "heap": {"bytes": 38_000_000},
         "kv_operations": {"list": 112, "all": 118},
@@ -72,12 +80,14 @@ def test_health_shows_everything_and_exits_with_0(marketplace: FakeMarketplace) 
         "12 ms",
         "840 ms",
         "5 min",
-        "3 (invalid-record: 1, not-passed: 2)",
+        "3 (invalid-record: 1, other-path: 2)",
         "sub-1",
         "finishedAt 2026-11-24T03:18:00.000Z",
         "cron */5 * * * *, status ok",
         "bytes 38,000,000",
         "list 112, all 118",
+        "new: 4, rescan: 0, due: 1,500; the oldest (new) for 2.0 h",
+        "2,100 handed out, 2,050 results",
     ):
         assert expected in result.stdout
     assert "Drifts" not in result.stdout
@@ -127,10 +137,10 @@ def test_a_source_that_is_away_is_shown_as_such(marketplace: FakeMarketplace) ->
     marketplace.on(
         "GET",
         HEALTH,
-        health(prisma_count=None, sources={"postgres": AWAY}, dead_letters=None),
+        health(prisma_count=None, sources={"postgres": AWAY}, dead_letters=None, scanning=None),
     )
     result = marketplace.run("health")
-    assert result.stdout.count("unreadable") == 2
+    assert result.stdout.count("unreadable") == 3
     assert "unreachable" in result.stdout
     assert "connection refused" in result.stdout
 
@@ -477,6 +487,264 @@ def test_a_report_is_resolved_with_a_reason(marketplace: FakeMarketplace) -> Non
     assert marketplace.run("resolve", id_).exit_code == 2
 
 
+SKILLS = "/api/v1/admin/skills"
+SKILL = {
+    "name": "pdf-tools",
+    "status": "BLOCKED",
+    "repoUrl": "https://github.com/octo/tools",
+    "labels": ["pdf", "forms"],
+    "certScore": 90,
+    "acts": [{"id": "act-1"}, {"id": "act-2"}, {"id": "act-3"}],
+}
+BLOCKED = {
+    "id": "act-1",
+    "kind": "BLOCK",
+    "reason": "It steals \x1b[31mkeys.",
+    "at": "2026-11-24T08:00:00.000Z",
+    "by": "ann",
+    "liftedBy": None,
+}
+RESTORED = {"id": "act-3", "kind": "RESTORE", "reason": "So.", "at": "2026", "by": "bob"}
+LIFTED = BLOCKED | {"id": "act-2", "kind": "WITHDRAW", "liftedBy": "act-3"}
+
+
+def shown(**changes: Any) -> dict[str, Any]:
+    return {
+        "skill": SKILL,
+        "row": SKILL,
+        "record": SKILL,
+        "acts": [BLOCKED, LIFTED, RESTORED | {"lifts": ["act-2"]}],
+        "versions": [
+            {
+                "version": "1.4.0",
+                "certTier": "SCANNED",
+                "createdAt": "2026-11-23T08:00:00.000Z",
+                "contentHash": "d1" * 32,
+                "certScore": 90,
+                "diffSummary": "Labels changed.",
+                "commit": None,
+            }
+        ],
+        "verdicts": [
+            {
+                "submissionId": "sub-1",
+                "verdict": "PASS",
+                "score": 90,
+                "scannedAt": "2026-11-23T08:00:00.000Z",
+                "ownerId": "583231",
+                "path": "skills/pdf",
+            }
+        ],
+        "submissions": [{"id": "sub-1", "state": "PUBLISHED", "receivedAt": "2026-11-22"}],
+        "source": "postgres",
+        "degraded": False,
+        "reasons": [],
+    } | changes
+
+
+def test_a_skill_is_shown_with_all_that_is_known(marketplace: FakeMarketplace) -> None:
+    marketplace.on("GET", f"{SKILLS}/pdf-tools", shown())
+    result = marketplace.run("show", "pdf-tools")
+    assert result.exit_code == 0
+    for expected in (
+        "pdf-tools: BLOCKED",
+        "The copies agree.",
+        "pdf, forms",
+        "ann",
+        "lifted by act-3",
+        "lifts act-2",
+        "1.4.0",
+        "Labels changed.",
+        "583231",
+        "skills/pdf",
+        "PUBLISHED",
+    ):
+        assert expected in result.stdout
+    assert "\x1b[31m" not in result.stdout
+    as_json = marketplace.run("show", "pdf-tools", "--json")
+    assert json.loads(as_json.stdout) == shown()
+
+
+FINDINGS_OF_SKILL: dict[str, tuple[dict[str, Any], str]] = {
+    "they differ": ({"record": SKILL | {"commit": "c0ffee"}}, "differ: commit"),
+    "a record without acts": ({"record": SKILL | {"acts": []}}, "differ: acts"),
+    "an act in the log alone": (
+        {"acts": [BLOCKED, BLOCKED | {"id": "act-4"}]},
+        "PostgreSQL lacks these acts, and answers without them: act-4.",
+    ),
+    "no row": ({"row": None}, "PostgreSQL does not have it"),
+    "no record": ({"record": None}, "KV does not have it"),
+    "a broken record": ({"record": "no JSON"}, "cannot be read: no JSON"),
+    "a source away": ({"row": None, "reasons": ["row: timeout"]}, "row: timeout"),
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"), FINDINGS_OF_SKILL.values(), ids=FINDINGS_OF_SKILL.keys()
+)
+def test_copies_that_differ_or_cannot_be_read_are_a_finding(
+    marketplace: FakeMarketplace, changes: dict[str, Any], sentence: str
+) -> None:
+    marketplace.on("GET", f"{SKILLS}/pdf-tools", shown(**changes))
+    result = marketplace.run("show", "pdf-tools")
+    assert result.exit_code == 1
+    assert sentence in result.stdout
+    assert "The copies agree" not in result.stdout
+    assert marketplace.run("show", "pdf-tools", "--json").exit_code == 1
+
+
+def test_a_field_that_differs_is_shown_though_it_is_usually_not(
+    marketplace: FakeMarketplace,
+) -> None:
+    marketplace.on("GET", f"{SKILLS}/pdf-tools", shown(record=SKILL | {"skillMdDigest": "abba"}))
+    assert "abba" in marketplace.run("show", "pdf-tools").stdout
+
+
+def test_a_seed_skill_without_copies_is_no_finding(marketplace: FakeMarketplace) -> None:
+    bare = shown(
+        row=None, record=None, acts=[], versions=[], verdicts=[], submissions=[], source="seed"
+    )
+    marketplace.on("GET", f"{SKILLS}/pdf-tools", bare)
+    result = marketplace.run("show", "pdf-tools")
+    assert result.exit_code == 0
+    assert "https://github.com/octo/tools" in result.stdout
+    assert "Acts: none." in result.stdout
+
+
+def acted(kind: str, **stores: bool) -> dict[str, Any]:
+    return {
+        "slug": "pdf-tools",
+        "status": "LISTED" if kind == "RESTORE" else "BLOCKED",
+        "act": BLOCKED | {"kind": kind},
+        "stores": {"log": True, "postgres": True, "kv": True} | stores,
+        "acts": ["act-1"],
+    }
+
+
+ACTS: dict[str, tuple[list[str], dict[str, Any]]] = {
+    "correct": (
+        ["--category", "documents", "--label", "a", "--label", "b", "--tier", "verified"],
+        {"category": "documents", "labels": ["a", "b"], "certTier": "VERIFIED"},
+    ),
+    "correct to none": (["--no-labels"], {"labels": []}),
+    "withdraw": ([], {}),
+    "block": (
+        [
+            *("--threat-type", "exfiltration", "--severity", "high"),
+            *("--evidence", "https://a.example/1", "--evidence", "https://a.example/2"),
+        ],
+        {
+            "threatType": "exfiltration",
+            "severity": "HIGH",
+            "evidenceUrls": ["https://a.example/1", "https://a.example/2"],
+        },
+    ),
+    "restore": (["act-1", "act-2"], {"acts": ["act-1", "act-2"]}),
+    "accept-owner": (
+        ["--repository-id", "7", "--owner-id", "8"],
+        {"repositoryId": "7", "ownerId": "8"},
+    ),
+}
+
+
+@pytest.mark.parametrize(("act", "given"), ACTS.items(), ids=ACTS.keys())
+def test_an_act_is_sent_with_its_reason_and_tells_who_took_it(
+    marketplace: FakeMarketplace, act: str, given: tuple[list[str], dict[str, Any]]
+) -> None:
+    name, (arguments, body) = act.split()[0], given
+    marketplace.on("POST", f"{SKILLS}/pdf-tools/{name}", acted(name.upper()))
+    result = marketplace.run(name, "pdf-tools", *arguments, "--reason", "It is so.")
+    assert result.exit_code == 0, result.output
+    assert marketplace.bodies(f"{SKILLS}/pdf-tools/{name}") == [body | {"reason": "It is so."}]
+    assert f"pdf-tools: {'LISTED' if name == 'restore' else 'BLOCKED'}" in result.stdout
+    assert result.stdout.count("yes") == 3
+    undo = "python -m cli restore pdf-tools act-1"
+    assert (undo in result.stdout) == (name != "restore")
+
+
+def test_an_act_that_a_store_did_not_take_is_a_finding(marketplace: FakeMarketplace) -> None:
+    marketplace.on("POST", f"{SKILLS}/pdf-tools/withdraw", acted("WITHDRAW", postgres=False))
+    result = marketplace.run("withdraw", "pdf-tools", "--reason", "Its author asked.")
+    assert result.exit_code == 1
+    assert "not yet" in result.stdout
+    assert "It is kept." in result.stdout
+    assert "answers without it until then" in result.stdout
+    as_json = marketplace.run("withdraw", "pdf-tools", "--reason", "So.", "--json")
+    assert (as_json.exit_code, json.loads(as_json.stdout)["stores"]["postgres"]) == (1, False)
+    marketplace.on("POST", f"{SKILLS}/pdf-tools/withdraw", acted("WITHDRAW", kv=False))
+    in_postgres = marketplace.run("withdraw", "pdf-tools", "--reason", "Its author asked.")
+    assert (in_postgres.exit_code, "It is kept." in in_postgres.stdout) == (1, True)
+    assert "answers without it" not in in_postgres.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["correct", "pdf-tools", "--reason", "So."],
+        ["correct", "pdf-tools", "--label", "a", "--no-labels", "--reason", "So."],
+        ["correct", "pdf-tools", "--category", "documents"],
+        ["withdraw", "pdf-tools"],
+        ["block", "pdf-tools", "--reason", "So.", "--severity", "HIGH"],
+        ["block", "pdf-tools", "--reason", "So.", "--threat-type", "x"],
+        ["restore", "pdf-tools", "act-1"],
+        ["accept-owner", "pdf-tools", "--reason", "So."],
+    ],
+)
+def test_an_act_without_what_it_needs_is_not_sent(
+    marketplace: FakeMarketplace, arguments: list[str]
+) -> None:
+    assert marketplace.run(*arguments).exit_code == 2
+    assert marketplace.requests == []
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_restore_without_ids_lists_the_acts_in_force_and_lifts_none(
+    marketplace: FakeMarketplace, as_json: bool
+) -> None:
+    marketplace.on("GET", f"{SKILLS}/pdf-tools", shown())
+    result = marketplace.run("restore", "pdf-tools", "--reason", "So.", *["--json"] * as_json)
+    assert result.exit_code == 2
+    assert "give the ids" in result.stderr
+    assert [request.method for request in marketplace.requests] == ["GET"]
+    if as_json:
+        assert json.loads(result.stdout) == shown()
+    else:
+        assert "act-1" in result.stdout
+        assert "act-2" not in result.stdout
+
+
+def test_what_a_verdict_withdrew_has_no_act_to_lift(marketplace: FakeMarketplace) -> None:
+    withdrawn = shown(acts=[], skill=SKILL | {"status": "WITHDRAWN"})
+    marketplace.on("GET", f"{SKILLS}/pdf-tools", withdrawn)
+    assert "a PASS brings it back" in marketplace.run("restore", "pdf-tools").stdout
+
+
+def test_a_slug_stays_one_segment_of_the_path(marketplace: FakeMarketplace) -> None:
+    marketplace.run("show", "../rebuild-index")
+    assert marketplace.requests[0].url.raw_path == f"{SKILLS}/..%2Frebuild-index".encode()
+
+
+@pytest.mark.parametrize(
+    ("failure", "calls"),
+    [
+        (httpx.Response(503, json={"title": "Service Unavailable"}), 1),
+        (httpx.Response(502, text="a gateway"), 1),
+        (httpx.ReadTimeout("late"), 1),
+        (httpx.ConnectError("refused"), 3),
+        (httpx.ConnectTimeout("late"), 3),
+        (httpx.Response(429, json={"title": "Too Many Requests"}), 3),
+    ],
+)
+def test_an_act_is_repeated_only_where_it_cannot_have_arrived(
+    marketplace: FakeMarketplace, failure: httpx.Response | Exception, calls: int
+) -> None:
+    marketplace.on("POST", f"{SKILLS}/pdf-tools/withdraw", failure)
+    result = marketplace.run("withdraw", "pdf-tools", "--reason", "Its author asked.")
+    assert result.exit_code == 2
+    assert len(marketplace.requests) == calls
+    assert "python -m cli show pdf-tools" in result.stderr
+
+
 def outcomes(remaining: int, **by_id: str) -> dict[str, Any]:
     results = [{"id": id_, "outcome": outcome} for id_, outcome in by_id.items()]
     return {"results": results, "remaining": remaining}
@@ -597,11 +865,21 @@ def test_scan_pass_reports_verdicts_and_their_rejections(marketplace: FakeMarket
     )
     verdict = {"accepted": ["s1"], "rejected": [{"submissionId": "s2", "reason": "not known yet"}]}
     marketplace.on("POST", SCANS, httpx.Response(202, json=verdict))
-    text = "\n".join(json.dumps(submission(name)) for name in ("one", "two", "three", "four"))
+    told = {"description": "Does it.", "labels": ["a"]}
+    first = submission("one") | told | {"skillPath": "skills/one"}
+    others = (submission(name) for name in ("two", "three", "four"))
+    text = "\n".join(map(json.dumps, (first, *others)))
     result = marketplace.run("publish", "-", "--scan-pass", "--score", "87", "--json", stdin=text)
     assert result.exit_code == 1
+    passed = {"verdict": "PASS", "score": 87}
     assert marketplace.bodies(SCANS) == [
-        {"results": [{"submissionId": i, "verdict": "PASS", "score": 87} for i in ("s1", "s2")]}
+        {
+            "results": [
+                {"submissionId": "s1", **passed}
+                | {"skill": {"name": "one", **told}, "path": "skills/one"},
+                {"submissionId": "s2", **passed, "skill": {"name": "two"}},
+            ]
+        }
     ]
     assert all("x-internal-key" in request.headers for request in marketplace.requests)
     results = json.loads(result.stdout)["results"]

@@ -150,3 +150,16 @@ async def test_whether_the_list_is_written_is_not_told_from_a_stale_read(market:
         assert len(market.kv.peek_json("skills:withheld")) == 1
         await _act(env, "pdf-tools", ActKind.RESTORE, lifts=(act.id,))
         assert market.kv.peek_json("skills:withheld") == []
+
+
+async def test_another_skill_that_kv_has_under_the_slug_is_listed(market: Market) -> None:
+    """As after PostgreSQL has lost its row, and given the slug away."""
+    other = make_skill(repo_url="https://github.com/bob/tools")
+    await write_record(market.env, other)
+    key = key_of(make_skill())
+    assert key.name == other.name
+    await write_withheld(market.env, [key])
+
+    source, listed = await _names(_without_postgres(market))
+    assert source is Source.KV_ENUMERATION
+    assert len(listed) == 1

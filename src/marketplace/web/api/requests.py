@@ -125,6 +125,7 @@ class SubmissionRequest(Document):
     labels: Annotated[list[Label], Field(max_length=MAX_LABELS)] = list(DEFAULT_LABELS)  # noqa: RUF012 - Pydantic copies it
     extensible: bool = False
     extension_points: Annotated[list[_ExtensionPoint], Field(max_length=MAX_EXTENSION_POINTS)] = []  # noqa: RUF012 - Pydantic copies it
+    rescan: bool = False
 
     @model_validator(mode="before")
     @classmethod
@@ -138,7 +139,7 @@ class SubmissionRequest(Document):
         return {**body, "skillName": name}
 
     def to_submission(self, submission_id: str, created_at: str) -> Submission:
-        values = self.model_dump(by_alias=True) | {
+        values = self.model_dump(by_alias=True, exclude={"rescan"}) | {
             "id": submission_id,
             "baseSlug": slugify(self.skill_name),
             "createdAt": created_at,

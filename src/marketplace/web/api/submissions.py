@@ -11,6 +11,7 @@ from marketplace.basics.json_text import Unreadable
 from marketplace.operations import audit
 from marketplace.publishing import submissions
 from marketplace.skills.forges import require_known_forge
+from marketplace.skills.submission import new_submission_id
 from marketplace.web.answers import private
 from marketplace.web.api.documents import (
     ReceiptDocument,
@@ -35,12 +36,13 @@ async def submit(
     the skill is blocked.
 
     Anybody may, a limited number of times a minute: what the skill is called and does is read in
-    the repository. With a credential there is no limit.
+    the repository. With a credential there is no limit. ``rescan`` asks for another scan of a
+    listed skill, as a newer ``version`` does; of each skill there is one an hour.
     """
     require_known_forge(body.repo_url, env.settings.forges)
     await limit_submissions(request, caller, body.repo_url)
-    submission = body.to_submission(submissions.new_submission_id(), env.now())
-    receipt = await submissions.submit(env, submission)
+    submission = body.to_submission(new_submission_id(), env.now())
+    receipt = await submissions.submit(env, submission, rescan=body.rescan)
     stands = receipt.duplicate or receipt.already_verified or receipt.blocked
     document = {
         "id": receipt.id,
