@@ -10,7 +10,7 @@ import pytest
 from marketplace.basics.timestamps import shifted
 from marketplace.kv.keys import submission_key, unqueued_key
 from marketplace.ports.database import DatabaseSession
-from marketplace.ports.env import Env
+from marketplace.ports.env import Env, Settings
 from marketplace.ports.errors import DatabaseError, KvError
 from marketplace.ports.scan_request import ScanReason
 from marketplace.publishing.scan_requests import (
@@ -420,3 +420,22 @@ async def test_with_kv_away_the_leases_run_out(market: Market) -> None:
     market.kv.faults = None
     await asyncio.sleep(2 * LEASE_SECONDS)
     assert await take(market) == ["first"]
+
+
+@pytest.mark.parametrize("away", [False, True])
+async def test_after_a_flood_and_its_time_nothing_of_it_is_left(market: Market, away: bool) -> None:
+    env = replace(market.env, settings=Settings(submission_ttl=60))
+    await run_light_repair(env)
+    before = market.kv.keys()
+    taking = replace(env, database=DatabaseSession(postgres_away)) if away else env
+    for number in range(200):
+        await submit(taking, asked(market, f"flood-{number}", base_slug=f"reader-{number}"))
+    assert len(market.kv.keys()) >= len(before) + 200
+
+    await run_light_repair(env)
+    await asyncio.sleep(61)
+    for _ in range(2):
+        await run_light_repair(env)
+
+    assert market.kv.keys() == before
+    assert market.tables.scans == {}
