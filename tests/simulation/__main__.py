@@ -1,11 +1,12 @@
 """``python -m tests.simulation N=10000``: as many schedules as asked for, on every processor.
 
-Stops at the first violation and prints its seed, its smallest failing form and what happened.
+They are of one profile, or of all profiles in turn. Stops at the first violation and prints its
+seed, its smallest failing form and what happened.
 """
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from pathlib import Path
 from typing import Annotated, Final
@@ -17,30 +18,37 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tests.simulation.actors import Marketplace
 from tests.simulation.mutations import mutated
 from tests.simulation.running import Failure, run, shrink
-from tests.simulation.schedule import generate
+from tests.simulation.schedule import PROFILES, generate
 
 CHUNK: Final = 50  # schedules that one process runs between two reports
 
 
-def run_seeds(first: int, count: int, without: str | None = None) -> Failure | None:
-    """The first failure among some seeds."""
+Chunk = tuple[str, int, int]
+"""A profile, its first seed and how many."""
+
+
+def run_seeds(profile: str, first: int, count: int, without: str | None = None) -> Failure | None:
+    """The first failure among some seeds of a profile."""
     marketplace = Marketplace()
     with mutated(without):
-        failures = (run(marketplace, generate(seed)) for seed in range(first, first + count))
+        seeds = range(first, first + count)
+        failures = (run(marketplace, generate(seed, profile)) for seed in seeds)
         return next((failure for failure in failures if failure is not None), None)
 
 
-def search(first: int, count: int, progress: Progress, without: str | None) -> Failure | None:
+def search(
+    profiles: Sequence[str], first: int, count: int, progress: Progress, without: str | None
+) -> Failure | None:
     """Run schedules in parallel until one fails."""
     bar = progress.add_task("schedules", total=count)
     processes = os.cpu_count() or 1
-    chunks = _chunks(first, count)
+    chunks = _chunks(profiles, first, count)
     with ProcessPoolExecutor(processes) as pool:
         running: dict[Future[Failure | None], int] = {}
 
         def refill() -> None:
             while len(running) < 2 * processes and (chunk := next(chunks, None)) is not None:
-                running[pool.submit(run_seeds, *chunk, without)] = chunk[1]
+                running[pool.submit(run_seeds, *chunk, without)] = chunk[2]
 
         refill()
         while running:
@@ -54,28 +62,35 @@ def search(first: int, count: int, progress: Progress, without: str | None) -> F
     return None
 
 
-def _chunks(first: int, count: int) -> Iterator[tuple[int, int]]:
-    for start in range(first, first + count, CHUNK):
-        yield start, min(CHUNK, first + count - start)
+def _chunks(profiles: Sequence[str], first: int, count: int) -> Iterator[Chunk]:
+    """As many seeds of each profile, all from the first one on."""
+    share, more = divmod(count, len(profiles))
+    ends = {profile: first + share + (n < more) for n, profile in enumerate(profiles)}
+    for start in range(first, max(ends.values()), CHUNK):
+        for profile, end in ends.items():
+            if start < end:
+                yield profile, start, min(CHUNK, end - start)
 
 
 def main(
     n: Annotated[str, typer.Argument(metavar="N=NUMBER", help="How many schedules.")] = "N=2000",
     seed: Annotated[int | None, typer.Option(help="Run this one alone.")] = None,
     first: Annotated[int, typer.Option(help="The first seed.")] = 0,
+    profile: Annotated[str | None, typer.Option(help="Only these; else all in turn.")] = None,
     without: Annotated[str | None, typer.Option(help="A mutation, to see it found.")] = None,
     report: Annotated[Path | None, typer.Option(help="Also write the report there.")] = None,
 ) -> None:
     """Look for a schedule that breaks an invariant of the design."""
     console = Console(highlight=False)
     if seed is not None:
-        failure = run_seeds(seed, 1, without)
+        failure = run_seeds(profile or "any", seed, 1, without)
         count = 1
     else:
         count = int(n.removeprefix("N="))
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
-            failure = search(first, count, progress, without)
+            profiles = [profile] if profile else list(PROFILES)
+            failure = search(profiles, first, count, progress, without)
     if failure is None:
         console.print(f"{count} schedules, no violation")
         return

@@ -4,9 +4,9 @@ The one place that knows how it is called. Looking (``rows``, ``records``, …) 
 themselves, without faults.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, cast
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 
@@ -21,6 +21,7 @@ from marketplace.kv.keys import INDEX_KEY, OUTBOX_PREFIX, SKILL_PREFIX, skill_ke
 from marketplace.kv.records import decode_skill_record
 from marketplace.operations.redrive import redrive_all
 from marketplace.ports.database import SkillDatabase
+from marketplace.ports.dead_letter import DeadLetterReason
 from marketplace.ports.env import Env
 from marketplace.ports.errors import StorageError
 from marketplace.ports.queue import QueueMessage
@@ -40,8 +41,12 @@ from marketplace.worker.consumers import DEAD_LETTER_QUEUE, MAINTENANCE_QUEUE, c
 from tests.doubles.database import DatabaseDouble, Held
 from tests.doubles.kv import SimulatedKv
 
+if TYPE_CHECKING:
+    from marketplace.repair.light_repair import LightRepairReport
+
 LIGHT_CRON: Final = "*/5 * * * *"
 REBUILD_SECONDS: Final = 20.0
+_WITH_ROWS: Final = ("withheld", "logged-acts")  # states that a dump of the table has, too
 
 Damage = Callable[[bytes | None, SimulatedKv], bytes | None]
 
@@ -57,6 +62,7 @@ class Listing:
     source: str
     complete: bool
     late: bool
+    knows_withheld: bool  # it is new, and KV's list of withheld skills could be read for it
     skills: Sequence[SkillSummary]
 
 
@@ -66,6 +72,15 @@ class Repair:
 
     finished: bool
     errors: Sequence[str]
+    acts_replayed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Dump:
+    """The table at one moment, and what is kept beside it of what KV has."""
+
+    rows: Mapping[str, Held]
+    states: Mapping[str, bytes | None]
 
 
 def stamp(skill: SkillSummary) -> str:
@@ -94,10 +109,9 @@ class Marketplace:
         """An author asks; the id to follow, which is an earlier one for a duplicate."""
         return (await submissions.submit(env, submission)).id
 
-    async def report(self, env: Env, report: ScanReport) -> bool:
-        """A scanner reports; whether its verdict was accepted."""
-        receipt = await submissions.record_scan_results(env, [report])
-        return report.submission_id in receipt.accepted
+    async def report(self, env: Env, reports: Sequence[ScanReport]) -> Collection[str]:
+        """A scanner reports; the submissions on which its verdicts were accepted."""
+        return (await submissions.record_scan_results(env, reports)).accepted
 
     async def act(self, env: Env, slug: str, act: Act) -> str | None:
         """An operator acts on a skill; the identity of the one on which that was accepted."""
@@ -127,7 +141,8 @@ class Marketplace:
         skills = [msgspec.json.decode(item, type=SkillSummary) for item in answer.value.items]
         torn = any(_says_torn(reason) for reason in answer.reasons)
         late = any(reason.endswith(("deadline", "timeout")) for reason in answer.reasons)
-        return Listing(str(answer.source), not torn, late, skills)
+        knows = not any(r == KEPT_FROM_BEFORE or r.startswith("withheld: ") for r in answer.reasons)
+        return Listing(str(answer.source), not torn, late, knows, skills)
 
     async def find(self, env: Env, slug: str) -> Skill | None:
         """The skill of a slug or of an alias. Raises StorageError when that cannot be told."""
@@ -148,11 +163,20 @@ class Marketplace:
 
     async def light_repair(self, env: Env) -> Repair:
         """What cron does every few minutes."""
+        reports: list[LightRepairReport] = []
+
+        def log(event: str, *, level: str = "info", **fields: Any) -> None:
+            if event == "scheduled-run-finished":
+                reports.append(fields["report"]["repair"])
+            env.log(event, level=level, **fields)
+
         try:
-            await run_scheduled(env, LIGHT_CRON)
+            await run_scheduled(replace(env, log=log), LIGHT_CRON)
         except StorageError as error:  # the platform counts it as failed, and the next run comes
             return Repair(finished=False, errors=[str(error)])
-        return Repair(finished=True, errors=[])
+        if not reports:  # another check is under way
+            return Repair(finished=False, errors=[])
+        return Repair(True, reports[0].errors, reports[0].acts_replayed)
 
     async def full_repair(self, env: Env) -> Repair:
         """Reconcile everything, both ways, and rewrite the index."""
@@ -165,10 +189,11 @@ class Marketplace:
             errors=[f"{detail.key}: {detail.reason}" for detail in job.error_details],
         )
 
-    async def redrive(self, env: Env) -> None:
-        """Send every dead letter again."""
+    async def redrive(self, env: Env, *, approve: bool = False) -> None:
+        """Send every dead letter again; or let pass what the bound on withdrawals held back."""
+        reason = DeadLetterReason.TOO_MANY_WITHDRAWN if approve else None
         try:
-            await redrive_all(env, reason=None)
+            await redrive_all(env, reason=reason)
         except StorageError as error:  # the operator is told, and asks again
             env.log("redrive failed", level="error", reason=error.reason)
 
@@ -191,6 +216,24 @@ class Marketplace:
         row = database.rows.pop(identity)
         del database.identities[row.skill.name]
 
+    def dump(self, database: Any) -> "Dump":
+        """The table as it is."""
+        return Dump(dict(database.rows), {name: database.states.get(name) for name in _WITH_ROWS})
+
+    def restore(self, database: Any, dump: "Dump", identities: Collection[str]) -> None:
+        """Give the rows of these skills the state that a dump has of them."""
+        for identity in identities:
+            present, old = database.rows.get(identity), dump.rows.get(identity)
+            if old is None:
+                self.remove_row(database, identity)
+            elif present is None or present.name == old.name:
+                database.put(old)
+        for name, value in dump.states.items():
+            if value is None:
+                database.states.pop(name, None)
+            else:
+                database.states[name] = value
+
     def record_key(self, slug: str) -> str:
         """The KV key of a published skill."""
         return skill_key(slug)
@@ -206,6 +249,12 @@ class Marketplace:
     def buried(self, database: Any) -> Sequence[Any]:
         """Bodies of the dead letters that were not redriven."""
         return [letter.body for letter in database.dead_letters.values() if letter.is_open]
+
+    def held_back(self, database: Any) -> Sequence[Any]:
+        """Bodies of the dead letters of withdrawals beyond the hourly bound."""
+        letters = database.dead_letters.values()
+        reason = DeadLetterReason.TOO_MANY_WITHDRAWN
+        return [letter.body for letter in letters if letter.is_open and letter.reason == reason]
 
     def index(self, kv: SimulatedKv) -> Mapping[str, str] | None:
         """What the published index holds: slug → look. None when it is unreadable."""

@@ -6,24 +6,36 @@ clobbering, 5 no going back, 6 nothing silent, 7 bounded, 8 authority.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import msgspec
 
+from marketplace.basics.timestamps import format_timestamp, seconds_between
 from marketplace.catalog.source_chain import TooLate
 from marketplace.kv.acceptance_log import LoggedAct
-from marketplace.kv.keys import ACT_PREFIX, OUTBOX_PREFIX, SKILL_PREFIX
+from marketplace.kv.keys import (
+    ACT_PREFIX,
+    OUTBOX_PREFIX,
+    SKILL_PREFIX,
+    VERDICT_PREFIX,
+    scan_key,
+)
+from marketplace.operations import withdrawals
 from marketplace.ports.env import READ_BUDGET_SECONDS
 from marketplace.ports.errors import StorageError
 from marketplace.publishing.messages import scanned_at_of
+from marketplace.skills import scan as scan_rules
 from marketplace.skills.acts import Act, ActKind, in_force
-from marketplace.skills.scan import Scan
+from marketplace.skills.merging import as_said
+from marketplace.skills.scan import Facts, Scan
 from marketplace.skills.skill import Skill, Status
 from marketplace.skills.tiers import Verdict
 from tests.doubles.database import Held
+from tests.doubles.kv import KV_STALENESS
 from tests.doubles.queue import Delivery
-from tests.simulation.actors import Listing, look, stamp
-from tests.simulation.world import Outcome, World
+from tests.simulation.actors import Dump, Listing, Repair, look, stamp
+from tests.simulation.world import MAX_SKEW, Outcome, World
 
 LISTING_LIMIT: Final = 2.2
 """Seconds: what a read may take with every source hanging, and the time to say so."""
@@ -33,20 +45,76 @@ class Violation(AssertionError):
     """An invariant does not hold."""
 
 
+@dataclass(slots=True, eq=False)
+class Reading:
+    """What a scanner says that it found, once.
+
+    ``told``: when, by its own clock; ``asked``: when the server was asked, by the server's;
+    ``since``: the earliest moment at which the server can have received it.
+    """
+
+    id: str  # in the description and as the reason of the verdict
+    identity: str
+    verdict: Verdict
+    facts: Facts
+    path: str
+    score: int
+    told: str
+    asked: str
+    since: datetime
+    wrong: str = ""  # which of path, repository_id and owner_id is not the skill's
+    standing: Scan | None = None  # on its submission, by every read of KV when it was reported
+    moments: set[str] = field(default_factory=set)  # that the log has of it
+    accepted: bool = False
+
+    def says(self, skill: Skill) -> bool:
+        """Whether this is what is listed, but for what acts corrected."""
+        said = as_said(skill)
+        return (
+            self.verdict is Verdict.PASS
+            and skill.facts_at in self.moments
+            and (skill.identity, skill.skill_path) == (self.identity, self.path)
+            and said.category == self.facts.category
+            and said.current_version == self.facts.version
+            and said.labels == self.facts.labels
+        )
+
+
 @dataclass(slots=True)
 class Sent:
     """One submission, as the marketplace was told of it, and what became of it."""
 
     id: str
     identity: str
-    verdicts: dict[str, Verdict] = field(default_factory=dict)  # by moment; all of one kind
+    readings: list[Reading] = field(default_factory=list)
     kept: str = ""  # the moment owed that was seen in a store: from then on it must stay there
     acknowledged_at: float | None = None
 
     @property
-    def verdict(self) -> Verdict | None:
-        """The kind of its verdicts, if there is one."""
-        return next(iter(self.verdicts.values()), None)
+    def passes(self) -> bool:
+        """Whether all that scanners said of it is that it passes: then that is to be listed."""
+        kinds = {(reading.verdict, reading.wrong) for reading in self.readings}
+        return kinds == {(Verdict.PASS, "")}
+
+    @property
+    def moments(self) -> list[str]:
+        """Of all its verdicts in the log, the earliest first."""
+        return sorted({moment for reading in self.readings for moment in reading.moments})
+
+    def owes_only_changes(self, moment: str) -> bool:
+        """Whether nothing need be listed because of its verdict of this moment."""
+        said = {r.verdict for r in self.readings if moment in r.moments}
+        return not self.passes or said != {Verdict.PASS}
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """An operator's act that the marketplace has accepted, and when."""
+
+    act: Act
+    at: float
+    told: bool = False  # KV's list of withheld skills was written then, as PostgreSQL has it
+    mishaps: int = 0  # that had happened to that list by then
 
 
 @dataclass(slots=True)
@@ -87,6 +155,7 @@ class Expected:
     rows: dict[str, str]
     records: set[str]
     withheld: set[str]  # identities of rows that no listing may show
+    blocked: set[str]  # whatever answers
     excused: set[str] = field(default_factory=set)  # damaged since
 
 
@@ -96,14 +165,19 @@ class Truth:
     def __init__(self, world: World) -> None:
         self.world = world
         self.sent: dict[str, Sent] = {}
-        self.acts: dict[str, list[Act]] = {}  # by identity: those that were accepted
+        self.readings: dict[str, Reading] = {}
+        self.acts: dict[str, list[Accepted]] = {}  # by identity
+        self.tried: dict[str, Act] = {}  # by id: what operators asked for, accepted or not
         self.poison: set[str] = set()  # ids of messages that name no submission
-        self.promises: dict[str, set[str]] = {}  # submission id → moments of accepted verdicts
         self.slugs: dict[str, set[str]] = {}  # every slug ever given → the skills that had it
         self._rows: dict[str, Held] = {}  # by identity, when last looked at
-        self._revisions: dict[str, str] = {}  # the greatest of each row so far
+        self._newest: dict[str, Held] = {}  # each row at its newest so far
         self._removed: set[str] = set()  # identities whose row the harness took away
         self._kept: dict[str, Held] = {}  # what KV has of those whose row was taken
+        self._damaged_at: dict[str, float] = {}  # by identity: when the harness last damaged it
+        self._checks: list[tuple[float, float]] = []  # light repairs without errors: begin, end
+        self._left: dict[tuple[str, str], float] = {}  # by (identity, verdict): when it withdrew
+        self._approved: set[str] = set()  # identities that operators let leave
         self._open: list[Expected] = []
         self._owed: dict[str, str] = {}  # submission id → revision, from acknowledgement on
         self._parsed: dict[tuple[str, bytes], Held | None] = {}
@@ -139,18 +213,28 @@ class Truth:
 
     # What happens
 
-    def send(self, sent: Sent, moment: str, verdict: Verdict) -> None:
-        """A scanner has come to a verdict."""
+    def read(self, sent: Sent, reading: Reading) -> None:
+        """A scanner has come to a verdict, and is about to report it."""
         self.sent[sent.id] = sent
-        sent.verdicts[moment] = verdict
+        sent.readings.append(reading)
+        self.readings[reading.id] = reading
+        stored = {self._scan(value) for value in self.world.kv.visible(scan_key(sent.id))}
+        reading.standing = stored.pop() if len(stored) == 1 else None
 
-    def acted(self, identity: str, act: Act) -> None:
+    @staticmethod
+    def _scan(value: bytes | None) -> Scan | None:
+        return None if value is None else msgspec.json.decode(value, type=Scan)
+
+    def acted(self, identity: str, act: Act, outcome: Outcome[Any]) -> None:
         """The marketplace has accepted an operator's act."""
-        self.acts.setdefault(identity, []).append(act)
+        events = {line.event for line in outcome.log}
+        told = not events & {"withheld-merged", "withheld-not-written"}
+        accepted = Accepted(act, self.world.loop.time(), told, self.world.mishaps)
+        self.acts.setdefault(identity, []).append(accepted)
 
-    def promised(self, scan: Scan) -> None:
-        """The marketplace has accepted a verdict."""
-        self.promises.setdefault(scan.submission_id, set()).add(scan.scanned_at)
+    def accepted(self) -> list[Sent]:
+        """Submissions on which a verdict was accepted."""
+        return [s for s in self.sent.values() if any(r.accepted for r in s.readings)]
 
     def owed_in_the_end(self) -> list[Sent]:
         """What must be published: what was accepted, and what KV knows to have passed."""
@@ -158,8 +242,8 @@ class Truth:
         return [
             sent
             for sent in self.sent.values()
-            if sent.verdict is Verdict.PASS
-            and (sent.id in self.promises or kv.peek(f"scan:{sent.id}"))
+            if sent.passes
+            and (any(r.accepted for r in sent.readings) or kv.peek(scan_key(sent.id)))
         ]
 
     def remove_row(self, identity: str) -> None:
@@ -177,7 +261,112 @@ class Truth:
         self._excuse(held.identity)
         self.world.kv.damage(self.world.marketplace.record_key(held.name), None)
 
+    def restore(self, dump: Dump, identities: Iterable[str]) -> None:
+        """The harness puts an older table in the place of the present one."""
+        marketplace, database = self.world.marketplace, self.world.database
+        before = dict(marketplace.rows(database))
+        marketplace.restore(database, dump, [i for i in identities if i in before])
+        rows = marketplace.rows(database)
+        for identity, row in before.items():
+            now = rows.get(identity)
+            if now is None or now.revision != row.revision:
+                self._removed.add(identity)
+                self._kept.setdefault(identity, row)
+                self._excuse(identity)
+                self._rows.pop(identity, None)
+                if now is not None:
+                    self._newest[identity] = now
+
+    def approve(self) -> None:
+        """An operator lets the withdrawals pass that wait now."""
+        bodies = self.world.marketplace.held_back(self.world.database)
+        ids = {_submission_id(body) for body in bodies}
+        self._approved |= {self.sent[id_].identity for id_ in ids & self.sent.keys()}
+
+    def checked(self, outcome: Outcome[Repair]) -> None:
+        """A light repair has come to its end."""
+        repair = outcome.value
+        if (
+            repair is not None
+            and repair.finished
+            and not repair.errors
+            and not repair.acts_replayed
+        ):
+            self._checks.append((outcome.began, outcome.ended))
+
+    def _blocked_for_sure(self) -> set[str]:
+        """Skills with a block that nobody tried to lift, and that every source should know of.
+
+        Either KV's list was written when it was accepted, and is current by now. Or after it was
+        accepted, or a store damaged, KV became current, two checks found nothing wrong, and KV
+        became current again.
+
+        One check would do in production: here a list call shows a few entries of the log, and a
+        check goes on where the one before stopped.
+        """
+        lifted = {id_ for act in self.tried.values() for id_ in act.lifts}
+        return {
+            identity
+            for identity, acts in self.acts.items()
+            for accepted in acts
+            if accepted.act.kind is ActKind.BLOCK
+            and accepted.act.id not in lifted
+            and (
+                self._is_told(identity, accepted)
+                or self._is_known_since(max(accepted.at, self._damaged_at.get(identity, 0.0)))
+            )
+        }
+
+    def _is_told(self, identity: str, accepted: Accepted) -> bool:
+        return (
+            accepted.told
+            and accepted.mishaps == self.world.mishaps
+            and not self._damaged_at
+            and self.world.loop.time() > accepted.at + KV_STALENESS + READ_BUDGET_SECONDS
+        )
+
+    def _is_known_since(self, moment: float) -> bool:
+        checks = iter(self._checks)
+        for _ in range(2):
+            found = next((end for begin, end in checks if begin > moment + KV_STALENESS + 1), None)
+            if found is None:
+                return False
+            moment = found - KV_STALENESS - 1
+        return found is not None and self.world.loop.time() > found + KV_STALENESS + 1
+
+    def listed(self) -> set[str]:
+        """The identities that the table lists now."""
+        rows = self.world.marketplace.rows(self.world.database)
+        return {i for i, row in rows.items() if row.skill.status is Status.LISTED}
+
+    def check_source(self, expected: set[str], outcome: Outcome[Listing]) -> None:
+        """8: what a source lists when everything is settled."""
+        listing = outcome.value
+        if listing is None:
+            if not isinstance(outcome.error, TooLate):
+                self._violated(f"2 visible: {outcome.name} raised {outcome.error!r}")
+            return
+        source, shown = listing.source, {skill.identity for skill in listing.skills}
+        if leaked := shown - expected:
+            self._violated(f"8 authority: {outcome.name} ({source}) shows {sorted(leaked)}")
+        if listing.complete and listing.knows_withheld and (missing := expected - shown):
+            self._violated(f"2 visible: {outcome.name} ({source}) misses {sorted(missing)}")
+
+    def _check_bound(self, identity: str, before: Held | None, row: Held) -> None:
+        """8: no more skills leave by verdicts in an hour than may."""
+        skill, now = row.skill, self.world.loop.time()
+        if before is None or before.skill.status is not Status.LISTED:
+            return
+        if skill.status is not Status.WITHDRAWN or skill.verdict is not Verdict.WITHDRAWN:
+            return
+        self._left.setdefault((identity, skill.decided_at), now)
+        hour = withdrawals.HOUR_SECONDS - 4 * MAX_SKEW
+        recent = {i for (i, _), at in self._left.items() if now - at < hour} - self._approved
+        if len(recent) > withdrawals.WITHDRAWN_AN_HOUR:
+            self._violated(f"8 authority: {sorted(recent)} left by verdicts within an hour")
+
     def _excuse(self, identity: str) -> None:
+        self._damaged_at[identity] = self.world.loop.time()
         for expected in self._open:
             expected.excused.add(identity)
 
@@ -205,7 +394,7 @@ class Truth:
         for submission_id, owed in self._owed.items():
             sent = self.sent[submission_id]
             present = decided.get(sent.identity)
-            if present is None and sent.verdict is not Verdict.PASS:
+            if present is None and sent.owes_only_changes(owed):
                 continue  # there was nothing that it could change
             if present is not None and present >= owed:
                 sent.kept = owed
@@ -222,7 +411,7 @@ class Truth:
             )
         stored = snapshot.acts()
         for identity, acts in self.acts.items():
-            if missing := {act.id for act in acts} - stored.get(identity, set()):
+            if missing := {a.act.id for a in acts} - stored.get(identity, set()):
                 self._violated(f"5 no going back: no store has the acts {missing} on {identity}")
         for error in (*world.kv.violations, *world.violations):
             self._violated(f"7 bounded: {error}")
@@ -243,7 +432,7 @@ class Truth:
         rows = self.world.marketplace.rows(self.world.database)
         if rows == self._rows:
             return
-        self._rows = dict(rows)
+        earlier, self._rows = self._rows, dict(rows)
         slugs: dict[str, str] = {}
         for identity, row in rows.items():
             self.slugs.setdefault(row.name, set()).add(identity)
@@ -251,40 +440,100 @@ class Truth:
                 self._violated(
                     f"4 no clobbering: {identity} and {slugs[row.name]} share {row.name}"
                 )
+            if earlier.get(identity) is row:
+                continue
             self._check_authority(identity, row)
-            before = self._revisions.get(identity, "")
-            if row.revision < before and not self._may_return_older(identity, row):
-                self._violated(
-                    f"5 no going back: row of {identity} from {before} to {row.revision}"
-                )
-            if row.revision >= before:
+            self._check_bound(identity, earlier.get(identity), row)
+            before = self._newest.get(identity)
+            if before is None or not _goes_back(before, row):
                 self._removed.discard(identity)
-            self._revisions[identity] = max(row.revision, before)
+                self._newest[identity] = row
+            elif not self._may_return_older(identity, row):
+                self._violated(f"5 no going back: row of {identity} from {before} to {row}")
 
     def _check_authority(self, identity: str, row: Held) -> None:
-        """8: a row says what a scanner read, at the moment at which it was read."""
+        """8: a row says what a right scanner read of that very skill, at the moment at which it
+        was read, and what operators did, as they did it."""
         skill = row.skill
-        said = {
-            f"{sent.id} at {moment}"
-            for sent in self.sent.values()
-            for moment, verdict in sent.verdicts.items()
-            if sent.identity == identity and verdict is Verdict.PASS and moment == skill.facts_at
-        }
-        if skill.description not in said:
-            self._violated(f"8 authority: {identity} says {skill.description!r}, not {said}")
+        believed = [r for r in self.readings.values() if r.identity == identity and self._may(r)]
+        if not any(r.id == skill.description and r.says(skill) for r in believed):
+            reading = self.readings.get(skill.description)
+            self._violated(f"8 authority: {identity} says what nobody found: {skill}, {reading}")
+        if not any(self._decided(reading, skill) for reading in believed):
+            self._violated(f"8 authority: {identity} has a verdict that nobody gave: {skill}")
+        if not any(self._certified(reading, skill) for reading in believed):
+            self._violated(f"8 authority: {identity} has a score that nobody gave: {skill}")
+        if changed := [act for act in skill.acts if self.tried.get(act.id) != act]:
+            self._violated(f"8 authority: nobody did to {identity} what it has: {changed}")
+        if skill.status is not _status(skill):
+            self._violated(f"8 authority: {identity} is {skill.status}: {skill}")
+
+    def _may(self, reading: Reading) -> bool:
+        """Whether a verdict may be believed: it is right, or it finds a skill that was withdrawn
+        in another folder, which is how skills move."""
+        if not reading.wrong:
+            return True
+        since = min(self._moments(reading.identity, Verdict.WITHDRAWN), default="~")
+        return reading.wrong == "path" and since < max(reading.moments, default="")
+
+    def _moments(self, identity: str, verdict: Verdict) -> list[str]:
+        readings = self.readings.values()
+        right = [r for r in readings if (r.identity, r.verdict) == (identity, verdict)]
+        return [moment for reading in right for moment in reading.moments]
+
+    def _decided(self, reading: Reading, skill: Skill) -> bool:
+        told = (reading.verdict, reading.id)
+        if told != (skill.verdict, skill.verdict_reason) or skill.decided_at not in reading.moments:
+            return False
+        if reading.verdict is not Verdict.GONE:
+            return True
+        first = min(self._moments(reading.identity, Verdict.GONE))
+        return seconds_between(first, skill.decided_at) >= scan_rules.GONE_SECONDS
+
+    @staticmethod
+    def _certified(reading: Reading, skill: Skill) -> bool:
+        told = (reading.verdict, reading.score)
+        return told == (Verdict.PASS, skill.cert_score) and skill.certified_at in reading.moments
+
+    def logged(self, scan: Scan) -> None:
+        """5: the log gets a verdict of a moment between those of asking and of receipt, whatever
+        the scanner's clock says; on one submission none after a FAIL, and a FAIL after all."""
+        reading = self.readings[scan.reason or ""]
+        if scan.scanned_at in reading.moments:
+            return
+        skew = timedelta(seconds=MAX_SKEW)
+        latest = min(max(reading.told, reading.asked), _text(self.world.loop.clock() + skew))
+        earliest = min(max(reading.told, reading.asked), _text(reading.since - skew))
+        standing = reading.standing
+        # A repository that is not found is noted in any case, as another may confirm it.
+        if standing is not None and reading.verdict is not Verdict.GONE:
+            if standing.verdict is Verdict.FAIL:
+                self._violated(f"5 no going back: {reading.id} came after {standing} and stands")
+            if reading.verdict is Verdict.FAIL:
+                earliest = max(earliest, standing.scanned_at)
+        if reading.verdict is Verdict.FAIL:
+            latest = max(latest, *self.sent[scan.submission_id].moments, "")
+        if not earliest <= scan.scanned_at <= latest:
+            self._violated(
+                f"5 no going back: {reading.id} of {reading.told} has the moment "
+                f"{scan.scanned_at}, not one from {earliest} to {latest}"
+            )
+        reading.moments.add(scan.scanned_at)
 
     def _may_return_older(self, identity: str, row: Held) -> bool:
         """A row that was lost comes back as KV has it, if KV has it and could be asked."""
         if identity not in self._removed:
             return False
         kept = self._kept.get(identity)
-        return kept is None or row.revision >= kept.revision or self.world.kv_has_failed
+        return kept is None or not _goes_back(kept, row) or self.world.kv_has_failed
 
     def _check_write(self, key: str, before: bytes | None, after: bytes | None) -> None:
         """4 for KV, at every write: a record is only ever replaced by one of the same skill.
 
         Another skill, or a note, may have its place once it was given another slug.
         """
+        if key.startswith(VERDICT_PREFIX) and after is not None:
+            self.logged(msgspec.json.decode(after, type=Scan))
         if not key.startswith(SKILL_PREFIX):
             return
         old, new = self.read_record(key, before), self.read_record(key, after)
@@ -318,6 +567,7 @@ class Truth:
             {identity: stamp(skill) for identity, skill in listed.items()},
             self._in_any_view(),
             rows.keys() - listed.keys(),
+            self._blocked_for_sure(),
         )
         self._open.append(expected)
         return expected
@@ -356,6 +606,12 @@ class Truth:
                 self._violated(f"4 no clobbering: {outcome.name} lists {skill.name} twice")
             slugs.add(skill.name)
             shown[skill.identity] = max(shown.get(skill.identity, ""), stamp(skill))
+        if listing.knows_withheld and (
+            leaked := expected.blocked & self._blocked_for_sure() & shown.keys()
+        ):
+            self._violated(
+                f"8 authority: {outcome.name} ({listing.source}) shows {leaked}, blocked"
+            )
         if listing.source == "seed" and listing.late:
             self._violated(f"2 visible: {outcome.name} takes a source that is late for empty")
         if listing.source == "postgres" and listing.complete:
@@ -375,9 +631,14 @@ class Truth:
             self._violated(f"6 nothing silent: {outcome.name} fell back without saying why")
         if listing.source == "kv-enumeration" and listing.complete:
             missing = (expected.records & self._in_any_view()) - shown.keys() - expected.excused
-            missing -= self._in_outbox() | self._withheld_by_acts()
+            missing -= self._in_outbox() | self._withheld_by_acts() | expected.withheld
+            missing -= self._withheld_rows()
             if missing:
                 self._violated(f"2 visible: {outcome.name} (KV) misses {sorted(missing)}")
+
+    def _withheld_rows(self) -> set[str]:
+        rows = self.world.marketplace.rows(self.world.database)
+        return {i for i, row in rows.items() if row.skill.status is not Status.LISTED}
 
     def _in_outbox(self) -> set[str]:
         """Skills of which something newer waits: it may be that they are withheld."""
@@ -471,33 +732,38 @@ class Truth:
     def _check_final(self, rows: Mapping[str, Held]) -> None:
         """3 and 5: each skill that passed is in the table, as the newest verdicts and all acts
         have it."""
-        promised: dict[str, dict[str, Verdict]] = {}
-        said: dict[str, dict[str, Verdict]] = {}
-        for sent in self.sent.values():
-            said.setdefault(sent.identity, {}).update(sent.verdicts)
-            for moment in self.promises.get(sent.id, ()):
-                promised.setdefault(sent.identity, {})[moment] = sent.verdicts[moment]
-        passed = {i for i, verdicts in promised.items() if Verdict.PASS in verdicts.values()}
-        if missing := passed - rows.keys():
-            self._violated(f"3 convergent: not in the table: {sorted(missing)}")
+        refused = self._held_back()
+        for sent in self.accepted():
+            if sent.passes and sent.identity not in rows:
+                self._violated(f"3 convergent: not in the table: {sent.identity}")
         for identity, row in rows.items():
             skill = row.skill
-            if said.get(identity, {}).get(skill.decided_at) is not skill.verdict:
-                self._violated(f"3 convergent: {identity} has a verdict that nobody gave: {skill}")
-            owed = max(promised.get(identity, {}), default="")
+            counting = [r for r in self.readings.values() if r.identity == identity and r.accepted]
+            if any(r.wrong and self._may(r) for r in counting):
+                continue  # it may have moved, and be refused what was found where it was
+            right = [r for r in counting if not r.wrong and r.id not in refused]
+            # A repository that was not found once may be there: such a verdict is only noted.
+            decided = [r for r in right if r.verdict is not Verdict.GONE]
+            owed = max((max(r.moments, default="") for r in decided), default="")
             if skill.decided_at < owed:
                 self._violated(
                     f"3 convergent: {identity} ended with the verdict of {skill.decided_at}, owed "
                     f"was that of {owed}"
                 )
-            facts = [m for m, v in promised.get(identity, {}).items() if v is Verdict.PASS]
+            passed = {r.id for s in self.sent.values() if s.passes for r in s.readings}
+            facts = [max(r.moments, default="") for r in right if r.id in passed]
             if skill.facts_at < max(facts, default=""):
                 self._violated(f"3 convergent: {identity} ended with facts of {skill.facts_at}")
-            acts = {act.id for act in self.acts.get(identity, ())}
+            acts = {accepted.act.id for accepted in self.acts.get(identity, ())}
             if missing := acts - {act.id for act in skill.acts}:
                 self._violated(f"5 no going back: {identity} ended without the acts {missing}")
-            if skill.status is not _status(skill):
-                self._violated(f"8 authority: {identity} ended as {skill.status}")
+
+    def _held_back(self) -> set[str]:
+        """The withdrawals that wait as dead letters, since too many left."""
+        letters = self.world.marketplace.held_back(self.world.database)
+        ids = {_submission_id(body) for body in letters}
+        readings = (r for id_ in ids & self.sent.keys() for r in self.sent[id_].readings)
+        return {r.id for r in readings if r.verdict is Verdict.WITHDRAWN}
 
     def content(self) -> tuple[object, ...]:
         """What a second repair must not change."""
@@ -519,6 +785,23 @@ def raise_or_keep(world: World, message: str) -> None:
 
 def _submission_id(body: Any) -> str:
     return str(body.get("submissionId")) if isinstance(body, Mapping) else ""
+
+
+def _goes_back(before: Held, after: Held) -> bool:
+    """Whether a state lacks what an earlier one had. Of two of one moment either may stand: two
+    verdicts have one where the clock of their scanner is behind."""
+    old, new = _progress(before.skill), _progress(after.skill)
+    lost = {act.id for act in before.skill.acts} - {act.id for act in after.skill.acts}
+    return bool(lost) or any(late < early for early, late in zip(old, new, strict=True))
+
+
+def _progress(skill: Skill) -> tuple[str, str, str]:
+    decided = f"{skill.decided_at} {skill.verdict is Verdict.FAIL:d}"
+    return decided, skill.certified_at or "", skill.facts_at
+
+
+def _text(moment: datetime) -> str:
+    return format_timestamp(moment)
 
 
 def _status(skill: Skill) -> Status:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 from unittest.mock import patch
 
 import msgspec
@@ -17,23 +17,30 @@ from marketplace.basics.timestamps import format_timestamp
 from marketplace.catalog import source_chain
 from marketplace.catalog.answer import Source
 from marketplace.kv import access as kv_access
+from marketplace.kv.acceptance_log import log_verdict
 from marketplace.kv.aliases import mark_moved
-from marketplace.kv.keys import scan_key
+from marketplace.kv.keys import pending_key, scan_key
 from marketplace.kv.outbox import clear_outbox, list_outbox
 from marketplace.kv.records import write_record
+from marketplace.kv.withheld import read_withheld, write_withheld
 from marketplace.ports.database import Upserted, UpsertResult
 from marketplace.ports.env import Env, get_db
 from marketplace.ports.errors import DatabaseError, StorageError, TimedOut
 from marketplace.ports.kv import KvListPage
 from marketplace.publishing.outbox import OUTBOX_BATCH, DrainedOutbox
-from marketplace.skills.scan import Scan
+from marketplace.repair.logged_acts import Replayed
+from marketplace.skills.acts import Act, ActKind
+from marketplace.skills.scan import Scan, ScanReport
 from marketplace.skills.skill import Skill, Status
+from marketplace.skills.withholding import WithheldKey
 from tests.doubles.database import DatabaseDouble
 from tests.doubles.loop import current_loop
 
 Change = TypeVar("Change", bound=Callable[[Any], Any])
 Mutation = Callable[[], AbstractContextManager[object]]
 MUTATIONS: Final[dict[str, Mutation]] = {}
+PROFILE_OF: Final[dict[str, str]] = {}
+"""The profile of the schedules that show a mutation soonest, by its name."""
 
 
 def mutated(name: str | None) -> AbstractContextManager[object]:
@@ -41,10 +48,13 @@ def mutated(name: str | None) -> AbstractContextManager[object]:
     return nullcontext() if name is None else MUTATIONS[name]()
 
 
-def _mutation(path: str, *, everywhere: bool = False) -> Callable[[Change], Change]:
+def _mutation(
+    path: str, *, everywhere: bool = False, profile: str = "any"
+) -> Callable[[Change], Change]:
     """Register a function that gives, for what is at a dotted path, what stands in for it.
 
-    It is replaced there, or ``everywhere`` where the marketplace has imported it under its name.
+    Schedules of ``profile`` show that it is missing. It is replaced there, or ``everywhere`` where
+    the marketplace has imported it under its name.
     A path that leads nowhere fails.
     """
 
@@ -58,7 +68,8 @@ def _mutation(path: str, *, everywhere: bool = False) -> Callable[[Change], Chan
                     stack.enter_context(patch(place, replacement))
                 yield
 
-        MUTATIONS[change.__name__.replace("_", "-")] = mutate
+        name = change.__name__.replace("_", "-")
+        MUTATIONS[name], PROFILE_OF[name] = mutate, profile
         return change
 
     return register
@@ -440,3 +451,109 @@ def takes_an_error_for_nothing(read: Any) -> Any:
             return await question(await DatabaseDouble().connect())
 
     return from_database
+
+
+# --- scanners and operators -------------------------------------------------------------------
+
+
+@_mutation("marketplace.skills.scan.ScanReport.on", profile="verdicts")
+def believes_the_clocks_of_scanners(keep: Any) -> Any:
+    """A verdict has the moment that its scanner says."""
+
+    def believed(self: ScanReport, submission: Any, now: str) -> Scan:
+        scan = keep(self, submission, now)
+        return cast("Scan", msgspec.structs.replace(scan, scanned_at=self.scanned_at or now))
+
+    return believed
+
+
+@_mutation("marketplace.kv.submissions.record_scan", profile="verdicts")
+def lets_a_failure_be_outvoted(_original: Any) -> Any:
+    """Of the verdicts on one submission the last one that comes stands."""
+
+    async def record(env: Env, scan: Scan) -> Scan:
+        await log_verdict(env, scan)
+        value = msgspec.json.encode(scan)
+        await kv_access.put_value(env, pending_key(scan.scanned_at, scan.submission_id), value)
+        await kv_access.put_value(env, scan_key(scan.submission_id), value)
+        return scan
+
+    return record
+
+
+@_mutation("marketplace.publishing.submissions._is_confirmed", profile="verdicts")
+def takes_one_miss_for_gone(_original: Any) -> Any:
+    """Marks a skill whose repository one scan did not find."""
+
+    async def confirmed(_env: Env, _gone: Scan) -> bool:
+        return True
+
+    return confirmed
+
+
+@_mutation("marketplace.publishing.consumer.may_withdraw", profile="mad")
+def lets_any_number_leave(_original: Any) -> Any:
+    """Does not count what leaves by verdicts."""
+
+    async def may(_env: Env, _identity: str) -> bool:
+        return True
+
+    return may
+
+
+@_mutation("marketplace.skills.scan._is_elsewhere", profile="mad")
+def takes_any_folder(_original: Any) -> Any:
+    """Lists what was found in another folder than the listed one."""
+    return lambda _stored, _scan: False
+
+
+@_mutation("marketplace.skills.scan.has_changed_hands", everywhere=True, profile="mad")
+def takes_any_owner(_original: Any) -> Any:
+    """Lists what was found in a repository that is another's by now."""
+    return lambda _stored, _other: False
+
+
+@_mutation("marketplace.skills.acts.lifted_by", everywhere=True, profile="acts")
+def lifts_more_than_is_named(_original: Any) -> Any:
+    """A restore lifts all acts before it."""
+
+    def lifted_by(acts: Sequence[Act]) -> dict[str, str]:
+        restores = [(n, act) for n, act in enumerate(acts) if act.kind is ActKind.RESTORE]
+        return {each.id: act.id for n, act in restores for each in acts[:n]}
+
+    return lifted_by
+
+
+@_mutation("marketplace.repair.logged_acts.replay_acts", everywhere=True, profile="acts")
+def replays_no_acts(_original: Any) -> Any:
+    """What the log alone has of acts stays there."""
+
+    async def replay(_env: Env, _cursor: str | None = None) -> Replayed:
+        return Replayed(0, None)
+
+    return replay
+
+
+@_mutation("marketplace.publishing.withheld._write_changes", profile="acts")
+def trusts_a_stale_list(_original: Any) -> Any:
+    """Writes the list of withheld skills where a read of it, which may be late, shows another."""
+
+    async def write(env: Env, waiting: Sequence[WithheldKey]) -> None:
+        keys = await (await get_db(env)).withheld_keys()
+        wanted = {key.identity: key for key in (*keys, *waiting)}
+        if await read_withheld(env) != wanted:
+            await write_withheld(env, wanted.values())
+
+    return write
+
+
+@_mutation("marketplace.catalog.published_skills.PublishedSkills._withholds", profile="acts")
+def lists_what_kv_alone_lists(_original: Any) -> Any:
+    """Without PostgreSQL, shows what records say, whatever the list of withheld skills says."""
+    return lambda _self, _summary: False
+
+
+@_mutation("marketplace.catalog.published_skills.PublishedSkills._withholds", profile="repair")
+def hides_whatever_has_the_slug(_original: Any) -> Any:
+    """Hides a skill that has the slug of a withheld one."""
+    return lambda self, summary: summary.name in self.withheld

@@ -7,7 +7,7 @@ leaves out what is not needed.
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
 from unittest.mock import patch
 
@@ -15,21 +15,29 @@ import msgspec
 
 from marketplace.basics.timestamps import format_timestamp
 from marketplace.kv.acceptance_log import key_of_verdict
-from marketplace.kv.keys import pending_key, scan_key
+from marketplace.kv.keys import (
+    INDEX_KEY,
+    SKILL_PREFIX,
+    pending_key,
+    scan_key,
+    submission_key,
+)
+from marketplace.operations import withdrawals
 from marketplace.ports.env import Env
 from marketplace.publishing.messages import publish_message
 from marketplace.skills import scan as scan_rules
-from marketplace.skills.acts import Act, ActKind
+from marketplace.skills.acts import Act, ActKind, in_force
 from marketplace.skills.listing_rules import ListingQuery
-from marketplace.skills.scan import Facts, ScanReport
+from marketplace.skills.scan import Facts, Scan, ScanReport
 from marketplace.skills.skill import Skill
+from marketplace.skills.slugs import repository_owner
 from marketplace.skills.submission import Submission
 from marketplace.skills.tiers import Verdict
 from tests.doubles.loop import EPOCH_OF_SIMULATION, CutOff, Deadlock, new_loop
 from tests.doubles.network import Fault
 from tests.doubles.queue import Delivery, SimulatedQueue
-from tests.simulation.actors import Marketplace
-from tests.simulation.invariants import Sent, Truth, Violation
+from tests.simulation.actors import Dump, Marketplace
+from tests.simulation.invariants import Reading, Sent, Truth, Violation
 from tests.simulation.schedule import FLAKY, SETTLING, Schedule, Step, StepKind
 from tests.simulation.world import Outcome, World
 
@@ -40,7 +48,26 @@ STUCK: Final = 1000.0  # seconds: longer than a lost message goes unnoticed
 SCANNER_TRIES: Final = 3  # at most: some never ask again
 MAX_DRAINS: Final = 400
 SUBMITTED: Final = "what a submission says"
+GONE_SECONDS: Final = 100.0
+WITHDRAWN_AN_HOUR: Final = 2  # of the dozen skills that there are
 VERDICTS: Final = (*([Verdict.PASS] * 5), Verdict.FAIL, Verdict.WITHDRAWN, Verdict.GONE)
+NONSENSE: Final = (
+    Verdict.WITHDRAWN,
+    Verdict.WITHDRAWN,
+    Verdict.FAIL,
+    Verdict.GONE,
+    "path",
+    "repository_id",
+    "owner_id",
+)
+"""A verdict on a skill that passed, or what is wrong in a PASS."""
+SOURCES: Final = (
+    (None, None),
+    (Fault.FAIL, None),
+    (Fault.FAIL, INDEX_KEY),
+    (Fault.FAIL, SKILL_PREFIX),
+)
+"""Whether PostgreSQL is away, and what of KV cannot be read."""
 ACTS: Final = (ActKind.BLOCK, ActKind.WITHDRAW, ActKind.CORRECT, ActKind.RESTORE)
 
 
@@ -57,8 +84,9 @@ class Failure:
         steps = "\n".join(f"  {number:3} {_told(step)}" for number, step in _numbered(self))
         trace = "\n".join(self.trace)
         return (
-            f"seed {self.schedule.seed}: {self.message}\n\n"
-            f"replay: python -m tests.simulation --seed {self.schedule.seed}\n\n"
+            f"{self.schedule.profile}, seed {self.schedule.seed}: {self.message}\n\n"
+            f"replay: python -m tests.simulation --profile {self.schedule.profile} "
+            f"--seed {self.schedule.seed}\n\n"
             f"steps:\n{steps}\n\ntrace:\n{trace}\n"
         )
 
@@ -78,14 +106,17 @@ class Run:
     def __init__(self, marketplace: Marketplace, schedule: Schedule) -> None:
         self.marketplace = marketplace
         self.schedule = schedule
-        self.world = World(marketplace, schedule.seed)
+        self.world = World(marketplace, schedule.seed, skewed=schedule.skewed)
         self.truth = Truth(self.world)
         self._submissions = 0
+        self._readings = 0
         self._acts = 0
+        self._dumps: list[Dump] = []  # before each step
         self._last_scan = EPOCH_OF_SIMULATION
         self._actions: dict[StepKind, Callable[[Step], Awaitable[None]]] = {
             StepKind.APPLY: self._apply,
             StepKind.SUBMIT: self._submit,
+            StepKind.STALL: self._stall,
             StepKind.RESCAN: self._rescan,
             StepKind.REPEAT: self._repeat,
             StepKind.POISON: self._poison,
@@ -105,20 +136,26 @@ class Run:
             StepKind.DAMAGE_INDEX: self._damage_index,
             StepKind.LOSE_RECORD: self._lose_record,
             StepKind.LOSE_ROW: self._lose_row,
+            StepKind.RESTORE_DUMP: self._restore_dump,
+            StepKind.GO_MAD: self._go_mad,
         }
 
     async def play(self) -> None:
         """All steps, then the end of all faults and one repair. Raises Violation.
 
-        One scan suffices to find a repository gone: no schedule lasts the day between two.
+        No schedule lasts the day for which a repository must be gone.
         """
-        with patch.object(scan_rules, "GONE_SECONDS", 0.0):
+        with (
+            patch.object(scan_rules, "GONE_SECONDS", GONE_SECONDS),
+            patch.object(withdrawals, "WITHDRAWN_AN_HOUR", WITHDRAWN_AN_HOUR),
+        ):
             await self._play()
 
     async def _play(self) -> None:
         tasks: list[asyncio.Task[None]] = []
         for number, step in enumerate(self.schedule.steps, 1):
             await asyncio.sleep(step.pause)
+            self._dumps.append(self.marketplace.dump(self.world.database))
             self.world.note(f"step {number}: {step.kind}")
             tasks.append(asyncio.ensure_future(self._act(step)))
             self._raise_found()
@@ -145,21 +182,38 @@ class Run:
         if outcome.value != submission.id:
             return  # refused, a duplicate, listed already; or the author was not told
         await asyncio.sleep(step.choice % 100)
-        report = self._report(submission, Sent(submission.id, submission.identity), step)
-        scan = report.on(submission, format_timestamp(self._last_scan))
+        await self._tell(submission, Sent(submission.id, submission.identity), step)
+
+    async def _tell(self, submission: Submission, sent: Sent, step: Step) -> None:
+        """A scanner comes to a verdict and reports it, more than once if need be."""
+        report = self._report(submission, sent, step)
         for attempt in range(1 + step.choice // 1024 % SCANNER_TRIES):
-            told = await self._invoke(
-                "report", lambda e: self.marketplace.report(e, report), None if attempt else step
-            )
+            cut = None if attempt else step
+            told = await self._invoke("report", lambda e: self.marketplace.report(e, [report]), cut)
             if told.value:
-                self.truth.promised(scan)
+                self.truth.readings[report.reason or ""].accepted = True
                 return
             await asyncio.sleep(30)
 
     async def _submit(self, step: Step) -> None:
+        submission, sent = self._submitted(step)
+        if self._verdict(step) is Verdict.GONE:  # the webhook alone knows whether that counts
+            await self._tell(submission, sent, step)
+        else:
+            self._send(sent.id, self._scan(submission, sent, step).scanned_at)
+
+    async def _stall(self, step: Step) -> None:
+        submission, sent = self._submitted(step)
+        if self._verdict(step) is not Verdict.GONE:
+            self._scan(submission, sent, step)
+
+    def _submitted(self, step: Step) -> tuple[Submission, Sent]:
         submission = self._submission(step)
-        self.world.kv.damage(f"sub:{submission.id}", msgspec.json.encode(submission))
-        self._scan(submission, Sent(submission.id, submission.identity), step)
+        self.world.kv.damage(submission_key(submission.id), msgspec.json.encode(submission))
+        return submission, Sent(submission.id, submission.identity)
+
+    def _verdict(self, step: Step) -> Verdict:
+        return self._one_of(VERDICTS, replace(step, choice=step.choice // 256))
 
     def _submission(self, step: Step) -> Submission:
         repository = self._one_of(self.schedule.repositories, step)
@@ -178,56 +232,115 @@ class Run:
         )
 
     def _report(self, submission: Submission, sent: Sent, step: Step) -> ScanReport:
-        """A verdict that a scanner has come to."""
-        moment = self._next_moment()
-        # A submission has verdicts of one kind: of several kinds FAIL wins, whatever was listed.
-        verdict = sent.verdict or self._one_of(VERDICTS, replace(step, choice=step.choice // 256))
-        facts = Facts(
-            name=submission.skill_name,
-            description=f"{sent.id} at {moment}",
-            category=CATEGORY,
-            version=f"{1 + step.choice // 64 % 3}.0.0",
+        """A verdict that a scanner has come to; its clock may be hours off."""
+        self._readings += 1
+        now = self._next_moment()
+        clock = self._one_of(self.schedule.scanners, replace(step, choice=step.choice // 2048))
+        base_slug = submission.base_slug
+        reading = Reading(
+            id=f"r{self._readings}",
+            identity=sent.identity,
+            verdict=self._verdict(step),
+            facts=Facts(
+                name=submission.skill_name,
+                description=f"r{self._readings}",
+                category=CATEGORY,
+                version=f"{1 + step.choice // 64 % 3}.0.0",
+            ),
+            path=f"skills/{base_slug}",
+            score=self._readings % 100,
+            told=format_timestamp(now + timedelta(seconds=clock)),
+            asked=submission.created_at,
+            since=now,
         )
-        self.truth.send(sent, moment, verdict)
-        self.world.note(f"        {sent.id} is {sent.identity} {verdict} {moment}")
+        return self._told(sent, reading, submission)
+
+    def _told(self, sent: Sent, reading: Reading, submission: Submission) -> ScanReport:
+        self.truth.read(sent, reading)
+        self.world.note(
+            f"        {reading.id} on {sent.id}: {sent.identity} {reading.verdict} {reading.told}"
+        )
+        repository = submission.repo_url.removeprefix("https://github.com/")
         return ScanReport(
-            submission_id=submission.id,
-            verdict=verdict,
-            score=80,
-            scanned_at=moment,
-            skill=facts,
+            submission_id=sent.id,
+            verdict=reading.verdict,
+            score=reading.score,
+            scanned_at=reading.told,
+            reason=reading.id,
+            skill=reading.facts,
+            path=reading.path,
+            repository_id=f"id of {repository}",
+            owner_id=f"id of {repository_owner(submission.repo_url)}",
         )
 
-    def _scan(self, submission: Submission, sent: Sent, step: Step) -> None:
-        """A verdict that the webhook has kept and enqueued."""
+    def _scan(self, submission: Submission, sent: Sent, step: Step) -> Scan:
+        """A verdict that the webhook has kept, and was to enqueue."""
         report = self._report(submission, sent, step)
         scan = report.on(submission, format_timestamp(self._last_scan))
         kept = msgspec.json.encode(scan)
+        self.truth.logged(scan)
         log = key_of_verdict(scan)
         for key in (log, pending_key(scan.scanned_at, scan.submission_id), scan_key(sent.id)):
             self.world.kv.damage(key, kept)
-        self.truth.promised(scan)
-        self._send(sent.id, scan.scanned_at)
+        self.truth.readings[scan.reason or ""].accepted = True
+        return scan
 
-    def _next_moment(self) -> str:
-        """Now, but never the same millisecond twice: a moment names a state."""
+    def _next_moment(self) -> datetime:
+        """Now, but never the same millisecond twice."""
         self._last_scan = max(self.world.loop.clock(), self._last_scan + timedelta(milliseconds=1))
-        return format_timestamp(self._last_scan)
+        return self._last_scan
 
     def _send(self, submission_id: str, scanned_at: str) -> None:
         self.world.publish_queue.add(publish_message(submission_id, scanned_at))
 
     async def _rescan(self, step: Step) -> None:
-        if promised := self.truth.promises:
-            sent = self.truth.sent[self._one_of(list(promised), step)]
-            stored = self.world.kv.peek(f"sub:{sent.id}")
+        """Another verdict on a submission, of any kind."""
+        if accepted := self.truth.accepted():
+            sent = self._one_of(accepted, step)
+            stored = self.world.kv.peek(submission_key(sent.id))
             assert stored is not None
-            self._scan(msgspec.json.decode(stored, type=Submission), sent, step)
+            await self._tell(msgspec.json.decode(stored, type=Submission), sent, step)
 
     async def _repeat(self, step: Step) -> None:
-        if promised := self.truth.promises:
-            sent = self.truth.sent[self._one_of(list(promised), step)]
-            self._send(sent.id, self._one_of(list(sent.verdicts), step))
+        if repeatable := [sent for sent in self.truth.accepted() if sent.moments]:
+            sent = self._one_of(repeatable, step)
+            self._send(sent.id, self._one_of(sent.moments, step))
+
+    async def _go_mad(self, step: Step) -> None:
+        """A scanner reports one kind of nonsense, of one skill or of all that are listed."""
+        if not (settled := self._settled()):
+            return
+        rows = self.marketplace.rows(self.world.database)
+        nonsense = self._one_of(NONSENSE, replace(step, choice=step.choice // 64))
+        several = step.choice // 16 % 2
+        identities = settled if several else [self._one_of(settled, step)]
+        reports = [self._nonsense(rows[identity].skill, nonsense, step) for identity in identities]
+        told = await self._invoke("report", lambda e: self.marketplace.report(e, reports), step)
+        for report in reports:
+            accepted = told.value or ()
+            self.truth.readings[report.reason or ""].accepted = report.submission_id in accepted
+
+    def _nonsense(self, skill: Skill, nonsense: str, step: Step) -> ScanReport:
+        self._submissions += 1
+        submission = Submission(
+            id=f"s{self._submissions}",
+            repo_url=skill.repo_url,
+            skill_name=skill.base_slug,
+            base_slug=skill.base_slug,
+            created_at=format_timestamp(self.world.loop.clock()),
+        )
+        self.world.kv.damage(submission_key(submission.id), msgspec.json.encode(submission))
+        sent = Sent(submission.id, submission.identity)
+        report = self._report(submission, sent, replace(step, choice=0))
+        reading = self.truth.readings[report.reason or ""]
+        if nonsense in VERDICTS:
+            reading.verdict = Verdict(nonsense)
+            return msgspec.structs.replace(report, verdict=reading.verdict)
+        reading.wrong = nonsense
+        facts = msgspec.structs.replace(reading.facts, version="9999999999.0.0")
+        reading.facts, reading.score = facts, 100
+        reading.path = "another" if nonsense == "path" else reading.path
+        return msgspec.structs.replace(report, skill=facts, score=100, **{nonsense: "another"})
 
     async def _act_on_a_skill(self, step: Step) -> None:
         """An operator sees a row, and blocks, withdraws, corrects, or lifts what it shows."""
@@ -237,19 +350,22 @@ class Run:
         row = rows[self._one_of(sorted(rows), step)]
         self._acts += 1
         kind = self._one_of(ACTS, replace(step, choice=step.choice // 16))
+        seen = [act.id for act in in_force(row.skill.acts)]
+        lifts = seen[: 1 + step.choice // 128 % 2] if kind is ActKind.RESTORE else []
         act = Act(
             id=f"a{self._acts}",
             kind=kind,
             reason="simulated",
-            at=self._next_moment(),
+            at=format_timestamp(self._next_moment()),
             by="operator",
             labels=(f"label-{self._acts}",) if kind is ActKind.CORRECT else None,
-            lifts=tuple(a.id for a in row.skill.acts) if kind is ActKind.RESTORE else (),
+            lifts=tuple(lifts),
         )
-        self.world.note(f"        {act.id} is {kind} of {row.identity}")
+        self.truth.tried[act.id] = act
+        self.world.note(f"        {act.id} is {kind} of {row.identity} {' '.join(lifts)}")
         told = await self._invoke("act", lambda e: self.marketplace.act(e, row.name, act), step)
         if told.value is not None:
-            self.truth.acted(told.value, act)
+            self.truth.acted(told.value, act, told)
 
     async def _poison(self, step: Step) -> None:
         submission_id = f"unknown-{step.choice}"
@@ -319,15 +435,24 @@ class Run:
         self.truth.check_found(slug, outcome, is_there=is_there)
 
     async def _light_repair(self, step: Step) -> None:
-        self._no_error(await self._invoke("light-repair", self.marketplace.light_repair, step))
+        outcome = await self._invoke("light-repair", self.marketplace.light_repair, step)
+        self._no_error(outcome)
+        self.truth.checked(outcome)
 
     async def _full_repair(self, step: Step) -> None:
-        self._no_error(await self._invoke("full-repair", self.marketplace.full_repair, step))
+        outcome = await self._invoke("full-repair", self.marketplace.full_repair, step)
+        self._no_error(outcome)
 
     async def _redrive(self, step: Step) -> None:
         """The queue may deliver what is redriven before the redrive has come to its end."""
         delivery = asyncio.ensure_future(self._deliver_soon(step))
-        await self._invoke("redrive", self.marketplace.redrive, step)
+        approve = step.choice // 64 % 4 == 0
+        if approve:
+            self.truth.approve()
+        redrive = self.marketplace.redrive
+        await self._invoke("redrive", lambda env: redrive(env, approve=approve), step)
+        if approve:
+            self.truth.approve()
         await delivery
 
     async def _deliver_soon(self, step: Step) -> None:
@@ -368,6 +493,13 @@ class Run:
             self.truth.remove_row(identity)
             self.world.note(f"        row of {identity} is gone")
 
+    async def _restore_dump(self, step: Step) -> None:
+        """The table becomes what it was, for the skills that KV has, too."""
+        if settled := self._settled():
+            dump = self._one_of(self._dumps, step)
+            self.truth.restore(dump, settled)
+            self.world.note(f"        the table of step {1 + self._dumps.index(dump)} is back")
+
     def _settled(self) -> list[str]:
         """Skills that both stores hold in one state, KV for longer than any read is behind.
 
@@ -406,6 +538,7 @@ class Run:
         await asyncio.sleep(SETTLING)
         self.truth.check_settled()
         await self._check_answers()
+        await self._check_every_source()
         before = self.truth.content()
         await self._repair()
         await asyncio.sleep(SETTLING)
@@ -423,6 +556,17 @@ class Run:
             raise Violation(f"6 nothing silent: the states cannot be told: {told.error!r}")
         if told.value:
             raise Violation(f"6 nothing silent: published, but not by their state: {told.value}")
+
+    async def _check_every_source(self) -> None:
+        """Whichever source answers, it lists what the table lists, and nothing that is withheld."""
+        world, query = self.world, ListingQuery(limit=100)
+        expected = self.truth.listed()
+        for database, unreadable in SOURCES:
+            world.forget_answers()
+            world.weather.database_outage, world.weather.unreadable = database, unreadable
+            outcome = await world.invoke("read", lambda e: self.marketplace.read(e, query))
+            self.truth.check_source(expected, outcome)
+        world.weather.clear()
 
     async def _look_up(self, slug: str) -> Outcome[Skill | None]:
         return await self.world.invoke("find", lambda e: self.marketplace.find(e, slug))

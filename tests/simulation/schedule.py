@@ -1,7 +1,7 @@
 """A schedule is a seed and a list of steps; running it again gives the same run."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
@@ -24,6 +24,7 @@ class StepKind(StrEnum):
 
     APPLY = "apply"  # through submission and webhook, as authors and scanners do
     SUBMIT = "submit"  # as if that had been done long ago
+    STALL = "stall"  # the same, and the message was lost
     RESCAN = "rescan"
     REPEAT = "repeat"
     POISON = "poison"
@@ -43,11 +44,14 @@ class StepKind(StrEnum):
     DAMAGE_INDEX = "damage-index"
     LOSE_RECORD = "lose-record"
     LOSE_ROW = "lose-row"
+    RESTORE_DUMP = "restore-dump"  # the table becomes what it was some minutes ago
+    GO_MAD = "go-mad"  # a scanner reports nonsense
 
 
 _WEIGHTS: Final = {
     StepKind.APPLY: 4,
     StepKind.SUBMIT: 10,
+    StepKind.STALL: 1,
     StepKind.RESCAN: 1,
     StepKind.REPEAT: 3,
     StepKind.POISON: 2,
@@ -67,6 +71,8 @@ _WEIGHTS: Final = {
     StepKind.DAMAGE_INDEX: 1,
     StepKind.LOSE_RECORD: 1,
     StepKind.LOSE_ROW: 1,
+    StepKind.RESTORE_DUMP: 1,
+    StepKind.GO_MAD: 1,
 }
 _HURRIED: Final = (0.0, 0.0, 0.01, 0.05, 0.1, 0.3, 1.0, 90.0)
 _ABSENT: Final = (0.1, 0.3, 0.6)  # share of what may happen that a seed leaves out
@@ -80,8 +86,8 @@ _DISTURBING: Final = {
     StepKind.DAMAGE_INDEX,
     StepKind.LOSE_RECORD,
     StepKind.LOSE_ROW,
+    StepKind.RESTORE_DUMP,
 }
-_LOST_ROWS: Final = 0.1  # share of seeds with a race for one
 _CUT_OFFS: Final = (
     CutOff.DROPPED,
     CutOff.DROPPED,
@@ -92,6 +98,7 @@ _CUT_OFFS: Final = (
 _CUT_OFFS_OF_READS: Final = (CutOff.DROPPED, CutOff.CANCELLED)  # they have a time limit
 _READS: Final = {StepKind.READ, StepKind.FIND}
 _PAUSES: Final = (0.0, 0.0, 0.0, 0.01, 0.05, 0.5, 1.5, 20.0, 61.0, 200.0)
+_CLOCKS: Final = (0.0, 0.0, 2.0, -2.0, 300.0, -300.0, 3 * 3600.0, -3 * 3600.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,48 +120,67 @@ class Schedule:
     """What is replayed."""
 
     seed: int
+    profile: str
     calm: bool  # without any fault: then both stores must agree before any repair
     repositories: tuple[str, ...]
     base_slugs: tuple[str, ...]
+    scanners: tuple[float, ...]  # by how many seconds their clocks are ahead
+    skewed: bool  # the clocks of the Worker's locations differ
     steps: tuple[Step, ...]
 
 
-def generate(seed: int) -> Schedule:
-    """The schedule of a seed.
+Scene = Callable[[Chance], list[Step]]
+"""Several rare things in a row, which chance alone hardly ever brings about."""
 
-    Each seed leaves out some of what may happen, has its favourites among the rest, and makes its
-    world as small as it likes: several rare things in a row would otherwise hardly ever happen.
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What schedules are mostly about.
+
+    ``more``: weights besides the usual ones. ``never``: what does not happen. A schedule has one of
+    the ``scenes`` with the probability ``played``. ``steps``: how many besides, at least and less
+    than. ``small``: a world of one repository and one slug.
     """
-    chance = Chance(seed).fork("schedule")
-    calm = chance.happens(0.15)
-    absent = chance.pick(_ABSENT)
-    left_out = {kind for kind in _WEIGHTS if chance.happens(absent)} - _ALWAYS
-    left_out |= _DISTURBING if calm else set()
-    favourites = chance.shuffled(list(_WEIGHTS))[:4]
-    lottery = tuple(
-        kind
-        for kind, weight in _WEIGHTS.items()
-        if kind not in left_out
-        for _ in range(weight + 6 * (kind in favourites))
-    )
-    repositories = chance.shuffled(REPOSITORIES)[: 2 + chance.below(len(REPOSITORIES) - 1)]
-    base_slugs = BASE_SLUGS[: 1 + chance.below(len(BASE_SLUGS))]
-    cuts = 0.0 if calm else 0.2
-    pauses = chance.pick((_PAUSES, _PAUSES, _HURRIED))
-    steps = [_step(chance, lottery, pauses, cuts) for _ in range(25 + chance.below(26))]
-    if not calm and chance.happens(_LOST_ROWS):
-        start = chance.below(len(steps))
-        steps[start:start] = _race_for_a_lost_row(chance)
-    return Schedule(seed, calm, tuple(repositories), base_slugs, tuple(steps))
+
+    more: Mapping[StepKind, int] = field(default_factory=dict)
+    never: frozenset[StepKind] = frozenset()
+    scenes: tuple[Scene, ...] = ()
+    played: float = 0.0
+    calm: float = 0.15
+    steps: tuple[int, int] = (25, 51)
+    small: bool = False
+
+
+_OTHER_VERDICT: Final = 768
+"""Added to a choice of SUBMIT it leaves the skill and changes the verdict: PASS to PASS, WITHDRAWN,
+PASS, PASS, GONE, PASS and FAIL in turn."""
+
+
+def _author(chance: Chance) -> int:
+    """A choice of SUBMIT: a PASS of any skill."""
+    return chance.below(64) + 64 * chance.below(3)
+
+
+def _two_at_once(chance: Chance) -> list[Step]:
+    """Two consumers have a verdict each on one skill."""
+    author = _author(chance)
+    return [
+        Step(StepKind.SUBMIT, 1.0, author),
+        Step(StepKind.CONSUME, 0.0, 0),
+        Step(StepKind.SUBMIT, 10.0, author + _OTHER_VERDICT),
+        Step(StepKind.SUBMIT, 0.0, author + 3 * _OTHER_VERDICT),
+        Step(StepKind.CONSUME, 0.0, 0),
+        Step(StepKind.CONSUME, chance.pick((0.0, 0.05, 0.1, 0.2, 0.4)), 0),
+    ]
 
 
 def _race_for_a_lost_row(chance: Chance) -> list[Step]:
     """PostgreSQL loses a row. Before a repair sees it, with KV failing, there comes an older state
-    of that skill, or another that wants its slug: what chance alone hardly ever brings about."""
+    of that skill, or another that wants its slug."""
     author = chance.below(64)
     rival = author // 8 * 8 + chance.below(8)  # the same base slug, perhaps the same repository
     return [
-        Step(StepKind.SUBMIT, 1.0, author + 64 * (1 + chance.below(2))),
+        Step(StepKind.SUBMIT, 1.0, author + _OTHER_VERDICT),
         Step(StepKind.CONSUME, 0.1, 4),
         Step(StepKind.LOSE_ROW, 2.5 * SETTLING, chance.below(8)),
         Step(StepKind.FLAKY, 0.0, choice=1),  # KV alone
@@ -164,6 +190,204 @@ def _race_for_a_lost_row(chance: Chance) -> list[Step]:
         Step(StepKind.RECOVER, 1.0, 0),
         Step(StepKind.LIGHT_REPAIR, 1.0, 0),
     ]
+
+
+def _late_first_verdict(chance: Chance) -> list[Step]:
+    """The message of a first PASS is lost. Another verdict on the skill comes and is given up, as
+    nothing is listed; long after it the PASS is asked for again."""
+    author = _author(chance)
+    later = author + _OTHER_VERDICT * chance.pick((2, 7))
+    return [
+        Step(StepKind.STALL, 1.0, author),
+        Step(StepKind.SUBMIT, 5.0, later),
+        *(Step(StepKind.CONSUME, pause, 4) for pause in (5.0, 10.0, 20.0, 40.0, 80.0, 100.0)),
+        Step(StepKind.LIGHT_REPAIR, 1000.0, 0),
+        Step(StepKind.CONSUME, 1.0, 4),
+    ]
+
+
+def _states_in_the_outbox(chance: Chance) -> list[Step]:
+    """PostgreSQL is away while several verdicts and acts on one skill come."""
+    author = _author(chance)
+    return [
+        Step(StepKind.DATABASE_OUTAGE, 1.0, 0),
+        Step(StepKind.SUBMIT, 1.0, author),
+        Step(StepKind.CONSUME, 0.1, 4),
+        Step(StepKind.SUBMIT, chance.pick((1.0, 70.0)), author + _OTHER_VERDICT * chance.below(8)),
+        Step(StepKind.CONSUME, 0.1, 4),
+        Step(StepKind.CONSUME, 10.0, 4),
+        Step(StepKind.RECOVER, 1.0, 0),
+        Step(StepKind.LIGHT_REPAIR, 1.0, 0),
+    ]
+
+
+def _blocked_again(chance: Chance) -> list[Step]:
+    """A skill is blocked, restored and blocked again while KV shows what was before; or blocked
+    while KV takes little. Then PostgreSQL is away."""
+    skill = chance.below(16)
+    block, restore = skill, skill + 16 * 3
+    kinds = chance.pick(((block, restore, block), (block,)))
+    return [
+        Step(StepKind.SUBMIT, 1.0, _author(chance)),
+        Step(StepKind.CONSUME, 1.0, 4),
+        *([Step(StepKind.FLAKY, 70.0, choice=1)] if len(kinds) == 1 else []),
+        *(Step(StepKind.ACT, 3.0, choice) for choice in kinds),
+        *([Step(StepKind.RECOVER, 8.0, 0)] if len(kinds) == 1 else []),
+        Step(StepKind.DATABASE_OUTAGE, 70.0, 0),
+        Step(StepKind.READ, 1.0, 0),
+        Step(StepKind.READ, 1.0, 0),
+        Step(StepKind.RECOVER, 1.0, 0),
+    ]
+
+
+def _act_in_the_log_alone(chance: Chance) -> list[Step]:
+    """PostgreSQL is away and KV fails now and then while an operator acts."""
+    return [
+        Step(StepKind.SUBMIT, 1.0, _author(chance)),
+        Step(StepKind.CONSUME, 1.0, 4),
+        Step(StepKind.DATABASE_OUTAGE, 70.0, 0),
+        Step(StepKind.FLAKY, 0.0, choice=1),  # KV alone
+        Step(StepKind.ACT, 1.0, chance.below(64)),
+        Step(StepKind.RECOVER, 30.0, 0),
+    ]
+
+
+def _block_where_a_row_was_lost(chance: Chance) -> list[Step]:
+    """PostgreSQL loses a row, and with KV failing its slug goes to another skill. That is blocked;
+    the first one still has the slug in KV."""
+    author = chance.below(64)
+    rival = author // 8 * 8 + chance.below(8)
+    return [
+        Step(StepKind.SUBMIT, 1.0, author),
+        Step(StepKind.CONSUME, 0.1, 4),
+        Step(StepKind.LOSE_ROW, 2.5 * SETTLING, chance.below(8)),
+        Step(StepKind.FLAKY, 0.0, choice=1),  # KV alone
+        Step(StepKind.SUBMIT, 0.0, rival),
+        Step(StepKind.CONSUME, 0.1, 4),
+        Step(StepKind.CONSUME, 10.0, 4),
+        Step(StepKind.RECOVER, 1.0, 0),
+        Step(StepKind.ACT, 2.0, chance.below(16)),
+        Step(StepKind.ACT, 2.0, chance.below(16)),
+        Step(StepKind.DATABASE_OUTAGE, 70.0, 0),
+        Step(StepKind.READ, 1.0, 0),
+        Step(StepKind.RECOVER, 1.0, 0),
+    ]
+
+
+_FAULTS: Final = frozenset(
+    {
+        StepKind.FLAKY,
+        StepKind.KV_OUTAGE,
+        StepKind.DATABASE_OUTAGE,
+        StepKind.DAMAGE_INDEX,
+        StepKind.LOSE_RECORD,
+        StepKind.LOSE_ROW,
+        StepKind.RESTORE_DUMP,
+    }
+)
+
+PROFILES: Final[Mapping[str, Profile]] = {
+    "any": Profile(scenes=(_race_for_a_lost_row,), played=0.1),
+    "outage": Profile(
+        more={StepKind.DATABASE_OUTAGE: 6, StepKind.RECOVER: 4, StepKind.LIGHT_REPAIR: 3},
+        scenes=(_states_in_the_outbox,),
+        played=0.5,
+        calm=0.0,
+        steps=(10, 30),
+    ),
+    "race": Profile(
+        more={StepKind.SUBMIT: 10, StepKind.CONSUME: 16},
+        never=_FAULTS,
+        scenes=(_two_at_once,),
+        played=0.7,
+        calm=0.6,
+        steps=(8, 20),
+        small=True,
+    ),
+    "repair": Profile(
+        more={StepKind.LOSE_ROW: 3, StepKind.LIGHT_REPAIR: 2, StepKind.FULL_REPAIR: 3},
+        scenes=(_race_for_a_lost_row, _race_for_a_lost_row, _block_where_a_row_was_lost),
+        played=0.8,
+        calm=0.0,
+        steps=(5, 25),
+    ),
+    "queue": Profile(
+        more={StepKind.BURY: 8, StepKind.REDRIVE: 8, StepKind.POISON: 6, StepKind.FLAKY: 4},
+        calm=0.0,
+        steps=(15, 40),
+    ),
+    "verdicts": Profile(
+        more={StepKind.APPLY: 8, StepKind.RESCAN: 10, StepKind.STALL: 4},
+        scenes=(_late_first_verdict,),
+        played=0.4,
+        calm=0.1,
+        steps=(10, 30),
+    ),
+    "acts": Profile(
+        more={
+            StepKind.ACT: 14,
+            StepKind.READ: 8,
+            StepKind.RECOVER: 4,
+            StepKind.LIGHT_REPAIR: 6,
+            StepKind.RESTORE_DUMP: 2,
+        },
+        scenes=(_blocked_again, _act_in_the_log_alone),
+        played=0.8,
+        calm=0.0,
+        steps=(10, 40),
+    ),
+    "mad": Profile(
+        more={StepKind.GO_MAD: 12, StepKind.SUBMIT: 6, StepKind.REDRIVE: 3},
+        calm=0.2,
+        steps=(15, 40),
+    ),
+}
+"""By name. ``any`` has a little of everything."""
+
+
+def generate(seed: int, profile: str = "any") -> Schedule:
+    """The schedule of a seed.
+
+    Each seed leaves out some of what may happen, has its favourites among the rest, and makes its
+    world as small as it likes: several rare things in a row would otherwise hardly ever happen.
+    """
+    chance, about = Chance(seed).fork("schedule"), PROFILES[profile]
+    calm = chance.happens(about.calm)
+    absent = chance.pick(_ABSENT)
+    left_out = {kind for kind in _WEIGHTS if chance.happens(absent)} - _ALWAYS - about.more.keys()
+    left_out |= about.never | (_DISTURBING if calm else set())
+    favourites = chance.shuffled(list(_WEIGHTS))[:4]
+    lottery = tuple(
+        kind
+        for kind, weight in _WEIGHTS.items()
+        if kind not in left_out
+        for _ in range(weight + about.more.get(kind, 0) + 6 * (kind in favourites))
+    )
+    repositories = chance.shuffled(REPOSITORIES)[: 2 + chance.below(len(REPOSITORIES) - 1)]
+    base_slugs = BASE_SLUGS[: 1 + chance.below(len(BASE_SLUGS))]
+    if about.small:
+        repositories, base_slugs = repositories[:1], base_slugs[:1]
+    cuts = 0.0 if calm else 0.2
+    pauses = chance.pick((_PAUSES, _PAUSES, _HURRIED))
+    least, limit = about.steps
+    steps = [
+        _step(chance, lottery, pauses, cuts) for _ in range(least + chance.below(limit - least))
+    ]
+    if chance.happens(about.played):
+        scene = chance.pick(about.scenes)(chance)
+        if not (calm and any(step.kind in _DISTURBING for step in scene)):
+            start = chance.below(len(steps))
+            steps[start:start] = scene
+    return Schedule(
+        seed,
+        profile,
+        calm,
+        tuple(repositories),
+        base_slugs,
+        (0.0, chance.pick(_CLOCKS)),
+        chance.happens(0.5),
+        tuple(steps),
+    )
 
 
 def _step(

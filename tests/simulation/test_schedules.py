@@ -3,49 +3,33 @@
 import pytest
 
 from tests.simulation.actors import Marketplace
-from tests.simulation.mutations import MUTATIONS, mutated
+from tests.simulation.mutations import MUTATIONS, PROFILE_OF, mutated
 from tests.simulation.running import run, shrink
-from tests.simulation.schedule import generate
+from tests.simulation.schedule import PROFILES, generate
 
-SCHEDULES = 3000
-AT_ONCE = 250  # schedules of one test, so that the tests share the processors
-MAX_SCHEDULES = 10_000  # within which every missing protection must show
+SCHEDULES = 400  # of each profile
+AT_ONCE = 200  # schedules of one test, so that the tests share the processors
+MAX_SCHEDULES = 2000  # of its profile, within which every missing protection must show
 BY_HAND = {"forgets-what-waits", "leaves-notes-unasked", "writes-older-rows-over-newer-records"}
 """What chance does not find: tests/unit/publishing/test_publish.py and tests/unit/repair/
 test_rebuild.py have the schedules."""
 
-FOUND_AT = {
-    "acknowledges-failures": 50,
-    "enumerates-one-page": 32,
-    "gives-up-on-a-quick-second-write": 60,
-    "ignores-records-of-others": 473,
-    "keeps-verdicts-before-their-marks": 190,
-    "never-asks-again": 72,
-    "lists-without-reading-the-log": 2961,
-    "never-looks-again": 913,
-    "notes-a-redrive-when-it-was-sent": 80,
-    "takes-any-verdict-for-the-one-asked-for": 72,
-    "waits-for-queues-for-ever": 72,
-    "writes-over-records-of-others": 614,
-}
-"""The first seed that shows a protection missing, where few do. It is tried before all others, and
-only to save time: a seed that is outdated by a change makes the search longer, and nothing else."""
-
 
 @pytest.mark.parametrize("first", range(0, SCHEDULES, AT_ONCE))
-def test_no_schedule_breaks_a_promise(first: int) -> None:
+@pytest.mark.parametrize("profile", PROFILES)
+def test_no_schedule_breaks_a_promise(profile: str, first: int) -> None:
     marketplace = Marketplace()
     for seed in range(first, first + AT_ONCE):
-        failure = run(marketplace, generate(seed))
+        failure = run(marketplace, generate(seed, profile))
         if failure is not None:
             pytest.fail(shrink(marketplace, failure).report(), pytrace=False)
 
 
 @pytest.mark.parametrize("name", sorted(MUTATIONS.keys() - BY_HAND))
 def test_every_missing_protection_is_found(name: str) -> None:
-    seeds = (FOUND_AT.get(name, 0), *range(MAX_SCHEDULES))
+    schedules = (generate(seed, PROFILE_OF[name]) for seed in range(MAX_SCHEDULES))
     with mutated(name):
-        assert any(run(Marketplace(), generate(seed)) for seed in seeds)
+        assert any(run(Marketplace(), schedule) for schedule in schedules)
 
 
 def test_a_failure_shrinks_to_what_is_needed_for_it() -> None:

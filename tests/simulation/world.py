@@ -3,6 +3,7 @@
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any, Final, Generic, TypeVar
 
 from marketplace.ports.database import DatabaseSession, SkillDatabase
@@ -20,6 +21,8 @@ from tests.simulation.actors import Marketplace
 T = TypeVar("T")
 
 LOCATIONS: Final = ("ams", "sin", "gru")
+MAX_SKEW: Final = 1.0
+"""Seconds that the clock of a location may be off, either way."""
 INVOCATION_LIMIT: Final = 900.0  # seconds: what the platform gives to a queue or cron invocation
 NETWORK: Final = Network(latency=(0.001, 0.030))
 SLOW_NETWORK: Final = Network(latency=(0.010, 0.500), answer=(0.0, 0.400))
@@ -45,11 +48,12 @@ class Weather:
     stale_reads: float = 0.5
     kv_outage: Fault | None = None  # every operation ends like this
     database_outage: Fault | None = None
+    unreadable: str | None = None  # KV fails for keys that begin so
 
     def clear(self) -> None:
         """End all faults. Staleness is no fault and stays."""
         self.kv_faults = self.database_faults = self.queue_faults = 0.0
-        self.kv_outage = self.database_outage = None
+        self.kv_outage = self.database_outage = self.unreadable = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +86,15 @@ class Outcome(Generic[T]):
 
 
 class World:
-    def __init__(self, marketplace: Marketplace, seed: int | str, *, page_limit: int = 3) -> None:
+    def __init__(
+        self,
+        marketplace: Marketplace,
+        seed: int | str,
+        *,
+        page_limit: int = 3,
+        skewed: bool = False,
+    ) -> None:
+        """``page_limit`` bounds a list call of KV. ``skewed``: the locations' clocks differ."""
         loop = current_loop()
         chance = Chance(seed)
         self.loop: SimulatedLoop = loop
@@ -93,6 +105,7 @@ class World:
         self.database = marketplace.new_database()
         self.after_statement: Callable[[], None] = lambda: None
         self._kv_fault_was_chosen = False
+        self.mishaps = 0  # after which KV's list of withheld skills may be one of before
         self._fallback_caches = {location: FallbackCache() for location in LOCATIONS}
         self.trace: list[str] = []
         self.violations: list[SimulationError] = []  # of the platform's limits
@@ -100,6 +113,10 @@ class World:
         self._chance = chance.fork("world")
         self._faults = chance.fork("faults")
         self._network = chance.fork("network")
+        clocks, most = chance.fork("clocks"), MAX_SKEW if skewed else 0.0
+        self._skews = {
+            location: timedelta(seconds=clocks.between(-most, most)) for location in LOCATIONS
+        }
         self._invocations = 0
         self.dead_letters = self._queue("dead-letters", chance, max_retries=100)
         self.publish_queue = self._queue(
@@ -116,11 +133,16 @@ class World:
         """Add a line to the trace of what happened."""
         self.trace.append(f"{self.loop.time():10.3f} {text}")
 
+    def forget_answers(self) -> None:
+        """New isolates run everywhere, which have no earlier answers."""
+        self._fallback_caches = {location: FallbackCache() for location in LOCATIONS}
+
     # Faults
 
     def _kv_fault(self, operation: KvOperation) -> Fault | None:
         fault = self._choose_kv_fault(operation)
         self._kv_fault_was_chosen |= fault is not None
+        self.mishaps += fault is not None
         return fault
 
     @property
@@ -132,6 +154,8 @@ class World:
         weather = self.weather
         if weather.kv_outage is not None:
             return weather.kv_outage
+        if weather.unreadable is not None and operation.key.startswith(weather.unreadable):
+            return Fault.FAIL
         if not self._faults.happens(weather.kv_faults):
             return None
         if operation.kind is KvOperationKind.LIST:
@@ -152,6 +176,10 @@ class World:
         return None
 
     # Invocations
+
+    def clock(self, location: str) -> datetime:
+        """What the clock of a location shows."""
+        return self.loop.clock() + self._skews[location]
 
     def env(self, invocation: str, location: str, log: list[LogLine]) -> Env:
         """The bindings of one invocation."""
@@ -176,7 +204,7 @@ class World:
             publish_queue=self._producer(self.publish_queue, network),
             maintenance_queue=self._producer(self.maintenance_queue, network),
             settings=self.settings,
-            clock=self.loop.clock,
+            clock=lambda: self.clock(location),
             log=write_log,
             fallback_cache=self._fallback_caches[location],
         )
@@ -210,6 +238,8 @@ class World:
                 outcome.error = task.exception()
             if outcome.error is None:
                 outcome.returned, outcome.value = True, task.result()
+        merged = any(line.event == "withheld-merged" for line in outcome.log)
+        self.mishaps += merged or not outcome.returned
         self.note(f"{name} {self._ending(outcome, invocation)}")
         return outcome
 

@@ -5,10 +5,12 @@ With PostgreSQL away the queue keeps the message: its consumer retries.
 
 import hashlib
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any, Final
 
 import msgspec
 
+from marketplace.basics.timestamps import format_timestamp, parse_timestamp
 from marketplace.kv.old_dead_letters import clear_letters_in_kv, list_letters_in_kv
 from marketplace.ports.dead_letter import DeadLetter, DeadLetterReason
 from marketplace.ports.env import Env, get_db
@@ -16,23 +18,26 @@ from marketplace.ports.errors import DatabaseError, DatabaseRejected
 from marketplace.ports.queue import QueueMessage
 
 MOVED_AT_ONCE: Final = 100
+CLOCK_SECONDS: Final = 2.0
+"""By which the clocks of two locations may differ."""
 
 
 async def bury(
     env: Env, message: QueueMessage, *, queue: str, reason: DeadLetterReason, detail: str
 ) -> None:
-    """Keep a message as a dead letter. Raises DatabaseError."""
+    """Keep a message as a dead letter, after all that its letter tells. Raises DatabaseError."""
+    database, id_ = await get_db(env), dead_letter_id(queue, message.body)
     letter = DeadLetter(
-        id=dead_letter_id(queue, message.body),
+        id=id_,
         queue=queue,
         body=message.body,
         reason=reason,
         detail=detail,
         attempts=message.attempts,
-        failed_at=env.now(),
+        failed_at=max([env.now(), *map(_next_moment, await database.get_dead_letters([id_]))]),
     )
     env.log("dead-letter", level="warning", id=letter.id, reason=reason, detail=detail)
-    await (await get_db(env)).store_dead_letter(letter)
+    await database.store_dead_letter(letter)
 
 
 def dead_letter_id(queue: str, body: object) -> str:
@@ -49,6 +54,18 @@ async def mark_sent_again(env: Env, queue: str, bodies: Sequence[Any], *, at: st
         await database.mark_redriven([dead_letter_id(queue, body) for body in bodies], at=at)
     except DatabaseError as error:
         env.log("dead-letters-left-open", level=error.level, reason=error.reason)
+
+
+def moment_of_sending(env: Env, letter: DeadLetter | None = None) -> str:
+    """The moment that closes a letter: after its failure, yet before any failure that follows,
+    whatever the clock by which that is told."""
+    since = format_timestamp(env.clock() - timedelta(seconds=CLOCK_SECONDS))
+    return since if letter is None else max(since, _next_moment(letter))
+
+
+def _next_moment(letter: DeadLetter) -> str:
+    last = parse_timestamp(max(letter.failed_at, letter.redriven_at or ""))
+    return format_timestamp(last + timedelta(milliseconds=1))
 
 
 async def move_letters(env: Env) -> None:

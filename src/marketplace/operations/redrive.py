@@ -6,6 +6,7 @@ from typing import Final
 
 import msgspec
 
+from marketplace.operations.dead_letters import moment_of_sending
 from marketplace.ports.dead_letter import APPROVED, DeadLetter, DeadLetterReason
 from marketplace.ports.env import Env, get_db, send_messages
 from marketplace.ports.errors import StorageError
@@ -63,7 +64,7 @@ async def _redrive(
 ) -> RedriveResult:
     """Send, then note. Cut off in between, the letter is sent twice, and publishing is idempotent.
 
-    The moment before sending is noted, so that a failure after it opens the letter again.
+    A moment before sending is noted, so that a failure after it opens the letter again.
     """
     if letter is None:
         return RedriveResult(letter_id, RedriveOutcome.UNKNOWN)
@@ -73,7 +74,7 @@ async def _redrive(
         return RedriveResult(letter_id, RedriveOutcome.FAILED, "the body is no message")
     held_back = letter.reason == DeadLetterReason.TOO_MANY_WITHDRAWN
     body = {**letter.body, APPROVED: True} if held_back and approved else letter.body
-    began = env.now()
+    began = moment_of_sending(env, letter)
     try:
         await send_messages(env, env.publish_queue, [body])
         await (await get_db(env)).mark_redriven([letter_id], at=began)

@@ -16,7 +16,7 @@ from marketplace.kv import submissions as kv_submissions
 from marketplace.kv.acceptance_log import log_verdict, read_rules, read_verdicts
 from marketplace.kv.access import Stored
 from marketplace.kv.submissions import PendingSubmission
-from marketplace.operations.dead_letters import mark_sent_again
+from marketplace.operations.dead_letters import mark_sent_again, moment_of_sending
 from marketplace.operations.reports import read_state
 from marketplace.ports.env import Env, get_db, send_messages
 from marketplace.ports.errors import DatabaseError, KvError, QueueError
@@ -345,7 +345,7 @@ async def _find_stuck(
 
 
 async def _send_again(env: Env, stuck: Sequence[tuple[PendingSubmission, Scan]]) -> bool:
-    began, messages = env.now(), _messages(scan for _, scan in stuck)
+    began, messages = moment_of_sending(env), _messages(scan for _, scan in stuck)
     if not await _enqueue(env, messages):
         return False
     await mark_sent_again(env, PUBLISH_QUEUE, messages, at=began)

@@ -4,6 +4,7 @@ import asyncio
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 from unittest.mock import patch
 
@@ -20,17 +21,19 @@ from marketplace.operations.redrive import (
 )
 from marketplace.ports.database import DatabaseSession
 from marketplace.ports.dead_letter import DeadLetter, DeadLetterReason
+from marketplace.ports.env import Env
 from marketplace.ports.errors import DatabaseRejected
 from marketplace.ports.queue import retry_delay
 from marketplace.repair.light_repair import run_light_repair
 from marketplace.worker.consumers import DEAD_LETTER_QUEUE, LAST_ATTEMPT, consume
 from tests.doubles.database import DoubleSession
+from tests.doubles.loop import current_loop
 from tests.doubles.marketplace import Delivered, ListQueue, Market, postgres_away
 
 
-async def _bury(market: Market, number: int) -> None:
+async def _bury(market: Market, number: int, *, env: Env | None = None) -> None:
     await bury(
-        market.env,
+        env or market.env,
         Delivered({"submissionId": f"sub-{number}"}),
         queue="skill-publish",
         reason=DeadLetterReason.NOT_SCANNED,
@@ -206,3 +209,21 @@ async def test_what_fails_again_before_its_redrive_is_noted_waits_again(market: 
     (result,) = await redrive_all(env, reason=None)
     assert result.outcome is RedriveOutcome.REDRIVEN
     assert await count_letters(market.env, None) == 1
+
+
+async def test_a_failure_after_a_redrive_opens_the_letter_whatever_its_clock_says(
+    market: Market,
+) -> None:
+    """Two locations, whose clocks differ."""
+
+    def at(skew: timedelta) -> Env:
+        return replace(market.env, clock=lambda: current_loop().clock() + skew)
+
+    ahead, behind = at(timedelta(seconds=1)), at(timedelta(seconds=-1))
+    await _bury(market, 1, env=ahead)
+    (letter,) = await list_letters(ahead, reason=None, after=None, limit=10)
+    assert await redrive_ids(ahead, [letter.id])
+    assert not await list_letters(behind, reason=None, after=None, limit=10)
+    await _bury(market, 1, env=behind)
+    (again,) = await list_letters(behind, reason=None, after=None, limit=10)
+    assert (again.id, again.redrives) == (letter.id, 1)
