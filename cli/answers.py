@@ -49,6 +49,16 @@ class DeadLetterCounts(msgspec.Struct, kw_only=True):
     by_reason: dict[str, int] = {}
 
 
+class Scanning(msgspec.Struct, kw_only=True):
+    """What waits for scanners, and what they did in the last 24 hours."""
+
+    waiting: dict[str, int] = {}
+    oldest_age_seconds: float | None = None
+    oldest_reason: str | None = None
+    handed_out: int = 0
+    results: int = 0
+
+
 class Health(msgspec.Struct, kw_only=True):
     """``GET /api/v1/admin/health/skills``. A count that cannot be read is None."""
 
@@ -65,6 +75,7 @@ class Health(msgspec.Struct, kw_only=True):
     last_check: dict[str, Any] | None = None
     dead_letters: DeadLetterCounts | None = None
     oldest_pending: dict[str, Any] | None = None
+    scanning: Scanning | None = None
     heap: dict[str, Any] | None = None
     kv_operations: dict[str, Any] | None = None
 
@@ -199,6 +210,17 @@ class Verdict(msgspec.Struct, kw_only=True, rename="camel"):
     reason: str | None = None
 
 
+class ListedVersion(msgspec.Struct, kw_only=True, rename="camel"):
+    """A version as it was listed first."""
+
+    version: str
+    created_at: str
+    cert_tier: str
+    cert_score: int
+    diff_summary: str
+    commit: str | None = None
+
+
 class SubmissionState(msgspec.Struct, kw_only=True, rename="camel"):
     """Where a submission stands."""
 
@@ -217,6 +239,7 @@ class ShownSkill(msgspec.Struct, kw_only=True):
     row: dict[str, Any] | None = None
     record: dict[str, Any] | str | None = None
     acts: list[Act] = []
+    versions: list[ListedVersion] = []
     verdicts: list[Verdict] = []
     submissions: list[SubmissionState] = []
     source: str = ""
@@ -274,6 +297,31 @@ class Acted(msgspec.Struct, kw_only=True):
     def is_everywhere(self) -> bool:
         """Whether no store lacks it."""
         return all(self.stores.values())
+
+
+class Rule(msgspec.Struct, kw_only=True, rename="camel"):
+    """What operators withhold."""
+
+    id: str
+    kind: str
+    matches: str
+    value: str
+    reason: str
+    by: str
+    threat_type: str | None = None
+    severity: str | None = None
+    lifted_by: str | None = None
+    lift_reason: str | None = None
+    applied_at: str | None = None
+
+
+class RuleReceipt(msgspec.Struct, kw_only=True, rename="camel"):
+    """What became of a call that makes or lifts a rule."""
+
+    rule: Rule
+    applied: int = 0
+    complete: bool = True
+    stores: dict[str, bool] = {}
 
 
 def read(answer: object, kind: type[T]) -> T:

@@ -272,6 +272,66 @@ def accept_owner(
     _run(ctx, command, as_json=as_json)
 
 
+rules_app = typer.Typer(
+    help="List the rules that withhold skills, make one, lift one.", invoke_without_command=True
+)
+app.add_typer(rules_app, name="rules")
+
+
+@rules_app.callback()
+def rules(
+    ctx: typer.Context,
+    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 50,
+    cursor: Annotated[str | None, typer.Option(help="Go on where a former call ended.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the rules, the newest first, those that are lifted too."""
+    if ctx.invoked_subcommand is None:
+        _run(ctx, partial(commands.rules, limit=limit, cursor=cursor), as_json=as_json)
+
+
+@rules_app.command("add")
+def add_rule(
+    ctx: typer.Context,
+    reason: Annotated[str, typer.Option(help="Why; everybody is shown it.")],
+    identity: Annotated[
+        str | None, typer.Option(help="A skill: https://github.com/owner/repository#name.")
+    ] = None,
+    owner: Annotated[str | None, typer.Option(help="All of an owner: github.com/owner.")] = None,
+    content_digest: Annotated[
+        str | None, typer.Option(help="All of a content: its SHA-256 in hexadecimal.")
+    ] = None,
+    threat: Annotated[
+        str | None, typer.Option(help="The kind of threat. Without it skills are withdrawn.")
+    ] = None,
+    severity: Annotated[str, typer.Option(help="LOW, MEDIUM, HIGH or CRITICAL.")] = "HIGH",
+    evidence: Annotated[list[str] | None, typer.Option(help="The address of a proof.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Block every skill that matches, or withdraw it. Exit code 1 if a store did not take it."""
+    targets = {"identity": identity, "owner": owner, "contentDigest": content_digest}
+    command = partial(
+        commands.add_rule,
+        targets=targets,
+        reason=reason,
+        threat=threat,
+        severity=severity,
+        evidence=evidence or [],
+    )
+    _run(ctx, command, as_json=as_json)
+
+
+@rules_app.command("lift")
+def lift_rule(
+    ctx: typer.Context,
+    rule: Annotated[str, typer.Argument(help="The id of a rule.")],
+    reason: Annotated[str, typer.Option(help="Why.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Lift a rule, and the acts by which it was applied. Exit code 1 as for add."""
+    _run(ctx, partial(commands.lift_rule, rule_id=rule, reason=reason), as_json=as_json)
+
+
 @app.command()
 def publish(
     ctx: typer.Context,

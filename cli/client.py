@@ -2,7 +2,8 @@
 
 Almost every call may be repeated safely, since the interface is idempotent: a second submission of
 the same skill is answered as a duplicate, a second redrive as already done, a second rebuild
-follows the first, and a report that is resolved keeps its first resolution. So a call whose failure
+follows the first, a report that is resolved keeps its first resolution, and a rule is made or
+lifted once. So a call whose failure
 may pass is tried ATTEMPTS times. An act on a skill is another act each time: it is tried again only
 where it cannot have arrived.
 """
@@ -109,6 +110,19 @@ class MarketplaceClient:
         """Do something to a skill; what was recorded, and where. Not repeated after a failure that
         may have come behind the act."""
         return self._call("POST", f"{_skill_path(slug)}/{act}", body=body, repeatable=False)
+
+    def rules(self, *, cursor: str | None, limit: int) -> tuple[list[Any], str | None]:
+        """Up to ``limit`` rules, the newest first, and the cursor of the next."""
+        return self._listed("rules", "rules", {}, cursor, limit)
+
+    def add_rule(self, rule: Mapping[str, Any]) -> dict[str, Any]:
+        """Make a rule; what became of it."""
+        return self._call("POST", "/api/v1/admin/rules", body=rule)
+
+    def lift_rule(self, rule_id: str, reason: str) -> dict[str, Any]:
+        """Lift a rule; what became of it."""
+        path = f"/api/v1/admin/rules/{quote(rule_id, safe='')}/lift"
+        return self._call("POST", path, body={"reason": reason})
 
     def redrive(self, ids: Sequence[str]) -> dict[str, Any]:
         """Redrive these letters, in as many calls as it takes."""

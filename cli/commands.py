@@ -19,6 +19,8 @@ from cli.answers import (
     Rebuild,
     RedriveResult,
     Report,
+    Rule,
+    RuleReceipt,
     ShownSkill,
     read,
 )
@@ -282,6 +284,51 @@ def _act(
     acted = read(answer, Acted)
     output.show(answer, tables.acted(acted))
     return EXIT_OK if acted.is_everywhere else EXIT_FINDING
+
+
+def rules(client: MarketplaceClient, output: Output, *, limit: int, cursor: str | None) -> int:
+    """Show the rules."""
+    found, following = client.rules(cursor=cursor, limit=limit)
+    output.show(
+        {"rules": found, "nextCursor": following},
+        tables.rules([read(rule, Rule) for rule in found]),
+    )
+    _tell_of_more(output, following)
+    return EXIT_OK
+
+
+def add_rule(
+    client: MarketplaceClient,
+    output: Output,
+    *,
+    targets: Mapping[str, str | None],
+    reason: str,
+    threat: str | None,
+    severity: str,
+    evidence: Sequence[str],
+) -> int:
+    """Make a rule of the one target that is given: a BLOCK where there is a threat."""
+    given = [(matches, value) for matches, value in targets.items() if value is not None]
+    if len(given) != 1:
+        raise UsageProblem("give one of --identity, --owner and --content-digest")
+    matches, value = given[0]
+    rule: dict[str, Any] = {"kind": "WITHDRAW", "matches": matches, "value": value}
+    if threat is not None:
+        rule |= {"kind": "BLOCK", "threatType": threat, "severity": severity}
+    rule |= {"reason": reason, "evidenceUrls": list(evidence)}
+    return _show_receipt(output, client.add_rule(rule))
+
+
+def lift_rule(client: MarketplaceClient, output: Output, *, rule_id: str, reason: str) -> int:
+    """Lift a rule."""
+    return _show_receipt(output, client.lift_rule(rule_id, reason))
+
+
+def _show_receipt(output: Output, answer: dict[str, Any]) -> int:
+    """A store that did not take the rule is a finding: the check brings it there."""
+    receipt = read(answer, RuleReceipt)
+    output.show(answer, tables.rule_receipt(receipt))
+    return EXIT_OK if all(receipt.stores.values()) else EXIT_FINDING
 
 
 def redrive(

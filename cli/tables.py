@@ -20,6 +20,9 @@ from cli.answers import (
     Rebuild,
     RedriveResult,
     Report,
+    Rule,
+    RuleReceipt,
+    Scanning,
     ShownSkill,
     Source,
 )
@@ -145,6 +148,10 @@ def _facts(report: Health) -> Table:
         reasons = ", ".join(f"{reason}: {n:,}" for reason, n in sorted(letters.by_reason.items()))
         waiting = plain(f"{letters.total:,}" + (f" ({reasons})" if reasons else ""))
     table.add_row("dead letters", waiting)
+    table.add_row("scans that wait", _scans(report.scanning))
+    if report.scanning is not None:
+        done = f"{report.scanning.handed_out:,} handed out, {report.scanning.results:,} results"
+        table.add_row("scans in 24 hours", plain(done))
     for name, facts in (
         ("oldest pending submission", report.oldest_pending),
         ("last repair", report.last_repair),
@@ -154,6 +161,16 @@ def _facts(report: Health) -> Table:
     ):
         table.add_row(name, _pairs(facts))
     return table
+
+
+def _scans(scanning: Scanning | None) -> Text:
+    if scanning is None:
+        return Text("unreadable", "bold red")
+    counts = ", ".join(f"{reason}: {count:,}" for reason, count in scanning.waiting.items())
+    if scanning.oldest_age_seconds is None:
+        return plain(counts)
+    age = duration(scanning.oldest_age_seconds)
+    return plain(f"{counts}; the oldest ({scanning.oldest_reason}) for {age}")
 
 
 def _pairs(facts: Mapping[str, Any] | None) -> Text:
@@ -277,7 +294,7 @@ def reports(found: Sequence[Report]) -> RenderableType:
 
 
 def skill(shown: ShownSkill) -> RenderableType:
-    """A skill: its copies, what was done to it, what scans said, and its submissions."""
+    """A skill: its copies, what was done to it, its versions, what scans said, its submissions."""
     parts: list[RenderableType] = [
         Text.assemble(
             _skill_status(shown.skill.get("name"), shown.skill.get("status")),
@@ -291,7 +308,7 @@ def skill(shown: ShownSkill) -> RenderableType:
         parts.append(Text("The copies agree.", "green"))
     else:
         parts.append(plain(shown.finding, "bold red"))
-    parts += [_acts("Acts", shown.acts), _verdicts(shown), _submissions(shown)]
+    parts += [_acts("Acts", shown.acts), _versions(shown), _verdicts(shown), _submissions(shown)]
     return Group(*parts)
 
 
@@ -342,6 +359,23 @@ def _acts(title: str, acts: Sequence[Act]) -> RenderableType:
             plain(act.by),
             plain(act.reason),
             state,
+        )
+    return table
+
+
+def _versions(shown: ShownSkill) -> RenderableType:
+    if not shown.versions:
+        return Text("Versions: none.")
+    columns = ("read at", "version", "tier", "score", "commit", "what changed")
+    table = _table("Versions", *columns, right=["score"])
+    for version in shown.versions:
+        table.add_row(
+            plain(version.created_at),
+            plain(version.version, "bold"),
+            plain(version.cert_tier),
+            plain(version.cert_score),
+            plain(version.commit),
+            plain(version.diff_summary),
         )
     return table
 
@@ -412,6 +446,45 @@ def acted(result: Acted) -> RenderableType:
     if act.kind != "RESTORE":
         undo = f"python -m cli restore {result.slug} {act.id} --reason …"
         parts.append(Text("To undo it: ").append_text(plain(undo, "cyan")))
+    return Group(*parts)
+
+
+def rules(found: Sequence[Rule]) -> RenderableType:
+    """Rules, one a line."""
+    if not found:
+        return Text("No rules.", "green")
+    table = _table(
+        f"{len(found):,} rules", "id", "kind", "matches", "value", "threat", "reason", "by", "state"
+    )
+    for rule in found:
+        table.add_row(
+            plain(rule.id),
+            plain(rule.kind, "yellow"),
+            plain(rule.matches),
+            plain(rule.value, "bold"),
+            plain(None if rule.threat_type is None else f"{rule.threat_type} ({rule.severity})"),
+            plain(rule.reason),
+            plain(rule.by),
+            _rule_state(rule),
+        )
+    return table
+
+
+def _rule_state(rule: Rule) -> Text:
+    under_way = "" if rule.applied_at else ", being applied"
+    if rule.lifted_by is None:
+        return plain(f"in force{under_way}", "bold yellow")
+    return plain(f"lifted by {rule.lifted_by}: {rule.lift_reason}{under_way}")
+
+
+def rule_receipt(receipt: RuleReceipt) -> RenderableType:
+    """What became of a call on a rule."""
+    verdict = f"{receipt.applied:,} skills changed by this call. "
+    verdict += "None is left." if receipt.complete else "The marketplace goes on with the others."
+    parts: list[RenderableType] = [rules([receipt.rule]), Text(verdict)]
+    missing = ", ".join(name for name, took in receipt.stores.items() if not took)
+    if missing:
+        parts.append(plain(f"Not kept in: {missing}. The next check brings it there.", "yellow"))
     return Group(*parts)
 
 

@@ -15,7 +15,10 @@ from tests.doubles.database import DatabaseDouble
 
 _DEADLINE_SECONDS: Final = 60.0
 _TEMPLATE: Final = "migrated"
-TABLES: Final = "skill, skill_alias, dead_letter, audit, report, lease, state"
+TABLES: Final = (
+    "skill, skill_alias, skill_version, dead_letter, audit, report, rule, lease, state,"
+    " scan_request, scan_hour"
+)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from marketplace.ports.database import DatabaseConnector, RecordKey, Upserted, UpsertResult
+from marketplace.ports.scan_request import WantedScan
 from marketplace.postgres.db import MAX_ATTEMPTS, PostgresSkillDatabase
 from marketplace.skills.acts import ActKind
 from marketplace.skills.change import Acted, Change, State
@@ -15,6 +16,7 @@ from marketplace.skills.listing_rules import ListingQuery
 from marketplace.skills.merging import merge
 from marketplace.skills.seed import EMPTY_SEED
 from marketplace.skills.skill import Skill, Status
+from marketplace.skills.submission import Submission
 from pgwire import Connection
 from tests.contract.postgres import PostgresServer, transaction
 from tests.examples import JANUARY, MARCH, act, change, key_of, publish, skill, with_acts
@@ -305,3 +307,74 @@ async def test_one_of_many_gets_a_lease(postgres: DatabaseConnector) -> None:
     for number in range(ROUNDS // 4):
         won = await asyncio.gather(*(acquire(f"lease-{number}", h) for h in range(SESSIONS)))
         assert sum(won) == 1
+
+
+@pytest.mark.parametrize("in_bulk", [False, True])
+@pytest.mark.parametrize("known", [False, True])
+async def test_a_row_whose_revision_another_version_of_the_code_made_is_changed_too(
+    open_connection: OpenConnection, in_bulk: bool, known: bool
+) -> None:
+    blocked = with_acts(skill(), _BLOCK)
+    with await open_connection() as connection:
+        db = PostgresSkillDatabase(connection)
+        await publish(db, skill())
+        await connection.query("update skill set revision = 'of another version'")
+        if in_bulk:
+            assert await db.upsert_skills([blocked]) == []
+        else:
+            await db.upsert_skill(State(blocked), candidates=[], row=skill() if known else None)
+
+        stored = await db.get_skill(blocked.name)
+        assert stored is not None
+        assert stored.acts == blocked.acts
+        revision = (await connection.query("select revision from skill")).scalar()
+        assert revision == stored.revision == blocked.revision
+
+
+async def test_a_request_that_is_made_anew_is_not_forgotten_as_an_old_one(
+    open_connection: OpenConnection,
+) -> None:
+    def wanted(id_: str) -> Submission:
+        return Submission(
+            id=id_,
+            repo_url="https://github.com/acme/tools",
+            skill_name="pdf",
+            base_slug="pdf",
+            created_at=JANUARY,
+        )
+
+    with (
+        await open_connection() as first,
+        await open_connection() as second,
+        await open_connection() as observer,
+    ):
+        db, other = PostgresSkillDatabase(first), PostgresSkillDatabase(second)
+        options = {"expired": JANUARY, "asked_since": MARCH}
+        await db.ask_for_scans([WantedScan(wanted("old"), JANUARY)], **options)
+        async with transaction(first):
+            await db.ask_for_scans([WantedScan(wanted("anew"), MARCH)], **options)
+            forgetting = asyncio.create_task(
+                other.forget_scans(asked_before=JANUARY, hours_before=JANUARY, limit=9)
+            )
+            await _until_waiting(observer)
+
+        assert await forgetting == 0
+        (standing,) = (
+            await db.ask_for_scans([WantedScan(wanted("anew"), MARCH)], **options)
+        ).values()
+        assert standing.submission_id == "anew"
+        assert (await first.query("select count(*) from scan_request")).scalar() == "1"
+
+
+async def test_a_skill_that_was_due_leaves_the_front_of_the_index(
+    open_connection: OpenConnection,
+) -> None:
+    """Else each hand-out would pass by all that was handed out and never answered."""
+    with await open_connection() as connection:
+        db = PostgresSkillDatabase(connection)
+        record = skill()
+        await publish(db, record)
+        handed = await db.hand_out_due_scans(["a"], now=MARCH, free_at=MARCH, read_before=JANUARY)
+        assert len(handed) == 1
+        assert (await connection.query("select due_at from skill")).scalar() == MARCH
+        assert await db.get_skill(record.name) == record

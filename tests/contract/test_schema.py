@@ -10,17 +10,23 @@ import msgspec
 import pytest
 
 from bench.generated_skills import generate_skills
+from marketplace.basics.timestamps import EPOCH
 from marketplace.ports.database import Upserted
 from marketplace.postgres.db import PostgresSkillDatabase
 from marketplace.postgres.listing_sql import count_statement, page_statement
 from marketplace.postgres.queries import (
     COUNT_CATEGORIES,
+    HAND_OUT_DUE_SCANS,
+    HAND_OUT_SCANS,
+    LIST_UNLIFTED,
+    LIST_UNRULED,
     MANAGED_COLUMNS,
     SEED_CLAIMS,
     SKILL_COLUMNS,
 )
 from marketplace.skills.change import State
 from marketplace.skills.listing_rules import ListingQuery, SortDirection, SortField
+from marketplace.skills.rules import Matches
 from marketplace.skills.seed import load_seed
 from marketplace.skills.skill import Skill
 from marketplace.skills.tiers import CertTier
@@ -236,6 +242,76 @@ async def test_counts_and_what_the_seed_gives_way_to_come_from_an_index(
     assert "Seq Scan" not in await _steps_of(postgres_server, listing_database, _COUNTS[counted])
 
 
+_RULES = {
+    **{
+        matches.value: Statement(LIST_UNRULED[matches], (value, "", '[{"rule":"none"}]', 50))
+        for matches, value in (
+            (Matches.IDENTITY, "https://github.com/owner-77/repo#none"),
+            (Matches.OWNER, "github.com/owner-77"),
+            (Matches.CONTENT_DIGEST, "d" * 64),
+        )
+    },
+    "lifted": Statement(
+        LIST_UNLIFTED, ('[{"rule":"a"}]', "", '[{"rule":"a","kind":"RESTORE"}]', 50)
+    ),
+}
+
+
+@pytest.mark.parametrize("rule", _RULES)
+async def test_what_a_rule_is_yet_to_be_applied_to_comes_from_an_index(
+    postgres_server: PostgresServer, listing_database: str, rule: str
+) -> None:
+    assert "Seq Scan" not in await _steps_of(postgres_server, listing_database, _RULES[rule])
+
+
+_SCANS = {
+    "asked": Statement(HAND_OUT_SCANS, (20, JANUARY, [JANUARY], EPOCH, JANUARY)),
+    "due": Statement(HAND_OUT_DUE_SCANS, (["a"] * 20, JANUARY, JANUARY, "2026-06-01", JANUARY)),
+}
+
+
+@pytest.mark.parametrize("work", _SCANS)
+async def test_work_for_scanners_comes_from_an_index_without_sorting_the_table(
+    postgres_server: PostgresServer, scanning_database: str, work: str
+) -> None:
+    with await postgres_server.connect(scanning_database) as connection:
+        statement = _SCANS[work]
+        result = await connection.query(
+            f"explain (format json) {statement.sql}", *statement.parameters
+        )
+    (root,) = msgspec.json.decode(result.scalar() or "[]")
+    read = [step for step in _nodes(root["Plan"]) if "Relation Name" in step]
+    assert {step["Relation Name"] for step in read} >= {"scan_request"}
+    assert "Seq Scan" not in {step["Node Type"] for step in read}
+    # What is sorted is what is handed out, not what it is chosen from.
+    sorted_rows = [
+        step["Plan Rows"] for step in _nodes(root["Plan"]) if step["Node Type"] == "Sort"
+    ]
+    assert max(sorted_rows) <= 2 * 20
+
+
+@pytest.fixture(scope="module")
+def scanning_database(postgres_server: PostgresServer, listing_database: str) -> str:
+    """A request for every other skill, in each state."""
+
+    async def fill() -> None:
+        with await postgres_server.connect_directly(listing_database) as connection:
+            await connection.query("""
+                insert into scan_request (
+                    identity, submission_id, reason, requested_at, submission, attempts, free_at,
+                    answered_at
+                )
+                select identity, md5(identity), (array['new', 'rescan', 'due'])[n % 3 + 1],
+                    updated_at, '{}', n % 4 / 2, updated_at, case when n % 8 > 3 then updated_at end
+                from (select *, row_number() over (order by updated_at) as n from skill) as skill
+                where n % 2 = 0
+            """)
+            await connection.query("vacuum analyze scan_request")
+
+    asyncio.run(fill())
+    return listing_database
+
+
 async def _plan(server: PostgresServer, database: str, query: ListingQuery) -> set[str]:
     """The kinds of steps in PostgreSQL's plan for a page of this listing."""
     return await _steps_of(server, database, page_statement(query, offset=0, limit=24))
@@ -250,9 +326,11 @@ async def _steps_of(server: PostgresServer, database: str, statement: Statement)
     return set(_steps(root["Plan"]))
 
 
-def _steps(plan: dict[str, object]) -> Iterator[str]:
-    yield str(plan["Node Type"])
-    children = plan.get("Plans", [])
-    assert isinstance(children, list)
-    for child in children:
-        yield from _steps(child)
+def _steps(plan: dict[str, Any]) -> Iterator[str]:
+    return (str(node["Node Type"]) for node in _nodes(plan))
+
+
+def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for child in plan.get("Plans", []):
+        yield from _nodes(child)

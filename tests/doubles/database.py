@@ -17,6 +17,7 @@ from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
 
 import msgspec
 
+from marketplace.basics.timestamps import hour_of
 from marketplace.ports.audit import AuditEntry, AuditFilter
 from marketplace.ports.database import (
     Counted,
@@ -28,20 +29,34 @@ from marketplace.ports.database import (
     SkillDatabase,
     Upserted,
     UpsertResult,
+    WithoutVersions,
 )
 from marketplace.ports.dead_letter import DeadLetter
 from marketplace.ports.errors import DatabaseConflict, DatabaseError, DatabaseRejected
+from marketplace.ports.scan_request import (
+    ScanHour,
+    ScanReason,
+    ScanRequest,
+    ScanWork,
+    Waiting,
+    WantedScan,
+)
 from marketplace.ports.skill_report import ReportPlace, SkillReport
 from marketplace.postgres.db import MAX_ATTEMPTS
 from marketplace.postgres.listing_sql import matches_nothing
+from marketplace.skills.acts import ActKind
 from marketplace.skills.change import Change
 from marketplace.skills.fingerprint import Fingerprint
 from marketplace.skills.listing_rules import ListingQuery, cursor_rank, matches, rank
 from marketplace.skills.merging import merge
+from marketplace.skills.rules import Rule, RuleLift, Target, owners_of
 from marketplace.skills.scan import Refusal
 from marketplace.skills.seed import Claim, Seed
 from marketplace.skills.skill import KEPT, MOMENTS, Skill, SkillSummary, Status
 from marketplace.skills.slugs import slugify
+from marketplace.skills.submission import Submission
+from marketplace.skills.updates import FoundInstalled, Installed, is_superseded
+from marketplace.skills.version_history import SkillVersion, is_new_version, version_of
 from marketplace.skills.withholding import WithheldKey, key_of
 
 Hook = Callable[[str], Awaitable[None]]
@@ -95,11 +110,17 @@ class DatabaseDouble:
     rows: dict[str, Held] = field(default_factory=dict)  # by identity
     identities: dict[str, str] = field(default_factory=dict)  # by slug
     aliases: dict[str, str] = field(default_factory=dict)  # identities, by old slug
+    versions: dict[str, dict[str, SkillVersion]] = field(default_factory=dict)
+    """By identity and place."""
     dead_letters: dict[str, DeadLetter] = field(default_factory=dict)
     audit: dict[str, AuditEntry] = field(default_factory=dict)
     reports: dict[str, SkillReport] = field(default_factory=dict)
     leases: dict[str, _Lease] = field(default_factory=dict)
     states: dict[str, bytes] = field(default_factory=dict)
+    rules: dict[str, Rule] = field(default_factory=dict)
+    scans: dict[str, ScanRequest] = field(default_factory=dict)  # by identity
+    due: dict[str, str] = field(default_factory=dict)  # when an identity was last due to be read
+    scan_hours: dict[str, ScanHour] = field(default_factory=dict)  # by the hour's beginning
 
     async def connect(self) -> SkillDatabase:
         """Open a session."""
@@ -137,12 +158,27 @@ class DatabaseDouble:
             if present.revision != replaced:
                 return None
             values = {field: getattr(present.skill, field) for field in KEPT}
+            self.add_version(present.skill, changed)
             self.put(Held.of(msgspec.structs.replace(changed, **values), present.revision_in_kv))
             return Upserted.UPDATED
         if name is None:
             return None
+        self.add_version(None, changed)
         self.put(Held.of(msgspec.structs.replace(changed, name=name)))
         return Upserted.INSERTED
+
+    def add_version(self, before: Skill | None, after: Skill) -> None:
+        """Add the version that a change makes, if any, and before it the first, if that lacks."""
+        if not is_new_version(before, after):
+            return
+        if before is not None:
+            self.add_first_version(version_of(None, before))
+        version = version_of(before, after)
+        self.versions.setdefault(version.identity, {}).setdefault(version.place, version)
+
+    def add_first_version(self, version: SkillVersion) -> None:
+        """Add a version of a skill that has none."""
+        self.versions.setdefault(version.identity, {version.place: version})
 
     def write_all(self, merged: "Mapping[str, Merged]") -> Sequence[Skill]:
         """Write each of these as `write` does, all or nothing; those that were not written."""
@@ -341,8 +377,41 @@ class DoubleSession:
     def check_rows(self, merged: Mapping[str, Merged]) -> Sequence[Skill]:
         """The second step of `check_skills`."""
         tables = self.tables
-        copy = replace(tables, rows=dict(tables.rows), identities=dict(tables.identities))
+        copy = replace(
+            tables, rows=dict(tables.rows), identities=dict(tables.identities), versions={}
+        )
         return copy.write_all(merged)
+
+    @_operation("list_versions")
+    def list_versions(
+        self, identity: str, *, before: str | None, limit: int
+    ) -> Sequence[SkillVersion]:
+        versions = sorted(self.tables.versions.get(identity, {}).items(), reverse=True)
+        return [each for place, each in versions if before is None or place < before][:limit]
+
+    @_operation("find_installed")
+    def find_installed(
+        self, installed: Sequence[Installed], identities: Sequence[str]
+    ) -> Sequence[FoundInstalled | None]:
+        return [
+            self._installed(each, identity)
+            for each, identity in zip(installed, identities, strict=True)
+        ]
+
+    @_operation("without_versions")
+    def without_versions(self, *, after: str, limit: int) -> WithoutVersions:
+        looked_at = sorted(identity for identity in self.tables.rows if identity > after)[:limit]
+        skills = [
+            self.tables.rows[identity].skill
+            for identity in looked_at
+            if not self.tables.versions.get(identity)
+        ]
+        return WithoutVersions(skills, looked_at[-1] if len(looked_at) == limit else None)
+
+    @_operation("add_first_versions")
+    def add_first_versions(self, versions: Sequence[SkillVersion]) -> None:
+        for version in versions:
+            self.tables.add_first_version(version)
 
     @_operation("add_alias")
     def add_alias(self, alias: str, identity: str) -> None:
@@ -400,6 +469,56 @@ class DoubleSession:
         acted = [row.skill for row in self.tables.rows.values() if row.skill.acts]
         acted.sort(key=lambda skill: skill.name)
         return [skill for skill in acted if skill.name > after][:limit]
+
+    @_operation("add_rule")
+    def add_rule(self, rule: Rule) -> bool:
+        is_new = rule.id not in self.tables.rules
+        stored = msgspec.structs.replace(rule, applied_at=None)
+        self.tables.rules.setdefault(rule.id, stored)
+        return is_new
+
+    @_operation("lift_rule")
+    def lift_rule(self, lift: RuleLift) -> bool:
+        rule = self.tables.rules.get(lift.rule)
+        if rule is None or rule.lifted_at is not None:
+            return False
+        self.tables.rules[rule.id] = rule.lifted(lift)
+        return True
+
+    @_operation("list_rules")
+    def list_rules(self, *, before: str | None, limit: int) -> Sequence[Rule]:
+        ids = sorted(self.tables.rules, reverse=True)
+        return [self.tables.rules[i] for i in ids if before is None or i < before][:limit]
+
+    @_operation("find_rules")
+    def find_rules(self, targets: Sequence[Target], ids: Sequence[str]) -> Sequence[Rule]:
+        return [
+            rule
+            for id_, rule in sorted(self.tables.rules.items())
+            if id_ in ids or (rule.lifted_at is None and rule.target in targets)
+        ]
+
+    @_operation("next_open_rule")
+    def next_open_rule(self, *, after: str) -> Rule | None:
+        rules = self.tables.rules
+        return next(
+            (rules[i] for i in sorted(rules) if i > after and rules[i].applied_at is None), None
+        )
+
+    @_operation("list_unruled")
+    def list_unruled(self, rule: Rule, *, after: str, limit: int) -> Sequence[str]:
+        found = (
+            identity
+            for identity, row in self.tables.rows.items()
+            if identity > after and _is_unruled(row.skill, identity, rule)
+        )
+        return sorted(found)[:limit]
+
+    @_operation("mark_applied")
+    def mark_applied(self, rule: Rule, *, at: str) -> None:
+        stored = self.tables.rules.get(rule.id)
+        if stored is not None and stored.lifted_at == rule.lifted_at:
+            self.tables.rules[rule.id] = msgspec.structs.replace(stored, applied_at=at)
 
     @_operation("withheld_keys")
     def withheld_keys(self) -> Sequence[WithheldKey]:
@@ -512,6 +631,121 @@ class DoubleSession:
         )
         return True
 
+    @_operation("ask_for_scans")
+    def ask_for_scans(
+        self, wanted: Sequence[WantedScan], *, expired: str, asked_since: str
+    ) -> Mapping[str, ScanRequest]:
+        scans = self.tables.scans
+        for each in wanted:
+            identity = each.submission.identity
+            new = ScanRequest(
+                identity=identity,
+                submission_id=each.submission.id,
+                reason=ScanReason.RESCAN if identity in self.tables.rows else ScanReason.NEW,
+                requested_at=each.at,
+                submission=each.submission,
+                free_at=each.at,
+            )
+            if _takes_the_place_of(new, scans.get(identity), expired, asked_since):
+                scans[identity] = new
+        identities = [each.submission.identity for each in wanted]
+        return {identity: scans[identity] for identity in identities}
+
+    @_operation("hand_out_scans")
+    def hand_out_scans(
+        self, *, limit: int, now: str, free_at: Sequence[str], expired: str
+    ) -> Sequence[ScanRequest]:
+        waiting = [scan for scan in self._open_scans() if scan.requested_at > expired]
+        fresh = [scan for scan in waiting if scan.attempts == 0]
+        fresh.sort(key=lambda scan: (scan.reason is not ScanReason.NEW, scan.requested_at))
+        unanswered = [scan for scan in waiting if scan.attempts and scan.free_at <= now]
+        unanswered.sort(key=lambda scan: scan.free_at)
+        handed = [
+            msgspec.structs.replace(
+                scan,
+                attempts=scan.attempts + 1,
+                free_at=free_at[min(scan.attempts, len(free_at) - 1)],
+            )
+            for scan in [*fresh, *unanswered][:limit]
+        ]
+        handed.sort(key=_urgency)
+        self._hand_out(handed, now)
+        return handed
+
+    @_operation("hand_out_due_scans")
+    def hand_out_due_scans(
+        self, submission_ids: Sequence[str], *, now: str, free_at: str, read_before: str
+    ) -> Sequence[ScanRequest]:
+        rows = self.tables.rows.values()
+        unread = [
+            row
+            for row in rows
+            if self._is_unread(row, read_before) and not self._is_asked_for(row, read_before)
+        ]
+        unread.sort(key=lambda row: (self._read_at(row), row.identity))
+        taken = list(zip(submission_ids, unread, strict=False))
+        self.tables.due |= {row.identity: now for _, row in taken}
+        handed = [
+            ScanRequest(
+                identity=row.identity,
+                submission_id=id_,
+                reason=ScanReason.DUE,
+                requested_at=now,
+                submission=_submission_of(row.skill, id_, now),
+                attempts=1,
+                free_at=free_at,
+            )
+            for id_, row in taken
+        ]
+        self._hand_out(handed, now)
+        return handed
+
+    @_operation("answer_scans")
+    def answer_scans(
+        self, answered: Sequence[str], *, again: Sequence[str], again_at: str, now: str
+    ) -> None:
+        for scan in self._open_scans():
+            changed: dict[str, Any] = {}
+            if scan.submission_id in answered:
+                changed = {"answered_at": now}
+            elif scan.submission_id in again:
+                at, attempts = max(scan.free_at, again_at), max(scan.attempts, 1)
+                changed = {"free_at": at, "attempts": attempts}
+            self.tables.scans[scan.identity] = msgspec.structs.replace(scan, **changed)
+        self._count(now, results=len(answered) + len(again))
+
+    @_operation("forget_scans")
+    def forget_scans(self, *, asked_before: str, hours_before: str, limit: int) -> int:
+        scans, hours = self.tables.scans, self.tables.scan_hours
+        old = [scan for scan in scans.values() if scan.requested_at <= asked_before]
+        old.sort(key=lambda scan: scan.requested_at)
+        for scan in old[:limit]:
+            del scans[scan.identity]
+        for hour in [hour for hour in hours if hour < hours_before]:
+            del hours[hour]
+        return len(old[:limit])
+
+    @_operation("scan_work")
+    def scan_work(self, *, expired: str, read_before: str, hours_since: str) -> ScanWork:
+        waiting: dict[ScanReason, list[str]] = {}
+        for scan in self._open_scans():
+            if scan.requested_at > expired:
+                waiting.setdefault(scan.reason, []).append(scan.requested_at)
+        scans = self.tables.scans
+        unread = [
+            max(self._read_at(row), scan.requested_at if scan else "")
+            for row in self.tables.rows.values()
+            for scan in [scans.get(row.identity)]
+            if self._is_unread(row, read_before)
+            and not self._is_asked_for(row, read_before)
+            and (scan is None or scan.answered_at is not None)
+        ]
+        return ScanWork(
+            asked={reason: Waiting(len(at), min(at)) for reason, at in waiting.items()},
+            unread=Waiting(len(unread), min(unread, default=None)),
+            hours=[h for _, h in sorted(self.tables.scan_hours.items()) if h.hour >= hours_since],
+        )
+
     @_operation("acquire_lease")
     def acquire_lease(self, name: str, holder: str, *, now: str, expires_at: str) -> bool:
         held = self.tables.leases.get(name)
@@ -559,6 +793,43 @@ class DoubleSession:
         row = self.tables.rows.get(identity)
         return None if row is None else row.skill
 
+    def _installed(self, installed: Installed, identity: str) -> FoundInstalled | None:
+        tables, slug = self.tables, installed.slug
+        row = tables.rows.get(tables.identities.get(slug) or tables.aliases.get(slug) or identity)
+        if row is None:
+            return None
+        versions = tables.versions.get(row.identity, {}).values()
+        return FoundInstalled(row.summary, is_superseded(installed, row.skill, versions))
+
+    def _open_scans(self) -> list[ScanRequest]:
+        return [scan for scan in self.tables.scans.values() if scan.answered_at is None]
+
+    def _read_at(self, row: Held) -> str:
+        return max(row.skill.decided_at, self.tables.due.get(row.identity, ""))
+
+    def _is_unread(self, row: Held, read_before: str) -> bool:
+        return row.skill.status is Status.LISTED and self._read_at(row) <= read_before
+
+    def _is_asked_for(self, row: Held, read_before: str) -> bool:
+        scan = self.tables.scans.get(row.identity)
+        if scan is None or scan.requested_at > read_before:
+            return scan is not None
+        return scan.answered_at is None and scan.reason is not ScanReason.DUE
+
+    def _hand_out(self, handed: Sequence[ScanRequest], now: str) -> None:
+        self.tables.scans |= {scan.identity: scan for scan in handed}
+        if handed:
+            self._count(now, handed_out=len(handed))
+
+    def _count(self, now: str, *, handed_out: int = 0, results: int = 0) -> None:
+        hour = hour_of(now)
+        counted = self.tables.scan_hours.get(hour, ScanHour(hour=hour))
+        self.tables.scan_hours[hour] = ScanHour(
+            hour=hour,
+            handed_out=counted.handed_out + handed_out,
+            results=counted.results + results,
+        )
+
     def _withheld(self) -> list[Skill]:
         skills = [row.skill for row in self.tables.rows.values()]
         withheld = [skill for skill in skills if skill.status is not Status.LISTED]
@@ -581,6 +852,18 @@ class DoubleSession:
         older = mine.revision < record.revision
         kind = DifferenceKind.NEWER_IN_KV if older else DifferenceKind.NEWER_IN_DATABASE
         return Difference(kind, record.name, mine.skill)
+
+
+def _is_unruled(skill: Skill, identity: str, rule: Rule) -> bool:
+    kinds = [act.kind for act in skill.acts if act.rule == rule.id]
+    if rule.lifted_at is not None:
+        return bool(kinds) and ActKind.RESTORE not in kinds
+    matched = {
+        "identity": lambda: identity == rule.value,
+        "owner": lambda: rule.value in identity and rule.value in owners_of(identity),
+        "contentDigest": lambda: skill.content_digest == rule.value,
+    }
+    return not kinds and matched[rule.matches]()
 
 
 def _without_nul(document: bytes) -> bytes:
@@ -610,6 +893,36 @@ def _texts(value: object) -> Iterator[str]:
     elif isinstance(value, tuple):
         for item in value:
             yield from _texts(item)
+
+
+def _takes_the_place_of(
+    new: ScanRequest, old: ScanRequest | None, expired: str, asked_since: str
+) -> bool:
+    if old is None:
+        return True
+    if old.requested_at > new.requested_at or old.submission_id == new.submission_id:
+        return False
+    waited_for = old.answered_at is None and old.reason is not ScanReason.DUE
+    if waited_for and old.requested_at > expired:
+        return False
+    are_rescans = old.reason is new.reason is ScanReason.RESCAN
+    return not (are_rescans and old.requested_at > asked_since)
+
+
+def _urgency(scan: ScanRequest) -> tuple[bool, bool, str, str]:
+    is_new = scan.reason is ScanReason.NEW
+    return (scan.attempts > 1, not is_new, scan.requested_at, scan.identity)
+
+
+def _submission_of(skill: Skill, id_: str, now: str) -> Submission:
+    return Submission(
+        id=id_,
+        repo_url=skill.repo_url,
+        skill_name=skill.base_slug,
+        base_slug=skill.base_slug,
+        created_at=now,
+        skill_path=skill.skill_path,
+    )
 
 
 def _last_event(letter: DeadLetter) -> tuple[str, bool]:

@@ -58,7 +58,11 @@ def empty_kv(marketplace: Marketplace) -> None:
 def empty(marketplace: Marketplace) -> None:
     """Delete everything in KV and in PostgreSQL."""
     empty_kv(marketplace)
-    query(marketplace, "truncate skill, skill_alias, dead_letter, audit, report, lease, state")
+    query(
+        marketplace,
+        "truncate skill, skill_alias, skill_version, dead_letter, audit, report, rule, lease,"
+        " state, scan_request, scan_hour",
+    )
 
 
 def publish_only(marketplace: Marketplace, owner: str, skill_names: Sequence[str]) -> Marketplace:

@@ -19,11 +19,14 @@ PUBLIC: Final = {
     "/api/v1/health",
     "/api/v1/skills",
     "/api/v1/skills/categories",
+    "/api/v1/skills/check-updates",
     "/api/v1/skills/count",
     "/api/v1/skills/search",
     "/api/v1/skills/{slug}",
     "/api/v1/skills/{slug}/reports",
+    "/api/v1/skills/{slug}/versions",
     "/api/v1/skills/{owner}/{repo}/{skill}",
+    "/api/v1/skills/{owner}/{repo}/{skill}/versions",
     "/api/v1/submissions",
     "/api/v1/submissions/{submission_id}",
 }
@@ -43,6 +46,13 @@ BODIES: Final[Mapping[str, Any]] = {
     f"{SKILL}/correct": {"category": "data", "reason": "It is."},
     f"{SKILL}/restore": {"acts": ["some"], "reason": "It was not."},
     f"{SKILL}/withdraw": {"reason": "Its author asked."},
+    "/api/v1/admin/rules": {
+        "kind": "WITHDRAW",
+        "matches": "identity",
+        "value": "https://github.com/nobody/none#none",
+        "reason": "Looked at.",
+    },
+    "/api/v1/admin/rules/{rule_id}/lift": {"reason": "Looked at."},
     "/api/v1/webhooks/scan-results": {
         "results": [{"submissionId": "nobody", "verdict": "PASS", "score": 1}]
     },
@@ -86,6 +96,7 @@ def test_there_are_guarded_routes_and_wrong_credentials() -> None:
         "/api/v1/admin/reports",
         SKILL,
         f"{SKILL}/block",
+        "/api/v1/webhooks/scan-requests",
         "/api/v1/webhooks/scan-results",
     }
     assert len(wrong()) >= 20
@@ -125,7 +136,7 @@ def test_every_right_credential_is_let_in_and_the_answer_is_never_stored(
 ) -> None:
     for name, credential in right().items():
         answer = ask(client, route, credential)
-        assert answer.status_code in {200, 202, 404}, name
+        assert answer.status_code in {200, 201, 202, 404}, name
         assert answer.headers["cache-control"] == "no-store", name
 
 

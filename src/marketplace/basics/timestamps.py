@@ -34,6 +34,16 @@ def normalize_timestamp(text: str) -> str:
     return format_timestamp(parse_timestamp(text))
 
 
+def shifted(moment: str, seconds: float) -> str:
+    """The moment so many seconds later; earlier, where they are negative. Raises ValueError."""
+    return format_timestamp(parse_timestamp(moment) + timedelta(seconds=seconds))
+
+
+def hour_of(moment: str) -> str:
+    """The beginning of the hour of a moment in this module's form."""
+    return f"{moment[:13]}:00:00.000Z"
+
+
 def seconds_between(earlier: str, later: str) -> float:
     """Seconds from ``earlier`` to ``later``; negative when they are the other way round."""
     return (parse_timestamp(later) - parse_timestamp(earlier)) / timedelta(seconds=1)

@@ -24,7 +24,7 @@ async def get_skills(env: Env, query: ListingQuery) -> Answer[Page]:
         question=("page", query),
         database=lambda database: get_published_skills_from_db(env, database, query),
         published=lambda skills: page_of(query, _Published(skills), _seed_beside(env, skills)),
-        seed=lambda: page_of(query, None, _summaries(env.seed.skills)),
+        seed=lambda skills: page_of(query, None, _summaries(skills)),
     )
 
 
@@ -52,7 +52,7 @@ async def get_skill_count(env: Env, query: ListingQuery) -> Answer[int]:
         question=("count", query),
         database=from_database,
         published=lambda skills: _count(_all(env, skills), query),
-        seed=lambda: _count(_summaries(env.seed.skills), query),
+        seed=lambda skills: _count(_summaries(skills), query),
     )
 
 
@@ -68,7 +68,7 @@ async def get_skill_categories(env: Env) -> Answer[Mapping[str, int]]:
         question="categories",
         database=from_database,
         published=lambda skills: _tally(_all(env, skills)),
-        seed=lambda: _tally(_summaries(env.seed.skills)),
+        seed=lambda skills: _tally(_summaries(skills)),
     )
 
 

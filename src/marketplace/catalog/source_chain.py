@@ -17,6 +17,7 @@ from marketplace.catalog.published_skills import (
     PublishedSkills,
     get_published_skills_list,
 )
+from marketplace.kv.withheld import read_withheld
 from marketplace.ports.database import SkillDatabase
 from marketplace.ports.env import READ_BUDGET_SECONDS, Env, get_db
 from marketplace.ports.errors import (
@@ -27,6 +28,7 @@ from marketplace.ports.errors import (
     StorageError,
     TimedOut,
 )
+from marketplace.skills.skill import Skill
 
 _MARGIN_SECONDS: Final = 0.2  # left for making the answer of what was read
 
@@ -116,7 +118,7 @@ async def read_from_first(
     question: Hashable,
     database: Callable[[SkillDatabase], Awaitable[T]],
     published: Callable[[PublishedSkills], T],
-    seed: Callable[[], T],
+    seed: Callable[[Sequence[Skill]], T],
 ) -> Answer[T]:
     """The answer of the first source that gives a whole one.
 
@@ -148,7 +150,18 @@ async def read_from_first(
         return found.answer
     if reading.is_late:
         raise TooLate(reading.reasons)
-    return reading.answer(seed(), Source.SEED)
+    return reading.answer(seed(await _seed_listed(reading)), Source.SEED)
+
+
+async def _seed_listed(reading: Reading) -> Sequence[Skill]:
+    """The seed without what is withheld, where the list of that is all of KV that can be read."""
+    skills = reading.env.seed.skills
+    try:
+        async with asyncio.timeout(reading.seconds_left):
+            withheld = await read_withheld(reading.env)
+    except (KvError, TimeoutError):  # that KV fails is noted already
+        return skills
+    return [skill for skill in skills if skill.identity not in withheld]
 
 
 @dataclass(frozen=True, slots=True)

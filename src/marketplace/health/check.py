@@ -24,6 +24,7 @@ from marketplace.health.readings import (
     read_source,
 )
 from marketplace.health.report import DeadLetterCounts, Health
+from marketplace.health.scanning import describe_scanning
 from marketplace.kv.counting import CountingKv
 from marketplace.kv.index.manifest import IndexHeader, index_header
 from marketplace.operations.reports import LAST_CHECK, LAST_REPAIR, newest_report
@@ -104,9 +105,11 @@ def _describe_index(health: Health, header: IndexHeader | None) -> None:
 def _add_operations(
     env: Env, health: Health, database: FoundInDatabase | None, rest: FoundInKv | None
 ) -> None:
-    """Dead letters, reports and the submission that has waited longest to be published."""
+    """Dead letters, the scanners' work, reports, and the submission that has waited longest to be
+    published."""
     if database:
         letters = dict(database.letters)
+        health.scanning = describe_scanning(database.scans, env.now())
         health.dead_letters = DeadLetterCounts(total=sum(letters.values()), by_reason=letters)
     sources = [source for source in (database, rest) if source is not None]
     health.last_repair = newest_report(env, LAST_REPAIR, [s.last_repair for s in sources])

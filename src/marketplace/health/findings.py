@@ -3,15 +3,28 @@
 from typing import Final, Literal
 
 from marketplace.health.report import REBUILD_CALL, REDRIVE_CALL, Health, Recommendation
-from marketplace.ports.dead_letter import PASSING_REASONS
+from marketplace.ports.dead_letter import PASSING_REASONS, DeadLetterReason
 
 PENDING_TOLERATED: Final = 3_600.0  # seconds
+SCAN_TOLERATED: Final = 86_400.0  # seconds that the oldest request may wait for a scanner
 
 _CHECKS: Final = {
     "postgres": "Check that the database is up and that Hyperdrive reaches it.",
     "kv": "Check the KV namespace and its binding SUBMISSIONS_KV.",
     "kv_index": "Check the KV namespace and its binding SUBMISSIONS_KV.",
 }
+_UNDECIDED: Final = {
+    DeadLetterReason.TOO_MANY_WITHDRAWN: (
+        "Look whether a scanner errs, before you let these verdicts pass by redriving them.",
+        "verdicts would have taken more skills off the listing than may leave in an hour.",
+    ),
+    DeadLetterReason.CHANGED_HANDS: (
+        "Look at each repository, then accept its owner or leave the skill as it was.",
+        "results come from a repository that changed hands.",
+    ),
+}
+"""What waits for an operator's decision: what to do, and what is told behind the number."""
+
 _REFUSED: Final = (
     "PostgreSQL answers and refuses every session; waiting does not help. Correct the user,"
     " password and database in Hyperdrive's configuration, or what the database lets in."
@@ -39,11 +52,23 @@ def recommend(health: Health, *, refused: bool) -> None:
     if passing:
         reason = f"{passing} messages failed for a passing reason."
         add(Recommendation(action="Redrive them.", reason=reason, call=REDRIVE_CALL))
+    for reason, (action, told) in _UNDECIDED.items():
+        if waiting := health.dead_letters.by_reason.get(reason, 0):
+            add(Recommendation(action=action, reason=f"{waiting} {told}"))
     pending = health.oldest_pending
     if pending and pending["age_seconds"] > PENDING_TOLERATED:
         hours = pending["age_seconds"] / 3600
         reason = f"Submission {pending['id']} passed {hours:.1f} hours ago and is not published."
         add(Recommendation(action="Check the publish queue, dead letters and cron.", reason=reason))
+    scanning = health.scanning
+    age = scanning.oldest_age_seconds if scanning else None
+    if scanning and age is not None and age > SCAN_TOLERATED:
+        reason = (
+            f"The oldest scan ({scanning.oldest_reason}) waits for {age / 86_400:.1f} days;"
+            f" within 24 hours {scanning.handed_out} were handed out and {scanning.results}"
+            " results came."
+        )
+        add(Recommendation(action="Check that scanners run and keep up.", reason=reason))
 
 
 def status_of(health: Health) -> Literal["ok", "drift", "failing"]:

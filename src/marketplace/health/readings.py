@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
+from marketplace.basics.timestamps import hour_of, shifted
 from marketplace.health.report import SourceState
 from marketplace.kv import access as kv_access
 from marketplace.kv.keys import ALIAS_PREFIX, SKILL_PREFIX
@@ -20,12 +21,16 @@ from marketplace.operations.reports import LAST_CHECK, LAST_REPAIR
 from marketplace.ports.env import Env, get_db
 from marketplace.ports.errors import DatabaseRefused, StorageError, TimedOut
 from marketplace.ports.kv import KV_BULK_GET_LIMIT
+from marketplace.ports.scan_request import ScanWork
 from marketplace.skills.fingerprint import NO_SKILLS, add_versions_to_digest
+from marketplace.skills.scan import READ_AGAIN_SECONDS
 from marketplace.skills.skill import Skill
 from marketplace.skills.slugs import is_slug
 
 DATABASE_SECONDS: Final = 4.0
 KV_SECONDS: Final = 8.0  # 110 list pages one after the other
+
+HOURS_TOLD: Final = 24  # of hand-outs to scanners, the present one included
 
 MAX_VALUES_READ: Final = 10_000
 """Records without usable metadata whose values are read: a hundred bulk gets."""
@@ -56,6 +61,7 @@ class SkillCount:
 class FoundInDatabase:
     skills: SkillCount
     letters: Mapping[str, int]
+    scans: ScanWork
     last_repair: bytes | None
     last_check: bytes | None
 
@@ -90,11 +96,16 @@ async def read_source(
 
 
 async def read_database(env: Env) -> FoundInDatabase:
-    database = await get_db(env)
+    database, now = await get_db(env), env.now()
     found = await database.fingerprint()
     return FoundInDatabase(
         skills=SkillCount(found.count, found.digest),
         letters=await database.count_dead_letters(),
+        scans=await database.scan_work(
+            expired=shifted(now, -env.settings.submission_ttl),
+            read_before=shifted(now, -READ_AGAIN_SECONDS),
+            hours_since=shifted(hour_of(now), -HOURS_TOLD * 3600.0 + 3600.0),
+        ),
         last_repair=await database.load_state(LAST_REPAIR),
         last_check=await database.load_state(LAST_CHECK),
     )

@@ -4,6 +4,8 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from marketplace.ports.scan_request import ScanHour
+
 REBUILD_CALL: Final = "POST /api/v1/admin/rebuild-index"
 REDRIVE_CALL: Final = "POST /api/v1/admin/dead-letters/redrive"
 
@@ -37,6 +39,17 @@ class DeadLetterCounts(msgspec.Struct, kw_only=True):
     by_reason: dict[str, int] = {}
 
 
+class Scanning(msgspec.Struct, kw_only=True):
+    """What waits for scanners, handed out or not, and what they did in the last 24 hours."""
+
+    waiting: dict[str, int]  # by reason
+    oldest_age_seconds: float | None = None
+    oldest_reason: str | None = None
+    handed_out: int = 0
+    results: int = 0
+    hours: list[ScanHour] = []  # those with hand-outs or results, the oldest first
+
+
 class Health(msgspec.Struct, kw_only=True):
     """The health answer. Its field names are what dashboards read."""
 
@@ -53,6 +66,7 @@ class Health(msgspec.Struct, kw_only=True):
     last_check: Any = None
     dead_letters: DeadLetterCounts = msgspec.field(default_factory=DeadLetterCounts)
     oldest_pending: dict[str, Any] | None = None
+    scanning: Scanning | None = None  # None where PostgreSQL could not be read
     heap: dict[str, Any] | None = None
     kv_operations: dict[str, int] = {}
 

@@ -9,6 +9,7 @@ from itertools import count, islice
 from typing import Final, TypeAlias, TypeVar
 
 from marketplace.basics import json_text
+from marketplace.basics.concurrency import map_bounded
 from marketplace.basics.json_text import Unreadable
 from marketplace.ports.env import Env
 from marketplace.ports.errors import KvError, KvRateLimited, KvTimeout, KvValueTooLarge
@@ -19,6 +20,7 @@ MAX_RECORD_BYTES: Final = 256 * 1024
 limits of its fields is under 20 KiB."""
 
 _PARTS: Final = 10  # of a bulk get that was too large
+_AT_ONCE: Final = 4  # bulk gets of `read_many_values`, whose answers are in memory together
 
 MAX_KEY_BYTES: Final = 512  # KV's limit
 
@@ -141,6 +143,15 @@ async def read_each(env: Env, keys: Sequence[str]) -> AsyncIterator[tuple[str, V
 async def read_all_values(env: Env, keys: Sequence[str]) -> dict[str, Value]:
     """As `read_each`, all at once: for short lists only."""
     return {key: value async for key, value in read_each(env, keys)}
+
+
+async def read_many_values(env: Env, keys: Sequence[str]) -> dict[str, Value]:
+    """As `read_all_values`, with a few operations under way at a time."""
+    parts = chunks(list(dict.fromkeys(keys)), KV_BULK_GET_LIMIT)
+    values: dict[str, Value] = {}
+    for part in await map_bounded(parts, lambda keys: read_values(env, keys), at_once=_AT_ONCE):
+        values |= part
+    return values
 
 
 def chunks(items: Sequence[T], size: int) -> list[list[T]]:

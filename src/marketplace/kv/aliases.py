@@ -1,17 +1,19 @@
 """Old slugs that keep working: ``skill:alias:{old}`` leads to the slug that the skill has now."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 
 from marketplace.basics import json_text
+from marketplace.basics.json_text import Unreadable
 from marketplace.kv import access as kv_access
 from marketplace.kv import records as kv_records
 from marketplace.kv.keys import alias_key, skill_key
 from marketplace.kv.summaries import CompactAlias, Moved, fitting_metadata
 from marketplace.ports.env import Env
+from marketplace.skills.skill import Skill
 from marketplace.skills.slugs import is_slug
 
 MAX_ALIAS_HOPS: Final = 8  # renames in a chain; each is one KV operation for the reader
@@ -63,6 +65,32 @@ async def follow_aliases(env: Env, slug: str) -> Chain:
     if len(seen) > 1:
         env.log("alias-unresolved", level="warning", alias=seen[0], chain=seen[1:])
     return Chain(tuple(seen), is_live=False)
+
+
+async def find_over_aliases(env: Env, slugs: Sequence[str]) -> dict[str, Skill | Unreadable]:
+    """The records that slugs lead to; absent where there is none.
+
+    All are followed at once, a hop at a time, with one operation for each hundred records, and for
+    each hundred aliases of the slugs that have none. Raises KvError.
+    """
+    waiting, found = {slug: slug for slug in slugs}, dict[str, Skill | Unreadable]()
+    for _ in range(MAX_ALIAS_HOPS + 1):
+        records = await kv_records.read_records(env, sorted(set(waiting.values())), at_once=True)
+        missing = [alias_key(slug) for slug, record in records.items() if record is None]
+        aliases = await kv_access.read_many_values(env, missing)
+        following = {}
+        for asked, slug in waiting.items():
+            match records[slug]:
+                case None:
+                    following[asked] = _read_alias(aliases[alias_key(slug)])
+                case Moved(moved_to=target):
+                    following[asked] = target
+                case record:
+                    found[asked] = record
+        waiting = {asked: target for asked, target in following.items() if target is not None}
+        if not waiting:
+            break
+    return found
 
 
 async def unresolved_aliases(env: Env, aliases: Mapping[str, str]) -> dict[str, str]:

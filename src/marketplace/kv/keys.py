@@ -12,9 +12,13 @@ INDEX_PAGE_PREFIX: Final = f"{INDEX_KEY}:"
 WITHHELD_KEY: Final = "skills:withheld"
 OUTBOX_PREFIX: Final = "outbox:"
 PENDING_PREFIX: Final = "pending:"
+UNQUEUED_PREFIX: Final = "unqueued:"
 DEAD_LETTER_PREFIX: Final = "dead-letter:"
 VERDICT_PREFIX: Final = "verdict:"
 ACT_PREFIX: Final = "act:"
+RULE_PREFIX: Final = "rule:"
+_LIFTED: Final = ":lifted:"
+_DIGEST_LENGTH: Final = 32
 
 
 def skill_key(slug: str) -> str:
@@ -48,14 +52,19 @@ def pending_key(scanned_at: str, submission_id: str) -> str:
     return f"{PENDING_PREFIX}{scanned_at}:{submission_id}"
 
 
-def parse_pending_key(key: str) -> tuple[str, str]:
-    """The time and the submission id in a `pending_key`. Raises ValueError for any other key."""
-    rest = key.removeprefix(PENDING_PREFIX)
+def unqueued_key(created_at: str, submission_id: str) -> str:
+    """Marks a submission that the scanners' work list lacks; sorts by age."""
+    return f"{UNQUEUED_PREFIX}{created_at}:{submission_id}"
+
+
+def parse_mark(prefix: str, key: str) -> tuple[str, str]:
+    """The time and the submission id in the key of a mark. Raises ValueError for any other key."""
+    rest = key.removeprefix(prefix)
     width = len(EPOCH)  # timestamps have one width, and colons of their own
-    scanned_at, submission_id = rest[:width], rest[width + 1 :]
-    if normalize_timestamp(scanned_at) != scanned_at or rest[width : width + 1] != ":":
+    moment, submission_id = rest[:width], rest[width + 1 :]
+    if normalize_timestamp(moment) != moment or rest[width : width + 1] != ":":
         raise ValueError(f"no moment and id in {key!r:.200}")
-    return scanned_at, submission_id
+    return moment, submission_id
 
 
 def identity_key(identity: str) -> str:
@@ -95,9 +104,38 @@ def act_key(identity: str, moment: str, act_id: str) -> str:
     return f"{act_prefix(identity)}{moment}:{act_id}"
 
 
+def rule_prefix(matches: str, value: str) -> str:
+    """What the keys of all rules on one target begin with, and those that say they are lifted."""
+    return f"{RULE_PREFIX}{_digest(f'{matches} {value}')}:"
+
+
+def rule_key(matches: str, value: str, rule_id: str) -> str:
+    """An operator's rule in the acceptance log."""
+    return f"{rule_prefix(matches, value)}{rule_id}"
+
+
+def lift_key(matches: str, value: str, rule_id: str, moment: str) -> str:
+    """That a rule is lifted."""
+    return f"{rule_key(matches, value, rule_id)}{_LIFTED}{moment}"
+
+
+def is_lift_key(key: str) -> bool:
+    return _LIFTED in key
+
+
+def made_key_of(key: str) -> str:
+    """The `rule_key` of a rule that such a key or a `lift_key` is about."""
+    return key.partition(_LIFTED)[0]
+
+
+def rule_id_in(key: str) -> str:
+    """The id of the rule that a `rule_key` or `lift_key` is about."""
+    return made_key_of(key)[len(RULE_PREFIX) + _DIGEST_LENGTH + 1 :]
+
+
 def state_key(name: str) -> str:
     return f"state:{name}"
 
 
 def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    return hashlib.sha256(text.encode()).hexdigest()[:_DIGEST_LENGTH]

@@ -51,9 +51,12 @@ def decode_skill_record(slug: str, value: kv_access.Value) -> Record:
     return kv_access.decode_value(value, decode)
 
 
-async def read_records(env: Env, slugs: Sequence[str]) -> Mapping[str, Record]:
-    """One operation for every hundred. Raises KvError."""
-    values = await kv_access.read_all_values(env, [skill_key(slug) for slug in slugs])
+async def read_records(
+    env: Env, slugs: Sequence[str], *, at_once: bool = False
+) -> Mapping[str, Record]:
+    """One operation for every hundred; ``at_once``: several of them under way. Raises KvError."""
+    read = kv_access.read_many_values if at_once else kv_access.read_all_values
+    values = await read(env, [skill_key(slug) for slug in slugs])
     return {slug: decode_skill_record(slug, values[skill_key(slug)]) for slug in slugs}
 
 

@@ -19,7 +19,7 @@ from marketplace.kv.access import Stored
 from marketplace.kv.keys import (
     PENDING_PREFIX,
     identity_key,
-    parse_pending_key,
+    parse_mark,
     pending_key,
     publication_key,
     scan_key,
@@ -70,15 +70,21 @@ class PendingPage:
 
 async def create_submission(env: Env, submission: Submission) -> None:
     """Keep a new submission until it expires, findable by its identity."""
+    await keep_submission(env, submission)
     ttl = env.settings.submission_ttl
-    value = msgspec.json.encode(submission)
-    await kv_access.put_value(env, submission_key(submission.id), value, expiration_ttl=ttl)
     latest = msgspec.json.encode(_Latest(submission.identity, submission.id))
     key = identity_key(submission.identity)
     try:
         await kv_access.put_value(env, key, latest, expiration_ttl=ttl)
     except KvRateLimited as error:  # another submission of this identity, a moment ago
         env.log("identity-not-written", level="warning", id=submission.id, reason=str(error))
+
+
+async def keep_submission(env: Env, submission: Submission) -> None:
+    """Keep a submission until it expires; only its id finds it."""
+    value = msgspec.json.encode(submission)
+    ttl = env.settings.submission_ttl
+    await kv_access.put_value(env, submission_key(submission.id), value, expiration_ttl=ttl)
 
 
 async def _read(
@@ -231,7 +237,7 @@ async def list_pending(env: Env, *, cursor: str | None = None) -> PendingPage:
 
 def _pending(env: Env, key: KvKey) -> PendingSubmission | None:
     try:
-        scanned_at, submission_id = parse_pending_key(key.name)
+        scanned_at, submission_id = parse_mark(PENDING_PREFIX, key.name)
     except ValueError as error:
         env.log("pending-malformed", level="warning", key=key.name, reason=str(error))
         return None

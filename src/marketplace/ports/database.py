@@ -13,13 +13,17 @@ import msgspec
 
 from marketplace.ports.audit import AuditEntry, AuditFilter
 from marketplace.ports.dead_letter import DeadLetter
+from marketplace.ports.scan_request import ScanRequest, ScanWork, WantedScan
 from marketplace.ports.skill_report import ReportPlace, SkillReport
 from marketplace.skills.change import Change
 from marketplace.skills.fingerprint import Fingerprint
 from marketplace.skills.listing_rules import ListingQuery, SortKey
+from marketplace.skills.rules import Rule, RuleLift, Target
 from marketplace.skills.scan import Refusal
 from marketplace.skills.seed import Claim, Seed
 from marketplace.skills.skill import Skill
+from marketplace.skills.updates import FoundInstalled, Installed
+from marketplace.skills.version_history import SkillVersion
 from marketplace.skills.withholding import WithheldKey
 
 T = TypeVar("T")
@@ -88,11 +92,21 @@ class Difference:
     row: Skill | None = None  # of this identity
 
 
+@dataclass(frozen=True, slots=True)
+class WithoutVersions:
+    """Skills that have no version, of a part of the table; ``after``: the identity to go on
+    after, None where the table ends."""
+
+    skills: Sequence[Skill]
+    after: str | None
+
+
 class SkillDatabase(AbstractContextManager["SkillDatabase"], Protocol):
     """The connection to the source of truth, one an invocation. Methods raise DatabaseError.
 
     The order of trust between two states of a skill is ``Skill.revision``; identity is unique and
-    so is the slug. Every method is one statement or one transaction.
+    so is the slug. Every method is one statement or one transaction. A row and the version that it
+    begins are written together.
     """
 
     async def list_skills(
@@ -144,6 +158,26 @@ class SkillDatabase(AbstractContextManager["SkillDatabase"], Protocol):
     async def check_skills(self, skills: Sequence[Skill]) -> Sequence[Skill]:
         """Answer and raise as ``upsert_skills`` would, and change nothing."""
 
+    async def list_versions(
+        self, identity: str, *, before: str | None, limit: int
+    ) -> Sequence[SkillVersion]:
+        """The versions of a skill, the newest first, older than the place ``before``."""
+
+    async def find_installed(
+        self, installed: Sequence[Installed], identities: Sequence[str]
+    ) -> Sequence[FoundInstalled | None]:
+        """The skills of these installations, one for each, in order.
+
+        A skill is found by its slug, by a slug that it had, or by the identity at the same place
+        of ``identities`` (empty: none).
+        """
+
+    async def without_versions(self, *, after: str, limit: int) -> WithoutVersions:
+        """Of the ``limit`` rows after an identity, those of which no version is known."""
+
+    async def add_first_versions(self, versions: Sequence[SkillVersion]) -> None:
+        """Add versions of skills that have none; others keep what they have. Idempotent."""
+
     async def add_alias(self, alias: str, identity: str) -> None:
         """Let an old slug lead to the skill of this identity. Idempotent.
 
@@ -178,6 +212,30 @@ class SkillDatabase(AbstractContextManager["SkillDatabase"], Protocol):
 
     async def list_acted(self, *, after: str, limit: int) -> Sequence[Skill]:
         """The skills that operators did something to, in slug order, after the slug ``after``."""
+
+    async def add_rule(self, rule: Rule) -> bool:
+        """Keep a rule; whether it is new. One of the same id stays as it is."""
+
+    async def lift_rule(self, lift: RuleLift) -> bool:
+        """Note that a rule is lifted, and is yet to be applied as such; whether it was in force
+        until now. Atomic."""
+
+    async def list_rules(self, *, before: str | None, limit: int) -> Sequence[Rule]:
+        """The newest first, older than the rule of the id ``before``."""
+
+    async def find_rules(self, targets: Sequence[Target], ids: Sequence[str]) -> Sequence[Rule]:
+        """The rules in force on these targets, and those of these ids, lifted or not; by id."""
+
+    async def next_open_rule(self, *, after: str) -> Rule | None:
+        """The first rule after the id ``after`` that is yet to be applied."""
+
+    async def list_unruled(self, rule: Rule, *, after: str, limit: int) -> Sequence[str]:
+        """The identities of skills, in order, after the identity ``after``, that a rule is yet to
+        be applied to: they match it and have no act that names it or, if it is lifted, they have
+        one that it has not lifted."""
+
+    async def mark_applied(self, rule: Rule, *, at: str) -> None:
+        """Note that a rule is applied, unless it has been lifted since it was read."""
 
     async def withheld_keys(self) -> Sequence[WithheldKey]:
         """Every skill that is not listed, in slug order."""
@@ -224,6 +282,54 @@ class SkillDatabase(AbstractContextManager["SkillDatabase"], Protocol):
 
     async def resolve_report(self, id_: str, *, at: str, by: str, resolution: str) -> bool:
         """Close a report; whether it was open until now. Atomic."""
+
+    async def ask_for_scans(
+        self, wanted: Sequence[WantedScan], *, expired: str, asked_since: str
+    ) -> Mapping[str, ScanRequest]:
+        """Put requests on the list of scanners, each identity once; what stands there afterwards,
+        by identity. Idempotent.
+
+        A request is ``rescan`` where there is a row of the identity, else ``new``. It takes the
+        place of an earlier one that is answered, or of those that nobody waits for: ``due`` ones
+        and those from ``expired`` or before. A ``rescan`` since ``asked_since`` keeps its place
+        against another ``rescan``, answered or not.
+        """
+
+    async def hand_out_scans(
+        self, *, limit: int, now: str, free_at: Sequence[str], expired: str
+    ) -> Sequence[ScanRequest]:
+        """Take open requests that are younger than ``expired``, so that nobody else gets them.
+
+        Those that were never handed out come first, ``new`` ones in front, each kind by age; then
+        those that were, are free again and not answered. The n-th hand-out of a request makes it
+        free again at the n-th moment of ``free_at``, later ones at the last. Atomic.
+        """
+
+    async def hand_out_due_scans(
+        self, submission_ids: Sequence[str], *, now: str, free_at: str, read_before: str
+    ) -> Sequence[ScanRequest]:
+        """Ask for scans of the listed skills that were neither read nor asked for since
+        ``read_before``, the longest unread first, and take these requests at once. Atomic.
+
+        There are at most as many as ``submission_ids``, which their submissions get. Each skill is
+        due again as long after this as after a reading, whatever becomes of the request.
+        """
+
+    async def answer_scans(
+        self, answered: Sequence[str], *, again: Sequence[str], again_at: str, now: str
+    ) -> None:
+        """Close the requests of these submissions; those of ``again`` are free at ``again_at``.
+
+        All are counted as results. Nothing else happens where there is no open request. Idempotent
+        but for the count.
+        """
+
+    async def forget_scans(self, *, asked_before: str, hours_before: str, limit: int) -> int:
+        """Delete requests of a moment or before, up to ``limit`` of them, and counts of hours
+        before another one; how many requests."""
+
+    async def scan_work(self, *, expired: str, read_before: str, hours_since: str) -> ScanWork:
+        """How the list of scanners stands; ``read_before`` as in ``hand_out_due_scans``."""
 
     async def acquire_lease(self, name: str, holder: str, *, now: str, expires_at: str) -> bool:
         """Take a lease that is free, expired or already the holder's. Atomic."""

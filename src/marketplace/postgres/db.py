@@ -8,10 +8,12 @@ may).
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, Self
 
 import msgspec
 
+from marketplace.basics.timestamps import hour_of
 from marketplace.ports.audit import AuditEntry, AuditFilter
 from marketplace.ports.database import (
     Counted,
@@ -24,6 +26,7 @@ from marketplace.ports.database import (
     SkillDatabase,
     Upserted,
     UpsertResult,
+    WithoutVersions,
 )
 from marketplace.ports.dead_letter import DeadLetter
 from marketplace.ports.errors import (
@@ -33,6 +36,14 @@ from marketplace.ports.errors import (
     DatabaseRejected,
     DatabaseTimeout,
 )
+from marketplace.ports.scan_request import (
+    ScanHour,
+    ScanReason,
+    ScanRequest,
+    ScanWork,
+    Waiting,
+    WantedScan,
+)
 from marketplace.ports.skill_report import ReportPlace, SkillReport
 from marketplace.postgres import queries
 from marketplace.postgres.listing_sql import (
@@ -41,15 +52,19 @@ from marketplace.postgres.listing_sql import (
     page_statement,
     read_sort_key,
 )
+from marketplace.skills.acts import ActKind
 from marketplace.skills.change import Change
 from marketplace.skills.fingerprint import Fingerprint
 from marketplace.skills.listing_rules import ListingQuery, document_terms, title_terms
 from marketplace.skills.merging import merge
+from marketplace.skills.rules import Rule, RuleLift, Target
 from marketplace.skills.scan import Refusal
 from marketplace.skills.seed import Claim, Seed
-from marketplace.skills.skill import Skill, Status
+from marketplace.skills.skill import Skill, SkillSummary, Status
 from marketplace.skills.slugs import normalize_repository
 from marketplace.skills.stored import without_nul
+from marketplace.skills.updates import FoundInstalled, Installed
+from marketplace.skills.version_history import SkillVersion, is_new_version, version_of
 from marketplace.skills.withholding import WithheldKey
 from pgwire import (
     Connection,
@@ -78,9 +93,13 @@ _NO_LIMIT: Final = 2**31
 _DIGEST_MODULUS: Final = 2**64
 
 _read_skill_json = msgspec.json.Decoder(Skill).decode
+_read_summary_json = msgspec.json.Decoder(SkillSummary).decode
+_read_version_json = msgspec.json.Decoder(SkillVersion).decode
 _read_dead_letter_json = msgspec.json.Decoder(DeadLetter).decode
 _read_audit_json = msgspec.json.Decoder(AuditEntry).decode
 _read_report_json = msgspec.json.Decoder(SkillReport).decode
+_read_rule_json = msgspec.json.Decoder(Rule).decode
+_read_scan_json = msgspec.json.Decoder(ScanRequest).decode
 
 
 def postgres_connector(connect: Callable[[], Awaitable[Connection]]) -> DatabaseConnector:
@@ -127,6 +146,14 @@ def _lost_a_race(error: PostgresError) -> bool:
     """Whether the same statement may succeed now that another transaction is through."""
     took_our_slug = error.sqlstate == _UNIQUE_VIOLATION and error.constraint == _SLUG_CONSTRAINT
     return took_our_slug or error.sqlstate.startswith(_SERIALIZATION_CLASS)
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A row, and the revision in its column, which another version of this code may have made."""
+
+    skill: Skill
+    revision: str
 
 
 class PostgresSkillDatabase:
@@ -176,25 +203,33 @@ class PostgresSkillDatabase:
         return _claims(claims)
 
     async def get_skills(self, identities: Sequence[str]) -> Mapping[str, Skill]:
+        rows = await self._rows(identities)
+        return {identity: row.skill for identity, row in rows.items()}
+
+    async def _rows(self, identities: Sequence[str]) -> Mapping[str, "_Row"]:
         if not identities:
             return {}
         result = await self._query(queries.GET_SKILLS, identities)
-        return {identity: _read_skill_json(skill) for identity, skill in _filled(result)}
+        return {
+            identity: _Row(_read_skill_json(skill), revision)
+            for identity, revision, skill in _filled(result)
+        }
 
     async def upsert_skill(
         self, change: Change, *, candidates: Sequence[str], row: Skill | None = None
     ) -> UpsertResult | Refusal:
         lost: DatabaseConflict | None = None
+        present = None if row is None else _Row(row, row.revision)
         for attempt in range(MAX_ATTEMPTS):
-            if attempt or row is None:
-                row = await self.get_skill_by_identity(change.identity)
-            changed = change.onto(row)
+            if attempt or present is None:
+                present = (await self._rows([change.identity])).get(change.identity)
+            changed = change.onto(None if present is None else present.skill)
             if isinstance(changed, Refusal):
                 return changed
-            if row is not None and changed.revision == row.revision:
-                return UpsertResult(row, Upserted.UNCHANGED)
+            if present is not None and changed.revision == present.revision:
+                return UpsertResult(present.skill, Upserted.UNCHANGED)
             try:
-                stored = await self._store(changed, candidates, row)
+                stored = await self._store(changed, candidates, present)
             except DatabaseConflict as error:
                 lost = error
             else:
@@ -203,12 +238,13 @@ class PostgresSkillDatabase:
         raise lost or DatabaseConflict(f"others changed {change.identity} {MAX_ATTEMPTS} times")
 
     async def _store(
-        self, skill: Skill, candidates: Sequence[str], row: Skill | None
+        self, skill: Skill, candidates: Sequence[str], row: "_Row | None"
     ) -> UpsertResult | None:
         """Write a state over the row that it was made from; None: another session has changed
         that row. Raises DatabaseConflict where no slug is free, or another took it meanwhile."""
         replaced = [] if row is None else [row.revision]
-        parameters = (_json([_row(skill)]), replaced, skill.identity, candidates)
+        versions = _versions_json([(None if row is None else row.skill, skill)])
+        parameters = (_json([_row(skill)]), replaced, skill.identity, candidates, versions)
         for outcome, stored in _filled(await self._query(queries.UPSERT_SKILL, *parameters)):
             if outcome == _NO_SLUG:
                 raise DatabaseConflict(f"no slug is free for {skill.identity}")
@@ -219,24 +255,25 @@ class PostgresSkillDatabase:
         unplaced: list[Skill] = []
         waiting = skills
         for _ in range(MAX_ATTEMPTS):
-            merged, replaced = await self._merge(waiting)
+            merged, rows = await self._merge(waiting)
             if not merged:
                 return unplaced
-            result = await self._write(queries.UPSERT_SKILLS, _rows_json(merged), replaced)
+            parameters = _bulk_parameters(merged, rows)
+            result = await self._write(queries.UPSERT_SKILLS, *parameters)
             left = [merged[identity] for (identity,) in _filled(result)]
-            rows = await self.get_skills([skill.identity for skill in left])
+            rows = await self._rows([skill.identity for skill in left])
             unplaced += [skill for skill in left if skill.identity not in rows]
             waiting = [skill for skill in left if skill.identity in rows]  # changed meanwhile
         return [*unplaced, *waiting]
 
     async def check_skills(self, skills: Sequence[Skill]) -> Sequence[Skill]:
-        merged, replaced = await self._merge(skills)
+        merged, rows = await self._merge(skills)
         if not merged:
             return []
         try:
             _, result, _ = await self._pipeline(
                 Statement("begin"),
-                Statement(queries.UPSERT_SKILLS, (_rows_json(merged), replaced)),
+                Statement(queries.UPSERT_SKILLS, _bulk_parameters(merged, rows)),
                 Statement("rollback"),
             )
         except DatabaseError:
@@ -245,11 +282,13 @@ class PostgresSkillDatabase:
             raise
         return [merged[identity] for (identity,) in _filled(result)]
 
-    async def _merge(self, skills: Sequence[Skill]) -> tuple[dict[str, Skill], list[str]]:
-        """The states by identity, merged with their rows; and the revisions of the rows that this
-        changes. A row that has all of it already is left out."""
-        rows = await self.get_skills(sorted({skill.identity for skill in skills}))
-        merged: dict[str, Skill] = dict(rows)
+    async def _merge(
+        self, skills: Sequence[Skill]
+    ) -> tuple[dict[str, Skill], Mapping[str, "_Row"]]:
+        """The states by identity, merged with their rows; and the rows. A state that its row has
+        already is left out."""
+        rows = await self._rows(sorted({skill.identity for skill in skills}))
+        merged: dict[str, Skill] = {identity: row.skill for identity, row in rows.items()}
         for skill in skills:
             present = merged.get(skill.identity)
             merged[skill.identity] = skill if present is None else merge(present, skill)
@@ -258,7 +297,41 @@ class PostgresSkillDatabase:
             for identity, skill in merged.items()
             if identity not in rows or skill.revision != rows[identity].revision
         }
-        return changed, [rows[identity].revision for identity in changed if identity in rows]
+        return changed, rows
+
+    async def list_versions(
+        self, identity: str, *, before: str | None, limit: int
+    ) -> Sequence[SkillVersion]:
+        result = await self._query(queries.LIST_VERSIONS, identity, before, limit)
+        return [_read_version_json(version) for (version,) in _filled(result)]
+
+    async def find_installed(
+        self, installed: Sequence[Installed], identities: Sequence[str]
+    ) -> Sequence[FoundInstalled | None]:
+        result = await self._query(
+            queries.FIND_INSTALLED,
+            [each.slug for each in installed],
+            identities,
+            [each.version for each in installed],
+            [each.digits for each in installed],
+        )
+        return [
+            None if skill is None else FoundInstalled(_read_summary_json(skill), superseded == "t")
+            for skill, superseded in result.rows
+        ]
+
+    async def without_versions(self, *, after: str, limit: int) -> WithoutVersions:
+        looked, found = await self._pipeline(
+            Statement(queries.LOOK_FOR_VERSIONS, (after, limit)),
+            Statement(queries.WITHOUT_VERSIONS, (after, limit)),
+        )
+        ((last, count),) = looked.rows
+        skills = [_read_skill_json(skill) for (skill,) in _filled(found)]
+        return WithoutVersions(skills, last if int(count or 0) == limit else None)
+
+    async def add_first_versions(self, versions: Sequence[SkillVersion]) -> None:
+        rows = [_version_row(version, first=True) for version in versions]
+        await self._query(queries.ADD_FIRST_VERSIONS, _json(rows))
 
     async def add_alias(self, alias: str, identity: str) -> None:
         await self._query(queries.ADD_ALIAS, alias, identity)
@@ -291,6 +364,59 @@ class PostgresSkillDatabase:
     async def list_acted(self, *, after: str, limit: int) -> Sequence[Skill]:
         result = await self._query(queries.LIST_ACTED, after, limit)
         return [_read_skill_json(skill) for (skill,) in _filled(result)]
+
+    async def add_rule(self, rule: Rule) -> bool:
+        result = await self._query(
+            queries.ADD_RULE,
+            rule.id,
+            rule.kind,
+            rule.matches,
+            rule.value,
+            without_nul(rule.reason),
+            rule.at,
+            without_nul(rule.by),
+            rule.threat_type,
+            rule.severity,
+            list(rule.evidence_urls),
+            rule.lifted_at,
+            rule.lifted_by,
+            rule.lift_reason,
+        )
+        return result.affected == 1
+
+    async def lift_rule(self, lift: RuleLift) -> bool:
+        parameters = (lift.rule, lift.at, without_nul(lift.by), without_nul(lift.reason))
+        return (await self._query(queries.LIFT_RULE, *parameters)).affected == 1
+
+    async def list_rules(self, *, before: str | None, limit: int) -> Sequence[Rule]:
+        return self._rules(await self._query(queries.LIST_RULES, before, limit))
+
+    async def find_rules(self, targets: Sequence[Target], ids: Sequence[str]) -> Sequence[Rule]:
+        if not targets and not ids:
+            return []
+        matches, values = [t.matches for t in targets], [t.value for t in targets]
+        return self._rules(await self._query(queries.FIND_RULES, matches, values, ids))
+
+    async def next_open_rule(self, *, after: str) -> Rule | None:
+        rules = self._rules(await self._query(queries.NEXT_OPEN_RULE, after))
+        return next(iter(rules), None)
+
+    async def list_unruled(self, rule: Rule, *, after: str, limit: int) -> Sequence[str]:
+        applied = _json([{"rule": rule.id}])
+        if rule.lifted_at is None:
+            sql = queries.LIST_UNRULED[rule.matches]
+            result = await self._query(sql, rule.value, after, applied, limit)
+        else:
+            lifted = _json([{"rule": rule.id, "kind": ActKind.RESTORE}])
+            result = await self._query(queries.LIST_UNLIFTED, applied, after, lifted, limit)
+        return [identity for (identity,) in _filled(result)]
+
+    async def mark_applied(self, rule: Rule, *, at: str) -> None:
+        await self._query(queries.MARK_APPLIED, rule.id, at, rule.lifted_at)
+
+    @staticmethod
+    def _rules(result: Result) -> list[Rule]:
+        return [_read_rule_json(rule) for (rule,) in _filled(result)]
 
     async def withheld_keys(self) -> Sequence[WithheldKey]:
         result = await self._query(queries.WITHHELD_KEYS)
@@ -395,6 +521,68 @@ class PostgresSkillDatabase:
         result = await self._query(queries.RESOLVE_REPORT, id_, at, by, resolution)
         return result.affected == 1
 
+    async def ask_for_scans(
+        self, wanted: Sequence[WantedScan], *, expired: str, asked_since: str
+    ) -> Mapping[str, ScanRequest]:
+        identities = [each.submission.identity for each in wanted]
+        asked = (
+            identities,
+            [each.submission.id for each in wanted],
+            [each.at for each in wanted],
+            [_json(each.submission) for each in wanted],
+            expired,
+            asked_since,
+        )
+        # Each statement has a snapshot of its own: the second one sees what the first waited for.
+        _, result = await self._pipeline(
+            Statement(queries.ASK_FOR_SCANS, asked), Statement(queries.GET_SCANS, (identities,))
+        )
+        return {request.identity: request for request in _scans(result)}
+
+    async def hand_out_scans(
+        self, *, limit: int, now: str, free_at: Sequence[str], expired: str
+    ) -> Sequence[ScanRequest]:
+        return _scans(
+            await self._write(queries.HAND_OUT_SCANS, limit, now, free_at, expired, hour_of(now))
+        )
+
+    async def hand_out_due_scans(
+        self, submission_ids: Sequence[str], *, now: str, free_at: str, read_before: str
+    ) -> Sequence[ScanRequest]:
+        return _scans(
+            await self._write(
+                queries.HAND_OUT_DUE_SCANS, submission_ids, now, free_at, read_before, hour_of(now)
+            )
+        )
+
+    async def answer_scans(
+        self, answered: Sequence[str], *, again: Sequence[str], again_at: str, now: str
+    ) -> None:
+        await self._write(queries.ANSWER_SCANS, answered, again, again_at, now, hour_of(now))
+
+    async def forget_scans(self, *, asked_before: str, hours_before: str, limit: int) -> int:
+        forgotten, _ = await self._pipeline(
+            Statement(queries.FORGET_SCANS, (asked_before, limit)),
+            Statement(queries.FORGET_SCAN_HOURS, (hours_before,)),
+        )
+        return forgotten.affected
+
+    async def scan_work(self, *, expired: str, read_before: str, hours_since: str) -> ScanWork:
+        asked, unread, hours = await self._pipeline(
+            Statement(queries.COUNT_OPEN_SCANS, (expired,)),
+            Statement(queries.COUNT_UNREAD, (read_before,)),
+            Statement(queries.LIST_SCAN_HOURS, (hours_since,)),
+        )
+        ((count, since),) = unread.rows
+        return ScanWork(
+            asked={ScanReason(r): Waiting(int(n), at) for r, n, at in _filled(asked)},
+            unread=Waiting(int(count or 0), since),
+            hours=[
+                ScanHour(hour=hour, handed_out=int(handed_out), results=int(results))
+                for hour, handed_out, results in _filled(hours)
+            ],
+        )
+
     async def acquire_lease(self, name: str, holder: str, *, now: str, expires_at: str) -> bool:
         result = await self._query(queries.ACQUIRE_LEASE, name, holder, now, expires_at)
         return result.affected == 1
@@ -464,8 +652,33 @@ def _claims(result: Result) -> list[Claim]:
     return [Claim(*row) for row in _filled(result)]
 
 
-def _rows_json(skills: Mapping[str, Skill]) -> str:
-    return _json([_row(skill) for skill in skills.values()])
+def _bulk_parameters(
+    merged: Mapping[str, Skill], rows: Mapping[str, _Row]
+) -> tuple[Parameter, ...]:
+    """Of UPSERT_SKILLS."""
+    replaced = [rows[identity].revision for identity in merged if identity in rows]
+    before = {identity: row.skill for identity, row in rows.items()}
+    steps = [(before.get(identity), skill) for identity, skill in merged.items()]
+    return (_json([_row(skill) for skill in merged.values()]), replaced, _versions_json(steps))
+
+
+def _versions_json(steps: Sequence[tuple[Skill | None, Skill]]) -> str:
+    """The versions that skills become by changes, each given as the state before and after.
+
+    The state before is a version too, if the table has none of the skill: it may be from before
+    there were versions.
+    """
+    rows: list[dict[str, Any]] = []
+    for before, after in steps:
+        if is_new_version(before, after):
+            if before is not None:
+                rows.append(_version_row(version_of(None, before), first=True))
+            rows.append(_version_row(version_of(before, after)))
+    return _json(rows)
+
+
+def _version_row(version: SkillVersion, *, first: bool = False) -> dict[str, Any]:
+    return msgspec.structs.asdict(version) | {"first": first}
 
 
 def _row(skill: Skill) -> dict[str, Any]:
@@ -482,6 +695,10 @@ def _row(skill: Skill) -> dict[str, Any]:
         "title_terms": title_terms(words),
         "search_terms": document_terms(words),
     }
+
+
+def _scans(result: Result) -> list[ScanRequest]:
+    return [_read_scan_json(request) for (request,) in _filled(result)]
 
 
 def _json(value: Any) -> str:

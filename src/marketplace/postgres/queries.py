@@ -13,8 +13,11 @@ from msgspec import inspect
 
 from marketplace.ports.audit import AuditEntry
 from marketplace.ports.dead_letter import DeadLetter
+from marketplace.ports.scan_request import ScanRequest
 from marketplace.ports.skill_report import SkillReport
+from marketplace.skills.rules import Matches, Rule
 from marketplace.skills.skill import KEPT, Skill, SkillSummary
+from marketplace.skills.version_history import SkillVersion
 
 _COLUMN_TYPES: Final[dict[type[inspect.Type], str]] = {
     inspect.StrType: "text",
@@ -52,8 +55,8 @@ SKILL_COLUMNS: Final = {
 """Columns of ``skill`` that an upsert writes, and the type each is read as from the parameter: a
 skill's fields, and what is made of them for looking up and searching."""
 
-MANAGED_COLUMNS: Final = ("revision_in_kv", "title_vector", "search_vector", "digest")
-"""Columns that ``mark_in_kv`` or PostgreSQL itself fills."""
+MANAGED_COLUMNS: Final = ("revision_in_kv", "title_vector", "search_vector", "digest", "due_at")
+"""Columns that ``mark_in_kv``, ``hand_out_due_scans`` or PostgreSQL itself fills."""
 
 _KEPT_ON_UPDATE: Final = {"identity", *KEPT}
 
@@ -99,6 +102,32 @@ _ON_CONFLICT = """
 )
 
 
+_VERSION_COLUMNS = {
+    field.name: _column_type(inspect.type_info(field.type))
+    for field in msgspec.structs.fields(SkillVersion)
+}
+
+
+def _add_versions(parameter: str, *, written: str) -> str:
+    """An INSERT of the versions in a JSON parameter, whose identity is among those ``written``.
+
+    A version that is a skill's ``first`` is left out where the skill has any.
+    """
+    columns = ", ".join(_VERSION_COLUMNS)
+    types = ", ".join(f"{column} {type_}" for column, type_ in _VERSION_COLUMNS.items())
+    return f"""
+        insert into skill_version ({columns})
+        select {columns}
+        from json_to_recordset({parameter}::json) as version ({types}, first boolean)
+        where {written} and not (
+            first
+            and exists (select from skill_version as kept where kept.identity = version.identity)
+        )
+        order by identity, place
+        on conflict do nothing
+    """
+
+
 GET_SKILL: Final = f"""
 select {skill_json("skill")}
 from skill
@@ -114,7 +143,7 @@ select {skill_json("skill")} from skill where identity = $1::text
 """
 
 GET_SKILLS: Final = f"""
-select identity, {skill_json("skill")} from skill where identity = any($1::text[])
+select identity, revision, {skill_json("skill")} from skill where identity = any($1::text[])
 """
 
 SEED_CLAIMS: Final = """
@@ -149,13 +178,16 @@ written as (
     {_ON_CONFLICT}
     -- A row version that an UPDATE made carries the lock of its transaction in xmax.
     returning stored.*, stored.xmax = 0 as inserted
+),
+versioned as (
+    {_add_versions("$5", written="exists (select from written)")}
 )
 select case when inserted then 'inserted' else 'updated' end, {skill_json("written")} from written
 union all
 select 'no-slug', '{{}}' from chosen where name is null
 """
 """$1 JSON array of one record, $2 the revision that it replaces, as an array, empty for none; $3
-identity, $4 candidate slugs.
+identity, $4 candidate slugs, $5 JSON array of the versions that it begins.
 
 One row: what happened, and the skill as it stands. No row: the identity has a row of another
 revision, or of none that this statement's snapshot sees. A unique_violation on ``skill_name_key``
@@ -185,11 +217,82 @@ written as (
     order by record.identity
     {_ON_CONFLICT}
     returning stored.identity
+),
+versioned as (
+    {_add_versions("$3", written="identity in (select identity from written)")}
 )
 select identity from record where identity not in (select identity from written)
 """
-"""$1 JSON array of records, each identity once; $2 the revisions that they replace. Returns the
-identities that were not written."""
+"""$1 JSON array of records, each identity once; $2 the revisions that they replace; $3 JSON array
+of the versions that they begin. Returns the identities that were not written."""
+
+_VERSION_JSON = _json_of(SkillVersion, "skill_version")
+
+LIST_VERSIONS: Final = f"""
+select {_VERSION_JSON}
+from skill_version
+where identity = $1::text and ($2::text is null or place < $2::text)
+order by place desc
+limit $3::bigint
+"""
+"""$1 identity, $2 the place before the page or NULL, $3 limit."""
+
+
+def _names_digits(table: str) -> str:
+    fields = ("commit", "content_digest", "skill_md_digest")
+    matches = " or ".join(f"starts_with({table}.{field}, asked.digits)" for field in fields)
+    return f"(asked.digits <> '' and coalesce({matches}, false))"
+
+
+FIND_INSTALLED: Final = f"""
+select
+    case when skill.identity is not null then {SUMMARY_JSON} end,
+    skill.identity is not null and not {_names_digits("skill")} and exists (
+        select from skill_version as version
+        where version.identity = skill.identity and (
+            (version.version = asked.version and version.version <> skill.current_version)
+            or (
+                {_names_digits("version")}
+                and (version.version <> skill.current_version
+                    or version.content_digest is distinct from skill.content_digest)
+            )
+        )
+    )
+from unnest($1::text[], $2::text[], $3::text[], $4::text[])
+    with ordinality as asked (slug, identity, version, digits, number)
+left join skill_alias on skill_alias.alias = asked.slug
+left join skill as named on named.name = asked.slug
+left join skill on skill.identity = coalesce(
+    named.identity, skill_alias.identity, nullif(asked.identity, '')
+)
+order by asked.number
+"""
+"""$1 slugs, $2 identities, $3 versions, $4 digits of what is installed, each empty for none. One
+row for each, in order; `updates.is_superseded` says the same of a skill and its versions."""
+
+LOOK_FOR_VERSIONS: Final = """
+select max(identity), count(*)
+from (
+    select identity from skill where identity > $1::text order by identity limit $2::bigint
+) as looked_at
+"""
+"""$1 the identity before, $2 limit. The last of the rows that WITHOUT_VERSIONS looks at, and how
+many these are."""
+
+WITHOUT_VERSIONS: Final = f"""
+select {skill_json("looked_at")}
+from (
+    select * from skill where identity > $1::text order by identity limit $2::bigint
+) as looked_at
+where not exists (
+    select from skill_version where skill_version.identity = looked_at.identity
+)
+order by identity
+"""
+"""$1 the identity before, $2 limit."""
+
+ADD_FIRST_VERSIONS: Final = _add_versions("$1", written="true")
+"""$1 JSON array of versions."""
 
 ADD_ALIAS: Final = """
 insert into skill_alias (alias, identity) values ($1::text, $2::text) on conflict do nothing
@@ -273,6 +376,78 @@ from (
 order by name
 """
 """$1 the slug before the page, $2 limit."""
+
+ADD_RULE: Final = """
+insert into rule
+    (id, kind, matches, value, reason, at, by, threat_type, severity, evidence_urls,
+     lifted_at, lifted_by, lift_reason)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10::text[], $11, $12, $13)
+on conflict (id) do nothing
+"""
+"""The fields in order, without the last."""
+
+LIFT_RULE: Final = """
+update rule
+set lifted_at = $2::text, lifted_by = $3::text, lift_reason = $4::text, applied_at = null
+where id = $1::text and lifted_at is null
+"""
+
+_RULE_JSON = _json_of(Rule, "rule")
+
+LIST_RULES: Final = f"""
+select {_RULE_JSON} from rule
+where $1::text is null or id < $1::text
+order by id desc
+limit $2::bigint
+"""
+"""$1 the id before the page or NULL, $2 limit."""
+
+FIND_RULES: Final = f"""
+select {_RULE_JSON}
+from rule
+where id in (
+    select rule.id
+    from unnest($1::text[], $2::text[]) as target (matches, value)
+    join rule on rule.matches = target.matches and rule.value = target.value
+    where rule.lifted_at is null
+    union all
+    select unnest($3::text[])
+)
+order by id
+"""
+"""$1 what the targets are matched by, $2 their values, $3 ids."""
+
+NEXT_OPEN_RULE: Final = f"""
+select {_RULE_JSON} from rule where applied_at is null and id > $1::text order by id limit 1
+"""
+
+_UNRULED = """
+select identity from skill
+where {condition} and identity > $2::text and not acts @> $3::jsonb
+order by identity
+limit $4::bigint
+"""
+
+LIST_UNRULED: Final = {
+    Matches.IDENTITY: _UNRULED.format(condition="identity = $1::text"),
+    # What follows the owner is a slash, and 0 is the character after it.
+    Matches.OWNER: _UNRULED.format(
+        condition="identity > 'https://' || $1::text || '/'"
+        " and identity < 'https://' || $1::text || '0'"
+    ),
+    Matches.CONTENT_DIGEST: _UNRULED.format(condition="content_digest = $1::text"),
+}
+"""$1 the value that a rule matches, $2 the identity before the page, $3 what the acts of a skill
+that the rule was applied to contain, $4 limit."""
+
+LIST_UNLIFTED: Final = _UNRULED.format(condition="acts <> '[]' and acts @> $1::jsonb")
+"""$1 what the acts of a skill that a rule was applied to contain, $2 the identity before the page,
+$3 what those contain of which the rule's are lifted, $4 limit."""
+
+MARK_APPLIED: Final = """
+update rule set applied_at = $2::text
+where id = $1::text and lifted_at is not distinct from $3::text
+"""
 
 WITHHELD_KEYS: Final = """
 select name, identity, status from skill where status <> 'LISTED' order by name
@@ -384,6 +559,178 @@ GET_REPORT: Final = f"select {_REPORT_JSON} from report where id = $1::text"
 RESOLVE_REPORT: Final = """
 update report set resolved_at = $2::text, resolved_by = $3::text, resolution = $4::text
 where id = $1::text and resolved_at is null
+"""
+
+ASK_FOR_SCANS: Final = """
+with asked as (
+    select wanted.*, case when skill.identity is null then 'new' else 'rescan' end as reason
+    from unnest($1::text[], $2::text[], $3::text[], $4::text[])
+        as wanted (identity, submission_id, requested_at, submission)
+    left join skill on skill.identity = wanted.identity
+)
+insert into scan_request as stored
+    (identity, submission_id, reason, requested_at, submission, free_at)
+select identity, submission_id, reason, requested_at, submission::json, requested_at from asked
+-- In one order, as in UPSERT_SKILLS.
+order by identity
+on conflict (identity) do update set
+    submission_id = excluded.submission_id, reason = excluded.reason,
+    requested_at = excluded.requested_at, submission = excluded.submission,
+    attempts = 0, free_at = excluded.free_at, answered_at = null
+where stored.requested_at <= excluded.requested_at
+    and stored.submission_id <> excluded.submission_id
+    and (stored.answered_at is not null or stored.reason = 'due' or stored.requested_at <= $5::text)
+    and not (
+        stored.reason = 'rescan' and excluded.reason = 'rescan' and stored.requested_at > $6::text
+    )
+"""
+"""$1 identities, each once, $2 ids of submissions, $3 moments, $4 submissions as JSON; $5 the
+moment up to which requests are expired, $6 the one since which a rescan is in the way of another.
+"""
+
+_SCAN_JSON = _json_of(ScanRequest, "scan_request")
+
+GET_SCANS: Final = f"select {_SCAN_JSON} from scan_request where identity = any($1::text[])"
+
+_COUNT_HANDED_OUT = """
+    insert into scan_hour as counted (hour, handed_out)
+    select {hour}, count(*) from handed having count(*) > 0
+    on conflict (hour) do update set handed_out = counted.handed_out + excluded.handed_out
+"""
+
+HAND_OUT_SCANS: Final = f"""
+with fresh as (
+    select identity
+    from scan_request
+    where answered_at is null and attempts = 0 and requested_at > $4::text
+    order by (reason <> 'new'), requested_at
+    limit $1::bigint
+    for update skip locked
+),
+unanswered as (
+    select identity
+    from scan_request
+    where answered_at is null and attempts > 0 and free_at <= $2::text and requested_at > $4::text
+    order by free_at
+    limit $1::bigint - (select count(*) from fresh)
+    for update skip locked
+),
+handed as (
+    update scan_request
+    set attempts = attempts + 1,
+        free_at = ($3::text[])[least(attempts + 1, cardinality($3::text[]))]
+    where identity in (select identity from fresh union all select identity from unanswered)
+    returning *
+),
+counted as ({_COUNT_HANDED_OUT.format(hour="$5::text")})
+select {_json_of(ScanRequest, "handed")}
+from handed
+order by attempts > 1, reason <> 'new', requested_at, identity
+"""
+"""$1 limit, $2 now, $3 when the first, second … hand-out is over, $4 the moment up to which
+requests are expired, $5 the hour."""
+
+_READ_AT = """greatest(
+    coalesce(skill.verdict_at, skill.certified_at, skill.read_at, skill.updated_at), skill.due_at
+)"""
+
+HAND_OUT_DUE_SCANS: Final = f"""
+with due as (
+    select identity, repo_url, base_slug, skill_path, {_READ_AT} as read_at
+    from skill
+    where status = 'LISTED' and {_READ_AT} <= $4::text
+        and not exists (
+            select from scan_request
+            where scan_request.identity = skill.identity
+                and (answered_at is null and reason <> 'due' or requested_at > $4::text)
+        )
+    order by {_READ_AT}
+    limit cardinality($1::text[])
+    -- Others that ask at this moment get the next ones.
+    for no key update of skill skip locked
+),
+marked as (
+    update skill set due_at = $2::text from due where skill.identity = due.identity
+),
+numbered as (
+    select due.*, ($1::text[])[row_number() over (order by read_at, identity)] as submission_id
+    from due
+),
+handed as (
+    insert into scan_request as stored
+        (identity, submission_id, reason, requested_at, submission, attempts, free_at)
+    select identity, submission_id, 'due', $2::text,
+        json_build_object(
+            'id', submission_id, 'repoUrl', repo_url, 'skillName', base_slug,
+            'baseSlug', base_slug, 'createdAt', $2::text, 'skillPath', skill_path
+        ),
+        1, $3::text
+    from numbered
+    order by identity
+    on conflict (identity) do update set
+        submission_id = excluded.submission_id, reason = excluded.reason,
+        requested_at = excluded.requested_at, submission = excluded.submission,
+        attempts = 1, free_at = excluded.free_at, answered_at = null
+    where (stored.answered_at is not null or stored.reason = 'due')
+        and stored.requested_at <= $4::text
+    returning *
+),
+counted as ({_COUNT_HANDED_OUT.format(hour="$5::text")})
+select {_json_of(ScanRequest, "handed")}
+from handed join due using (identity)
+order by due.read_at, identity
+"""
+"""$1 ids of the submissions that are made, $2 now, $3 when the hand-out is over, $4 the moment up
+to which a reading is old, $5 the hour."""
+
+ANSWER_SCANS: Final = """
+with answered as (
+    update scan_request set answered_at = $4::text
+    where submission_id = any($1::text[]) and answered_at is null
+),
+postponed as (
+    update scan_request
+    set free_at = greatest(free_at, $3::text), attempts = greatest(attempts, 1)
+    where submission_id = any($2::text[]) and answered_at is null
+)
+insert into scan_hour as counted (hour, results)
+select $5::text, cardinality($1::text[]) + cardinality($2::text[])
+on conflict (hour) do update set results = counted.results + excluded.results
+"""
+"""$1 ids of answered submissions, $2 of those to be read again, $3 when, $4 now, $5 the hour."""
+
+FORGET_SCANS: Final = """
+delete from scan_request
+where requested_at <= $1::text and identity in (
+    select identity from scan_request
+    where requested_at <= $1::text
+    order by requested_at
+    limit $2::bigint
+)
+"""
+
+FORGET_SCAN_HOURS: Final = "delete from scan_hour where hour < $1::text"
+
+COUNT_OPEN_SCANS: Final = """
+select reason, count(*), min(requested_at)
+from scan_request
+where answered_at is null and requested_at > $1::text
+group by reason
+"""
+
+COUNT_UNREAD: Final = f"""
+select count(*), min(greatest({_READ_AT}, scan_request.requested_at))
+from skill left join scan_request on scan_request.identity = skill.identity
+where status = 'LISTED' and {_READ_AT} <= $1::text
+    and (
+        scan_request.identity is null
+        or scan_request.answered_at is not null and scan_request.requested_at <= $1::text
+    )
+"""
+"""$1 the moment up to which a reading is old."""
+
+LIST_SCAN_HOURS: Final = """
+select hour, handed_out, results from scan_hour where hour >= $1::text order by hour
 """
 
 ACQUIRE_LEASE: Final = """

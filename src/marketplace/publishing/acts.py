@@ -20,6 +20,8 @@ from marketplace.skills.skill import Skill
 
 MAX_ACTS_BYTES: Final = 128 * 1024
 """Of one skill's acts. A record has room for twice as much."""
+KEPT_FOR_RULES: Final = 99
+"""Of MAX_ACTS, so that rules can always be applied."""
 
 
 class NotKept(StorageError):
@@ -73,7 +75,7 @@ async def act_on(env: Env, found: Answer[Skill], act: Act) -> Recorded:
     skill = msgspec.structs.replace(found.value, acts=await acts_on(env, found.value))
     _check(skill.acts, act)
     identity = skill.identity
-    in_log = await _keep_in_log(env, skill, act)
+    in_log = await keep_in_log(env, skill, act)
     change: Change = Acted(identity, union(skill.acts, [act]))
     if found.source is not Source.KV_INDEX:  # which has summaries alone
         change = Knowing(change, found.value)
@@ -106,11 +108,12 @@ def _check(acts: Acts, act: Act) -> None:
     if unknown or any(id_ in lifted for id_ in act.lifts):
         raise NotInForce(unknown, [id_ for id_ in act.lifts if id_ in lifted])
     size = len(msgspec.json.encode([*acts, act]))
-    if len(acts) >= MAX_ACTS or size > MAX_ACTS_BYTES:
+    if len(acts) >= MAX_ACTS - KEPT_FOR_RULES or size > MAX_ACTS_BYTES:
         raise TooManyActs(f"{len(acts)} acts of {size} bytes")
 
 
-async def _keep_in_log(env: Env, skill: Skill, act: Act) -> bool:
+async def keep_in_log(env: Env, skill: Skill, act: Act) -> bool:
+    """Whether the log took an act; if not, the check writes the entry later."""
     try:
         await log_act(env, skill.identity, act)
     except KvError as error:

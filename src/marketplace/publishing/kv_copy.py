@@ -15,11 +15,13 @@ from marketplace.kv.access import write_again_if_refused
 from marketplace.kv.aliases import mark_moved
 from marketplace.kv.outbox import find_identity_in_outbox, write_outbox
 from marketplace.kv.records import Records, read_records, write_record
+from marketplace.operations.rules import rules_in_log
 from marketplace.ports.database import RecordKey
 from marketplace.ports.env import Env, get_db
 from marketplace.ports.errors import DatabaseError, KvError
 from marketplace.publishing.slug_plan import SlugPlan, certain_slug
 from marketplace.skills.change import covers
+from marketplace.skills.rules import under_rules
 from marketplace.skills.scan import Refusal
 from marketplace.skills.skill import Skill
 
@@ -174,7 +176,7 @@ async def leave_note(env: Env, record: Skill, row: Skill) -> None:
 
 async def store_without_row(env: Env, plan: SlugPlan) -> Skill | Refusal | None:
     """Keep a skill in KV alone, in the outbox, until PostgreSQL takes it. The skill as it waits
-    there; None: KV failed, or cannot say whether there is anything to change.
+    there; None: KV failed, or cannot say whether there is anything to change, or a rule against it.
 
     Its record is written only under the slug that carries the digest: any other may have become
     another skill's since it was read. The outbox is shown in place of a record that stays older.
@@ -189,8 +191,13 @@ async def store_without_row(env: Env, plan: SlugPlan) -> Skill | Refusal | None:
     changed = plan.change.onto(None if waiting is None else waiting.skill)
     if isinstance(changed, Refusal):
         return None if changed is Refusal.NOT_LISTED else changed
+    try:
+        ruled = under_rules(changed, await rules_in_log(env, changed))
+    except KvError as error:
+        env.log("rules-not-read", level="warning", reason=error.reason)
+        return None
     own, certain = plan.own, certain_slug(plan.identity)
-    skill = changed.renamed(certain if own is None else own.name)
+    skill = ruled.renamed(certain if own is None else own.name)
     if waiting is not None and covers(waiting.skill, skill):
         return waiting.skill
     if await _write_failure(env, skill, write_outbox) is not None:

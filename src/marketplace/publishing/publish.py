@@ -8,6 +8,9 @@ decides nothing there, and a slug that another skill may have by now is not writ
 new to KV takes the slug that carries the digest of its identity, which no other skill can get. Each
 revision is kept in an outbox record of its own, which no other can overwrite. The repair brings
 both into PostgreSQL.
+
+Each store takes a skill with the acts of the rules that it has itself, in the same write. So what
+KV does not show yet lets nothing past PostgreSQL.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +18,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from marketplace.basics.concurrency import map_bounded
+from marketplace.operations.rules import rules_in_database
 from marketplace.ports.database import SkillDatabase, Upserted, UpsertResult
 from marketplace.ports.env import Env, get_db
 from marketplace.ports.errors import (
@@ -25,7 +29,8 @@ from marketplace.ports.errors import (
 )
 from marketplace.publishing.kv_copy import project_rows, store_without_row
 from marketplace.publishing.slug_plan import SlugPlan, plan_slug, read_wanted_records
-from marketplace.skills.change import Change, State
+from marketplace.skills.change import Change, Ruled, State
+from marketplace.skills.rules import Rule
 from marketplace.skills.scan import Refusal
 from marketplace.skills.skill import Skill
 
@@ -95,8 +100,11 @@ async def _store_in_database(
         try:
             database = await get_db(env)
             rows = await database.get_skills([plan.identity for plan in waiting])
+            made = [plan.change.onto(rows.get(plan.identity)) for plan in waiting]
+            rules = await rules_in_database(database, made)
             while waiting:
-                await _upsert(env, database, waiting[0], rows.get(waiting[0].identity), outcomes)
+                plan = waiting[0]
+                await _upsert(env, database, plan, rules, rows.get(plan.identity), outcomes)
                 waiting.pop(0)
         except DatabaseError as error:
             env.log(
@@ -116,13 +124,14 @@ async def _upsert(
     env: Env,
     database: SkillDatabase,
     plan: SlugPlan,
+    rules: Sequence[Rule],
     row: Skill | None,
     outcomes: dict[str, UpsertResult | Refusal],
 ) -> None:
     """Upsert one skill. A statement that PostgreSQL rejects concerns this skill alone."""
     try:
         outcomes[plan.identity] = await database.upsert_skill(
-            plan.change, candidates=plan.candidates, row=row
+            Ruled(plan.change, rules), candidates=plan.candidates, row=row
         )
     except (DatabaseRejected, DatabaseConflict) as error:
         env.log(

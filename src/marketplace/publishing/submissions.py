@@ -1,6 +1,5 @@
 """Requests to be listed, and the verdicts of scanners on them."""
 
-import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -11,16 +10,21 @@ from marketplace.basics.concurrency import map_bounded
 from marketplace.basics.json_text import Unreadable
 from marketplace.basics.timestamps import seconds_since
 from marketplace.catalog.lookup import find_by_identity
+from marketplace.catalog.source_chain import Reading
 from marketplace.kv import state as kv_state
 from marketplace.kv import submissions as kv_submissions
-from marketplace.kv.acceptance_log import log_verdict, read_verdicts
+from marketplace.kv.acceptance_log import log_verdict, read_rules, read_verdicts
 from marketplace.kv.access import Stored
 from marketplace.kv.submissions import PendingSubmission
 from marketplace.operations.dead_letters import mark_sent_again, moment_of_sending
 from marketplace.operations.reports import read_state
 from marketplace.ports.env import Env, get_db, send_messages
 from marketplace.ports.errors import DatabaseError, KvError, QueueError
+from marketplace.ports.scan_request import ScanRequest
 from marketplace.publishing.messages import PUBLISH_QUEUE, publish_message
+from marketplace.publishing.scan_requests import ask_for_scan, note_results
+from marketplace.skills.acts import lifted_by
+from marketplace.skills.rules import targets_of
 from marketplace.skills.scan import Refusal, Scan, ScanReport, refusal_of, that_count
 from marketplace.skills.skill import Skill, Status
 from marketplace.skills.slugs import slugify
@@ -42,6 +46,8 @@ STUCK_SECONDS: Final = 900.0  # longer than any ordinary retries take
 ASK_AGAIN_SECONDS: Final = 3600.0  # at first; then twice as long each time
 LONGEST_PAUSE_SECONDS: Final = 86_400.0
 _PLACE: Final = "ask-again"
+_ALREADY_REJECTED: Final = "already-rejected"
+_FOR_GOOD: Final = (Refusal.OTHER_PATH, _ALREADY_REJECTED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +59,7 @@ class Receipt:
     slug: str | None = None
     duplicate: bool = False
     already_verified: bool = False
+    blocked: bool = False  # by a rule, or as a skill; it is not looked at
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,31 +83,78 @@ class ResultsReceipt:
     rejected: Sequence[RefusedResult]
 
 
-def new_submission_id() -> str:
-    """An id that cannot be guessed: 128 random bits as 32 hex digits."""
-    return secrets.token_hex(16)
-
-
-async def submit(env: Env, submission: Submission) -> Receipt:
+async def submit(env: Env, submission: Submission, *, rescan: bool = False) -> Receipt:
     """Take a request to look at a skill, unless it is waiting or listed already.
 
-    A submission of the same identity that is under way answers as a duplicate of the earlier one.
-    A skill that is listed and passed its newest scan is verified already. Another try after a
-    rejection is a new submission. Raises KvError.
+    What a rule forbids, or an operator has blocked, is not taken. A submission of the same
+    identity that is under way answers as a duplicate of the earlier one.
+    A skill that is listed and passed its newest scan is verified already, unless ``rescan`` or a
+    newer version asks for another scan; of a skill there is one in RESCAN_SECONDS. Another try
+    after a rejection is a new submission. Raises KvError.
     """
+    if await _is_forbidden(env, submission):
+        return Receipt(id=None, state=SubmissionState.REJECTED, blocked=True)
     earlier = await _earlier_submission(env, submission.identity)
     if earlier is not None and earlier.state in _UNDER_WAY:
+        await _ask_once_more(env, earlier)
         return Receipt(id=earlier.id, state=earlier.state, duplicate=True)
     listed = await find_by_identity(env, submission.repo_url, submission.base_slug)
-    if listed is not None and _stands(listed.value) and not _is_newer(submission, listed.value):
-        return Receipt(
+    if listed is not None and listed.value.status is Status.BLOCKED:
+        return Receipt(id=None, state=SubmissionState.REJECTED, blocked=True)
+    verified: Receipt | None = None
+    if listed is not None and _stands(listed.value):
+        verified = Receipt(
             id=earlier.id if earlier else None,
             state=SubmissionState.PUBLISHED,
             slug=listed.value.name,
             already_verified=True,
         )
-    await kv_submissions.create_submission(env, submission)
-    return Receipt(id=submission.id, state=SubmissionState.RECEIVED)
+        if not rescan and not _is_newer(submission, listed.value):
+            return verified
+    # The list comes first: cut off in between, it has all that is needed to keep the submission.
+    standing = await ask_for_scan(env, submission)
+    if standing is None or standing.submission_id == submission.id:
+        await kv_submissions.create_submission(env, submission)
+        return Receipt(id=submission.id, state=SubmissionState.RECEIVED)
+    if standing.answered_at is not None and verified is not None:
+        return verified
+    return await _in_its_place(env, standing)
+
+
+async def _in_its_place(env: Env, standing: ScanRequest) -> Receipt:
+    """The earlier submission that is waiting, or was answered a short time ago."""
+    state = SubmissionState.RECEIVED
+    if standing.answered_at is not None:
+        status = await get_submission_status(env, standing.submission_id)
+        state = status.state if isinstance(status, SubmissionStatus) else SubmissionState.SCANNED
+    return Receipt(id=standing.submission_id, state=state, duplicate=True)
+
+
+async def _ask_once_more(env: Env, earlier: SubmissionStatus) -> None:
+    """Let scanners have a submission without a verdict, if their list has lost it."""
+    if earlier.state is not SubmissionState.RECEIVED:
+        return
+    submission = await kv_submissions.get_submission(env, earlier.id)
+    if isinstance(submission, Submission):
+        await ask_for_scan(env, submission, at=env.now())
+
+
+async def _is_forbidden(env: Env, submission: Submission) -> bool:
+    """Whether a rule in force matches, and no operator has made an exception of the skill.
+
+    PostgreSQL tells or, with that away, the log. Raises KvError.
+    """
+    targets = targets_of(submission.identity)
+    try:
+        rules = await Reading(env).from_database(lambda db: db.find_rules(targets, []))
+    except DatabaseError:  # noted by the reading
+        rules = [r for r in await read_rules(env, targets) if r.lifted_at is None]
+    if not rules:
+        return False
+    listed = await find_by_identity(env, submission.repo_url, submission.base_slug)
+    acts = () if listed is None else listed.value.acts
+    excepted = {act.rule for act in acts if act.id in lifted_by(acts)}
+    return any(rule.id not in excepted for rule in rules)
 
 
 def _stands(listed: Skill) -> bool:
@@ -155,10 +209,17 @@ async def record_scan_results(env: Env, results: Sequence[ScanReport]) -> Result
     sent = await _enqueue(env, _messages(standing.values()))
     noted = [result.submission_id for result in kept if isinstance(result, _Noted)]
     refused = [result for result in kept if isinstance(result, RefusedResult)]
+    # The queue may be asked again; a verdict that is kept needs no other scan.
+    await note_results(env, [*standing, *_settled(refused)], noted=noted)
     if not sent:
         refused += [RefusedResult(submission_id, "queue-unavailable") for submission_id in standing]
     accepted = [*(standing if sent else ()), *noted]
     return ResultsReceipt(accepted=accepted, rejected=refused)
+
+
+def _settled(refused: Iterable[RefusedResult]) -> list[str]:
+    """Of refused results the submissions that no other scan would make anything of."""
+    return [result.submission_id for result in refused if result.reason in _FOR_GOOD]
 
 
 def _scan(env: Env, submission: Stored[Submission], result: ScanReport) -> Scan | RefusedResult:
@@ -197,7 +258,7 @@ async def _keep(
         env.log("verdict-not-kept", level="warning", id=id_, reason=error.reason)
         return RefusedResult(id_, f"storage-{error.reason}")
     if standing.verdict is not scan.verdict:
-        return RefusedResult(id_, "already-rejected")
+        return RefusedResult(id_, _ALREADY_REJECTED)
     return standing
 
 

@@ -1,8 +1,9 @@
 """The light repair: what is known to be undone, without enumerating everything.
 
 Outbox records and dead letters that KV alone has go into PostgreSQL; rows that KV is not known to
-hold go into KV. What passed its scan and was never published is asked for again. These lists are
-short unless a source was away.
+hold go into KV. What passed its scan and was never published is asked for again. Submissions that
+the scanners' list lacks go there, and old requests leave it. These lists are short unless a source
+was away.
 """
 
 from typing import Final
@@ -10,14 +11,18 @@ from typing import Final
 import msgspec
 
 from marketplace.operations.dead_letters import move_letters
-from marketplace.ports.env import Env, get_db
-from marketplace.ports.errors import DatabaseError, KvError
+from marketplace.ports.env import Env, get_db, send_messages
+from marketplace.ports.errors import StorageError
 from marketplace.publishing.kv_copy import project_rows
 from marketplace.publishing.outbox import drain_outbox
 from marketplace.publishing.publish import Published, publish_skills
+from marketplace.publishing.scan_requests import forget_old, queue_marked
 from marketplace.publishing.submissions import ask_again
 from marketplace.publishing.withheld import refresh_withheld
 from marketplace.repair.logged_acts import reconcile_acts
+from marketplace.repair.logged_rules import reconcile_rules
+from marketplace.repair.missing_versions import fill_versions
+from marketplace.repair.rule_application import APPLY_RULES, STEPS_OF_A_CHECK, apply_rules
 from marketplace.skills.change import State
 
 _ROW_BATCH: Final = 200
@@ -27,7 +32,11 @@ class LightRepairReport(msgspec.Struct, rename="camel"):
     database_backfilled: int = 0  # skills
     kv_backfilled: int = 0  # skills
     asked_again: int = 0  # submissions
+    scans_queued: int = 0  # submissions that the scanners' list lacked
     acts_replayed: int = 0  # skills that got acts back from the log
+    versions_added: int = 0  # of skills that had none
+    rules_replayed: int = 0  # rules that the table got back from the log, or lifted
+    rules_applied: int = 0  # skills that got the acts of rules, or lost them
     errors: list[str] = msgspec.field(default_factory=list)
 
 
@@ -36,17 +45,22 @@ async def run_light_repair(env: Env) -> LightRepairReport:
     for PostgreSQL to come back."""
     report = LightRepairReport()
     parts = (
+        _reconcile_rules,  # first, so that what waits comes in under them
         _drain_outbox,
         _write_missing_records,
         _reconcile_acts,
+        _apply_rules,
         _write_withheld,
+        _fill_versions,
         _move_letters,
         _ask_again,
+        _queue_scans,
+        _forget_scans,
     )
     for part in parts:
         try:
             await part(env, report)
-        except (DatabaseError, KvError) as error:
+        except StorageError as error:
             failure = f"{type(error).__name__}: {error.reason}"
             if failure not in report.errors:  # several parts need the source that failed
                 report.errors.append(failure)
@@ -63,8 +77,23 @@ async def _reconcile_acts(env: Env, report: LightRepairReport) -> None:
     report.acts_replayed = await reconcile_acts(env)
 
 
+async def _reconcile_rules(env: Env, report: LightRepairReport) -> None:
+    report.rules_replayed = await reconcile_rules(env)
+
+
+async def _apply_rules(env: Env, report: LightRepairReport) -> None:
+    applied = await apply_rules(env, busy_steps=STEPS_OF_A_CHECK)
+    report.rules_applied = applied.skills
+    if applied.place is not None:
+        await send_messages(env, env.maintenance_queue, [{APPLY_RULES: True}])
+
+
 async def _write_withheld(env: Env, _report: LightRepairReport) -> None:
     await refresh_withheld(env)
+
+
+async def _fill_versions(env: Env, report: LightRepairReport) -> None:
+    report.versions_added = await fill_versions(env)
 
 
 async def _move_letters(env: Env, _report: LightRepairReport) -> None:
@@ -73,6 +102,14 @@ async def _move_letters(env: Env, _report: LightRepairReport) -> None:
 
 async def _ask_again(env: Env, report: LightRepairReport) -> None:
     report.asked_again = await ask_again(env)
+
+
+async def _queue_scans(env: Env, report: LightRepairReport) -> None:
+    report.scans_queued = await queue_marked(env)
+
+
+async def _forget_scans(env: Env, _report: LightRepairReport) -> None:
+    await forget_old(env)
 
 
 async def _drain_outbox(env: Env, report: LightRepairReport) -> None:

@@ -28,6 +28,7 @@ from marketplace.repair.rebuild_job import (
     new_job,
 )
 from marketplace.repair.rebuild_step import STEP_SECONDS, Step
+from marketplace.repair.rule_application import asks_for_rules, go_on
 
 MAX_ATTEMPTS: Final = 5
 STALLED_SECONDS: Final = 180.0
@@ -117,6 +118,9 @@ async def handle_rebuild_messages(env: Env, messages: Sequence[QueueMessage]) ->
     """Run the step that each message asks for; one of another rebuild asks for nothing."""
     for message in messages:
         job_id = job_id_of(message.body)
+        if job_id is None and asks_for_rules(message.body):
+            await _apply_rules(env, message)
+            continue
         if job_id is None:
             env.log("rebuild-message-malformed", level="error", id=message.id)
             message.ack()
@@ -130,6 +134,18 @@ async def handle_rebuild_messages(env: Env, messages: Sequence[QueueMessage]) ->
                 continue
             await _give_up(env, job_id, error)
         message.ack()
+
+
+async def _apply_rules(env: Env, message: QueueMessage) -> None:
+    """What a message leaves undone the next check goes on with."""
+    try:
+        await go_on(env)
+    except StorageError as error:
+        env.log("rules-not-applied", level="error", reason=error.reason, detail=str(error))
+        if message.attempts < MAX_ATTEMPTS:
+            message.retry(delay_seconds=retry_delay(message.attempts))
+            return
+    message.ack()
 
 
 def _log_failure(env: Env, job_id: str, error: StorageError) -> None:

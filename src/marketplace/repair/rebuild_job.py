@@ -42,7 +42,7 @@ class RebuildJob(msgspec.Struct, kw_only=True, rename="camel"):
     started_at: str
     dry_run: bool
     index: IndexProgress
-    stage: Literal["outbox", "acts", "reconcile", "index", "done"] = "outbox"
+    stage: Literal["outbox", "rules", "acts", "reconcile", "index", "done"] = "outbox"
     position: Position = msgspec.field(default_factory=Position)
     sequence: int = 0  # grows with every saved state
     saved_at: str | None = None
@@ -85,7 +85,7 @@ class RebuildJob(msgspec.Struct, kw_only=True, rename="camel"):
         self.add_error("rebuild", f"{error.reason}: {error}")
         self.stage = "done"
 
-    def move_to(self, stage: Literal["acts", "reconcile", "index", "done"]) -> None:
+    def move_to(self, stage: Literal["rules", "acts", "reconcile", "index", "done"]) -> None:
         self.stage = stage
         self.position = Position()
 

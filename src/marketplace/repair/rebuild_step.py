@@ -20,6 +20,7 @@ from marketplace.ports.env import Env, get_db
 from marketplace.publishing.outbox import OUTBOX_BATCH, drain_outbox
 from marketplace.publishing.withheld import refresh_withheld
 from marketplace.repair.logged_acts import REPLAY_OPERATIONS, replay_acts
+from marketplace.repair.logged_rules import replay_rules
 from marketplace.repair.rebuild_job import Position, RebuildJob
 from marketplace.repair.reconciliation import RESTORING_COST, Reconciler, kv_cost
 from marketplace.repair.slug_range import find_differences, merge_portion, unmarked_slugs
@@ -52,6 +53,8 @@ class Step:
         match self._job.stage:
             case "outbox":
                 return await self._outbox()
+            case "rules":
+                return await self._rules()
             case "acts":
                 return await self._acts()
             case "reconcile":
@@ -80,8 +83,18 @@ class Step:
             drained = await drain_outbox(self._env)
             job.prisma_backfilled += drained.news
             more = drained.entries == OUTBOX_BATCH
-        job.move_to("reconcile" if job.dry_run else "acts")
+        job.move_to("reconcile" if job.dry_run else "rules")
         return True
+
+    async def _rules(self) -> bool:
+        """Rules that the log alone has. The checks apply them."""
+        position = self._job.position
+        while self._has_room():
+            position.cursor = (await replay_rules(self._env, position.cursor)).cursor
+            if position.cursor is None:
+                self._job.move_to("acts")
+                return True
+        return False
 
     async def _acts(self) -> bool:
         """Acts that the log alone has, so that the walk brings them to the records too."""

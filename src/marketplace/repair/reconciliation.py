@@ -11,6 +11,7 @@ from typing import Final
 from marketplace.basics.json_text import Unreadable
 from marketplace.kv.access import chunks
 from marketplace.kv.records import read_records
+from marketplace.operations.rules import rules_in_database
 from marketplace.ports.database import Difference, DifferenceKind, RecordKey, SkillDatabase
 from marketplace.ports.env import Env
 from marketplace.ports.errors import KvError, KvRateLimited
@@ -22,6 +23,7 @@ from marketplace.repair.bulk_upsert import upsert_in_bulk
 from marketplace.repair.rebuild_job import RebuildJob
 from marketplace.skills.change import State, covers
 from marketplace.skills.merging import merge
+from marketplace.skills.rules import under_rules
 from marketplace.skills.skill import Skill
 
 _BOTH: Final = {DifferenceKind.NEWER_IN_KV, DifferenceKind.NEWER_IN_DATABASE}
@@ -144,10 +146,14 @@ class Reconciler:
 
     async def _into_database(self, plan: _Plan) -> None:
         upsert = self.database.check_skills if self.job.dry_run else self.database.upsert_skills
-        outcome = await upsert_in_bulk(plan.into_database, upsert)
+        # With the acts of rules that a record was written without; it gets them from its row.
+        rules = await rules_in_database(self.database, plan.into_database)
+        ruled = [under_rules(record, rules) for record in plan.into_database]
+        in_kv = {record.identity: record.revision for record in plan.into_database}
+        outcome = await upsert_in_bulk(ruled, upsert)
         self.job.prisma_backfilled += len(outcome.stored)
         if outcome.stored and not self.job.dry_run:
-            keys = [RecordKey(s.name, s.identity, s.revision) for s in outcome.stored]
+            keys = [RecordKey(s.name, s.identity, in_kv[s.identity]) for s in outcome.stored]
             await self.database.mark_in_kv(keys)
         for skill, reason in outcome.rejected:
             self.job.add_error(f"skill:{skill.name}", reason)

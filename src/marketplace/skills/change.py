@@ -5,6 +5,7 @@ it still holds what was read; otherwise it does all of it once more. So every ru
 the very state that it changes.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,6 +13,7 @@ import msgspec
 
 from marketplace.skills.acts import Act, union
 from marketplace.skills.merging import as_listed, merge
+from marketplace.skills.rules import Rule, under_rules
 from marketplace.skills.scan import Refusal, Scan, apply_scan, has_changed_hands
 from marketplace.skills.skill import Skill, Status
 
@@ -112,6 +114,23 @@ class Knowing:
 
     def onto(self, stored: Skill | None) -> Skill | Refusal:
         return self.change.onto(self.known if stored is None else merge(stored, self.known))
+
+
+@dataclass(frozen=True, slots=True)
+class Ruled:
+    """A change, and the rules that apply to what it makes: in the same write, so that nobody sees
+    the skill without their acts."""
+
+    change: Change
+    rules: Sequence[Rule]
+
+    @property
+    def identity(self) -> str:
+        return self.change.identity
+
+    def onto(self, stored: Skill | None) -> Skill | Refusal:
+        outcome = self.change.onto(stored)
+        return under_rules(outcome, self.rules) if isinstance(outcome, Skill) else outcome
 
 
 def withdraws(stored: Skill | None, outcome: Skill | Refusal) -> bool:

@@ -19,6 +19,9 @@ MAX_FILES: Final = 1000
 GONE_SECONDS: Final = 86_400.0
 """How long a repository must have been gone, as two scans found, before that counts."""
 
+READ_AGAIN_SECONDS: Final = 7 * 86_400.0
+"""After which a listed skill is read again, though nobody asks for it."""
+
 
 class File(msgspec.Struct, frozen=True, kw_only=True):
     """A file of a skill's folder: path within it, size in bytes, SHA-256 in hexadecimal."""

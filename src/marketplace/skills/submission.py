@@ -1,5 +1,6 @@
 """Submissions: requests to look at a repository's skill."""
 
+import secrets
 from enum import StrEnum
 
 import msgspec
@@ -42,6 +43,11 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     @property
     def identity(self) -> str:
         return identity_of(self.repo_url, self.base_slug)
+
+
+def new_submission_id() -> str:
+    """An id that cannot be guessed: 128 random bits as 32 hex digits."""
+    return secrets.token_hex(16)
 
 
 class Publication(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):

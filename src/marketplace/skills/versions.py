@@ -5,6 +5,7 @@ Source of the order: Semantic Versioning 2.0.0, section 11 (precedence). Build m
 
 import functools
 import re
+from typing import Literal, TypeAlias
 
 _VERSION = re.compile(
     r"v?(?P<numbers>\d{1,10}(?:\.\d{1,10}){0,2})"
@@ -16,6 +17,9 @@ MAX_VERSION_LENGTH = 64
 _DIGITS = 10
 _RELEASE = "~"  # sorts after every character that a pre-release identifier may start with
 _UNREADABLE = "!"  # sorts before every digit: a version nobody can read never wins
+
+VersionBump: TypeAlias = Literal["major", "minor", "patch"]
+_BUMPS: tuple[VersionBump, ...] = ("major", "minor", "patch")
 
 
 def is_version(text: str) -> bool:
@@ -38,6 +42,23 @@ def version_order(text: str) -> str:
     if prerelease is None:
         return release + _RELEASE
     return f"{release}-" + "".join(_identifier_order(part) for part in prerelease.split("."))
+
+
+def version_bump(before: str, after: str) -> VersionBump | None:
+    """Which number of a version the step to a later one raises; a release that ends its
+    pre-releases raises the last. None where the step is none forward, or either is no version."""
+    if not (is_version(before) and is_version(after)):
+        return None
+    old, new = version_order(before), version_order(after)
+    if new <= old:
+        return None
+    pairs = zip(_BUMPS, _numbers(old), _numbers(new), strict=True)
+    return next((bump for bump, one, other in pairs if one != other), "patch")
+
+
+def _numbers(order: str) -> list[str]:
+    """The three numbers of a version, of its sort key."""
+    return order[: 3 * _DIGITS + 2].split(".")
 
 
 def _identifier_order(identifier: str) -> str:

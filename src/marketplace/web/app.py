@@ -11,8 +11,11 @@ from marketplace.web.api import (
     audit,
     block_list,
     reports,
+    rules,
+    scan_requests,
     skills,
     submissions,
+    versions,
 )
 from marketplace.web.limits import BodyLimit
 from marketplace.web.pages import skill_page
@@ -31,13 +34,16 @@ def create_app() -> FastAPI:
     )
     add_problem_handlers(app)
     app.include_router(skills.router)
+    app.include_router(versions.router)
     app.include_router(block_list.router)
     app.include_router(submissions.router)
+    app.include_router(scan_requests.router)
     app.include_router(skill_page.router)
     app.include_router(admin.router)
     app.include_router(audit.router)
     app.include_router(reports.router)
     app.include_router(admin_skills.router)
+    app.include_router(rules.router)
     app.add_api_route("/api/v1/health", _liveness, methods=["GET"], tags=["health"])
     app.add_middleware(HeadAsGet)
     app.add_middleware(BodyLimit)

@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from marketplace.basics.json_text import is_too_deep
 from marketplace.web.problems import problem
 
-MAX_BODY_BYTES: Final = 256 * 1024  # the largest valid body, 100 verdicts, has a quarter of this
+MAX_BODY_BYTES: Final = 256 * 1024  # 100 verdicts, or 500 installed skills, have a quarter of this
 
 
 class _UnusableBody(Exception):

@@ -18,8 +18,8 @@ from marketplace.ports.errors import StorageError
 from marketplace.repair.rebuild import DatabaseNeeded
 from marketplace.skills.forges import UnknownForge
 from marketplace.skills.listing_rules import InvalidQuery
-from marketplace.skills.skill import Status
-from marketplace.skills.withholding import Withholding
+from marketplace.skills.skill import Skill, Status
+from marketplace.skills.withholding import ScanFailure, Withholding, failure_of, withholding_of
 from marketplace.web.answers import NO_STORE
 from marketplace.web.auth import Forbidden, Unauthenticated
 from marketplace.web.context import env_of
@@ -99,6 +99,30 @@ def withheld_detail(name: str, told: Withholding) -> str:
     return f"The skill {name} was {how}{when}." + (f" {told.reason}" if told.reason else "")
 
 
+class FailedScan(Exception):
+    """There is such a skill, it is shown, and installers are not handed it."""
+
+    def __init__(self, name: str, told: ScanFailure) -> None:
+        reason = f" {told.reason}" if told.reason else ""
+        super().__init__(f"The skill {name} failed its scan on {told.at[:10]}.{reason}")
+        self.told = told
+
+
+def require_shown(skill: Skill) -> None:
+    """Raises Withheld."""
+    withholding = withholding_of(skill)
+    if withholding is not None:
+        raise Withheld(skill.name, withholding)
+
+
+def require_installable(skill: Skill) -> None:
+    """What every route asks that hands a skill to an installer. Raises Withheld, FailedScan."""
+    require_shown(skill)
+    failure = failure_of(skill)
+    if failure is not None:
+        raise FailedScan(skill.name, failure)
+
+
 class DamagedRecord(Exception):
     """What is stored cannot be read; the message says why."""
 
@@ -110,6 +134,7 @@ def add_problem_handlers(app: FastAPI) -> None:
         UnknownForge: _invalid_field,
         NotFound: _telling(HTTPStatus.NOT_FOUND),
         Withheld: _withheld,
+        FailedScan: _failed_scan,
         Unauthenticated: _telling(
             HTTPStatus.UNAUTHORIZED, {"WWW-Authenticate": 'Bearer realm="skill-marketplace"'}
         ),
@@ -190,6 +215,11 @@ async def _too_many_calls(_request: Request, error: TooManyCalls) -> Response:
 async def _withheld(_request: Request, error: Withheld) -> Response:
     """As a member `withheld`: a problem's own `status` is the number."""
     return problem(HTTPStatus.GONE, str(error), members={"withheld": error.told})
+
+
+async def _failed_scan(_request: Request, error: FailedScan) -> Response:
+    """As a member `failedScan`, as in `_withheld`."""
+    return problem(HTTPStatus.LOCKED, str(error), members={"failedScan": error.told})
 
 
 async def _damaged_record(request: Request, error: Exception) -> Response:

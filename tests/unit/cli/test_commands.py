@@ -47,6 +47,14 @@ def health(**changes: Any) -> dict[str, Any]:
             "scanned_at": "2026-11-24T08:00:00.000Z",
             "age_seconds": 9,
         },
+        "scanning": {
+            "waiting": {"new": 4, "rescan": 0, "due": 1_500},
+            "oldest_age_seconds": 7_300.0,
+            "oldest_reason": "new",
+            "handed_out": 2_100,
+            "results": 2_050,
+            "hours": [{"hour": "2026-11-24T08:00:00.000Z", "handed_out": 2_100, "results": 2_050}],
+        },
         "heap": {"bytes": 38_000_000},
         "kv_operations": {"list": 112, "all": 118},
     } | changes
@@ -78,6 +86,8 @@ def test_health_shows_everything_and_exits_with_0(marketplace: FakeMarketplace) 
         "cron */5 * * * *, status ok",
         "bytes 38,000,000",
         "list 112, all 118",
+        "new: 4, rescan: 0, due: 1,500; the oldest (new) for 2.0 h",
+        "2,100 handed out, 2,050 results",
     ):
         assert expected in result.stdout
     assert "Drifts" not in result.stdout
@@ -127,10 +137,10 @@ def test_a_source_that_is_away_is_shown_as_such(marketplace: FakeMarketplace) ->
     marketplace.on(
         "GET",
         HEALTH,
-        health(prisma_count=None, sources={"postgres": AWAY}, dead_letters=None),
+        health(prisma_count=None, sources={"postgres": AWAY}, dead_letters=None, scanning=None),
     )
     result = marketplace.run("health")
-    assert result.stdout.count("unreadable") == 2
+    assert result.stdout.count("unreadable") == 3
     assert "unreachable" in result.stdout
     assert "connection refused" in result.stdout
 
@@ -504,6 +514,17 @@ def shown(**changes: Any) -> dict[str, Any]:
         "row": SKILL,
         "record": SKILL,
         "acts": [BLOCKED, LIFTED, RESTORED | {"lifts": ["act-2"]}],
+        "versions": [
+            {
+                "version": "1.4.0",
+                "certTier": "SCANNED",
+                "createdAt": "2026-11-23T08:00:00.000Z",
+                "contentHash": "d1" * 32,
+                "certScore": 90,
+                "diffSummary": "Labels changed.",
+                "commit": None,
+            }
+        ],
         "verdicts": [
             {
                 "submissionId": "sub-1",
@@ -532,6 +553,8 @@ def test_a_skill_is_shown_with_all_that_is_known(marketplace: FakeMarketplace) -
         "ann",
         "lifted by act-3",
         "lifts act-2",
+        "1.4.0",
+        "Labels changed.",
         "583231",
         "skills/pdf",
         "PUBLISHED",
@@ -578,7 +601,9 @@ def test_a_field_that_differs_is_shown_though_it_is_usually_not(
 
 
 def test_a_seed_skill_without_copies_is_no_finding(marketplace: FakeMarketplace) -> None:
-    bare = shown(row=None, record=None, acts=[], verdicts=[], submissions=[], source="seed")
+    bare = shown(
+        row=None, record=None, acts=[], versions=[], verdicts=[], submissions=[], source="seed"
+    )
     marketplace.on("GET", f"{SKILLS}/pdf-tools", bare)
     result = marketplace.run("show", "pdf-tools")
     assert result.exit_code == 0
@@ -910,3 +935,86 @@ def test_a_missing_file_is_a_sentence(marketplace: FakeMarketplace, tmp_path: Pa
     result = marketplace.run("publish", str(tmp_path / "none.json"))
     assert result.exit_code == 2
     assert "cannot be read" in result.stderr
+
+
+RULES = "/api/v1/admin/rules"
+RULE: dict[str, Any] = {
+    "id": "2026-11-24T08:00:00.000Z-3",
+    "kind": "BLOCK",
+    "matches": "owner",
+    "value": "github.com/evil",
+    "reason": "It steals \x1b[31mkeys.",
+    "at": "2026-11-24T08:00:00.000Z",
+    "by": "ann",
+    "threatType": "exfiltration",
+    "severity": "HIGH",
+    "evidenceUrls": [],
+    "liftedBy": None,
+    "liftReason": None,
+    "appliedAt": None,
+}
+
+
+def test_rules_are_listed(marketplace: FakeMarketplace) -> None:
+    lifted = RULE | {"liftedBy": "bob", "liftReason": "A mistake.", "appliedAt": "2026"}
+    marketplace.on("GET", RULES, {"rules": [RULE, lifted], "nextCursor": "2"})
+    result = marketplace.run("rules", "--limit", "2")
+    assert result.exit_code == 0
+    for expected in ("github.com/evil", "BLOCK", "exfiltration (HIGH)", "in force, being applied"):
+        assert expected in result.stdout
+    assert "lifted by bob: A mistake." in result.stdout
+    assert "\x1b[31m" not in result.stdout
+    assert "--cursor 2" in result.stderr
+    marketplace.on("GET", RULES, {"rules": [], "nextCursor": None})
+    assert "No rules" in marketplace.run("rules").stdout
+
+
+def test_a_rule_is_made(marketplace: FakeMarketplace) -> None:
+    stores = {"log": True, "postgres": True}
+    answer = {"rule": RULE, "stores": stores, "applied": 100, "complete": False}
+    marketplace.on("POST", RULES, answer, answer)
+    result = marketplace.run(
+        *("rules", "add", "--owner", "github.com/evil", "--reason", "So.", "--threat", "x"),
+        *("--evidence", "https://example.org"),
+    )
+    assert result.exit_code == 0
+    assert "100 skills changed" in result.stdout
+    assert "goes on" in result.stdout
+    digest = ("rules", "add", "--content-digest", "d" * 64, "--reason", "So.")
+    assert marketplace.run(*digest).exit_code == 0
+    assert marketplace.bodies(RULES) == [
+        {
+            "kind": "BLOCK",
+            "matches": "owner",
+            "value": "github.com/evil",
+            "threatType": "x",
+            "severity": "HIGH",
+            "reason": "So.",
+            "evidenceUrls": ["https://example.org"],
+        },
+        {
+            "kind": "WITHDRAW",
+            "matches": "contentDigest",
+            "value": "d" * 64,
+            "reason": "So.",
+            "evidenceUrls": [],
+        },
+    ]
+
+
+@pytest.mark.parametrize("targets", [(), ("--owner", "github.com/a", "--identity", "b")])
+def test_a_rule_has_one_target(marketplace: FakeMarketplace, targets: tuple[str, ...]) -> None:
+    assert marketplace.run("rules", "add", "--reason", "So.", *targets).exit_code == 2
+    assert marketplace.requests == []
+
+
+def test_a_rule_is_lifted_and_a_store_that_did_not_take_it_is_told(
+    marketplace: FakeMarketplace,
+) -> None:
+    path = f"{RULES}/{RULE['id']}/lift"
+    stores = {"log": True, "postgres": False}
+    marketplace.on("POST", path, {"rule": RULE, "stores": stores, "applied": 0, "complete": False})
+    result = marketplace.run("rules", "lift", str(RULE["id"]), "--reason", "A mistake.")
+    assert result.exit_code == 1
+    assert "Not kept in: postgres" in result.stdout
+    assert marketplace.bodies(path) == [{"reason": "A mistake."}]

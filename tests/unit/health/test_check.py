@@ -11,6 +11,8 @@ from marketplace.health.check import check_health
 from marketplace.health.report import REBUILD_CALL, Health
 from marketplace.operations.reports import LAST_REPAIR, save_report
 from marketplace.ports.database import DatabaseSession, SkillDatabase
+from marketplace.ports.dead_letter import DeadLetter
+from marketplace.ports.env import get_db
 from marketplace.ports.errors import DatabaseRefused
 from marketplace.skills.skill import Skill
 from tests.doubles.marketplace import Market, fault, make_skills, postgres_away
@@ -195,6 +197,21 @@ async def test_a_repair_that_failed_is_a_finding(market: Market) -> None:
     assert (await check_health(market.env)).needs_rebuild
     await save_report(market.env, LAST_REPAIR, {"ok": True})
     assert not (await check_health(market.env)).recommendations
+
+
+@pytest.mark.parametrize("reason", ["too-many-withdrawn", "changed-hands"])
+async def test_letters_that_wait_for_a_decision_are_recommended_to_be_looked_at(
+    market: Market, reason: str
+) -> None:
+    await _healthy(market)
+    letter = DeadLetter(
+        id="one", queue="skill-publish", body={}, reason=reason, detail="", attempts=1,
+        failed_at=market.env.now(),
+    )  # fmt: skip
+    await (await get_db(market.env)).store_dead_letter(letter)
+    (recommendation,) = (await check_health(market.env)).recommendations
+    assert recommendation.action.startswith("Look ")
+    assert recommendation.reason.startswith("1 ")
 
 
 async def test_records_without_metadata_are_counted_by_value(market: Market) -> None:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from marketplace.kv.aliases import follow_aliases, mark_moved, write_alias
+from marketplace.basics.json_text import Unreadable
+from marketplace.kv.aliases import find_over_aliases, follow_aliases, mark_moved, write_alias
 from marketplace.kv.records import write_record
 from marketplace.ports.errors import KvError
 from tests.doubles.marketplace import Market, fault, make_skill
@@ -46,3 +47,33 @@ async def test_moving_leaves_the_old_record_until_the_alias_is_there(market: Mar
     with pytest.raises(KvError):
         await mark_moved(market.env, "old", "new")
     assert await listed(market) == ["old"]
+
+
+async def test_many_slugs_are_followed_at_once(market: Market) -> None:
+    env = market.env
+    for number in range(150):
+        await write_record(env, make_skill(f"c{number:03d}"))
+        await write_alias(env, f"b{number:03d}", f"c{number:03d}")
+    await mark_moved(env, "a", "b000")
+    await write_alias(env, "x", "y")
+    await write_alias(env, "y", "x")
+    market.kv.damage("skill:broken", b"{")
+    asked = [*(f"b{number:03d}" for number in range(150)), "a", "c001", "x", "lost", "broken", ""]
+
+    before = market.kv.operations.total()
+    found = await find_over_aliases(env, asked)
+    assert market.kv.operations.total() - before < 30
+    broken = found.pop("broken")
+    assert isinstance(broken, Unreadable)
+    led = {
+        slug: record.name for slug, record in found.items() if not isinstance(record, Unreadable)
+    }
+    assert led == {f"b{n:03d}": f"c{n:03d}" for n in range(150)} | {"a": "c000", "c001": "c001"}
+
+
+async def test_an_alias_that_cannot_be_read_is_a_failure_of_all(market: Market) -> None:
+    await write_record(market.env, make_skill("there"))
+    market.kv.faults = fault(Fault.FAIL, "get", key="skill:alias:")
+    with pytest.raises(KvError):
+        await find_over_aliases(market.env, ["there", "old"])
+    assert list(await find_over_aliases(market.env, ["there"])) == ["there"]

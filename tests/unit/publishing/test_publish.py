@@ -11,6 +11,7 @@ import pytest
 from marketplace.catalog.answer import Source
 from marketplace.catalog.listings import get_skills
 from marketplace.catalog.lookup import get_skill_by_name
+from marketplace.kv.outbox import find_identity_in_outbox
 from marketplace.kv.records import read_record
 from marketplace.kv.submissions import create_submission, record_scan, submission_status
 from marketplace.ports.database import DatabaseSession, SkillDatabase
@@ -19,10 +20,11 @@ from marketplace.ports.errors import DatabaseRefused
 from marketplace.publishing.messages import PUBLISH_QUEUE, publish_message
 from marketplace.publishing.publish import Published, publish_skill, publish_skills
 from marketplace.repair.light_repair import run_light_repair
-from marketplace.skills.change import Change, State
+from marketplace.skills.acts import ActKind
+from marketplace.skills.change import Acted, Change, State
 from marketplace.skills.listing_rules import ListingQuery
 from marketplace.skills.scan import ScanReport
-from marketplace.skills.skill import Skill
+from marketplace.skills.skill import Skill, Status
 from marketplace.skills.slugs import slug_candidates
 from marketplace.skills.submission import Submission, SubmissionStatus
 from marketplace.skills.tiers import Verdict
@@ -30,6 +32,7 @@ from marketplace.worker.consumers import DEAD_LETTER_QUEUE, consume
 from tests.doubles.database import no_hook
 from tests.doubles.marketplace import Delivered, Market, kv_away, postgres_away
 from tests.doubles.network import Fault
+from tests.examples import act
 
 EARLIER, LATER = "2026-03-01T10:00:00.000Z", "2026-03-02T10:00:00.000Z"
 
@@ -478,3 +481,18 @@ async def test_with_postgres_away_nothing_is_written_where_another_may_be_by_now
     market.tables.before = no_hook
     await run_light_repair(market.env)
     assert await read_record(market.env, "reader") == outcome.skill
+
+
+async def test_what_waits_without_postgres_is_changed_further_and_not_forgotten(
+    market: Market,
+) -> None:
+    await publish(market, make_skill())
+    market.tables.before = postgres_away
+    newer = make_skill(version="2.0.0", updated_at=LATER)
+    await publish(market, newer)
+
+    await publish_skills(market.env, [Acted(newer.identity, (act(ActKind.WITHDRAW),))])
+
+    waiting = await find_identity_in_outbox(market.env, newer.identity)
+    assert waiting is not None
+    assert (waiting.skill.current_version, waiting.skill.status) == ("2.0.0", Status.WITHDRAWN)

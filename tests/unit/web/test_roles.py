@@ -38,4 +38,5 @@ async def test_a_scanners_key_opens_the_webhooks_alone(
 
 def test_there_are_routes_of_both_kinds() -> None:
     assert ("POST", "/api/v1/webhooks/scan-results") in ROUTES
+    assert ("POST", "/api/v1/webhooks/scan-requests") in ROUTES
     assert ("POST", "/api/v1/admin/rebuild-index") in ROUTES

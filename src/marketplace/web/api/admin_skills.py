@@ -1,7 +1,7 @@
 """What operators see of a skill, and what they do to it."""
 
 from http import HTTPStatus
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Self
 
 import msgspec
 from fastapi import APIRouter, Path
@@ -10,14 +10,11 @@ from starlette.responses import Response
 
 from marketplace.catalog import lookup
 from marketplace.catalog.answer import Answer
-from marketplace.kv.acceptance_log import read_verdicts
-from marketplace.kv.records import read_record
 from marketplace.operations import audit
-from marketplace.ports.env import Env, get_db
-from marketplace.ports.errors import DatabaseError, KvError
+from marketplace.ports.env import Env
 from marketplace.ports.principal import Principal
-from marketplace.publishing.acts import NotInForce, Recorded, TooManyActs, act_on, acts_on, new_act
-from marketplace.publishing.submissions import submissions_on
+from marketplace.publishing.acts import NotInForce, Recorded, TooManyActs, act_on, new_act
+from marketplace.publishing.skill_dossier import read_dossier
 from marketplace.skills.acts import (
     MAX_ACT_REASON_LENGTH,
     MAX_EVIDENCE_URLS,
@@ -30,18 +27,15 @@ from marketplace.skills.skill import MAX_LABELS, Skill
 from marketplace.skills.tiers import CertTier
 from marketplace.web.answers import private
 from marketplace.web.api.documents import Document
-from marketplace.web.api.requests import Category, ForgeId, Label
-from marketplace.web.characters import LOOKED_UP, ONE_LINE, PROSE
+from marketplace.web.api.requests import Category, EvidenceUrl, ForgeId, Label, ThreatType
+from marketplace.web.api.versions import told_version
+from marketplace.web.characters import LOOKED_UP, PROSE
 from marketplace.web.context import CurrentEnv, Operator
 from marketplace.web.problems import FieldError, NotFound, problem
 
 router = APIRouter(prefix="/api/v1/admin/skills", tags=["admin"])
 
-MAX_THREAT_LENGTH: Final = 64
-MAX_URL_LENGTH: Final = 500
-
 _Slug = Annotated[str, Path(), LOOKED_UP]
-_Url = Annotated[str, Field(max_length=MAX_URL_LENGTH, pattern="^https?://[^ ]+$"), ONE_LINE]
 
 
 class _ActRequest(Document):
@@ -71,9 +65,9 @@ class Withdrawal(_ActRequest):
 class Block(_ActRequest):
     """A skill is a threat."""
 
-    threat_type: Annotated[str, ONE_LINE, Field(min_length=1, max_length=MAX_THREAT_LENGTH)]
+    threat_type: ThreatType
     severity: Severity
-    evidence_urls: Annotated[list[_Url], Field(max_length=MAX_EVIDENCE_URLS)] = []  # noqa: RUF012 - Pydantic copies it
+    evidence_urls: Annotated[list[EvidenceUrl], Field(max_length=MAX_EVIDENCE_URLS)] = []  # noqa: RUF012 - Pydantic copies it
 
 
 class Restoration(_ActRequest):
@@ -102,45 +96,21 @@ class OwnerAccepted(_ActRequest):
 async def show(env: CurrentEnv, _operator: Operator, slug: _Slug) -> Response:
     """All that is known of a skill, whatever its status."""
     found = await _find(env, slug)
-    skill = found.value
-    acts = await acts_on(env, skill)
-    lifted = lifted_by(acts)
-    reasons = list(found.reasons)
-    row = await _row(env, skill, reasons)
-    record, verdicts, submissions = await _in_kv(env, skill, reasons)
+    known = await read_dossier(env, found)
+    lifted = lifted_by(known.acts)
     document = {
-        "skill": skill,
-        "row": row,
-        "record": record,
-        "acts": [msgspec.to_builtins(act) | {"liftedBy": lifted.get(act.id)} for act in acts],
-        "verdicts": verdicts,
-        "submissions": submissions,
+        "skill": known.skill,
+        "row": known.row,
+        "record": known.record,
+        "acts": [msgspec.to_builtins(act) | {"liftedBy": lifted.get(act.id)} for act in known.acts],
+        "versions": [told_version(version) for version in known.versions],
+        "verdicts": known.verdicts,
+        "submissions": known.submissions,
         "source": found.source,
-        "degraded": bool(reasons),
-        "reasons": reasons,
+        "degraded": bool(known.reasons),
+        "reasons": known.reasons,
     }
     return private(document)
-
-
-async def _row(env: Env, skill: Skill, reasons: list[str]) -> Skill | None:
-    try:
-        return await (await get_db(env)).get_skill_by_identity(skill.identity)
-    except DatabaseError as error:
-        reasons.append(f"row: {error.reason}")
-        return None
-
-
-async def _in_kv(env: Env, skill: Skill, reasons: list[str]) -> tuple[object, list[Any], list[Any]]:
-    """The record, the verdicts and the submissions."""
-    try:
-        record = await read_record(env, skill.name)
-        verdicts = await read_verdicts(env, skill.identity)
-        ids = [verdict.submission_id for verdict in verdicts]
-        kept = record if isinstance(record, Skill) else None if record is None else str(record)
-        return kept, list(verdicts), await submissions_on(env, skill.identity, ids)
-    except KvError as error:
-        reasons.append(f"kv: {error.reason}")
-        return None, [], []
 
 
 @router.post("/{slug}/correct")
@@ -217,7 +187,7 @@ async def _act(
         return problem(
             HTTPStatus.CONFLICT,
             f"{found.value.name} has no room for a further act ({error}). "
-            "A rule of its identity needs none.",
+            "For a rule of its identity there is.",
         )
     skill = recorded.skill
     await audit.record(

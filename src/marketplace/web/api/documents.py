@@ -8,9 +8,13 @@ from pydantic.alias_generators import to_camel
 
 from marketplace.catalog.answer import Source
 from marketplace.ports.audit import AuditEntry
+from marketplace.ports.scan_request import ScanReason
 from marketplace.ports.skill_report import SkillReport
+from marketplace.skills.rules import Rule
 from marketplace.skills.skill import INTERNAL, Skill, SkillSummary
 from marketplace.skills.submission import SubmissionState, SubmissionStatus
+from marketplace.skills.tiers import CertTier
+from marketplace.skills.updates import Update
 
 
 class Document(BaseModel):
@@ -110,6 +114,34 @@ class ResultsReceiptDocument(Document):
     rejected: list[RefusedDocument]
 
 
+class HandedOutScan(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A request as a scanner gets it. ``skill_path`` and ``skill_name`` are hints."""
+
+    submission_id: str
+    repo_url: str
+    skill_path: str
+    skill_name: str
+    reason: ScanReason
+    requested_at: str
+    lease_expires_at: str
+    attempt: int  # 1 at its first hand-out
+    identity: str
+
+
+ScanRequestDocument = create_model(
+    "ScanRequestDocument",
+    __base__=Document,
+    __doc__="What to read next. ``skillPath`` and ``skillName`` are hints.",
+    **_fields_of(HandedOutScan),
+)
+
+
+class ScanRequestsDocument(Document):
+    """What a scanner is to read, the most urgent first."""
+
+    requests: list[ScanRequestDocument]  # type: ignore[valid-type]  # a variable, for mypy
+
+
 AuditEntryDocument = create_model(
     "AuditEntryDocument",
     __base__=Document,
@@ -145,6 +177,65 @@ class ReportsDocument(Document):
 
     reports: list[SkillReportDocument]  # type: ignore[valid-type]  # a variable, for mypy
     next_cursor: str | None
+
+
+class VersionDocument(Document):
+    """A version as it was listed first. ``createdAt``: when a scanner read it; ``contentHash``:
+    SHA-256 of its archive."""
+
+    version: str
+    cert_tier: CertTier
+    created_at: str
+    content_hash: str | None
+    cert_score: int
+    diff_summary: str
+    commit: str | None
+
+
+class VersionsDocument(_Answered):
+    """The versions of a skill, the newest first."""
+
+    versions: list[VersionDocument]
+    next_cursor: str | None
+
+
+UpdateDocument = create_model(
+    "UpdateDocument",
+    __base__=Document,
+    __doc__=Update.__doc__,
+    **_fields_of(Update),
+)
+
+
+class UpdatesDocument(_Answered):
+    """What is told of installed skills, in the order asked."""
+
+    results: list[UpdateDocument]  # type: ignore[valid-type]  # a variable, for mypy
+
+
+RuleDocument = create_model(
+    "RuleDocument",
+    __base__=Document,
+    __doc__="A rule of operators. ``appliedAt``: when checks ended to apply it, or its lift.",
+    **_fields_of(Rule),
+)
+
+
+class RulesDocument(Document):
+    """A page of rules, the newest first."""
+
+    rules: list[RuleDocument]  # type: ignore[valid-type]  # a variable, for mypy
+    next_cursor: str | None
+
+
+class RuleReceiptDocument(Document):
+    """A rule as it stands. ``applied``: how many skills this call has changed; ``complete``:
+    whether none is left, else the marketplace goes on. ``stores``: what has taken the call."""
+
+    rule: RuleDocument  # type: ignore[valid-type]  # a variable, for mypy
+    stores: dict[str, bool]
+    applied: int
+    complete: bool
 
 
 class ProblemDocument(BaseModel):

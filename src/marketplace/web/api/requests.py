@@ -39,6 +39,8 @@ from marketplace.web.characters import ONE_LINE, PROSE
 
 MAX_REASON_LENGTH: Final = 500
 MAX_REPORT_LENGTH: Final = 1000
+MAX_THREAT_LENGTH: Final = 64
+MAX_URL_LENGTH: Final = 500
 
 
 def _must(message: str, condition: Callable[[str], bool]) -> AfterValidator:
@@ -91,6 +93,10 @@ ForgeId = Annotated[
 ]
 
 
+ThreatType = Annotated[str, ONE_LINE, Field(min_length=1, max_length=MAX_THREAT_LENGTH)]
+EvidenceUrl = Annotated[str, Field(max_length=MAX_URL_LENGTH, pattern="^https?://[^ ]+$"), ONE_LINE]
+
+
 class SubmissionRequest(Document):
     """A request to be listed. Fields not named here are ignored; without ``skillName`` the
     repository's name is the skill's."""
@@ -119,6 +125,7 @@ class SubmissionRequest(Document):
     labels: Annotated[list[Label], Field(max_length=MAX_LABELS)] = list(DEFAULT_LABELS)  # noqa: RUF012 - Pydantic copies it
     extensible: bool = False
     extension_points: Annotated[list[_ExtensionPoint], Field(max_length=MAX_EXTENSION_POINTS)] = []  # noqa: RUF012 - Pydantic copies it
+    rescan: bool = False
 
     @model_validator(mode="before")
     @classmethod
@@ -132,7 +139,7 @@ class SubmissionRequest(Document):
         return {**body, "skillName": name}
 
     def to_submission(self, submission_id: str, created_at: str) -> Submission:
-        values = self.model_dump(by_alias=True) | {
+        values = self.model_dump(by_alias=True, exclude={"rescan"}) | {
             "id": submission_id,
             "baseSlug": slugify(self.skill_name),
             "createdAt": created_at,

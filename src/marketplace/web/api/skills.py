@@ -25,7 +25,6 @@ from marketplace.skills.listing_rules import (
 )
 from marketplace.skills.skill import INTERNAL, Skill
 from marketplace.skills.tiers import CertTier
-from marketplace.skills.withholding import withholding_of
 from marketplace.web.answers import SKILLS_TAG, cacheable
 from marketplace.web.api.documents import (
     CategoriesDocument,
@@ -36,7 +35,7 @@ from marketplace.web.api.documents import (
 )
 from marketplace.web.characters import LOOKED_UP, SOUGHT
 from marketplace.web.context import CurrentEnv
-from marketplace.web.problems import NotFound, Withheld
+from marketplace.web.problems import NotFound, require_shown
 
 router = APIRouter(prefix="/api/v1/skills", tags=["skills"])
 
@@ -156,9 +155,7 @@ def _listing(request: Request, query: ListingQuery, answer: Answer[Page]) -> Res
 def _skill(request: Request, answer: Answer[Skill] | None, wanted: str) -> Response:
     if answer is None:
         raise NotFound(f"There is no skill {wanted!r:.300}.")
-    withholding = withholding_of(answer.value)
-    if withholding is not None:
-        raise Withheld(answer.value.name, withholding)
+    require_shown(answer.value)
     skill = msgspec.to_builtins(msgspec.structs.replace(answer.value, said=None, acts=()))
     content = {field: value for field, value in skill.items() if field not in INTERNAL}
     return _document(request, answer, content, f"skill-{answer.value.name}")

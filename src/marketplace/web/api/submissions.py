@@ -11,6 +11,7 @@ from marketplace.basics.json_text import Unreadable
 from marketplace.operations import audit
 from marketplace.publishing import submissions
 from marketplace.skills.forges import require_known_forge
+from marketplace.skills.submission import new_submission_id
 from marketplace.web.answers import private
 from marketplace.web.api.documents import (
     ReceiptDocument,
@@ -31,16 +32,18 @@ router = APIRouter(prefix="/api/v1", tags=["submissions"])
 async def submit(
     request: Request, env: CurrentEnv, caller: Caller, body: SubmissionRequest
 ) -> Response:
-    """Ask for a skill to be listed. 202: taken; 200: an earlier request or listing stands.
+    """Ask for a skill to be listed. 202: taken; 200: an earlier request or listing stands, or
+    the skill is blocked.
 
     Anybody may, a limited number of times a minute: what the skill is called and does is read in
-    the repository. With a credential there is no limit.
+    the repository. With a credential there is no limit. ``rescan`` asks for another scan of a
+    listed skill, as a newer ``version`` does; of each skill there is one an hour.
     """
     require_known_forge(body.repo_url, env.settings.forges)
     await limit_submissions(request, caller, body.repo_url)
-    submission = body.to_submission(submissions.new_submission_id(), env.now())
-    receipt = await submissions.submit(env, submission)
-    stands = receipt.duplicate or receipt.already_verified
+    submission = body.to_submission(new_submission_id(), env.now())
+    receipt = await submissions.submit(env, submission, rescan=body.rescan)
+    stands = receipt.duplicate or receipt.already_verified or receipt.blocked
     document = {
         "id": receipt.id,
         "submissionId": receipt.id,
@@ -49,7 +52,7 @@ async def submit(
         "slug": receipt.slug,
         "duplicate": receipt.duplicate,
         "alreadyVerified": receipt.already_verified,
-        "blocked": False,
+        "blocked": receipt.blocked,
     }
     return private(document, status=HTTPStatus.OK if stands else HTTPStatus.ACCEPTED)
 
