@@ -7,8 +7,8 @@ from tests.simulation.mutations import MUTATIONS, PROFILE_OF, mutated
 from tests.simulation.running import run, shrink
 from tests.simulation.schedule import PROFILES, generate
 
-SCHEDULES = 400  # of each profile
-AT_ONCE = 200  # schedules of one test, so that the tests share the processors
+SCHEDULES = 300  # of each profile
+AT_ONCE = 150  # schedules of one test, so that the tests share the processors
 MAX_SCHEDULES = 2000  # of its profile, within which every missing protection must show
 BY_HAND = {"forgets-what-waits", "leaves-notes-unasked", "writes-older-rows-over-newer-records"}
 """What chance does not find: tests/unit/publishing/test_publish.py and tests/unit/repair/
