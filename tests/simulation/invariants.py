@@ -156,7 +156,7 @@ class Expected:
     records: set[str]
     withheld: set[str]  # identities of rows that no listing may show
     blocked: set[str]  # whatever answers
-    excused: set[str] = field(default_factory=set)  # damaged since
+    excused: set[str] = field(default_factory=set)  # damaged, withheld or restored since
 
 
 class Truth:
@@ -243,6 +243,7 @@ class Truth:
             sent
             for sent in self.sent.values()
             if sent.passes
+            and not self._may_have_moved(sent.identity)
             and (any(r.accepted for r in sent.readings) or kv.peek(scan_key(sent.id)))
         ]
 
@@ -440,10 +441,14 @@ class Truth:
                 self._violated(
                     f"4 no clobbering: {identity} and {slugs[row.name]} share {row.name}"
                 )
-            if earlier.get(identity) is row:
+            before_it = earlier.get(identity)
+            if before_it is row:
                 continue
+            if before_it is not None and before_it.skill.status is not row.skill.status:
+                for expected in self._open:  # it may be withheld and listed again meanwhile
+                    expected.excused.add(identity)
             self._check_authority(identity, row)
-            self._check_bound(identity, earlier.get(identity), row)
+            self._check_bound(identity, before_it, row)
             before = self._newest.get(identity)
             if before is None or not _goes_back(before, row):
                 self._removed.discard(identity)
@@ -475,6 +480,11 @@ class Truth:
             return True
         since = min(self._moments(reading.identity, Verdict.WITHDRAWN), default="~")
         return reading.wrong == "path" and since < max(reading.moments, default="")
+
+    def _may_have_moved(self, identity: str) -> bool:
+        """Whether what is right was perhaps refused, as it was found where the skill had been."""
+        readings = self.readings.values()
+        return any(r.identity == identity and r.wrong and self._may(r) for r in readings)
 
     def _moments(self, identity: str, verdict: Verdict) -> list[str]:
         readings = self.readings.values()
@@ -617,7 +627,7 @@ class Truth:
         if listing.source == "postgres" and listing.complete:
             rows = self.world.marketplace.rows(self.world.database)
             withheld = {i for i, row in rows.items() if row.skill.status is not Status.LISTED}
-            if leaked := expected.withheld & withheld & shown.keys():
+            if leaked := (expected.withheld & withheld & shown.keys()) - expected.excused:
                 self._violated(f"8 authority: {outcome.name} (postgres) shows {leaked}")
             for identity, least in expected.rows.items():
                 if identity in withheld:
@@ -739,8 +749,8 @@ class Truth:
         for identity, row in rows.items():
             skill = row.skill
             counting = [r for r in self.readings.values() if r.identity == identity and r.accepted]
-            if any(r.wrong and self._may(r) for r in counting):
-                continue  # it may have moved, and be refused what was found where it was
+            if self._may_have_moved(identity):
+                continue
             right = [r for r in counting if not r.wrong and r.id not in refused]
             # A repository that was not found once may be there: such a verdict is only noted.
             decided = [r for r in right if r.verdict is not Verdict.GONE]

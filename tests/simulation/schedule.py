@@ -172,7 +172,7 @@ def _two_at_once(chance: Chance) -> list[Step]:
         Step(StepKind.SUBMIT, 10.0, author + _OTHER_VERDICT),
         Step(StepKind.SUBMIT, 0.0, author + 3 * _OTHER_VERDICT),
         Step(StepKind.CONSUME, 0.0, 0),
-        Step(StepKind.CONSUME, chance.pick((0.0, 0.05, 0.1, 0.2, 0.4)), 0),
+        Step(StepKind.CONSUME, chance.pick((0.0, 0.2, 0.5, 1.0, 1.5, 2.0)), 0),
     ]
 
 
@@ -276,6 +276,18 @@ def _block_where_a_row_was_lost(chance: Chance) -> list[Step]:
     ]
 
 
+def _many_withdrawn(chance: Chance) -> list[Step]:
+    """A scanner finds all that is listed withdrawn."""
+    return [
+        *(Step(StepKind.SUBMIT, 0.5, _author(chance)) for _ in range(5)),
+        Step(StepKind.CONSUME, 1.0, 4),
+        Step(StepKind.CONSUME, 5.0, 4),
+        Step(StepKind.GO_MAD, 2.5 * SETTLING, 16),
+        Step(StepKind.CONSUME, 2.0, 4),
+        Step(StepKind.CONSUME, 10.0, 4),
+    ]
+
+
 _FAULTS: Final = frozenset(
     {
         StepKind.FLAKY,
@@ -341,8 +353,10 @@ PROFILES: Final[Mapping[str, Profile]] = {
     ),
     "mad": Profile(
         more={StepKind.GO_MAD: 12, StepKind.SUBMIT: 6, StepKind.REDRIVE: 3},
+        scenes=(_many_withdrawn,),
+        played=0.4,
         calm=0.2,
-        steps=(15, 40),
+        steps=(10, 35),
     ),
 }
 """By name. ``any`` has a little of everything."""
@@ -379,7 +393,7 @@ def generate(seed: int, profile: str = "any") -> Schedule:
     if chance.happens(about.played):
         scene = chance.pick(about.scenes)(chance)
         if not (calm and any(step.kind in _DISTURBING for step in scene)):
-            start = chance.below(len(steps))
+            start = chance.below(len(steps) + 1)
             steps[start:start] = scene
     return Schedule(
         seed,

@@ -10,7 +10,12 @@ from tests.simulation.schedule import PROFILES, generate
 SCHEDULES = 300  # of each profile
 AT_ONCE = 150  # schedules of one test, so that the tests share the processors
 MAX_SCHEDULES = 2000  # of its profile, within which every missing protection must show
-BY_HAND = {"forgets-what-waits", "leaves-notes-unasked", "writes-older-rows-over-newer-records"}
+BY_HAND = {
+    "forgets-what-waits",
+    "leaves-notes-unasked",
+    "never-looks-again",
+    "writes-older-rows-over-newer-records",
+}
 """What chance does not find: tests/unit/publishing/test_publish.py and tests/unit/repair/
 test_rebuild.py have the schedules."""
 
