@@ -13,11 +13,12 @@ MAX_SCHEDULES = 2000  # of its profile, within which every missing protection mu
 BY_HAND = {
     "forgets-what-waits",
     "leaves-notes-unasked",
+    "lists-without-reading-the-log",
     "never-looks-again",
     "writes-older-rows-over-newer-records",
 }
-"""What chance does not find: tests/unit/publishing/test_publish.py and tests/unit/repair/
-test_rebuild.py have the schedules."""
+"""What chance does not find: tests/unit/publishing/test_publish.py, tests/unit/publishing/
+test_verdicts.py and tests/unit/repair/test_rebuild.py have the schedules."""
 
 
 @pytest.mark.parametrize("first", range(0, SCHEDULES, AT_ONCE))

@@ -246,6 +246,21 @@ async def test_a_withdrawal_hides_a_skill_until_a_later_pass(market: Market) -> 
     assert (await _everywhere(market)).status is Status.LISTED
 
 
+@pytest.mark.parametrize("verdict", [Verdict.FAIL, Verdict.WITHDRAWN])
+async def test_a_late_pass_lists_a_skill_as_the_newer_verdict_in_the_log_leaves_it(
+    market: Market, verdict: Verdict
+) -> None:
+    await submitted(market)
+    await submitted(market, "second")
+    await asyncio.sleep(60)
+    newer = report("second", verdict, scanned_at="2026-01-01T00:00:40.000Z")
+    await carried_out(market, newer)
+    assert market.tables.rows == {}
+    await carried_out(market, report(text="Reads.", scanned_at="2026-01-01T00:00:20.000Z"))
+    stored = await _everywhere(market)
+    assert (stored.verdict, stored.description) == (verdict, "Reads.")
+
+
 async def test_a_skill_that_moved_to_another_folder_is_found_gone_and_then_there(
     market: Market,
 ) -> None:
