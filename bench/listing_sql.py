@@ -21,12 +21,15 @@ from bench.stack import migrated_postgres, session
 from local.host.postgres import PostgresServer
 from marketplace.ports.database import RecordKey
 from marketplace.postgres.db import PostgresSkillDatabase
+from marketplace.skills.change import State
 from marketplace.skills.listing_rules import Cursor, ListingQuery, SortDirection, SortField
-from marketplace.skills.skill import CertTier, Skill
+from marketplace.skills.seed import load_seed
+from marketplace.skills.skill import Skill
 from marketplace.skills.slugs import assignable_candidates
+from marketplace.skills.tiers import CertTier
 from pgwire import Connection
 
-SEED_SLUGS: Final = [f"skill-{number * 900}" for number in range(1, 119)]  # as many as the seed
+SEED: Final = load_seed()
 CASE_SECONDS: Final = 1.0
 FEWEST_RUNS: Final = 3
 MOST_RUNS: Final = 200
@@ -61,10 +64,10 @@ async def cases(db: PostgresSkillDatabase, rows: int) -> dict[str, Call]:
     """The cases by name. Listings are whole: a page of 24 with its total."""
 
     def listing(query: ListingQuery, offset: int = 0) -> Call:
-        return lambda: db.list_skills(query, exclude=SEED_SLUGS, offset=offset, limit=24)
+        return lambda: db.list_skills(query, seed=SEED, offset=offset, limit=24)
 
     async def after(query: ListingQuery, offset: int) -> ListingQuery:
-        page = await db.list_skills(query, exclude=SEED_SLUGS, offset=offset, limit=1)
+        page = await db.list_skills(query, seed=SEED, offset=offset, limit=1)
         cursor = Cursor(page.rows[0].key, page.rows[0].name)
         return ListingQuery(sort_by=query.sort_by, sort_dir=query.sort_dir, cursor=cursor)
 
@@ -97,11 +100,11 @@ async def cases(db: PostgresSkillDatabase, rows: int) -> dict[str, Call]:
         f"newest, offset {deep:,}": listing(newest, deep),
         "newest, same place by cursor": listing(await after(newest, deep)),
         "trending, cursor among equals": listing(await after(trending, deep)),
-        "count, all": lambda: db.count_skills(newest, exclude=SEED_SLUGS),
+        "count, all": lambda: db.count_skills(newest, seed=SEED),
         "count, tier SCANNED": lambda: db.count_skills(
-            ListingQuery(cert_tier=CertTier.SCANNED), exclude=SEED_SLUGS
+            ListingQuery(cert_tier=CertTier.SCANNED), seed=SEED
         ),
-        "count, categories": lambda: db.count_categories(exclude=SEED_SLUGS),
+        "count, categories": lambda: db.count_categories(seed=SEED),
         "fingerprint": db.fingerprint,
         "get": lambda: db.get_skill("skill-77"),
     }
@@ -127,7 +130,7 @@ async def write_cases(db: PostgresSkillDatabase) -> dict[str, Call]:
     """Publishing and repair."""
     page = await db.list_skills(
         ListingQuery(sort_by=SortField.NAME, sort_dir=SortDirection.ASC),
-        exclude=[],
+        seed=SEED,
         offset=0,
         limit=1000,
     )
@@ -141,7 +144,7 @@ async def write_cases(db: PostgresSkillDatabase) -> dict[str, Call]:
         number += 1
         skill = new_skill(number)
         candidates = assignable_candidates(skill.repo_url, skill.base_slug)
-        await db.upsert_skill(skill, candidates=candidates)
+        await db.upsert_skill(State(skill), candidates=candidates)
 
     async def insert_many() -> None:
         nonlocal number

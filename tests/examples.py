@@ -4,8 +4,9 @@ import random
 from typing import Any, Final
 
 from marketplace.ports.database import RecordKey, SkillDatabase, UpsertResult
-from marketplace.skills.skill import CertMethod, CertTier, Skill
+from marketplace.skills.skill import Skill
 from marketplace.skills.slugs import assignable_candidates, slugify
+from marketplace.skills.tiers import CertMethod, CertTier
 
 JANUARY: Final = "2026-01-01T00:00:00.000Z"
 FEBRUARY: Final = "2026-02-01T00:00:00.000Z"

@@ -23,7 +23,8 @@ from marketplace.skills.listing_rules import (
     matches,
     rank,
 )
-from marketplace.skills.skill import CertTier, Skill, SkillSummary
+from marketplace.skills.skill import Skill, SkillSummary
+from marketplace.skills.tiers import CertTier
 from tests.examples import publish, random_skills, skill
 
 SKILLS = 240

@@ -8,7 +8,7 @@ import pytest
 from marketplace.basics.timestamps import normalize_timestamp
 from marketplace.ports.database import DatabaseConnector, Upserted
 from marketplace.ports.errors import DatabaseError
-from marketplace.skills.skill import CertMethod, CertTier
+from marketplace.skills.tiers import CertMethod, CertTier
 from tests.examples import FEBRUARY, JANUARY, MARCH, publish, skill
 
 

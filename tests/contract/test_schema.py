@@ -11,7 +11,7 @@ from bench.generated_skills import generate_skills
 from marketplace.postgres.listing_sql import page_statement
 from marketplace.postgres.queries import MANAGED_COLUMNS, SKILL_COLUMNS
 from marketplace.skills.listing_rules import ListingQuery, SortDirection, SortField
-from marketplace.skills.skill import CertTier
+from marketplace.skills.tiers import CertTier
 from pgwire import PostgresError
 from tests.contract.postgres import PostgresServer, migrations
 

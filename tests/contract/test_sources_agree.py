@@ -25,9 +25,10 @@ from marketplace.ports.errors import DatabaseError, StorageError
 from marketplace.postgres.db import postgres_connector
 from marketplace.skills.listing_rules import ListingQuery, SortDirection, SortField, decode_cursor
 from marketplace.skills.seed import Seed
-from marketplace.skills.skill import CertTier, Skill, SkillSummary
+from marketplace.skills.skill import Skill, SkillSummary
 from marketplace.skills.slugs import slug_candidates
 from marketplace.skills.stored import storable
+from marketplace.skills.tiers import CertTier
 from tests.contract.conftest import TABLES
 from tests.contract.postgres import PostgresServer
 from tests.contract.test_listing import AUTHORS, CATEGORIES, SEARCHES

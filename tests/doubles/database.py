@@ -17,6 +17,7 @@ from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
 import msgspec
 
 from marketplace.ports.database import (
+    Counted,
     Difference,
     DifferenceKind,
     ListingRow,
@@ -28,9 +29,13 @@ from marketplace.ports.database import (
 )
 from marketplace.ports.dead_letter import DeadLetter
 from marketplace.ports.errors import DatabaseConflict, DatabaseError, DatabaseRejected
+from marketplace.skills.change import Change
 from marketplace.skills.fingerprint import Fingerprint
 from marketplace.skills.listing_rules import ListingQuery, cursor_rank, matches, rank
-from marketplace.skills.skill import KEPT, MOMENTS, Skill, SkillSummary, says_the_same
+from marketplace.skills.merging import merge
+from marketplace.skills.scan import Refusal
+from marketplace.skills.seed import Claim, Seed
+from marketplace.skills.skill import KEPT, MOMENTS, Skill, SkillSummary
 from marketplace.skills.slugs import slugify
 
 Hook = Callable[[str], Awaitable[None]]
@@ -116,23 +121,24 @@ class DatabaseDouble:
         self.rows[row.identity] = row
         self.identities[row.skill.name] = row.identity
 
-    def update(self, present: Held, skill: Skill) -> Upserted:
-        """Replace a row by a newer state; the slug and what is measured stay."""
-        if skill.revision <= present.revision:
+    def update(self, present: Held, changed: Skill) -> Upserted:
+        """Replace a row by a state made from it; the slug and what is measured stay."""
+        if changed.revision == present.revision:
             return Upserted.UNCHANGED
         values = {field: getattr(present.skill, field) for field in KEPT}
-        values["published_at"] = min(present.skill.published_at, skill.published_at)
-        kept = msgspec.structs.replace(skill, **values)
-        self.put(Held.of(kept, present.revision_in_kv))
+        self.put(Held.of(msgspec.structs.replace(changed, **values), present.revision_in_kv))
         return Upserted.UPDATED
 
-    def matching(self, query: ListingQuery, exclude: Sequence[str]) -> list[SkillSummary]:
+    def matching(self, query: ListingQuery) -> list[SkillSummary]:
         """The listed summaries, in no particular order."""
-        hidden = set(exclude)
+        return [row.summary for row in self.rows.values() if matches(row.summary, query)]
+
+    def claims(self, seed: Seed) -> list[Claim]:
+        """What the seed gives way to."""
         return [
-            row.summary
+            Claim(row.name, row.identity)
             for row in self.rows.values()
-            if row.skill.name not in hidden and matches(row.summary, query)
+            if row.identity in seed.by_identity or row.name in seed.claimable
         ]
 
 
@@ -170,9 +176,9 @@ class DoubleSession:
 
     @_operation
     def list_skills(
-        self, query: ListingQuery, *, exclude: Sequence[str], offset: int, limit: int
+        self, query: ListingQuery, *, seed: Seed, offset: int, limit: int
     ) -> ListingRows:
-        found = [(rank(summary, query), summary) for summary in self._matching(query, exclude)]
+        found = [(rank(summary, query), summary) for summary in self.tables.matching(query)]
         found.sort(key=lambda entry: entry[0])
         after = cursor_rank(query)
         listed = [entry for entry in found if after is None or after < entry[0]]
@@ -180,7 +186,7 @@ class DoubleSession:
             ListingRow(position.key, position.name, msgspec.json.encode(summary))
             for position, summary in listed[offset : offset + limit]
         ]
-        return ListingRows(rows, len(found))
+        return ListingRows(rows, len(found), self.tables.claims(seed))
 
     @_operation
     def get_skill(self, name: str) -> Skill | None:
@@ -192,29 +198,41 @@ class DoubleSession:
         return self._skill_of(identity)
 
     @_operation
-    def count_skills(self, query: ListingQuery, *, exclude: Sequence[str]) -> int:
-        return len(self._matching(query, exclude))
+    def get_skills(self, identities: Sequence[str]) -> Mapping[str, Skill]:
+        found = {identity: self._skill_of(identity) for identity in identities}
+        return {identity: skill for identity, skill in found.items() if skill is not None}
 
     @_operation
-    def count_categories(self, *, exclude: Sequence[str]) -> Mapping[str, int]:
-        found = self._matching(ListingQuery(), exclude)
-        return dict(sorted(Counter(summary.category for summary in found).items()))
+    def count_skills(self, query: ListingQuery, *, seed: Seed) -> Counted[int]:
+        return Counted(len(self.tables.matching(query)), self.tables.claims(seed))
+
+    @_operation
+    def count_categories(self, *, seed: Seed) -> Counted[Mapping[str, int]]:
+        found = self.tables.matching(ListingQuery())
+        counts = Counter(summary.category for summary in found)
+        return Counted(dict(sorted(counts.items())), self.tables.claims(seed))
 
     @_operation
     def upsert_skill(
-        self, skill: Skill, *, candidates: Sequence[str], trusted: bool = True
-    ) -> UpsertResult:
-        self.tables.check(skill)
-        tables, identity = self.tables, skill.identity
+        self,
+        change: Change,
+        *,
+        candidates: Sequence[str],
+        row: Skill | None = None,
+    ) -> UpsertResult | Refusal:
+        tables, identity = self.tables, change.identity
         present = tables.rows.get(identity)
+        changed = change.onto(None if present is None else present.skill)
+        if isinstance(changed, Refusal):
+            return changed
+        tables.check(changed)
         if present is not None:
-            stands = not (trusted or says_the_same(skill, present.skill))
-            outcome = Upserted.UNCHANGED if stands else tables.update(present, skill)
+            outcome = tables.update(present, changed)
             return UpsertResult(tables.rows[identity].skill, outcome)
         name = tables.first_free(candidates, identity)
         if name is None:
             raise DatabaseConflict(f"no slug is free for {identity}")
-        tables.put(Held.of(msgspec.structs.replace(skill, name=name)))
+        tables.put(Held.of(msgspec.structs.replace(changed, name=name)))
         return UpsertResult(tables.rows[identity].skill, Upserted.INSERTED)
 
     @_operation
@@ -231,23 +249,22 @@ class DoubleSession:
             tables.rows, tables.identities = rows, identities
 
     def _upsert_all(self, skills: Sequence[Skill]) -> Sequence[Skill]:
+        merged: dict[str, Skill] = {}
         for skill in skills:
+            present = merged.get(skill.identity) or self._skill_of(skill.identity)
+            merged[skill.identity] = skill if present is None else merge(present, skill)
+        for skill in merged.values():
             self.tables.check(skill)
-        newest: dict[str, Skill] = {}
-        for skill in skills:
-            rival = newest.setdefault(skill.identity, skill)
-            if skill.revision > rival.revision:
-                newest[skill.identity] = skill
         unplaced = {}
-        for identity, skill in sorted(newest.items()):
-            present = self.tables.rows.get(identity)
-            if present is not None:
-                self.tables.update(present, skill)
+        for identity, skill in sorted(merged.items()):
+            row = self.tables.rows.get(identity)
+            if row is not None:
+                self.tables.update(row, skill)
             elif self.tables.first_free([skill.name], identity):
                 self.tables.put(Held.of(skill))
             else:
                 unplaced[identity] = skill
-        return [skill for identity, skill in newest.items() if identity in unplaced]
+        return [skill for identity, skill in merged.items() if identity in unplaced]
 
     @_operation
     def add_alias(self, alias: str, identity: str) -> None:
@@ -398,9 +415,6 @@ class DoubleSession:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-    def _matching(self, query: ListingQuery, exclude: Sequence[str]) -> list[SkillSummary]:
-        return self.tables.matching(query, exclude)
 
     def _skill_of(self, identity: str) -> Skill | None:
         row = self.tables.rows.get(identity)

@@ -56,8 +56,10 @@ def window(query: ListingQuery, seeded: int) -> Window:
     return Window(offset, query.offset + query.limit - offset + 1)
 
 
-def merge_page(query: ListingQuery, seeded: Sequence[Entry], rows: ListingRows) -> Page:
-    """The page made of the seed's entries, by ``matching``, and of the rows of ``window``."""
+def merge_page(
+    query: ListingQuery, seeded: Sequence[Entry], rows: ListingRows, asked: Window
+) -> Page:
+    """The page made of the seed's entries, by ``matching``, and of the rows of a window."""
     descending = query.sort_dir is SortDirection.DESC
     listed = [(Rank(row.key, row.name, descending), row.item) for row in rows.rows]
     total = rows.total + len(seeded)
@@ -65,7 +67,7 @@ def merge_page(query: ListingQuery, seeded: Sequence[Entry], rows: ListingRows) 
     if after is not None:
         seeded = [entry for entry in seeded if after < entry[0]]
     merged = list(heapq.merge(seeded, listed, key=_first_of))
-    skip = 0 if after is not None else query.offset - window(query, len(seeded)).offset
+    skip = 0 if after is not None else query.offset - asked.offset
     return _cut(query, merged[skip:], total)
 
 

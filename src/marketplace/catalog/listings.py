@@ -1,7 +1,6 @@
 """Listings, counts and categories. Every answer says where it came from; see ``source_chain``.
 
-The seed is canonical for its slugs: it is merged into every answer, and what a source holds under
-those slugs stays out of listings.
+The seed is merged into every answer, and gives way to what is published (`Seed.beside`).
 """
 
 from collections import Counter
@@ -14,7 +13,8 @@ from marketplace.catalog.source_chain import read_from_first
 from marketplace.ports.database import SkillDatabase
 from marketplace.ports.env import Env
 from marketplace.skills.listing_rules import ListingQuery, matches
-from marketplace.skills.skill import SkillSummary
+from marketplace.skills.seed import Claim
+from marketplace.skills.skill import Skill, SkillSummary, Status
 
 
 async def get_skills(env: Env, query: ListingQuery) -> Answer[Page]:
@@ -23,8 +23,8 @@ async def get_skills(env: Env, query: ListingQuery) -> Answer[Page]:
         env,
         question=("page", query),
         database=lambda database: get_published_skills_from_db(env, database, query),
-        published=lambda skills: page_of(query, _Unseeded(env, skills), env.seed.summaries),
-        seed=lambda: page_of(query, None, env.seed.summaries),
+        published=lambda skills: page_of(query, _Published(skills), _seed_beside(env, skills)),
+        seed=lambda: page_of(query, None, _summaries(env.seed.skills)),
     )
 
 
@@ -32,27 +32,27 @@ async def get_published_skills_from_db(
     env: Env, database: SkillDatabase, query: ListingQuery
 ) -> Page:
     """One page from PostgreSQL, merged with the seed. Raises DatabaseError."""
-    seeded = matching(env.seed.summaries, query)
-    wanted = window(query, len(seeded))
+    wanted = window(query, len(env.seed.skills))
     rows = await database.list_skills(
-        query, exclude=env.seed.names, offset=wanted.offset, limit=wanted.limit
+        query, seed=env.seed, offset=wanted.offset, limit=wanted.limit
     )
-    return merge_page(query, seeded, rows)
+    seeded = matching(_summaries(env.seed.beside(rows.claims)), query)
+    return merge_page(query, seeded, rows, wanted)
 
 
 async def get_skill_count(env: Env, query: ListingQuery) -> Answer[int]:
     """How many skills match the filters. Raises TooLate."""
-    seeded = _count(env.seed.summaries, query)
 
     async def from_database(database: SkillDatabase) -> int:
-        return seeded + await database.count_skills(query, exclude=env.seed.names)
+        rows = await database.count_skills(query, seed=env.seed)
+        return rows.value + _count(_summaries(env.seed.beside(rows.claims)), query)
 
     return await read_from_first(
         env,
         question=("count", query),
         database=from_database,
-        published=lambda skills: seeded + _count(_Unseeded(env, skills), query),
-        seed=lambda: seeded,
+        published=lambda skills: _count(_all(env, skills), query),
+        seed=lambda: _count(_summaries(env.seed.skills), query),
     )
 
 
@@ -60,30 +60,26 @@ async def get_skill_categories(env: Env) -> Answer[Mapping[str, int]]:
     """Skills per category, the largest first, then by name. Raises TooLate."""
 
     async def from_database(database: SkillDatabase) -> Mapping[str, int]:
-        rows = await database.count_categories(exclude=env.seed.names)
-        return _tally(env.seed.summaries, rows)
+        rows = await database.count_categories(seed=env.seed)
+        return _tally(_summaries(env.seed.beside(rows.claims)), rows.value)
 
     return await read_from_first(
         env,
         question="categories",
         database=from_database,
-        published=lambda skills: _tally([*env.seed.summaries, *_Unseeded(env, skills)]),
-        seed=lambda: _tally(env.seed.summaries),
+        published=lambda skills: _tally(_all(env, skills)),
+        seed=lambda: _tally(_summaries(env.seed.skills)),
     )
 
 
-class _Unseeded:
-    """The published skills without those that the seed stands for, as
-    `listing_page.WholeSource`."""
+class _Published:
+    """The published skills, as `listing_page.WholeSource`."""
 
-    def __init__(self, env: Env, published: PublishedSkills) -> None:
-        self._seed = env.seed
+    def __init__(self, published: PublishedSkills) -> None:
         self._published = published
 
     def __iter__(self) -> Iterator[SkillSummary]:
-        for summary in self._published.for_matching():
-            if summary.name not in self._seed.by_name:
-                yield summary
+        return self._published.for_matching()
 
     @property
     def most(self) -> int:
@@ -94,6 +90,22 @@ class _Unseeded:
             yield entry.summary
 
 
+def _seed_beside(env: Env, published: PublishedSkills) -> list[SkillSummary]:
+    """The seed's part of a listing out of KV."""
+    picked = (entry.summary for entry in published.pick(env.seed.claimable))
+    claims = [Claim(summary.name, summary.identity) for summary in picked]
+    return _summaries(env.seed.beside(claims))
+
+
+def _all(env: Env, published: PublishedSkills) -> Iterator[SkillSummary]:
+    yield from _seed_beside(env, published)
+    yield from published.for_matching()
+
+
+def _summaries(skills: Iterable[Skill]) -> list[SkillSummary]:
+    return [skill.summary() for skill in skills]
+
+
 def _count(skills: Iterable[SkillSummary], query: ListingQuery) -> int:
     return sum(1 for skill in skills if matches(skill, query))
 
@@ -102,5 +114,5 @@ def _tally(
     skills: Iterable[SkillSummary], counted: Mapping[str, int] | None = None
 ) -> Mapping[str, int]:
     counts = Counter(counted or {})
-    counts.update(skill.category for skill in skills)
+    counts.update(skill.category for skill in skills if skill.status is Status.LISTED)
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))

@@ -1,6 +1,6 @@
 """One skill, by its slug or by its repository. Every answer says where it came from.
 
-The seed is canonical for its slugs: it is looked into first.
+The seed is looked into last: it is the oldest state of its skills.
 """
 
 import asyncio
@@ -35,17 +35,30 @@ async def get_skill_by_name(env: Env, name: str) -> Answer[Skill] | None:
     With PostgreSQL away every skill is found that a listing shows. None only when no source
     failed: raises PerhapsMissing otherwise.
     """
-    seeded = env.seed.by_name.get(name)
-    if seeded is not None:
-        return Answer(seeded, Source.SEED)
     if not is_slug(name):
         return None
     reading = Reading(env)
     skill = await _row(reading, lambda database: database.get_skill(name))
     if skill is not None:
         return reading.answer(skill, Source.POSTGRES)
-    found = await _kept_in_kv(reading, lambda: _by_name_in_kv(reading, name))
+    seeded = env.seed.claimable.get(name)
+    try:
+        found = await _kept_in_kv(reading, lambda: _by_name_in_kv(reading, name))
+        if found is None and seeded is not None:
+            found = await _seeded(reading, seeded, name)
+    except KvError:  # noted by the reading
+        if seeded is None:
+            raise
+        found = reading.answer(seeded.renamed(name), Source.SEED)
     return _certain(reading, found, name)
+
+
+async def _seeded(reading: Reading, seeded: Skill, name: str) -> Answer[Skill] | None:
+    """A seed skill, as it is published; or as it is listed, if that is under this slug."""
+    published = await _find_by_identity(reading, seeded.repo_url, seeded.base_slug)
+    if published is not None and published.source is not Source.SEED:
+        return published
+    return reading.answer(seeded.renamed(name), Source.SEED)
 
 
 async def get_skill_by_identity(
@@ -76,14 +89,13 @@ async def _find_by_identity(
         identity = identity_of(repo_url, base_slug)
     except ValueError:
         return None
-    seeded = reading.env.seed.by_identity.get(identity)
-    if seeded is not None:
-        return Answer(seeded, Source.SEED)
     skill = await _row(reading, lambda database: database.get_skill_by_identity(identity))
     if skill is not None:
         return reading.answer(skill, Source.POSTGRES)
     candidates = slug_candidates(repo_url, base_slug)
-    return await _kept_in_kv(reading, lambda: _by_identity_in_kv(reading, identity, candidates))
+    found = await _kept_in_kv(reading, lambda: _by_identity_in_kv(reading, identity, candidates))
+    seeded = reading.env.seed.by_identity.get(identity)
+    return reading.answer(seeded, Source.SEED) if found is None and seeded is not None else found
 
 
 def _certain(reading: Reading, found: Answer[Skill] | None, wanted: str) -> Answer[Skill] | None:
@@ -171,7 +183,7 @@ async def _newest_in_kv(
     )
     if waiting is not None and (
         record is None
-        or (waiting.skill.identity == record.identity and waiting.rank > record.revision)
+        or (waiting.skill.identity == record.identity and waiting.skill.revision > record.revision)
     ):
         return waiting.skill, Source.KV_ENUMERATION
     return kept or indexed

@@ -12,8 +12,8 @@ INDEX_PAGE_PREFIX: Final = f"{INDEX_KEY}:"
 OUTBOX_PREFIX: Final = "outbox:"
 PENDING_PREFIX: Final = "pending:"
 DEAD_LETTER_PREFIX: Final = "dead-letter:"
-
-_UNTRUSTED: Final = ":untrusted"
+VERDICT_PREFIX: Final = "verdict:"
+ACT_PREFIX: Final = "act:"
 
 
 def skill_key(slug: str) -> str:
@@ -66,15 +66,29 @@ def outbox_prefix(identity: str) -> str:
     return f"{OUTBOX_PREFIX}{_digest(identity)}:"
 
 
-def outbox_key(identity: str, revision: str, *, trusted: bool) -> str:
+def outbox_key(identity: str, revision: str) -> str:
     """A skill that waits for its place in the database; repeats fall on the same key."""
-    key = f"{outbox_prefix(identity)}{_digest(revision)}"
-    return key if trusted else f"{key}{_UNTRUSTED}"
+    return f"{outbox_prefix(identity)}{_digest(revision)}"
 
 
-def is_trusted_outbox_key(key: str) -> bool:
-    """Whether the skill under an `outbox_key` may change one that is listed."""
-    return not key.endswith(_UNTRUSTED)
+def verdict_prefix(identity: str) -> str:
+    """What the keys of all verdicts on one skill begin with."""
+    return f"{VERDICT_PREFIX}{_digest(identity)}:"
+
+
+def verdict_key(identity: str, moment: str, submission_id: str) -> str:
+    """A verdict in the acceptance log; the keys of one skill sort by moment."""
+    return f"{verdict_prefix(identity)}{moment}:{submission_id}"
+
+
+def act_prefix(identity: str) -> str:
+    """What the keys of all acts on one skill begin with."""
+    return f"{ACT_PREFIX}{_digest(identity)}:"
+
+
+def act_key(identity: str, moment: str, act_id: str) -> str:
+    """An operator's act in the acceptance log."""
+    return f"{act_prefix(identity)}{moment}:{act_id}"
 
 
 def state_key(name: str) -> str:

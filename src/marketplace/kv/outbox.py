@@ -12,7 +12,7 @@ from marketplace.basics.json_text import InvalidData
 from marketplace.kv import access as kv_access
 from marketplace.kv import records as kv_records
 from marketplace.kv import summaries as kv_summaries
-from marketplace.kv.keys import OUTBOX_PREFIX, is_trusted_outbox_key, outbox_key, outbox_prefix
+from marketplace.kv.keys import OUTBOX_PREFIX, outbox_key, outbox_prefix
 from marketplace.ports.env import Env
 from marketplace.ports.kv import KV_BULK_GET_LIMIT, KvKey, KvListPage
 from marketplace.skills.skill import PublishedSummary, Skill
@@ -28,25 +28,15 @@ class OutboxEntry:
     key: str
     skill: Skill
 
-    @property
-    def trusted(self) -> bool:
-        """Whether it may change a skill that is listed."""
-        return is_trusted_outbox_key(self.key)
 
-    @property
-    def rank(self) -> str:
-        """Of two states the one of greater rank is shown: a stranger's gives way to any other."""
-        return self.skill.revision if self.trusted else ""
-
-
-async def write_outbox(env: Env, skill: Skill, *, trusted: bool = True) -> str:
+async def write_outbox(env: Env, skill: Skill) -> str:
     """Keep a skill until the database takes it; returns its key. Idempotent.
 
     Raises KvError, InvalidData. A second write of the same state within a second is the same
     write, so KV's refusal of it is no error, but it is raised: only the caller knows the first.
     """
     value = kv_records.encode_skill(skill)
-    key = outbox_key(skill.identity, skill.revision, trusted=trusted)
+    key = outbox_key(skill.identity, skill.revision)
     await kv_access.put_value(env, key, value, metadata=kv_summaries.encode_metadata(skill))
     return key
 
@@ -68,8 +58,7 @@ async def list_outbox(env: Env, *, limit: int = KV_BULK_GET_LIMIT) -> list[Outbo
 async def list_outbox_summaries(env: Env) -> list[PublishedSummary]:
     """What the outbox adds to a fallback listing: one list call when there is little in it.
 
-    Two revisions of one skill may both be there. A stranger's has an empty revision, so that it
-    is listed only where nothing else is known of its skill. Raises KvError.
+    Two revisions of one skill may both be there. Raises KvError.
     """
     summaries: list[PublishedSummary] = []
     async for page in _pages(env):
@@ -77,12 +66,12 @@ async def list_outbox_summaries(env: Env) -> list[PublishedSummary]:
         summaries += [summary for summary in told.values() if summary is not None]
         by_value = [name for name, summary in told.items() if summary is None]
         async for entry in _read_entries(env, by_value):
-            summaries.append(PublishedSummary(entry.skill.summary(), entry.rank))
+            summaries.append(entry.skill.published_summary())
     return summaries
 
 
 async def find_in_outbox(env: Env, slugs: Collection[str]) -> OutboxEntry | None:
-    """The entry of greatest rank that has one of these slugs, or None. Raises KvError."""
+    """The entry of the greatest revision that has one of these slugs, or None. Raises KvError."""
     found: list[OutboxEntry] = []
     async for page in _pages(env):
         told = {key.name: _summary(key) for key in page.keys}
@@ -92,15 +81,15 @@ async def find_in_outbox(env: Env, slugs: Collection[str]) -> OutboxEntry | None
 
 
 async def find_identity_in_outbox(env: Env, identity: str) -> OutboxEntry | None:
-    """The entry of greatest rank of an identity, or None. Raises KvError."""
+    """The entry of the greatest revision of an identity, or None. Raises KvError."""
     page = await kv_access.list_page(env, outbox_prefix(identity))
     keys = [key.name for key in page.keys][:KV_BULK_GET_LIMIT]
     found = [e async for e in _read_entries(env, keys) if e.skill.identity == identity]
     return max(found, key=_rank, default=None)
 
 
-def _rank(entry: OutboxEntry) -> tuple[str, str]:
-    return entry.rank, entry.skill.revision
+def _rank(entry: OutboxEntry) -> str:
+    return entry.skill.revision
 
 
 def _pages(env: Env) -> AsyncIterator[KvListPage]:
@@ -116,15 +105,13 @@ async def clear_outbox(env: Env, keys: Iterable[str]) -> None:
 
 
 def _summary(key: KvKey) -> PublishedSummary | None:
-    """What the metadata tells, with the entry's rank as its revision; None: the value decides."""
+    """What the metadata tells; None: the value decides."""
     if not isinstance(key.metadata, str):
         return None
     try:
-        published = kv_summaries.decode_summary(key.metadata)
+        return kv_summaries.decode_summary(key.metadata)
     except InvalidData:
         return None
-    rank = published.revision if is_trusted_outbox_key(key.name) else ""
-    return PublishedSummary(published.summary, rank)
 
 
 async def _read_entries(env: Env, keys: Sequence[str]) -> AsyncIterator[OutboxEntry]:

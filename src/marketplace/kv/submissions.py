@@ -1,8 +1,8 @@
 """Submissions and what became of them.
 
 Every step writes a key of its own (``sub:``, ``scan:``, ``published:``), so that a state derived
-from them can only move forward. A submission expires (``settings.submission_ttl``) unless it
-passes its scan; from then on it is kept, and has a mark (``pending:``) until it is published.
+from them can only move forward. A submission expires (``settings.submission_ttl``). A verdict
+tells all that publishing needs, and has a mark (``pending:``) until it is carried out.
 All functions raise KvError and nothing else.
 """
 
@@ -14,6 +14,7 @@ import msgspec
 
 from marketplace.basics.json_text import Unreadable
 from marketplace.kv import access as kv_access
+from marketplace.kv.acceptance_log import log_verdict
 from marketplace.kv.access import Stored
 from marketplace.kv.keys import (
     PENDING_PREFIX,
@@ -27,14 +28,14 @@ from marketplace.kv.keys import (
 from marketplace.ports.env import Env
 from marketplace.ports.errors import KvRateLimited
 from marketplace.ports.kv import KV_BULK_GET_LIMIT, KvKey
+from marketplace.skills.scan import Scan
 from marketplace.skills.submission import (
     Publication,
-    Scan,
     Submission,
     SubmissionState,
     SubmissionStatus,
-    Verdict,
 )
+from marketplace.skills.tiers import Verdict
 
 _MAX_EMPTY_PAGES: Final = 5
 
@@ -104,48 +105,30 @@ async def get_publications(env: Env, ids: Sequence[str]) -> Mapping[str, Stored[
     return await _read(env, ids, publication_key, Publication)
 
 
-async def record_scan(env: Env, submission: Submission, scan: Scan) -> Scan:
+async def record_scan(env: Env, scan: Scan) -> Scan:
     """Keep a verdict; returns the one that stands afterwards.
 
-    A later verdict replaces an earlier one, but none replaces a FAIL. Best effort, as KV may read
-    an older state.
+    Of the verdicts on one submission a later one replaces an earlier one, but none replaces a
+    FAIL, which itself counts from the moment of the verdict that it replaces. Best effort, as KV
+    may read an older state.
+
+    Three writes, each to a key of its own, and each leaves what a cut off call can be taken up
+    from: the log's entry, then the mark, then the verdict. Cut off before the last, `ask_again`
+    keeps the verdict from the mark.
     """
-    standing = (await get_scans(env, [submission.id]))[submission.id]
+    standing = (await get_scans(env, [scan.submission_id]))[scan.submission_id]
     if isinstance(standing, Scan):
+        if scan.verdict is Verdict.FAIL:
+            moment = max(scan.scanned_at, standing.scanned_at)
+            scan = msgspec.structs.replace(scan, scanned_at=moment)
         is_later = scan != standing and scan.scanned_at >= standing.scanned_at
         if standing.verdict is Verdict.FAIL or not is_later:
             return standing
-    if scan.verdict is Verdict.FAIL:
-        await _keep_rejection(env, scan, standing)
-    else:
-        await _keep_pass(env, submission, scan, standing)
-    return scan
-
-
-async def _keep_pass(env: Env, submission: Submission, scan: Scan, standing: Stored[Scan]) -> None:
-    """Three writes, each to a key of its own and each leaving what a cut off call can be taken up
-    from.
-
-    First the submission stops expiring: it must be there for as long as its mark, however long
-    publishing takes. It is written once, so a stale read of it is no older state. Then the mark,
-    which holds the verdict; then the verdict. Cut off between the two, `ask_again` keeps the
-    verdict from the mark. With the verdict first, nothing would send the message of a cut off call.
-    """
-    if not isinstance(standing, Scan):  # else an earlier verdict has done it
-        key, value = submission_key(submission.id), msgspec.json.encode(submission)
-        await kv_access.write_again_if_refused(lambda: kv_access.put_value(env, key, value))
+    await log_verdict(env, scan)
     value = msgspec.json.encode(scan)
     await kv_access.put_value(env, pending_key(scan.scanned_at, scan.submission_id), value)
     await kv_access.put_value(env, scan_key(scan.submission_id), value)
-
-
-async def _keep_rejection(env: Env, scan: Scan, standing: Stored[Scan]) -> None:
-    """The verdict expires with its submission, unless that passed before and is kept."""
-    ttl = env.settings.submission_ttl if standing is None else None
-    value = msgspec.json.encode(scan)
-    await kv_access.put_value(env, scan_key(scan.submission_id), value, expiration_ttl=ttl)
-    if isinstance(standing, Scan):
-        await unmark_pending(env, PendingSubmission(scan.submission_id, standing.scanned_at))
+    return scan
 
 
 async def record_publication(env: Env, publication: Publication) -> None:
@@ -212,8 +195,8 @@ def _state(scan: Scan | None, *, published: bool) -> SubmissionState:
         return SubmissionState.PUBLISHED
     if scan is None:
         return SubmissionState.RECEIVED
-    failed = scan.verdict is Verdict.FAIL
-    return SubmissionState.REJECTED if failed else SubmissionState.SCANNED
+    passed = scan.verdict is Verdict.PASS
+    return SubmissionState.SCANNED if passed else SubmissionState.REJECTED
 
 
 async def find_by_identity(env: Env, identity: str) -> str | None:

@@ -15,7 +15,7 @@ from marketplace.ports.kv import KV_METADATA_LIMIT
 from marketplace.skills.skill import (
     ADDED_TO_SUMMARY,
     MAX_SCORE,
-    MOMENTS,
+    SUMMARY_MOMENTS,
     PublishedSummary,
     Skill,
     SkillSummary,
@@ -62,9 +62,9 @@ class CompactAlias(msgspec.Struct, frozen=True, array_like=True, tag="a1"):
 
 
 _MOMENTS: Final = re.compile(
-    rf"(?:\d{{4}}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{{3}}Z){{{len(MOMENTS)}}}", re.ASCII
+    rf"(?:\d{{4}}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{{3}}Z){{{len(SUMMARY_MOMENTS)}}}", re.ASCII
 )  # of the timestamps of a summary, one after the other
-_moments_of = operator.attrgetter(*MOMENTS)
+_moments_of = operator.attrgetter(*SUMMARY_MOMENTS)
 
 json_encoder = msgspec.json.Encoder()
 _record_decoder = msgspec.json.Decoder(_CompactSummary | Moved)

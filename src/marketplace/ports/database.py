@@ -7,14 +7,19 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
 from marketplace.ports.dead_letter import DeadLetter
+from marketplace.skills.change import Change
 from marketplace.skills.fingerprint import Fingerprint
 from marketplace.skills.listing_rules import ListingQuery, SortKey
+from marketplace.skills.scan import Refusal
+from marketplace.skills.seed import Claim, Seed
 from marketplace.skills.skill import Skill
+
+T = TypeVar("T")
 
 
 class Upserted(StrEnum):
@@ -38,8 +43,19 @@ class ListingRow:
 
 @dataclass(frozen=True, slots=True)
 class ListingRows:
+    """A page of rows, how many rows the filters match in all, and what the seed gives way to."""
+
     rows: Sequence[ListingRow]
-    total: int  # rows that the filters match in all
+    total: int
+    claims: Sequence[Claim]
+
+
+@dataclass(frozen=True, slots=True)
+class Counted(Generic[T]):
+    """What was counted in the rows, and what the seed gives way to."""
+
+    value: T
+    claims: Sequence[Claim]
 
 
 class RecordKey(msgspec.Struct, frozen=True, array_like=True):
@@ -76,9 +92,9 @@ class SkillDatabase(AbstractContextManager["SkillDatabase"], Protocol):
     """
 
     async def list_skills(
-        self, query: ListingQuery, *, exclude: Sequence[str], offset: int, limit: int
+        self, query: ListingQuery, *, seed: Seed, offset: int, limit: int
     ) -> ListingRows:
-        """Rows ``offset`` to ``offset + limit`` in the query's order, ``exclude`` (slugs) left out.
+        """The listed rows ``offset`` to ``offset + limit`` in the query's order.
 
         With ``query.cursor`` the rows after it (``offset`` is 0 then). ``total`` ignores the page.
         """
@@ -88,28 +104,34 @@ class SkillDatabase(AbstractContextManager["SkillDatabase"], Protocol):
 
     async def get_skill_by_identity(self, identity: str) -> Skill | None: ...
 
-    async def count_skills(self, query: ListingQuery, *, exclude: Sequence[str]) -> int: ...
+    async def count_skills(self, query: ListingQuery, *, seed: Seed) -> Counted[int]:
+        """How many listed rows match."""
 
-    async def count_categories(self, *, exclude: Sequence[str]) -> Mapping[str, int]: ...
+    async def count_categories(self, *, seed: Seed) -> Counted[Mapping[str, int]]:
+        """Listed rows per category."""
+
+    async def get_skills(self, identities: Sequence[str]) -> Mapping[str, Skill]:
+        """The skills of these identities; absent where there is no row."""
 
     async def upsert_skill(
-        self, skill: Skill, *, candidates: Sequence[str], trusted: bool = True
-    ) -> UpsertResult:
-        """Insert under the first free candidate slug, or replace the row if `replaces` allows it.
+        self, change: Change, *, candidates: Sequence[str], row: Skill | None = None
+    ) -> UpsertResult | Refusal:
+        """Change the identity's row, or insert one under the first free candidate slug.
 
-        Atomic: the slug is chosen and taken by the statement itself, a row keeps the slug it has,
-        ``published_at`` only ever moves back, an older revision changes nothing. Trending scores
-        are of the first insert: they are measured, and a publication brings none.
-        A slug is free when neither a row nor an alias of another identity has it.
+        The change is made onto the row that it replaces: atomic, as if nobody else wrote. ``row``
+        is the row as the caller has read it, which saves reading it again. The slug is chosen and
+        taken by the statement itself, a row keeps the slug and the trending scores that it has.
+        A slug is free when neither a row nor an alias of another identity has it. Raises
+        DatabaseConflict when no candidate is free, or when other sessions were faster too often.
         """
 
     async def upsert_skills(self, skills: Sequence[Skill]) -> Sequence[Skill]:
-        """Upsert up to 1,000 skills under their own names, in bulk; older revisions change nothing.
+        """Merge up to 1,000 states into their rows, or insert them under their own names, in bulk.
 
-        A row keeps the slug it has. Of several states of one identity the newest counts, of
-        several new identities with one name a single one. Returns those it could not place since
-        their slug belongs to another identity. All or nothing: when one is rejected
-        (DatabaseRejected, DatabaseConflict), none is written.
+        A row keeps the slug it has. Of several new identities with one name a single one counts.
+        Returns those it could not place since their slug belongs to another identity, or since
+        another session wrote the row meanwhile. All or nothing: when one is rejected
+        (DatabaseRejected), none is written.
         """
 
     async def check_skills(self, skills: Sequence[Skill]) -> Sequence[Skill]:

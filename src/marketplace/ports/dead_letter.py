@@ -8,9 +8,9 @@ import msgspec
 
 class DeadLetterReason(StrEnum):
     INVALID_MESSAGE = "invalid-message"
-    UNKNOWN_SUBMISSION = "unknown-submission"
     NOT_SCANNED = "not-scanned"
-    NOT_PASSED = "not-passed"
+    OTHER_PATH = "other-path"
+    CHANGED_HANDS = "changed-hands"
     INVALID_RECORD = "invalid-record"
     RETRIES_EXHAUSTED = "retries-exhausted"
 
@@ -18,7 +18,6 @@ class DeadLetterReason(StrEnum):
 # KV may be 60 s behind, and an outage ends: these go away by themselves.
 PASSING_REASONS: Final = frozenset(
     {
-        DeadLetterReason.UNKNOWN_SUBMISSION,
         DeadLetterReason.NOT_SCANNED,
         DeadLetterReason.RETRIES_EXHAUSTED,
     }

@@ -13,6 +13,7 @@ from typing import Any, Final, Self
 import msgspec
 
 from marketplace.ports.database import (
+    Counted,
     DatabaseConnector,
     Difference,
     DifferenceKind,
@@ -38,8 +39,12 @@ from marketplace.postgres.listing_sql import (
     page_statement,
     read_sort_key,
 )
+from marketplace.skills.change import Change
 from marketplace.skills.fingerprint import Fingerprint
 from marketplace.skills.listing_rules import ListingQuery, document_terms, title_terms
+from marketplace.skills.merging import merge
+from marketplace.skills.scan import Refusal
+from marketplace.skills.seed import Claim, Seed
 from marketplace.skills.skill import Skill
 from marketplace.skills.slugs import normalize_repository
 from marketplace.skills.stored import without_nul
@@ -65,6 +70,7 @@ Hyperdrive says 58000 when it has no connection to give."""
 _REFUSED_CLASSES: Final = ("28", "3D")
 """Credentials and database. A pooler may log in only when the first statement comes."""
 _PROTOCOL_VIOLATION: Final = "08P01"  # what a pooler says to a start-up that it does not accept
+_NO_SLUG: Final = "no-slug"  # as UPSERT_SKILL says it
 _NO_LIMIT: Final = 2**31
 _DIGEST_MODULUS: Final = 2**64
 
@@ -126,19 +132,20 @@ class PostgresSkillDatabase:
         self._connection = connection
 
     async def list_skills(
-        self, query: ListingQuery, *, exclude: Sequence[str], offset: int, limit: int
+        self, query: ListingQuery, *, seed: Seed, offset: int, limit: int
     ) -> ListingRows:
         if matches_nothing(query):
-            return ListingRows([], 0)
-        page, total = await self._pipeline(
-            page_statement(query, exclude=exclude, offset=offset, limit=limit),
-            count_statement(query, exclude=exclude),
+            return ListingRows([], 0, [])
+        page, total, claims = await self._pipeline(
+            page_statement(query, offset=offset, limit=limit),
+            count_statement(query),
+            _claims_statement(seed),
         )
         rows = [
             ListingRow(read_sort_key(query, key), name, item.encode())
             for key, name, item in _filled(page)
         ]
-        return ListingRows(rows, _integer(total))
+        return ListingRows(rows, _integer(total), _claims(claims))
 
     async def get_skill(self, name: str) -> Skill | None:
         return await self._one_skill(queries.GET_SKILL, name)
@@ -146,50 +153,83 @@ class PostgresSkillDatabase:
     async def get_skill_by_identity(self, identity: str) -> Skill | None:
         return await self._one_skill(queries.GET_SKILL_BY_IDENTITY, identity)
 
-    async def count_skills(self, query: ListingQuery, *, exclude: Sequence[str]) -> int:
+    async def count_skills(self, query: ListingQuery, *, seed: Seed) -> Counted[int]:
         if matches_nothing(query):
-            return 0
-        (total,) = await self._pipeline(count_statement(query, exclude=exclude))
-        return _integer(total)
+            return Counted(0, [])
+        total, claims = await self._pipeline(count_statement(query), _claims_statement(seed))
+        return Counted(_integer(total), _claims(claims))
 
-    async def count_categories(self, *, exclude: Sequence[str]) -> Mapping[str, int]:
-        result = await self._query(queries.COUNT_CATEGORIES, exclude)
-        return {category: int(count) for category, count in _filled(result)}
+    async def count_categories(self, *, seed: Seed) -> Counted[Mapping[str, int]]:
+        result, claims = await self._pipeline(
+            Statement(queries.COUNT_CATEGORIES), _claims_statement(seed)
+        )
+        counts = {category: int(count) for category, count in _filled(result)}
+        return Counted(counts, _claims(claims))
+
+    async def get_skills(self, identities: Sequence[str]) -> Mapping[str, Skill]:
+        if not identities:
+            return {}
+        result = await self._query(queries.GET_SKILLS, identities)
+        return {identity: _read_skill_json(skill) for identity, skill in _filled(result)}
 
     async def upsert_skill(
-        self, skill: Skill, *, candidates: Sequence[str], trusted: bool = True
-    ) -> UpsertResult:
-        """Raises DatabaseConflict where no candidate is free, or other sessions were faster
-        MAX_ATTEMPTS times."""
-        row = _row(skill)
-        parameters = (_json([row]), row["identity"], candidates, row["revision"], trusted)
-        result = await self._write(queries.UPSERT_SKILL, *parameters, needs_row=True)
-        for outcome, stored in _filled(result):
-            return UpsertResult(_read_skill_json(stored), Upserted(outcome))
-        raise DatabaseConflict(f"no slug is free for {row['identity']}")
+        self, change: Change, *, candidates: Sequence[str], row: Skill | None = None
+    ) -> UpsertResult | Refusal:
+        identity = change.identity
+        for attempt in range(MAX_ATTEMPTS):
+            if attempt or row is None:
+                row = await self.get_skill_by_identity(identity)
+            changed = change.onto(row)
+            if isinstance(changed, Refusal):
+                return changed
+            if row is not None and changed.revision == row.revision:
+                return UpsertResult(row, Upserted.UNCHANGED)
+            replaced = [] if row is None else [row.revision]
+            parameters = (_json([_row(changed)]), replaced, identity, candidates)
+            result = await self._write(queries.UPSERT_SKILL, *parameters)
+            for outcome, stored in _filled(result):
+                if outcome == _NO_SLUG:
+                    raise DatabaseConflict(f"no slug is free for {identity}")
+                return UpsertResult(_read_skill_json(stored), Upserted(outcome))
+        raise DatabaseConflict(f"other sessions changed {identity} {MAX_ATTEMPTS} times")
 
     async def upsert_skills(self, skills: Sequence[Skill]) -> Sequence[Skill]:
-        newest = _newest_of_each(skills)
-        if not newest:
+        merged, replaced = await self._merge(skills)
+        if not merged:
             return []
-        result = await self._write(queries.UPSERT_SKILLS, _rows_json(newest))
-        return [newest[identity] for (identity,) in _filled(result)]
+        result = await self._write(queries.UPSERT_SKILLS, _rows_json(merged), replaced)
+        return [merged[identity] for (identity,) in _filled(result)]
 
     async def check_skills(self, skills: Sequence[Skill]) -> Sequence[Skill]:
-        newest = _newest_of_each(skills)
-        if not newest:
+        merged, replaced = await self._merge(skills)
+        if not merged:
             return []
         try:
             _, result, _ = await self._pipeline(
                 Statement("begin"),
-                Statement(queries.UPSERT_SKILLS, (_rows_json(newest),)),
+                Statement(queries.UPSERT_SKILLS, (_rows_json(merged), replaced)),
                 Statement("rollback"),
             )
         except DatabaseError:
             if not self.closed:  # it is still in the transaction
                 await self._query("rollback")
             raise
-        return [newest[identity] for (identity,) in _filled(result)]
+        return [merged[identity] for (identity,) in _filled(result)]
+
+    async def _merge(self, skills: Sequence[Skill]) -> tuple[dict[str, Skill], list[str]]:
+        """The states by identity, merged with their rows; and the revisions of the rows that this
+        changes. A row that has all of it already is left out."""
+        rows = await self.get_skills(sorted({skill.identity for skill in skills}))
+        merged: dict[str, Skill] = dict(rows)
+        for skill in skills:
+            present = merged.get(skill.identity)
+            merged[skill.identity] = skill if present is None else merge(present, skill)
+        changed = {
+            identity: skill
+            for identity, skill in merged.items()
+            if identity not in rows or skill.revision != rows[identity].revision
+        }
+        return changed, [rows[identity].revision for identity in changed if identity in rows]
 
     async def add_alias(self, alias: str, identity: str) -> None:
         await self._query(queries.ADD_ALIAS, alias, identity)
@@ -310,30 +350,22 @@ class PostgresSkillDatabase:
         except (PostgresError, ConnectionFailed) as error:
             raise database_error(error) from error
 
-    async def _write(self, sql: str, *parameters: Parameter, needs_row: bool = False) -> Result:
-        """Run one statement; again, with a new snapshot, when it lost a race.
-
-        With ``needs_row`` an answer without any row is a lost race too, and is returned only
-        after MAX_ATTEMPTS.
-        """
+    async def _write(self, sql: str, *parameters: Parameter) -> Result:
+        """Run one statement; again, with a new snapshot, when it lost a race."""
         for _ in range(MAX_ATTEMPTS - 1):
             try:
-                result = await self._query(sql, *parameters)
+                return await self._query(sql, *parameters)
             except DatabaseConflict:
                 continue
-            if result.rows or not needs_row:
-                return result
         return await self._query(sql, *parameters)
 
 
-def _newest_of_each(skills: Sequence[Skill]) -> dict[str, Skill]:
-    """The newest state of each identity, by identity."""
-    newest: dict[str, Skill] = {}
-    for skill in skills:
-        rival = newest.setdefault(skill.identity, skill)
-        if skill.revision > rival.revision:
-            newest[skill.identity] = skill
-    return newest
+def _claims_statement(seed: Seed) -> Statement:
+    return Statement(queries.SEED_CLAIMS, (list(seed.by_identity), list(seed.claimable)))
+
+
+def _claims(result: Result) -> list[Claim]:
+    return [Claim(*row) for row in _filled(result)]
 
 
 def _rows_json(skills: Mapping[str, Skill]) -> str:

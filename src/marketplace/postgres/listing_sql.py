@@ -40,14 +40,10 @@ def matches_nothing(query: ListingQuery) -> bool:
     )
 
 
-def page_statement(
-    query: ListingQuery, *, exclude: Sequence[str], offset: int, limit: int
-) -> Statement:
+def page_statement(query: ListingQuery, *, offset: int, limit: int) -> Statement:
     """Rows ``(sort key, slug, summary JSON)`` of one page, in order."""
     parameters = _Parameters()
     conditions = _conditions(query, parameters)
-    if exclude:
-        conditions.append(f"skill.name <> all({parameters.add(exclude, 'text[]')})")
     key, key_type = _sort_key(query, parameters)
     direction = query.sort_dir.value
     order = f"order by {key} {direction}, skill.name"
@@ -76,21 +72,11 @@ def page_statement(
     return Statement(sql, parameters.values)
 
 
-def count_statement(query: ListingQuery, *, exclude: Sequence[str]) -> Statement:
-    """How many rows match: all that do, less the excluded ones that do.
-
-    Looking up some hundred slugs and subtracting is cheaper than testing every row for them.
-    """
+def count_statement(query: ListingQuery) -> Statement:
+    """How many rows match."""
     parameters = _Parameters()
     conditions = _conditions(query, parameters)
-    total = "count(*)"
-    if exclude:
-        slugs = parameters.add(exclude, "text[]")
-        # "offset 0" keeps the look-up by slug first, whichever filter seems more selective.
-        excluded = f"(select * from skill where name = any({slugs}) offset 0) as skill"
-        total += f" - (select count(*) from {excluded}{_where(conditions)})"
-    sql = f"select {total} from skill{_where(conditions)}"
-    return Statement(sql, parameters.values)
+    return Statement(f"select count(*) from skill{_where(conditions)}", parameters.values)
 
 
 def read_sort_key(query: ListingQuery, text: str) -> SortKey:
@@ -108,12 +94,12 @@ def _select(key: str, conditions: Sequence[str]) -> str:
 
 
 def _where(conditions: Sequence[str]) -> str:
-    return f" where {' and '.join(conditions)}" if conditions else ""
+    return f" where {' and '.join(conditions)}"
 
 
 def _conditions(query: ListingQuery, parameters: _Parameters) -> list[str]:
     """``skills.listing_rules.matches`` as conditions, for a query of which something can match."""
-    conditions = []
+    conditions = ["skill.status = 'LISTED'"]  # as the indexes of the listing have it
     if query.category is not None:
         conditions.append(f"skill.category = {parameters.add(query.category, 'text')}")
     if query.cert_tier is not None:

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import inspect
 
 from marketplace.ports.dead_letter import DeadLetter
-from marketplace.skills.skill import KEPT, SUBMITTED_FIELDS, Skill, SkillSummary
+from marketplace.skills.skill import KEPT, Skill, SkillSummary
 
 _COLUMN_TYPES: Final[dict[type[inspect.Type], str]] = {
     inspect.StrType: "text",
@@ -27,6 +27,8 @@ def _column_type(kind: inspect.Type) -> str:
     match kind:
         case inspect.UnionType(types=(present, inspect.NoneType())):
             return _column_type(present)
+        case inspect.StructType() | inspect.VarTupleType(item_type=inspect.StructType()):
+            return "jsonb"
         case inspect.VarTupleType(item_type=item):
             return f"{_column_type(item)}[]"
         case _:
@@ -83,22 +85,16 @@ _INSERTED = ", ".join(SKILL_COLUMNS)
 _VALUES = ", ".join(
     "chosen.name" if column == "name" else f"record.{column}" for column in SKILL_COLUMNS
 )
+# A revision names one state of one skill, so those of all skills of a statement can be asked for at
+# once: a row is replaced only in the state that the new one was made from.
 _ON_CONFLICT = """
-    on conflict (identity) do update set
-        published_at = least(stored.published_at, excluded.published_at),
-        {assignments}
-    where excluded.revision > stored.revision
+    on conflict (identity) do update set {assignments}
+    where stored.revision = any($2::text[])
 """.format(
     assignments=", ".join(
         f"{column} = excluded.{column}" for column in SKILL_COLUMNS if column not in _KEPT_ON_UPDATE
     )
 )
-
-
-def _says_the_same(table: str, other: str) -> str:
-    """`skills.skill.says_the_same`, of a row of each table."""
-    fields, others = (", ".join(f"{t}.{f}" for f in SUBMITTED_FIELDS) for t in (table, other))
-    return f"row({fields}) is not distinct from row({others})"
 
 
 GET_SKILL: Final = f"""
@@ -115,29 +111,30 @@ GET_SKILL_BY_IDENTITY: Final = f"""
 select {skill_json("skill")} from skill where identity = $1::text
 """
 
-COUNT_CATEGORIES: Final = """
-select category, sum(skills)
-from (
-    select category, count(*) as skills from skill group by category
-    union all
-    select category, -count(*) from skill where name = any($1::text[]) group by category
-) as counted
-group by category
-having sum(skills) > 0
-order by category
+GET_SKILLS: Final = f"""
+select identity, {skill_json("skill")} from skill where identity = any($1::text[])
 """
-"""$1 slugs left out."""
+
+SEED_CLAIMS: Final = """
+select name, identity from skill
+where identity = any($1::text[]) or name = any($2::text[])
+"""
+"""$1 identities, $2 slugs of the seed."""
+
+COUNT_CATEGORIES: Final = """
+select category, count(*) from skill where status = 'LISTED' group by category order by category
+"""
 
 UPSERT_SKILL: Final = f"""
 with chosen as (
     select coalesce(
-        (select name from skill where identity = $2::text),
+        (select name from skill where identity = $3::text),
         (
             select candidate
-            from unnest($3::text[]) with ordinality as option (candidate, place)
+            from unnest($4::text[]) with ordinality as option (candidate, place)
             where not exists (select from skill where name = candidate)
                 and not exists (
-                    select from skill_alias where alias = candidate and identity <> $2::text
+                    select from skill_alias where alias = candidate and identity <> $3::text
                 )
             order by place
             limit 1
@@ -147,26 +144,20 @@ with chosen as (
 written as (
     insert into skill as stored ({_INSERTED})
     select {_VALUES} from {_RECORDS} cross join chosen where chosen.name is not null
-    {_ON_CONFLICT} and ($5::boolean or {_says_the_same("stored", "excluded")})
+    {_ON_CONFLICT}
     -- A row version that an UPDATE made carries the lock of its transaction in xmax.
     returning stored.*, stored.xmax = 0 as inserted
 )
 select case when inserted then 'inserted' else 'updated' end, {skill_json("written")} from written
 union all
-select 'unchanged', {skill_json("skill")}
-from skill cross join {_RECORDS}
-where skill.identity = $2::text
-    and (skill.revision >= $4::text or not ($5::boolean or {_says_the_same("skill", "record")}))
-    and not exists (select from written)
+select 'no-slug', '' from chosen where name is null
 """
-"""$1 JSON array of one record, $2 its identity, $3 candidate slugs, $4 its revision, $5 trusted.
+"""$1 JSON array of one record, $2 the revision that it replaces, as an array, empty for none; $3
+identity, $4 candidate slugs.
 
-Where it is not trusted, a row that says something else is left as it is.
-
-One row: what happened, and the skill as it stands. No row in two cases: no candidate is free, or
-another session wrote this identity's row after this statement's snapshot was taken, so that the
-statement neither may write nor can see what stands; run again, it sees it. A unique_violation on
-``skill_name_key`` means that another identity took the chosen slug meanwhile.
+One row: what happened, and the skill as it stands. No row: the identity has a row of another
+revision, or of none that this statement's snapshot sees. A unique_violation on ``skill_name_key``
+means that another identity took the chosen slug meanwhile.
 """
 
 UPSERT_SKILLS: Final = f"""
@@ -191,10 +182,12 @@ written as (
     -- One order for all sessions, so that they wait for each other in line, not in a circle.
     order by record.identity
     {_ON_CONFLICT}
+    returning stored.identity
 )
-select identity from record where identity not in (select identity from chosen)
+select identity from record where identity not in (select identity from written)
 """
-"""$1 JSON array of records, each identity once. Returns the identities that were not placed."""
+"""$1 JSON array of records, each identity once; $2 the revisions that they replace. Returns the
+identities that were not written."""
 
 ADD_ALIAS: Final = """
 insert into skill_alias (alias, identity) values ($1::text, $2::text) on conflict do nothing

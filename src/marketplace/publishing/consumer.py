@@ -6,9 +6,15 @@ from typing import Final
 
 from marketplace.basics.concurrency import map_bounded
 from marketplace.basics.json_text import Unreadable
+from marketplace.kv.acceptance_log import read_verdicts
 from marketplace.kv.access import Stored
 from marketplace.kv.index.writing import add_to_published_index
-from marketplace.kv.submissions import get_scans, get_submissions, record_publication
+from marketplace.kv.submissions import (
+    PendingSubmission,
+    get_scans,
+    record_publication,
+    unmark_pending,
+)
 from marketplace.operations.dead_letters import bury
 from marketplace.ports.dead_letter import DeadLetterReason
 from marketplace.ports.env import Env
@@ -16,14 +22,10 @@ from marketplace.ports.errors import KvError, StorageError
 from marketplace.ports.queue import QueueMessage, retry_delay
 from marketplace.publishing.messages import PUBLISH_QUEUE, scanned_at_of, submission_id_of
 from marketplace.publishing.publish import Published, publish_skills
-from marketplace.skills.skill import Skill, says_the_same
-from marketplace.skills.submission import (
-    Publication,
-    Scan,
-    Submission,
-    Verdict,
-    skill_from_submission,
-)
+from marketplace.skills.change import Change, Scanned
+from marketplace.skills.scan import Refusal, Scan
+from marketplace.skills.submission import Publication
+from marketplace.skills.tiers import Verdict
 
 OUTDATED_READS: Final = 5
 """How often a message is retried because KV may be late: 5 + 10 + … + 80 s; KV takes about 60."""
@@ -38,20 +40,22 @@ class BatchReport:
 
 
 @dataclass(frozen=True, slots=True)
-class _Publishable:
-    submission: Submission
-    scan: Scan
-    skill: Skill
-
-
-@dataclass(frozen=True, slots=True)
 class _Unpublishable:
     reason: DeadLetterReason
     detail: str
 
 
-_Reading = _Publishable | _Unpublishable | None
+_Reading = Scan | _Unpublishable | None
 """What a message asks for. None: KV does not show the verdict yet that the message is about."""
+
+_REFUSED: Final = {
+    Refusal.OTHER_PATH: DeadLetterReason.OTHER_PATH,
+    Refusal.CHANGED_HANDS: DeadLetterReason.CHANGED_HANDS,
+    Refusal.UNUSABLE: DeadLetterReason.INVALID_RECORD,
+}
+
+
+_Outcome = Published | Refusal | None
 
 
 async def handle_publish_batch(env: Env, messages: Sequence[QueueMessage]) -> BatchReport:
@@ -95,114 +99,110 @@ async def _handle(env: Env, messages: Sequence[QueueMessage], report: BatchRepor
 async def _publish(
     env: Env, messages: Sequence[QueueMessage], readings: Sequence[_Reading], report: BatchReport
 ) -> None:
-    publishable = [r for r in readings if isinstance(r, _Publishable)]
-    outcomes = await publish_skills(
-        env,
-        [reading.skill for reading in publishable if reading.submission.trusted],
-        untrusted=[reading.skill for reading in publishable if not reading.submission.trusted],
-    )
+    scans = list({r.submission_id: r for r in readings if isinstance(r, Scan)}.values())
+    outcomes: dict[str, _Outcome] = {}  # by submission
+    while scans:
+        # Verdicts on one skill one after the other, since a batch changes each skill once.
+        batch = {scan.identity: scan for scan in reversed(scans)}
+        changes = [await _change(env, scan) for scan in batch.values()]
+        made = await publish_skills(env, changes)
+        outcomes |= {scan.submission_id: made.get(identity) for identity, scan in batch.items()}
+        scans = [scan for scan in scans if scan.submission_id not in outcomes]
     for message, reading in zip(messages, readings, strict=True):
-        if isinstance(reading, _Publishable):
-            _finish(message, outcomes.get(reading.skill.identity), report)
+        if isinstance(reading, _Unpublishable):
+            await _bury(env, message, reading, report)
         elif reading is None:
             _retry(message, report, "outdated-read")
         else:
-            await _bury(env, message, reading, report)
-    await _note_publications(env, publishable, outcomes)
+            await _finish(env, message, reading, outcomes[reading.submission_id], report)
+    await _note_publications(env, [r for r in readings if isinstance(r, Scan)], outcomes)
+
+
+async def _change(env: Env, scan: Scan) -> Change:
+    """A verdict, with what the log has besides of a skill that may not be listed yet."""
+    if scan.verdict is not Verdict.PASS:
+        return Scanned(scan)
+    logged = await read_verdicts(env, scan.identity)
+    later = [other for other in logged if other.scanned_at >= scan.scanned_at and other != scan]
+    return Scanned(scan, tuple(later))
 
 
 async def _read_submissions(env: Env, messages: Sequence[QueueMessage]) -> list[_Reading]:
     """What each message asks for, read afresh. Raises KvError."""
     ids = [submission_id_of(message.body) for message in messages]
-    known = sorted({submission_id for submission_id in ids if submission_id})
-    submissions = await get_submissions(env, known)
-    scans = await get_scans(env, known)
+    scans = await get_scans(env, sorted({submission_id for submission_id in ids if submission_id}))
     return [
         _Unpublishable(DeadLetterReason.INVALID_MESSAGE, "the message names no submission")
         if submission_id is None
-        else _read_message(message, submissions[submission_id], scans[submission_id])
+        else _read_message(message, scans[submission_id])
         for message, submission_id in zip(messages, ids, strict=True)
     ]
 
 
-def _read_message(
-    message: QueueMessage,
-    submission: Stored[Submission],
-    scan: Stored[Scan],
-) -> _Reading:
+def _read_message(message: QueueMessage, scan: Stored[Scan]) -> _Reading:
     submission_id, told = submission_id_of(message.body), scanned_at_of(message.body)
-    seen = scan.scanned_at if isinstance(scan, Scan) else ""
-    if not isinstance(scan, Unreadable) and (seen < told or (told and submission is None)):
-        if message.attempts <= OUTDATED_READS:
-            return None
-        if submission is not None:
-            detail = f"there is no verdict of {told} on {submission_id}"
-            return _Unpublishable(DeadLetterReason.NOT_SCANNED, detail)
-    if isinstance(submission, Unreadable):
-        return _Unpublishable(DeadLetterReason.INVALID_RECORD, f"submission: {submission}")
     if isinstance(scan, Unreadable):
         return _Unpublishable(DeadLetterReason.INVALID_RECORD, f"verdict: {scan}")
-    if submission is None:
-        detail = f"there is no submission {submission_id}"
-        return _Unpublishable(DeadLetterReason.UNKNOWN_SUBMISSION, detail)
-    if scan is None:
-        detail = f"there is no verdict on submission {submission_id}"
+    if scan is None or scan.scanned_at < told:
+        if told and message.attempts <= OUTDATED_READS:
+            return None
+        detail = f"there is no verdict of {told or 'any moment'} on submission {submission_id}"
         return _Unpublishable(DeadLetterReason.NOT_SCANNED, detail)
-    if scan.verdict is not Verdict.PASS:
-        detail = f"submission {submission_id} did not pass its scan"
-        return _Unpublishable(DeadLetterReason.NOT_PASSED, detail)
     try:
-        skill = skill_from_submission(submission, scan)
-        skill.identity  # noqa: B018 - raises where the record names no repository
+        scan.identity  # noqa: B018 - raises where the record names no repository
     except ValueError as error:
         return _Unpublishable(DeadLetterReason.INVALID_RECORD, str(error))
-    return _Publishable(submission, scan, skill)
+    return scan
 
 
 async def _note_publications(
-    env: Env, publishable: Sequence[_Publishable], outcomes: Mapping[str, Published]
+    env: Env, scans: Sequence[Scan], outcomes: Mapping[str, _Outcome]
 ) -> None:
     """Write the new state of the submissions and the index. Losing either loses no skill."""
     now = env.now()
-    stored: dict[str, Skill] = {}
-    notes: dict[str, Publication] = {}
-    for reading in publishable:
-        outcome = outcomes.get(reading.skill.identity)
-        if outcome is None:
-            continue
-        submission, skill = reading.submission, outcome.skill
-        if not (submission.trusted or says_the_same(reading.skill, skill)):
-            env.log("stranger-changed-nothing", id=submission.id, slug=skill.name)
-        # A stranger's skill that waits in the outbox may be listed already: the index, where the
-        # newest state counts, must not get it.
-        if submission.trusted or outcome.in_database:
-            stored[skill.name] = skill
-        notes[submission.id] = Publication(
-            submission_id=submission.id,
-            slug=skill.name,
-            version=skill.current_version,
-            published_at=now,
-            scanned_at=reading.scan.scanned_at,
-        )
-    if notes:
-        await map_bounded(notes.values(), lambda publication: _note(env, publication))
+    published = [found for found in outcomes.values() if isinstance(found, Published)]
+    stored = {found.skill.name: found.skill for found in published}
+
+    async def note(scan: Scan) -> None:
+        await _note(env, scan, outcomes[scan.submission_id], now)
+
+    await map_bounded(scans, note)
+    if stored:
         await add_to_published_index(env, list(stored.values()))
 
 
-async def _note(env: Env, publication: Publication) -> None:
+async def _note(env: Env, scan: Scan, outcome: _Outcome, now: str) -> None:
+    id_ = scan.submission_id
     try:
-        await record_publication(env, publication)
+        if isinstance(outcome, Published) and scan.verdict is Verdict.PASS:
+            skill = outcome.skill
+            await record_publication(
+                env,
+                Publication(
+                    submission_id=id_,
+                    slug=skill.name,
+                    version=skill.current_version,
+                    published_at=now,
+                    scanned_at=scan.scanned_at,
+                ),
+            )
+        elif outcome is not None:
+            await unmark_pending(env, PendingSubmission(id_, scan.scanned_at))
     except KvError as error:
-        id_, reason = publication.submission_id, error.reason
-        env.log("publication-not-noted", level="warning", id=id_, reason=reason)
+        env.log("publication-not-noted", level="warning", id=id_, reason=error.reason)
 
 
-def _finish(message: QueueMessage, outcome: Published | None, report: BatchReport) -> None:
+async def _finish(
+    env: Env, message: QueueMessage, scan: Scan, outcome: _Outcome, report: BatchReport
+) -> None:
     if outcome is None:
         _retry(message, report, "storage-unavailable")
-        return
-    message.ack()
-    report.published += 1
+    elif isinstance(outcome, Refusal) and outcome in _REFUSED:
+        detail = f"{scan.verdict} of {scan.scanned_at} on {scan.identity}"
+        await _bury(env, message, _Unpublishable(_REFUSED[outcome], detail), report)
+    else:
+        message.ack()
+        report.published += isinstance(outcome, Published)
 
 
 async def _bury(env: Env, message: QueueMessage, why: _Unpublishable, report: BatchReport) -> None:

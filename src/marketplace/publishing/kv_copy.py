@@ -7,7 +7,6 @@ take.
 
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Final
 
 from marketplace.basics.concurrency import map_bounded
@@ -20,7 +19,9 @@ from marketplace.ports.database import RecordKey
 from marketplace.ports.env import Env, get_db
 from marketplace.ports.errors import DatabaseError, KvError
 from marketplace.publishing.slug_plan import SlugPlan, certain_slug
-from marketplace.skills.skill import Skill, replaces
+from marketplace.skills.change import covers
+from marketplace.skills.scan import Refusal
+from marketplace.skills.skill import Skill
 
 _REWRITES: Final = 3  # of a row that keeps changing, before the light repair takes over
 
@@ -68,11 +69,11 @@ async def project_rows(
 def _may_replace(record: Skill, row: Skill, owner: Skill | None) -> bool:
     """Whether a row may be written over a record, which is its own or another skill's.
 
-    PostgreSQL must have the state of the record, or a newer one, in the row ``owner`` of the
-    record's skill, and another skill must have another slug there. Otherwise PostgreSQL has lost
-    that state, and KV alone has it.
+    PostgreSQL must know all that the record says, in the row ``owner`` of the record's skill, and
+    another skill must have another slug there. Otherwise PostgreSQL has lost something, and KV
+    alone has it.
     """
-    if owner is None or owner.revision < record.revision:
+    if owner is None or not covers(owner, record):
         return False
     return owner.identity == row.identity or owner.name != row.name
 
@@ -171,37 +172,29 @@ async def leave_note(env: Env, record: Skill, row: Skill) -> None:
 # --- with PostgreSQL away
 
 
-async def store_without_row(env: Env, plan: SlugPlan) -> Skill | None:
+async def store_without_row(env: Env, plan: SlugPlan) -> Skill | Refusal | None:
     """Keep a skill in KV alone, in the outbox, until PostgreSQL takes it. The skill as it waits
-    there; None: KV failed.
+    there; None: KV failed, or cannot say whether there is anything to change.
 
     Its record is written only under the slug that carries the digest: any other may have become
     another skill's since it was read. The outbox is shown in place of a record that stays older.
     """
     if not plan.checked:
         return None
-    own, certain = plan.own, certain_slug(plan.skill)
-    skill = plan.skill.renamed(certain)
-    if own is not None:
-        published_at = min(own.published_at, skill.published_at)
-        skill = plan.skill.renamed(own.name, published_at=published_at)
-    if not plan.trusted:
-        return await _store_untrusted(env, skill)
+    try:
+        waiting = await find_identity_in_outbox(env, plan.identity)
+    except KvError as error:
+        env.log("outbox-not-read", level="warning", reason=error.reason)
+        return None
+    changed = plan.change.onto(None if waiting is None else waiting.skill)
+    if isinstance(changed, Refusal):
+        return None if changed is Refusal.NOT_LISTED else changed
+    own, certain = plan.own, certain_slug(plan.identity)
+    skill = changed.renamed(certain if own is None else own.name)
+    if waiting is not None and covers(waiting.skill, skill):
+        return waiting.skill
     if await _write_failure(env, skill, write_outbox) is not None:
         return None
     if skill.name == certain and (own is None or own.revision < skill.revision):
         await _write_failure(env, skill, write_record)
     return skill
-
-
-async def _store_untrusted(env: Env, skill: Skill) -> Skill | None:
-    """Let a stranger's skill wait, unless another state of it waits there already."""
-    try:
-        waiting = await find_identity_in_outbox(env, skill.identity)
-    except KvError as error:
-        env.log("outbox-not-read", level="warning", reason=error.reason)
-        return None
-    if waiting is not None and not replaces(skill, waiting.skill, trusted=False):
-        return waiting.skill
-    write = partial(write_outbox, trusted=False)
-    return skill if await _write_failure(env, skill, write) is None else None

@@ -8,14 +8,9 @@ decides nothing there, and a slug that another skill may have by now is not writ
 new to KV takes the slug that carries the digest of its identity, which no other skill can get. Each
 revision is kept in an outbox record of its own, which no other can overwrite. The repair brings
 both into PostgreSQL.
-
-A stranger's submission may make a new skill and changes none: a state that a store already has of
-the identity stays (`skills.skill.replaces`), as the statement in PostgreSQL decides. So it is
-stored nowhere while KV cannot say what it has. Without PostgreSQL it goes into the outbox alone,
-under a key that says so: a record would count as listed.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,6 +25,8 @@ from marketplace.ports.errors import (
 )
 from marketplace.publishing.kv_copy import project_rows, store_without_row
 from marketplace.publishing.slug_plan import SlugPlan, plan_slug, read_wanted_records
+from marketplace.skills.change import Change, State
+from marketplace.skills.scan import Refusal
 from marketplace.skills.skill import Skill
 
 _DATABASE_SESSIONS: Final = 2  # a lost connection is replaced once; the queue retries beyond that
@@ -47,29 +44,22 @@ class Published:
         return self.in_database and self.in_kv
 
 
-async def publish_skill(env: Env, skill: Skill) -> Published | None:
-    """Publish one skill; None: neither PostgreSQL nor KV took it. Idempotent; an older revision
-    than the stored one changes nothing.
+async def publish_skill(env: Env, skill: Skill) -> Published | Refusal | None:
+    """Publish one skill, as `publish_skills` does.
 
     The slug is decided here: ``skill.name`` only tells which candidate it has had so far.
     """
-    return (await publish_skills(env, [skill])).get(skill.identity)
+    return (await publish_skills(env, [State(skill)])).get(skill.identity)
 
 
-async def publish_skills(
-    env: Env, skills: Sequence[Skill], *, untrusted: Sequence[Skill] = ()
-) -> Mapping[str, Published]:
-    """Publish a batch of skills; by identity those that PostgreSQL or KV took.
+async def publish_skills(env: Env, changes: Sequence[Change]) -> Mapping[str, Published | Refusal]:
+    """Make changes, each of another identity; by identity what became of it.
 
-    Of several revisions of one identity the newest is published. ``untrusted``: what strangers
-    submitted; published where no store and none of ``skills`` has another state of the identity.
+    Absent: neither PostgreSQL nor KV took it. Idempotent. What a store knows already stays.
     """
-    states = _by_identity(skills)
-    strange = {i: found for i, found in _by_identity(untrusted).items() if i not in states}
-    records = await read_wanted_records(env, [found[0] for found in (states | strange).values()])
-    plans = [plan_slug(env, found, records) for found in states.values()]
-    plans += [plan_slug(env, found, records, trusted=False) for found in strange.values()]
-    rows = await _store_in_database(env, [plan for plan in plans if plan.trusted or plan.checked])
+    records = await read_wanted_records(env, [change.identity for change in changes])
+    plans = [plan_slug(env, change, records) for change in changes]
+    rows, refused = await _store_in_database(env, plans)
     projected = await project_rows(env, [row.skill for row in rows.values()], records)
     in_kv = {row.identity for row in projected.written}
     stored = {
@@ -81,33 +71,32 @@ async def publish_skills(
         )
         for identity, row in rows.items()
     }
-    without_row = [plan for plan in plans if plan.skill.identity not in rows]
+    without_row = [p for p in plans if p.identity not in rows and p.identity not in refused]
     waiting = await map_bounded(without_row, lambda plan: store_without_row(env, plan))
-    return stored | {
-        skill.identity: Published(skill, in_database=False, in_kv=True)
-        for skill in waiting
-        if skill is not None
-    }
+    outcomes: dict[str, Published | Refusal] = {**stored, **refused}
+    for plan, kept in zip(without_row, waiting, strict=True):
+        if isinstance(kept, Refusal):
+            outcomes[plan.identity] = kept
+        elif kept is not None:
+            outcomes[plan.identity] = Published(kept, in_database=False, in_kv=True)
+    return outcomes
 
 
-def _by_identity(skills: Iterable[Skill]) -> dict[str, list[Skill]]:
-    states: dict[str, list[Skill]] = {}
-    for skill in skills:
-        states.setdefault(skill.identity, []).append(skill)
-    return states
-
-
-async def _store_in_database(env: Env, plans: Sequence[SlugPlan]) -> Mapping[str, UpsertResult]:
-    """The rows as they stand after the upserts, by identity; absent where PostgreSQL failed."""
-    rows: dict[str, UpsertResult] = {}
+async def _store_in_database(
+    env: Env, plans: Sequence[SlugPlan]
+) -> tuple[Mapping[str, UpsertResult], Mapping[str, Refusal]]:
+    """By identity the rows as they stand after the upserts, and what was refused; a skill is in
+    neither where PostgreSQL failed."""
+    outcomes: dict[str, UpsertResult | Refusal] = {}
     waiting = list(plans)
     for _ in range(_DATABASE_SESSIONS):
         if not waiting:
             break
         try:
             database = await get_db(env)
+            rows = await database.get_skills([plan.identity for plan in waiting])
             while waiting:
-                await _upsert(env, database, waiting[0], rows)
+                await _upsert(env, database, waiting[0], rows.get(waiting[0].identity), outcomes)
                 waiting.pop(0)
         except DatabaseError as error:
             env.log(
@@ -119,22 +108,27 @@ async def _store_in_database(env: Env, plans: Sequence[SlugPlan]) -> Mapping[str
             )
             if isinstance(error, DatabaseTimeout):
                 break  # a second wait as long would only delay what KV can take now
-    return rows
+    stored = {i: found for i, found in outcomes.items() if isinstance(found, UpsertResult)}
+    return stored, {i: found for i, found in outcomes.items() if isinstance(found, Refusal)}
 
 
 async def _upsert(
-    env: Env, database: SkillDatabase, plan: SlugPlan, rows: dict[str, UpsertResult]
+    env: Env,
+    database: SkillDatabase,
+    plan: SlugPlan,
+    row: Skill | None,
+    outcomes: dict[str, UpsertResult | Refusal],
 ) -> None:
     """Upsert one skill. A statement that PostgreSQL rejects concerns this skill alone."""
     try:
-        rows[plan.skill.identity] = await database.upsert_skill(
-            plan.skill, candidates=plan.candidates, trusted=plan.trusted
+        outcomes[plan.identity] = await database.upsert_skill(
+            plan.change, candidates=plan.candidates, row=row
         )
     except (DatabaseRejected, DatabaseConflict) as error:
         env.log(
             "skill-rejected-by-postgres",
             level="error",
-            identity=plan.skill.identity,
+            identity=plan.identity,
             reason=error.reason,
             detail=str(error),
         )

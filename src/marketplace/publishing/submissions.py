@@ -17,17 +17,17 @@ from marketplace.kv.access import Stored
 from marketplace.kv.submissions import PendingSubmission
 from marketplace.operations.dead_letters import mark_sent_again
 from marketplace.operations.reports import read_state
-from marketplace.ports.env import Env, send_messages
-from marketplace.ports.errors import KvError, QueueError
+from marketplace.ports.env import Env, get_db, send_messages
+from marketplace.ports.errors import DatabaseError, KvError, QueueError
 from marketplace.publishing.messages import PUBLISH_QUEUE, publish_message
+from marketplace.skills.scan import Refusal, Scan, ScanReport, refusal_of
+from marketplace.skills.skill import Skill
 from marketplace.skills.slugs import slugify
 from marketplace.skills.submission import (
     Publication,
-    Scan,
     Submission,
     SubmissionState,
     SubmissionStatus,
-    Verdict,
 )
 from marketplace.skills.versions import version_order
 
@@ -72,25 +72,17 @@ def new_submission_id() -> str:
 
 
 async def submit(env: Env, submission: Submission) -> Receipt:
-    """Take a request to be listed, unless the skill is waiting or listed already.
+    """Take a request to look at a skill, unless it is waiting or listed already.
 
     A submission of the same identity that is under way answers as a duplicate of the earlier one.
-    A skill that is listed is verified already, to a stranger in any version, otherwise in this
-    version or a newer one. A stranger's submission changes no listed skill: so where a skill is
-    listed, a trusted submission is a duplicate of another trusted one alone. Another try after a
-    rejection is a new submission. Raises KvError.
+    A skill that is listed is verified already. Another try after a rejection is a new submission.
+    Raises KvError.
     """
     earlier = await _earlier_submission(env, submission.identity)
-    under_way = earlier if earlier is not None and earlier.state in _UNDER_WAY else None
-    if under_way is not None and not submission.trusted:
-        return Receipt(id=under_way.id, state=under_way.state, duplicate=True)
+    if earlier is not None and earlier.state in _UNDER_WAY:
+        return Receipt(id=earlier.id, state=earlier.state, duplicate=True)
     listed = await find_by_identity(env, submission.repo_url, submission.base_slug)
-    if under_way is not None and (listed is None or await _is_trusted(env, under_way.id)):
-        return Receipt(id=under_way.id, state=under_way.state, duplicate=True)
-    if listed is not None and not (
-        submission.trusted
-        and version_order(submission.version) > version_order(listed.value.current_version)
-    ):
+    if listed is not None and not _is_newer(submission, listed.value):
         return Receipt(
             id=earlier.id if earlier else None,
             state=SubmissionState.PUBLISHED,
@@ -99,6 +91,10 @@ async def submit(env: Env, submission: Submission) -> Receipt:
         )
     await kv_submissions.create_submission(env, submission)
     return Receipt(id=submission.id, state=SubmissionState.RECEIVED)
+
+
+def _is_newer(submission: Submission, listed: Skill) -> bool:
+    return version_order(submission.version) > version_order(listed.current_version)
 
 
 async def get_submission_status(env: Env, submission_id: str) -> Stored[SubmissionStatus]:
@@ -120,40 +116,59 @@ async def get_submission_status(env: Env, submission_id: str) -> Stored[Submissi
     )
 
 
-async def record_scan_results(env: Env, scans: Sequence[Scan]) -> ResultsReceipt:
-    """Keep verdicts and enqueue what passed. Each is accepted or refused for itself.
+async def record_scan_results(env: Env, results: Sequence[ScanReport]) -> ResultsReceipt:
+    """Keep verdicts and enqueue them. Each is accepted or refused for itself.
 
     A verdict is kept before its message is sent: cut off in between, the submission keeps its mark
     and the light repair sends the message. Raises KvError when no submission can be read.
     """
-    ids = sorted({scan.submission_id for scan in scans})
+    ids = sorted({result.submission_id for result in results})
     submissions = await kv_submissions.get_submissions(env, ids)
-    kept = await map_bounded(scans, lambda scan: _keep(env, submissions[scan.submission_id], scan))
-    standing = [result for result in kept if isinstance(result, Scan)]
-    passed = {s.submission_id: s for s in standing if s.verdict is Verdict.PASS}
-    sent = await _enqueue(env, _messages(passed.values()))
-    unsent = [] if sent else list(passed)
-    return ResultsReceipt(
-        accepted=[s.submission_id for s in standing if s.submission_id not in unsent],
-        rejected=[result for result in kept if isinstance(result, RefusedResult)]
-        + [RefusedResult(submission_id, "queue-unavailable") for submission_id in unsent],
-    )
+    told = [_scan(env, submissions[result.submission_id], result) for result in results]
+    rows = await _rows(env, [scan for scan in told if isinstance(scan, Scan)])
+    kept = await map_bounded(told, lambda scan: _keep(env, scan, rows))
+    standing = {scan.submission_id: scan for scan in kept if isinstance(scan, Scan)}
+    sent = await _enqueue(env, _messages(standing.values()))
+    refused = [result for result in kept if isinstance(result, RefusedResult)]
+    if not sent:
+        refused += [RefusedResult(submission_id, "queue-unavailable") for submission_id in standing]
+    return ResultsReceipt(accepted=list(standing) if sent else [], rejected=refused)
 
 
-async def _keep(env: Env, submission: Stored[Submission], scan: Scan) -> Scan | RefusedResult:
-    """The scan that stands afterwards, which may be an earlier one."""
+def _scan(env: Env, submission: Stored[Submission], result: ScanReport) -> Scan | RefusedResult:
     if submission is None:
-        return RefusedResult(scan.submission_id, "unknown-submission")
+        return RefusedResult(result.submission_id, "unknown-submission")
     if isinstance(submission, Unreadable):
-        return RefusedResult(scan.submission_id, "invalid-record")
+        return RefusedResult(result.submission_id, "invalid-record")
+    return result.on(submission, env.now())
+
+
+async def _rows(env: Env, scans: Sequence[Scan]) -> Mapping[str, Skill]:
+    """The rows of the skills that were scanned. With PostgreSQL away the consumer looks at what
+    is listed."""
     try:
-        standing = await kv_submissions.record_scan(env, submission, scan)
+        return await (await get_db(env)).get_skills(sorted({scan.identity for scan in scans}))
+    except DatabaseError as error:
+        env.log("rows-not-checked", level=error.level, reason=error.reason)
+        return {}
+
+
+async def _keep(
+    env: Env, scan: Scan | RefusedResult, rows: Mapping[str, Skill]
+) -> Scan | RefusedResult:
+    """The verdict that stands afterwards, which may be an earlier one."""
+    if isinstance(scan, RefusedResult):
+        return scan
+    id_, row = scan.submission_id, rows.get(scan.identity)
+    if row is not None and refusal_of(row, scan) is Refusal.OTHER_PATH:
+        return RefusedResult(id_, Refusal.OTHER_PATH)
+    try:
+        standing = await kv_submissions.record_scan(env, scan)
     except KvError as error:
-        id_, reason = scan.submission_id, error.reason
-        env.log("verdict-not-kept", level="warning", id=id_, reason=reason)
-        return RefusedResult(id_, f"storage-{reason}")
+        env.log("verdict-not-kept", level="warning", id=id_, reason=error.reason)
+        return RefusedResult(id_, f"storage-{error.reason}")
     if standing.verdict is not scan.verdict:
-        return RefusedResult(scan.submission_id, "already-rejected")
+        return RefusedResult(id_, "already-rejected")
     return standing
 
 
@@ -224,7 +239,7 @@ async def _find_stuck(
     stuck, unmarked = [], 0
     for submission in pending:
         scan = verdicts.get(submission.key)
-        if scan is None or _is_decided(scan, published[submission.id]):
+        if scan is None or _is_decided(submission, scan, published[submission.id]):
             await kv_submissions.unmark_pending(env, submission)
             unmarked += 1
         elif _is_stuck(env, submission, scan):
@@ -261,9 +276,10 @@ async def _verdicts(env: Env, pending: Sequence[PendingSubmission]) -> Mapping[s
     return verdicts
 
 
-def _is_decided(scan: Scan, published: Stored[Publication]) -> bool:
-    published_by = published.scanned_at if isinstance(published, Publication) else ""
-    return scan.verdict is Verdict.FAIL or published_by >= scan.scanned_at
+def _is_decided(pending: PendingSubmission, scan: Scan, published: Stored[Publication]) -> bool:
+    if scan.scanned_at > pending.scanned_at:
+        return True  # a later verdict, which has a mark of its own
+    return isinstance(published, Publication) and published.scanned_at >= scan.scanned_at
 
 
 def _is_stuck(env: Env, pending: PendingSubmission, scan: Scan) -> bool:
@@ -284,8 +300,3 @@ async def _earlier_submission(env: Env, identity: str) -> SubmissionStatus | Non
         return None
     status = await get_submission_status(env, submission_id)
     return None if isinstance(status, Unreadable) else status
-
-
-async def _is_trusted(env: Env, submission_id: str) -> bool:
-    submission = await kv_submissions.get_submission(env, submission_id)
-    return isinstance(submission, Submission) and submission.trusted

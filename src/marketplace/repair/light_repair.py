@@ -14,8 +14,9 @@ from marketplace.ports.env import Env, get_db
 from marketplace.ports.errors import DatabaseError, KvError
 from marketplace.publishing.kv_copy import project_rows
 from marketplace.publishing.outbox import drain_outbox
-from marketplace.publishing.publish import publish_skills
+from marketplace.publishing.publish import Published, publish_skills
 from marketplace.publishing.submissions import ask_again
+from marketplace.skills.change import State
 
 _ROW_BATCH: Final = 200
 
@@ -59,5 +60,6 @@ async def _write_missing_records(env: Env, report: LightRepairReport) -> None:
     projected = await project_rows(env, rows)
     report.kv_backfilled += len(projected.written)
     report.errors += sorted({str(error) for error in projected.failed.values()})
-    outcomes = await publish_skills(env, projected.newer)
-    report.database_backfilled += sum(outcome.in_database for outcome in outcomes.values())
+    outcomes = await publish_skills(env, [State(record) for record in projected.newer])
+    stored = [outcome for outcome in outcomes.values() if isinstance(outcome, Published)]
+    report.database_backfilled += sum(outcome.in_database for outcome in stored)

@@ -154,7 +154,7 @@ class Step:
         job.estimated_total = max(job.estimated_total or 0, job.processed)
         for broken in page.malformed:
             job.add_error(broken.key, broken.reason)
-        known = {entry.summary.name for entry in page.summaries} | set(self._env.seed.names)
+        known = {entry.summary.name for entry in page.summaries} | set(self._env.seed.by_name)
         aliases = {a.name: a.target or a.name for a in page.aliases if a.target not in known}
         if aliases:
             ended = await unresolved_aliases(self._env, aliases)

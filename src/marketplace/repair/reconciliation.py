@@ -16,14 +16,15 @@ from marketplace.ports.env import Env
 from marketplace.ports.errors import KvError, KvRateLimited
 from marketplace.ports.kv import KV_BULK_GET_LIMIT
 from marketplace.publishing.kv_copy import leave_note, project_rows
-from marketplace.publishing.publish import publish_skills
+from marketplace.publishing.publish import Published, publish_skills
 from marketplace.publishing.slug_plan import certain_slug
 from marketplace.repair.bulk_upsert import upsert_in_bulk
 from marketplace.repair.rebuild_job import RebuildJob
+from marketplace.skills.change import State, covers
+from marketplace.skills.merging import merge
 from marketplace.skills.skill import Skill
 
-_INTO_DATABASE: Final = {DifferenceKind.MISSING_IN_DATABASE, DifferenceKind.NEWER_IN_KV}
-_INTO_KV: Final = {DifferenceKind.NEWER_IN_DATABASE, DifferenceKind.MISSING_IN_KV}
+_BOTH: Final = {DifferenceKind.NEWER_IN_KV, DifferenceKind.NEWER_IN_DATABASE}
 _PLACED_AT_ONCE: Final = 50
 
 _FAILURES_OF_SINGLE_KEYS: Final = 3  # of a batch; more of them are KV's
@@ -34,9 +35,13 @@ RESTORING_COST: Final = 1.0 + 2 / KV_BULK_GET_LIMIT
 
 def kv_cost(difference: Difference) -> float:
     """KV operations that repairing a difference takes, about."""
-    if difference.kind in _INTO_DATABASE:
-        return 1 / KV_BULK_GET_LIMIT
-    return RESTORING_COST if difference.kind in _INTO_KV else 5.0
+    match difference.kind:
+        case DifferenceKind.MISSING_IN_DATABASE:
+            return 1 / KV_BULK_GET_LIMIT
+        case DifferenceKind.OTHER_SLUG | DifferenceKind.TAKEN_SLUG:
+            return 5.0
+        case _:
+            return RESTORING_COST
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,18 +90,22 @@ class Reconciler:
 
     async def _plan(self, differences: Sequence[Difference], unmarked: Sequence[str]) -> _Plan:
         plan = _Plan()
-        read = [found.name for found in differences if found.kind not in _INTO_KV]
+        read = [
+            found.name for found in differences if found.kind is not DifferenceKind.MISSING_IN_KV
+        ]
         skills = await self._read([*read, *unmarked])
         moved: list[tuple[Skill, Skill]] = []
         for found in differences:
             skill = skills.get(found.name)
-            if found.kind in _INTO_KV:
+            if found.kind is DifferenceKind.MISSING_IN_KV:
                 if found.row is not None and found.name not in self.job.placed:
                     plan.into_kv.append(found.row)
             elif skill is None:
                 continue  # it cannot be read: an error, and no obstacle
-            elif found.kind in _INTO_DATABASE:
+            elif found.kind is DifferenceKind.MISSING_IN_DATABASE:
                 plan.into_database.append(skill)
+            elif found.kind in _BOTH:
+                self._plan_both(plan, skill, found.row)
             elif found.kind is DifferenceKind.TAKEN_SLUG:
                 plan.taken.append(_Misplaced(skill))
             elif found.row is not None:
@@ -104,15 +113,23 @@ class Reconciler:
         written = {row.name for row in plan.into_kv}
         there = await read_records(self.env, [row.name for _, row in moved])
         for skill, row in moved:
-            newer = skill.revision > row.revision
+            newer = not covers(row, skill)
             record = there[row.name]
-            is_current = isinstance(record, Skill) and record.revision >= row.revision
+            is_current = isinstance(record, Skill) and covers(record, row)
             ahead = row.name > self.job.position.after and row.name not in written
             plan.moved.append(_Misplaced(skill, newer, newer or (ahead and not is_current)))
             if ahead:
                 self.job.place(row.name)
         plan.unmarked = [skills[name] for name in unmarked if name in skills]
         return plan
+
+    def _plan_both(self, plan: _Plan, record: Skill, row: Skill | None) -> None:
+        """Each may have what the other lacks."""
+        both = record if row is None else merge(row, record)
+        if row is None or both.revision != row.revision:
+            plan.into_database.append(record)
+        if both.revision != record.revision:
+            plan.into_kv.append(both)
 
     async def _read(self, names: Sequence[str]) -> dict[str, Skill]:
         """The records of these slugs; one that cannot be read is an error, and no obstacle."""
@@ -145,7 +162,7 @@ class Reconciler:
 
         Returns the slugs that still hold such a record, and must not be overwritten.
         """
-        renamed = [found.skill.renamed(certain_slug(found.skill)) for found in misplaced]
+        renamed = [found.skill.renamed(certain_slug(found.skill.identity)) for found in misplaced]
         outcome = await upsert_in_bulk(renamed, self.database.check_skills)
         rejected = {skill.identity: reason for skill, reason in outcome.rejected}
         placed: dict[str, Skill] = {}
@@ -166,10 +183,10 @@ class Reconciler:
         """Those that both stores took."""
         placed = {}
         for chunk in chunks(list(skills.values()), _PLACED_AT_ONCE):
-            outcomes = await publish_skills(self.env, chunk)
+            outcomes = await publish_skills(self.env, [State(skill) for skill in chunk])
             for skill in chunk:
                 outcome = outcomes.get(skill.identity)
-                if outcome is None or not outcome.in_both:
+                if not isinstance(outcome, Published) or not outcome.in_both:
                     self.job.add_error(f"skill:{skill.name}", "not stored in both sources")
                     continue
                 placed[skill.name] = skill

@@ -17,8 +17,9 @@ from typing import Final
 
 import msgspec
 
-from marketplace.skills.skill import CertTier, SkillSummary
+from marketplace.skills.skill import SkillSummary, Status
 from marketplace.skills.slugs import slugify
+from marketplace.skills.tiers import CertTier
 
 DEFAULT_LIMIT: Final = 24
 MAX_LIMIT: Final = 100
@@ -161,6 +162,8 @@ def _has_all_prefixes(words: Iterable[str], prefixes: tuple[str, ...]) -> bool:
 
 def matches(skill: SkillSummary, query: ListingQuery) -> bool:
     """Whether a skill belongs in the listing. A search without any word matches nothing."""
+    if skill.status is not Status.LISTED:
+        return False
     if query.category is not None and skill.category != query.category:
         return False
     if query.cert_tier is not None and skill.cert_tier != query.cert_tier:

@@ -1,33 +1,64 @@
-"""The well-known skills that ship with the Worker: always listed, canonical for their slugs."""
+"""The well-known skills that ship with the Worker, as the oldest states of their identities."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
-from marketplace.skills.skill import Skill, SkillSummary
+from marketplace.skills.skill import Skill
+from marketplace.skills.slugs import assignable_candidates
 from marketplace.skills.stored import read_skill
 
 SEED_FILE = Path(__file__).parent / "seed_data" / "skills.json"
 
 
+class Claim(NamedTuple):
+    """A published skill, which the seed gives way to: its slug and its identity."""
+
+    name: str
+    identity: str
+
+
 @dataclass(frozen=True, slots=True)
 class Seed:
-    """The seed skills in file order, with the look-ups that reads and publishing need."""
+    """The seed skills in file order, with the look-ups that reads and publishing need.
+
+    ``claimable``: every slug that one of them may have.
+    """
 
     skills: tuple[Skill, ...]
     by_name: Mapping[str, Skill]
     by_identity: Mapping[str, Skill]
-    summaries: tuple[SkillSummary, ...]
+    claimable: Mapping[str, Skill]
 
-    @property
-    def names(self) -> Sequence[str]:
-        return tuple(self.by_name)
+    def beside(self, claims: Iterable[Claim]) -> tuple[Skill, ...]:
+        """The seed as it is listed beside published skills.
+
+        One that is published itself is listed, or withheld, as that. One whose slug another skill
+        has gets the next candidate.
+        """
+        owners = {claim.name: claim.identity for claim in claims}
+        published = set(owners.values())
+        if not owners:
+            return self.skills
+        return tuple(
+            _placed(skill, owners) for skill in self.skills if skill.identity not in published
+        )
 
 
-EMPTY_SEED = Seed((), {}, {}, ())
+def _placed(skill: Skill, owners: Mapping[str, str]) -> Skill:
+    free = (name for name in _slugs(skill) if owners.get(name, skill.identity) == skill.identity)
+    return skill.renamed(next(free))
+
+
+def _slugs(skill: Skill) -> Iterable[str]:
+    return dict.fromkeys((skill.name, *assignable_candidates(skill.repo_url, skill.base_slug)))
+
+
+EMPTY_SEED = Seed((), {}, {}, {})
 
 
 def read_seed(document: bytes) -> Seed:
@@ -39,7 +70,8 @@ def read_seed(document: bytes) -> Seed:
     by_identity = {skill.identity: skill for skill in skills}
     if not len(skills) == len(by_name) == len(by_identity):
         raise ValueError("the seed repeats a slug or an identity")
-    return Seed(skills, by_name, by_identity, tuple(skill.summary() for skill in skills))
+    claimable = {slug: skill for skill in skills for slug in _slugs(skill)}
+    return Seed(skills, by_name, by_identity, claimable)
 
 
 @functools.cache

@@ -11,9 +11,11 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
-from marketplace.basics.timestamps import EPOCH
+from marketplace.basics.timestamps import EPOCH, parse_timestamp
+from marketplace.skills.acts import Acts
 from marketplace.skills.slugs import identity_of
-from marketplace.skills.versions import MAX_VERSION_LENGTH, version_order
+from marketplace.skills.tiers import CertMethod, CertTier, Verdict
+from marketplace.skills.versions import MAX_VERSION_LENGTH
 
 MAX_SKILL_NAME_LENGTH: Final = 64  # Agent Skills specification: `name`
 MAX_DISPLAY_NAME_LENGTH: Final = 100
@@ -27,6 +29,11 @@ MAX_EXTENSION_POINT_LENGTH: Final = 64
 MAX_CATEGORY_LENGTH: Final = 40
 MAX_LICENSE_LENGTH: Final = 64
 MAX_SCORE: Final = 100
+MAX_COMMIT_LENGTH: Final = 64
+MAX_REF_LENGTH: Final = 256
+MAX_FORGE_ID_LENGTH: Final = 64
+MAX_DIGEST_LENGTH: Final = 64  # hexadecimal digits of SHA-256
+MAX_VERDICT_REASON_LENGTH: Final = 1000
 SUMMARY_DESCRIPTION_BYTES: Final = 400  # of UTF-8; lets a summary fit in 1,024 bytes of KV metadata
 
 # Records from before validation may exceed the limits above. They are cut to what every store can
@@ -36,23 +43,15 @@ MAX_AUTHOR_LENGTH: Final = 256
 
 DEFAULT_CATEGORY: Final = "development"
 DEFAULT_VERSION: Final = "1.0.0"
-DEFAULT_LABELS: Final = ("community", "verified")
+DEFAULT_LABELS: Final[tuple[str, ...]] = ()
 
 
-class CertTier(StrEnum):
-    """How far a skill was checked."""
+class Status(StrEnum):
+    """Whether a skill is shown."""
 
-    SCANNED = "SCANNED"
-    VERIFIED = "VERIFIED"
-    CERTIFIED = "CERTIFIED"
-
-
-class CertMethod(StrEnum):
-    """By what means a skill was checked."""
-
-    AUTOMATED_SCAN = "AUTOMATED_SCAN"
-    HUMAN_REVIEW = "HUMAN_REVIEW"
-    VENDOR_AUTO = "VENDOR_AUTO"
+    LISTED = "LISTED"
+    WITHDRAWN = "WITHDRAWN"  # by its owner, as a scan read, or by an operator
+    BLOCKED = "BLOCKED"  # by an operator: it is a threat
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +66,12 @@ class Mark(Enum):
     """What else the code has to know of a field."""
 
     MOMENT = "a point in time as text, see timestamps"
-    KEPT = "a newer state of the skill does not replace it, and the revision does not count it"
-    SCANNED = "what a scan found; the rest is what a submission says"
+    KEPT = "no newer state replaces it, and the revision does not count it"
+    TOLD = "it helps a reader, and the revision does not count it"
+    CERTIFIED = "what the newest PASS says of the check; the rest is what the repository says"
+    DECIDED = "what the newest verdict says"
+    INTERNAL = "no answer for visitors has it"
+    DERIVED = "follows from the other fields and the acts, see merging"
 
 
 class SkillSummary(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -90,10 +93,10 @@ class SkillSummary(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     license: Annotated[str | None, AtMost(MAX_LICENSE_LENGTH)] = None
     category: Annotated[str, AtMost(MAX_CATEGORY_LENGTH)] = DEFAULT_CATEGORY
     current_version: Annotated[str, AtMost(MAX_VERSION_LENGTH)] = DEFAULT_VERSION
-    cert_tier: Annotated[CertTier, Mark.SCANNED] = CertTier.SCANNED
-    cert_method: Annotated[CertMethod, Mark.SCANNED] = CertMethod.AUTOMATED_SCAN
-    cert_score: Annotated[int, AtMost(MAX_SCORE), Mark.SCANNED] = 0
-    certified_at: Annotated[str | None, Mark.MOMENT, Mark.SCANNED] = None
+    cert_tier: Annotated[CertTier, Mark.CERTIFIED] = CertTier.SCANNED
+    cert_method: Annotated[CertMethod, Mark.CERTIFIED] = CertMethod.AUTOMATED_SCAN
+    cert_score: Annotated[int, AtMost(MAX_SCORE), Mark.CERTIFIED] = 0
+    certified_at: Annotated[str | None, Mark.MOMENT, Mark.CERTIFIED] = None
     labels: Annotated[tuple[str, ...], AtMost(MAX_LABELS, MAX_LABEL_LENGTH)] = DEFAULT_LABELS
     extensible: bool = False
     # Measured and not published: a new version has none of its own.
@@ -103,8 +106,13 @@ class SkillSummary(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     trending_score_30d: Annotated[float, Mark.KEPT] = msgspec.field(
         name="trendingScore30d", default=0.0
     )
-    published_at: Annotated[str, Mark.MOMENT, Mark.KEPT] = EPOCH  # of the first publication
-    updated_at: Annotated[str, Mark.MOMENT, Mark.SCANNED] = EPOCH
+    published_at: Annotated[str, Mark.MOMENT, Mark.TOLD] = EPOCH  # of the first publication
+    # When what the repository says last changed.
+    updated_at: Annotated[str, Mark.MOMENT, Mark.TOLD] = EPOCH
+    status: Annotated[Status, Mark.DERIVED] = Status.LISTED
+    scan_failed_at: Annotated[str | None, Mark.MOMENT, Mark.DERIVED] = None
+    source_gone_at: Annotated[str | None, Mark.MOMENT, Mark.DERIVED] = None
+    provisional: bool = False  # no scan has told what the repository says
 
     @property
     def identity(self) -> str:
@@ -119,6 +127,14 @@ class PublishedSummary(msgspec.Struct, frozen=True):
     revision: str
 
 
+class Said(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """What the repository and the scanner say, where something else is listed instead."""
+
+    category: str
+    labels: tuple[str, ...]
+    cert_tier: CertTier
+
+
 class Skill(SkillSummary, frozen=True, kw_only=True, rename="camel"):
     """A published skill, whole: the summary's fields, the full description, extension points."""
 
@@ -126,20 +142,55 @@ class Skill(SkillSummary, frozen=True, kw_only=True, rename="camel"):
         tuple[str, ...], AtMost(MAX_EXTENSION_POINTS, MAX_EXTENSION_POINT_LENGTH)
     ] = ()
 
+    commit: Annotated[str | None, AtMost(MAX_COMMIT_LENGTH)] = None
+    ref: Annotated[str | None, AtMost(MAX_REF_LENGTH)] = None
+    repository_id: Annotated[str | None, AtMost(MAX_FORGE_ID_LENGTH)] = None  # the forge's own
+    owner_id: Annotated[str | None, AtMost(MAX_FORGE_ID_LENGTH)] = None
+    content_digest: Annotated[str | None, AtMost(MAX_DIGEST_LENGTH)] = None  # of the archive
+    skill_md_digest: Annotated[str | None, AtMost(MAX_DIGEST_LENGTH)] = None
+    read_at: Annotated[str | None, Mark.MOMENT] = None  # see facts_at
+    verdict: Annotated[Verdict, Mark.DECIDED] = Verdict.PASS
+    verdict_at: Annotated[str | None, Mark.MOMENT, Mark.DECIDED] = None  # see decided_at
+    verdict_reason: Annotated[str | None, AtMost(MAX_VERDICT_REASON_LENGTH), Mark.DECIDED] = None
+    said: Annotated[Said | None, Mark.DERIVED, Mark.INTERNAL] = None
+    acts: Annotated[Acts, Mark.DERIVED, Mark.INTERNAL] = ()
+
+    @property
+    def facts_at(self) -> str:
+        """When a scanner read what the repository says here."""
+        return self.read_at or self.updated_at
+
+    @property
+    def decided_at(self) -> str:
+        """The moment of the newest verdict."""
+        return self.verdict_at or self.certified_at or self.facts_at
+
     @property
     def revision(self) -> str:
-        """Total order over the states of one skill: version, then time, then content.
+        """Names a state of one skill; where one state has all that another has, it is greater.
 
-        Of two states the one with the greater revision is the newer. The content digest makes the
-        order total, so that any order of arrival ends in the same state.
+        The moments of its newest verdict, act, PASS and facts come first; the digest makes it
+        unique. Two states may each have what the other lacks: `merging.merge` makes one of them.
         """
-        digest = hashlib.sha256(revision_encoder.encode(self._content())).hexdigest()[:16]
-        return f"{version_order(self.current_version)}|{self.updated_at}|{digest}"
+        certified_at = self.certified_at or EPOCH
+        moments = [self.decided_at, certified_at, self.facts_at]
+        latest = max([*moments, *(act.at for act in self.acts[-1:])])
+        digest = digest_of(
+            [self.identity, self.content(), self._verdicts(), [act.id for act in self.acts]]
+        )
+        parts = [_compact(latest), f"{len(self.acts):03d}", *map(_compact, moments), digest]
+        return "|".join(parts)
 
-    def _content(self) -> list[object]:
-        content: list[object] = [getattr(self, field) for field in _FIRST_CONTENT]
-        added = {f: getattr(self, f) for f in _ADDED_CONTENT if getattr(self, f) != _DEFAULTS[f]}
-        return [*content, added] if added else content
+    def content(self) -> list[object]:
+        """What the repository says, with the moment; a field at its default is left out."""
+        said: dict[str, object] = {} if self.said is None else msgspec.structs.asdict(self.said)
+        values = {f: said.get(f, getattr(self, f)) for f in CONTENT}
+        return [self.facts_at, {f: v for f, v in values.items() if v != _DEFAULTS[f]}]
+
+    def _verdicts(self) -> list[object]:
+        tier = self.cert_tier if self.said is None else self.said.cert_tier
+        fields = [getattr(self, f) for f in (*CERTIFIED, *DECIDED) if f != "cert_tier"]
+        return [tier, *fields]
 
     @classmethod
     def from_summary(cls, summary: SkillSummary) -> "Skill":
@@ -180,32 +231,32 @@ LIMITS: Final = {
 }
 """Of every field; without one of its own, what a column can hold."""
 MOMENTS: Final = _marked(Mark.MOMENT)
+SUMMARY_MOMENTS: Final = tuple(f for f in MOMENTS if f in SkillSummary.__struct_fields__)
 KEPT: Final = _marked(Mark.KEPT)
-SUBMITTED_FIELDS: Final = tuple(f for f in _NOTES if f not in (*KEPT, *_marked(Mark.SCANNED)))
-"""What a submission says of a skill; the rest of its content is what a scan found."""
+INTERNAL: Final = _marked(Mark.INTERNAL)
+CERTIFIED: Final = _marked(Mark.CERTIFIED)
+DECIDED: Final = _marked(Mark.DECIDED)
+CONTENT: Final = tuple(
+    field
+    for field in _NOTES
+    if field not in (*KEPT, *_marked(Mark.TOLD), *CERTIFIED, *DECIDED, *_marked(Mark.DERIVED))
+    and field not in ("base_slug", "read_at")
+)
+"""What a repository says of a skill."""
 
 ADDED_TO_SUMMARY: Final = _after(SkillSummary, "updated_at")
 """Fields that summaries stored before them lack."""
-# A field that was added counts where it differs from its default: it changes no revision that is
-# stored already.
-_ADDED: Final = (*ADDED_TO_SUMMARY, *_after(Skill, "extension_points"))
-_ADDED_CONTENT: Final = tuple(f for f in _ADDED if f not in KEPT)
-_FIRST_CONTENT: Final = tuple(f for f in _DEFAULTS if f not in (*KEPT, *_ADDED))
 revision_encoder = msgspec.json.Encoder()
 
 
-def replaces(state: Skill, stored: Skill, *, trusted: bool) -> bool:
-    """Whether a state takes the place of the stored one of the same skill.
-
-    It has to be newer. One that a stranger submitted also has to say what the stored one says: it
-    may bring a new verdict, and no other name, text, path or version.
-    """
-    return state.revision > stored.revision and (trusted or says_the_same(state, stored))
+def digest_of(value: object) -> str:
+    """16 hexadecimal digits that tell values apart."""
+    return hashlib.sha256(revision_encoder.encode(value)).hexdigest()[:16]
 
 
-def says_the_same(state: Skill, other: Skill) -> bool:
-    """Whether two states of a skill differ by nothing but a scan."""
-    return all(getattr(state, field) == getattr(other, field) for field in SUBMITTED_FIELDS)
+def _compact(moment: str) -> str:
+    """A moment as milliseconds in 11 hexadecimal digits, which sort as the moments do."""
+    return f"{max(0, round(parse_timestamp(moment).timestamp() * 1000)):011x}"
 
 
 def shorten(text: str, limit: int) -> str:

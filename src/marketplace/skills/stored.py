@@ -129,7 +129,8 @@ def _mended(value: Any, at_most: AtMost) -> Any:
     if type(value) is str:  # and not an enumeration
         return _cut(value, at_most.limit)
     if isinstance(value, tuple):
-        return tuple(_cut(text, at_most.each) for text in value[: at_most.limit])
+        items = value[: at_most.limit]
+        return tuple(_cut(each, at_most.each) if type(each) is str else each for each in items)
     if type(value) is int:  # and not a bool
         return min(max(value, 0), at_most.limit)
     if isinstance(value, float) and not math.isfinite(value):

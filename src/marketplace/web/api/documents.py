@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic.alias_generators import to_camel
 
 from marketplace.catalog.answer import Source
-from marketplace.skills.skill import Skill, SkillSummary
+from marketplace.skills.skill import INTERNAL, Skill, SkillSummary
 from marketplace.skills.submission import SubmissionState, SubmissionStatus
 
 
@@ -25,6 +25,7 @@ def _fields_of(kind: type[msgspec.Struct]) -> dict[str, Any]:
     return {
         field.name: (field.type, Field(alias=field.encode_name))
         for field in msgspec.structs.fields(kind)
+        if field.name not in INTERNAL
     }
 
 

@@ -1,14 +1,15 @@
 """The shapes of request bodies, for validation and for ``/openapi.json``."""
 
 from collections.abc import Callable
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Self
 
 import msgspec
-from pydantic import AfterValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
 
 from marketplace.basics.timestamps import normalize_timestamp
 from marketplace.publishing.submissions import MAX_RESULTS_A_CALL
 from marketplace.skills.forges import repository_address
+from marketplace.skills.scan import MAX_FILES, ScanReport
 from marketplace.skills.skill import (
     DEFAULT_CATEGORY,
     DEFAULT_LABELS,
@@ -18,18 +19,19 @@ from marketplace.skills.skill import (
     MAX_DISPLAY_NAME_LENGTH,
     MAX_EXTENSION_POINT_LENGTH,
     MAX_EXTENSION_POINTS,
+    MAX_FORGE_ID_LENGTH,
     MAX_LABEL_LENGTH,
     MAX_LABELS,
     MAX_LICENSE_LENGTH,
     MAX_PATH_LENGTH,
+    MAX_REF_LENGTH,
     MAX_REPO_URL_LENGTH,
     MAX_SCORE,
     MAX_SKILL_NAME_LENGTH,
-    CertMethod,
-    CertTier,
 )
 from marketplace.skills.slugs import is_slug, repository_name, slugify
-from marketplace.skills.submission import Scan, Submission, Verdict
+from marketplace.skills.submission import Submission
+from marketplace.skills.tiers import CertMethod, CertTier, Verdict
 from marketplace.skills.versions import MAX_VERSION_LENGTH, is_version
 from marketplace.web.api.documents import Document
 from marketplace.web.characters import ONE_LINE, PROSE
@@ -53,6 +55,11 @@ def _relative_path(text: str) -> str:
     return path
 
 
+def _forge_id(value: object) -> object:
+    """Forges number their repositories and owners; a number is taken as its digits."""
+    return str(value) if type(value) is int else value
+
+
 def _time(text: str) -> str:
     try:
         return normalize_timestamp(text)
@@ -69,10 +76,16 @@ _Version = Annotated[
     Field(max_length=MAX_VERSION_LENGTH),
     _must("be a version like 1.2.3 (Semantic Versioning)", is_version),
 ]
-_Category = Annotated[
+Category = Annotated[
     str,
     Field(min_length=1, max_length=MAX_CATEGORY_LENGTH),
     _must("be lower case letters, digits and single hyphens", is_slug),
+]
+
+
+_Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+_ForgeId = Annotated[
+    str, BeforeValidator(_forge_id), Field(min_length=1, max_length=MAX_FORGE_ID_LENGTH), ONE_LINE
 ]
 
 
@@ -98,7 +111,7 @@ class SubmissionRequest(Document):
         str, Field(max_length=MAX_PATH_LENGTH), ONE_LINE, AfterValidator(_relative_path)
     ] = ""
     description: Annotated[str, Field(max_length=MAX_DESCRIPTION_LENGTH), PROSE] = ""
-    category: _Category = DEFAULT_CATEGORY
+    category: Category = DEFAULT_CATEGORY
     version: _Version = DEFAULT_VERSION
     license: Annotated[str, Field(max_length=MAX_LICENSE_LENGTH), ONE_LINE] | None = None
     labels: Annotated[list[_Label], Field(max_length=MAX_LABELS)] = list(DEFAULT_LABELS)  # noqa: RUF012 - Pydantic copies it
@@ -116,35 +129,78 @@ class SubmissionRequest(Document):
             return body  # the repository is at fault, and is named
         return {**body, "skillName": name}
 
-    def to_submission(self, submission_id: str, created_at: str, *, trusted: bool) -> Submission:
+    def to_submission(self, submission_id: str, created_at: str) -> Submission:
         values = self.model_dump(by_alias=True) | {
             "id": submission_id,
             "baseSlug": slugify(self.skill_name),
             "createdAt": created_at,
-            "trusted": trusted,
             "license": self.license or None,
             "extensible": self.extensible or bool(self.extension_points),
         }
         return msgspec.convert(values, Submission)
 
 
+class SkillFacts(Document):
+    """What the repository says the skill is. Fields not named here are ignored."""
+
+    name: Annotated[
+        str,
+        Field(min_length=1, max_length=MAX_SKILL_NAME_LENGTH, pattern="^[A-Za-z0-9 ._-]+$"),
+        _must("contain a letter a-z or a digit", lambda text: bool(slugify(text))),
+    ]
+    display_name: (
+        Annotated[str, Field(min_length=1, max_length=MAX_DISPLAY_NAME_LENGTH), ONE_LINE] | None
+    ) = None
+    description: Annotated[str, Field(max_length=MAX_DESCRIPTION_LENGTH), PROSE] = ""
+    version: _Version = DEFAULT_VERSION
+    license: Annotated[str, Field(max_length=MAX_LICENSE_LENGTH), ONE_LINE] | None = None
+    labels: Annotated[list[_Label], Field(max_length=MAX_LABELS)] = []  # noqa: RUF012 - Pydantic copies it
+    category: Category = DEFAULT_CATEGORY
+    extensible: bool = False
+    extension_points: Annotated[list[_ExtensionPoint], Field(max_length=MAX_EXTENSION_POINTS)] = []  # noqa: RUF012 - Pydantic copies it
+
+
+class ScannedFile(Document):
+    """A file of the skill's folder; ``size`` in bytes."""
+
+    path: Annotated[str, Field(min_length=1, max_length=MAX_PATH_LENGTH), ONE_LINE]
+    size: Annotated[int, Field(ge=0, strict=True)]
+    sha256: _Sha256
+
+
 class ScanResult(Document):
-    """A scanner's verdict on one submission. Fields not named here are ignored."""
+    """A scanner's verdict on one submission, and what it read there. Fields not named here are
+    ignored."""
 
     submission_id: Annotated[str, Field(min_length=1, max_length=64, pattern="^[0-9A-Za-z_-]+$")]
     verdict: Verdict
-    score: Annotated[int, Field(ge=0, le=MAX_SCORE, strict=True)]
+    score: Annotated[int, Field(ge=0, le=MAX_SCORE, strict=True)] = 0
     cert_tier: CertTier = CertTier.SCANNED
     cert_method: CertMethod = CertMethod.AUTOMATED_SCAN
-    version: _Version | None = None
     reason: Annotated[str, Field(max_length=MAX_REASON_LENGTH), PROSE] | None = None
     scanned_at: Annotated[str, Field(max_length=40), AfterValidator(_time)] | None = None
+    skill: SkillFacts | None = None
+    path: (
+        Annotated[str, Field(max_length=MAX_PATH_LENGTH), ONE_LINE, AfterValidator(_relative_path)]
+        | None
+    ) = None
+    commit: Annotated[str, Field(pattern="^([0-9a-f]{40}|[0-9a-f]{64})$")] | None = None
+    ref: Annotated[str, Field(max_length=MAX_REF_LENGTH), ONE_LINE] | None = None
+    repository_id: _ForgeId | None = None
+    owner_id: _ForgeId | None = None
+    content_digest: _Sha256 | None = None
+    skill_md_digest: _Sha256 | None = None
+    files: Annotated[list[ScannedFile], Field(max_length=MAX_FILES)] = []  # noqa: RUF012 - Pydantic copies it
 
-    def to_scan(self, now: str) -> Scan:
-        """The verdict that is kept; made at ``now`` unless the scanner says when."""
-        values = self.model_dump(by_alias=False)
-        values |= {"scanned_at": min(self.scanned_at or now, now), "reason": self.reason or None}
-        return Scan(**values)
+    @model_validator(mode="after")
+    def _scored(self) -> Self:
+        if self.verdict is Verdict.PASS and "score" not in self.model_fields_set:
+            raise ValueError("a PASS needs a score")
+        return self
+
+    def to_report(self) -> ScanReport:
+        """As publishing takes it."""
+        return msgspec.convert(self.model_dump(by_alias=True), ScanReport)
 
 
 class ScanResults(Document):

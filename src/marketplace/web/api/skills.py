@@ -23,7 +23,8 @@ from marketplace.skills.listing_rules import (
     default_direction,
     default_order,
 )
-from marketplace.skills.skill import CertTier, Skill
+from marketplace.skills.skill import INTERNAL, Skill
+from marketplace.skills.tiers import CertTier
 from marketplace.web.answers import SKILLS_TAG, cacheable
 from marketplace.web.api.documents import (
     CategoriesDocument,
@@ -154,9 +155,9 @@ def _listing(request: Request, query: ListingQuery, answer: Answer[Page]) -> Res
 def _skill(request: Request, answer: Answer[Skill] | None, wanted: str) -> Response:
     if answer is None:
         raise NotFound(f"There is no skill {wanted!r:.300}.")
-    return _document(
-        request, answer, msgspec.to_builtins(answer.value), f"skill-{answer.value.name}"
-    )
+    skill = msgspec.to_builtins(msgspec.structs.replace(answer.value, said=None, acts=()))
+    content = {field: value for field, value in skill.items() if field not in INTERNAL}
+    return _document(request, answer, content, f"skill-{answer.value.name}")
 
 
 def _document(

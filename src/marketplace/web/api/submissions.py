@@ -19,22 +19,20 @@ from marketplace.web.api.documents import (
 )
 from marketplace.web.api.requests import ScanResults, SubmissionRequest
 from marketplace.web.characters import LOOKED_UP
-from marketplace.web.context import Caller, CurrentEnv, Operator
+from marketplace.web.context import CurrentEnv, Operator
 from marketplace.web.problems import DamagedRecord, NotFound
 
 router = APIRouter(prefix="/api/v1", tags=["submissions"])
 
 
 @router.post("/submissions", status_code=202, responses=documented(ReceiptDocument, 202))
-async def submit(env: CurrentEnv, caller: Caller, body: SubmissionRequest) -> Response:
+async def submit(env: CurrentEnv, body: SubmissionRequest) -> Response:
     """Ask for a skill to be listed. 202: taken; 200: an earlier request or listing stands.
 
-    Anybody may. To change a skill that is listed takes an operator's or a scanner's credential.
+    Anybody may: what the skill is called and does is read in the repository.
     """
     require_known_forge(body.repo_url, env.settings.forges)
-    submission = body.to_submission(
-        submissions.new_submission_id(), env.now(), trusted=caller is not None
-    )
+    submission = body.to_submission(submissions.new_submission_id(), env.now())
     receipt = await submissions.submit(env, submission)
     stands = receipt.duplicate or receipt.already_verified
     document = {
@@ -68,9 +66,8 @@ async def get_submission(
 )
 async def report_scan_results(env: CurrentEnv, _operator: Operator, body: ScanResults) -> Response:
     """Report verdicts; what passed is published. Each is accepted or rejected for itself."""
-    now = env.now()
     receipt = await submissions.record_scan_results(
-        env, [result.to_scan(now) for result in body.results]
+        env, [result.to_report() for result in body.results]
     )
     document = {
         "accepted": receipt.accepted,
