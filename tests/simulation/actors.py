@@ -26,14 +26,17 @@ from marketplace.ports.errors import StorageError
 from marketplace.ports.queue import QueueMessage
 from marketplace.publishing import submissions
 from marketplace.publishing.messages import PUBLISH_QUEUE
+from marketplace.publishing.publish import Published, publish_skills
 from marketplace.repair.rebuild import start_rebuild
 from marketplace.repair.schedule import run_scheduled
+from marketplace.skills.acts import Act
+from marketplace.skills.change import Acted
 from marketplace.skills.listing_rules import ListingQuery
+from marketplace.skills.scan import ScanReport
 from marketplace.skills.skill import Skill, SkillSummary
 from marketplace.skills.slugs import is_slug
 from marketplace.skills.stored import read_skill
-from marketplace.skills.submission import Scan, Submission, SubmissionState, SubmissionStatus
-from marketplace.skills.versions import version_order
+from marketplace.skills.submission import Submission, SubmissionState, SubmissionStatus
 from marketplace.worker.consumers import DEAD_LETTER_QUEUE, MAINTENANCE_QUEUE, consume
 from tests.doubles.database import DatabaseDouble, Held
 from tests.doubles.kv import SimulatedKv
@@ -67,8 +70,13 @@ class Repair:
 
 
 def stamp(skill: SkillSummary) -> str:
-    """The part of a revision that a summary tells: two states of one skill never share it here."""
-    return f"{version_order(skill.current_version)}|{skill.updated_at}"
+    """What a summary tells of how new a state is; it grows with the revision."""
+    return f"{skill.updated_at}|{skill.certified_at}"
+
+
+def look(skill: SkillSummary) -> str:
+    """All that a summary tells of what happened to a skill."""
+    return f"{stamp(skill)}|{skill.status}|{skill.scan_failed_at}|{skill.source_gone_at}"
 
 
 def _says_torn(reason: str) -> bool:
@@ -87,10 +95,15 @@ class Marketplace:
         """An author asks; the id to follow, which is an earlier one for a duplicate."""
         return (await submissions.submit(env, submission)).id
 
-    async def report(self, env: Env, scan: Scan) -> bool:
+    async def report(self, env: Env, report: ScanReport) -> bool:
         """A scanner reports; whether its verdict was accepted."""
-        receipt = await submissions.record_scan_results(env, [scan])
-        return scan.submission_id in receipt.accepted
+        receipt = await submissions.record_scan_results(env, [report])
+        return report.submission_id in receipt.accepted
+
+    async def act(self, env: Env, identity: str, act: Act) -> bool:
+        """An operator acts on a skill; whether that was accepted."""
+        outcome = (await publish_skills(env, [Acted(identity, (act,))])).get(identity)
+        return isinstance(outcome, Published)
 
     async def publish(self, env: Env, batch: Sequence[QueueMessage]) -> None:
         """The consumer of the publish queue."""
@@ -191,7 +204,7 @@ class Marketplace:
         return [letter.body for letter in database.dead_letters.values() if letter.is_open]
 
     def index(self, kv: SimulatedKv) -> Mapping[str, str] | None:
-        """What the published index holds: slug → stamp. None when it is unreadable."""
+        """What the published index holds: slug → look. None when it is unreadable."""
         manifest = index_manifest.read_manifest(kv.peek(INDEX_KEY))
         if isinstance(manifest, str):
             return None
@@ -204,7 +217,7 @@ class Marketplace:
         except InvalidData:
             return None
         return {
-            entry.summary.name: stamp(entry.summary) for entry in iterate(merge(reading.layers()))
+            entry.summary.name: look(entry.summary) for entry in iterate(merge(reading.layers()))
         }
 
     def damage_index(self, kv: SimulatedKv, how: int) -> None:

@@ -13,19 +13,17 @@ from marketplace.kv.keys import OUTBOX_PREFIX, SKILL_PREFIX
 from marketplace.ports.env import READ_BUDGET_SECONDS
 from marketplace.ports.errors import StorageError
 from marketplace.publishing.messages import scanned_at_of
-from marketplace.skills.skill import Skill, says_the_same
-from marketplace.skills.submission import Scan
+from marketplace.skills.acts import Act, ActKind
+from marketplace.skills.scan import Scan
+from marketplace.skills.skill import Skill, Status
+from marketplace.skills.tiers import Verdict
 from tests.doubles.database import Held
 from tests.doubles.queue import Delivery
-from tests.simulation.actors import Listing, stamp
+from tests.simulation.actors import Listing, look, stamp
 from tests.simulation.world import Outcome, World
 
 LISTING_LIMIT: Final = 2.2
 """Seconds: what a read may take with every source hanging, and the time to say so."""
-
-
-ANY_REVISION: Final = "!"
-"""Less than every revision of a skill, and more than none."""
 
 
 class Violation(AssertionError):
@@ -34,25 +32,18 @@ class Violation(AssertionError):
 
 @dataclass(slots=True)
 class Sent:
-    """One submission, as the marketplace was told of it, and what became of it.
-
-    A stranger's is owed nothing but that its skill is there: as it says, or as others said.
-    """
+    """One submission, as the marketplace was told of it, and what became of it."""
 
     id: str
-    trusted: bool = True
-    states: dict[str, Held] = field(default_factory=dict)  # what each verdict makes, by its moment
-    kept: str = ""  # the revision owed that was seen in a store: from then on it must stay there
+    identity: str
+    verdicts: dict[str, Verdict] = field(default_factory=dict)  # by moment; all of one kind
+    kept: str = ""  # the moment owed that was seen in a store: from then on it must stay there
     acknowledged_at: float | None = None
 
     @property
-    def identity(self) -> str:
-        """Of its skill."""
-        return next(iter(self.states.values())).identity
-
-    def owed(self, moment: str) -> str:
-        """The revision that a store must have once the verdict of a moment is taken."""
-        return self.states[moment].revision if self.trusted else ANY_REVISION
+    def verdict(self) -> Verdict | None:
+        """The kind of its verdicts, if there is one."""
+        return next(iter(self.verdicts.values()), None)
 
 
 @dataclass(slots=True)
@@ -63,13 +54,23 @@ class Snapshot:
     records: Mapping[str, Held]  # by slug
     outbox: list[Held]
 
-    def best(self) -> dict[str, str]:
-        """The greatest revision of each identity in any durable store."""
-        best: dict[str, str] = {}
-        for held in (*self.rows.values(), *self.records.values(), *self.outbox):
-            if held.revision > best.get(held.identity, ""):
-                best[held.identity] = held.revision
-        return best
+    def all(self) -> Iterable[Held]:
+        """What any durable store holds."""
+        return (*self.rows.values(), *self.records.values(), *self.outbox)
+
+    def decided(self) -> dict[str, str]:
+        """The moment of the newest verdict on each identity in any durable store."""
+        decided: dict[str, str] = {}
+        for held in self.all():
+            decided[held.identity] = max(decided.get(held.identity, ""), held.skill.decided_at)
+        return decided
+
+    def acts(self) -> dict[str, set[str]]:
+        """The ids of the acts on each identity in any durable store."""
+        acts: dict[str, set[str]] = {}
+        for held in self.all():
+            acts.setdefault(held.identity, set()).update(act.id for act in held.skill.acts)
+        return acts
 
 
 @dataclass(slots=True, eq=False)
@@ -79,6 +80,7 @@ class Expected:
     at: float
     rows: dict[str, str]
     records: set[str]
+    withheld: set[str]  # identities of rows that no listing may show
     excused: set[str] = field(default_factory=set)  # damaged since
 
 
@@ -88,8 +90,7 @@ class Truth:
     def __init__(self, world: World) -> None:
         self.world = world
         self.sent: dict[str, Sent] = {}
-        self._strangers: set[str] = set()  # the revisions that only strangers said
-        self._listed: set[str] = set()  # revisions that were in a row
+        self.acts: dict[str, list[Act]] = {}  # by identity: those that were accepted
         self.poison: set[str] = set()  # ids of messages that name no submission
         self.promises: dict[str, set[str]] = {}  # submission id → moments of accepted verdicts
         self.slugs: dict[str, set[str]] = {}  # every slug ever given → the skills that had it
@@ -127,11 +128,14 @@ class Truth:
 
     # What happens
 
-    def send(self, sent: Sent, state: Held) -> None:
-        """A scanner has come to a verdict, which makes a state of a skill."""
+    def send(self, sent: Sent, moment: str, verdict: Verdict) -> None:
+        """A scanner has come to a verdict."""
         self.sent[sent.id] = sent
-        if not sent.trusted:
-            self._strangers.add(state.revision)
+        sent.verdicts[moment] = verdict
+
+    def acted(self, identity: str, act: Act) -> None:
+        """The marketplace has accepted an operator's act."""
+        self.acts.setdefault(identity, []).append(act)
 
     def promised(self, scan: Scan) -> None:
         """The marketplace has accepted a verdict."""
@@ -140,7 +144,12 @@ class Truth:
     def owed_in_the_end(self) -> list[Sent]:
         """What must be published: what was accepted, and what KV knows to have passed."""
         kv = self.world.kv
-        return [s for s in self.sent.values() if s.id in self.promises or kv.peek(f"scan:{s.id}")]
+        return [
+            sent
+            for sent in self.sent.values()
+            if sent.verdict is Verdict.PASS
+            and (sent.id in self.promises or kv.peek(f"scan:{sent.id}"))
+        ]
 
     def remove_row(self, identity: str) -> None:
         """The harness damages the table."""
@@ -168,7 +177,7 @@ class Truth:
             return
         if sent.acknowledged_at is None:
             sent.acknowledged_at = self.world.loop.time()
-        owed = sent.owed(scanned_at_of(delivery.body))
+        owed = scanned_at_of(delivery.body)
         self._owed[sent.id] = max(self._owed.get(sent.id, ""), owed)
         self.check_durable()
 
@@ -176,14 +185,18 @@ class Truth:
 
     def check_durable(self) -> None:
         """1 and 6: what was acknowledged is in a durable store, or in a dead letter."""
-        if not self._owed:
+        if not self._owed and not self.acts:
             return
         world = self.world
-        best = self.snapshot().best()
+        snapshot = self.snapshot()
+        decided = snapshot.decided()
         excused: set[str] | None = None
         for submission_id, owed in self._owed.items():
             sent = self.sent[submission_id]
-            if best.get(sent.identity, "") >= owed:
+            present = decided.get(sent.identity)
+            if present is None and sent.verdict is not Verdict.PASS:
+                continue  # there was nothing that it could change
+            if present is not None and present >= owed:
                 sent.kept = owed
                 continue
             if sent.kept < owed:
@@ -193,9 +206,13 @@ class Truth:
                     continue
             self._violated(
                 f"1 durable: {sent.identity} was acknowledged (submission {submission_id}, at "
-                f"{sent.acknowledged_at:.3f} s) and no store has its revision {owed}, the best "
-                f"is {best.get(sent.identity)}"
+                f"{sent.acknowledged_at:.3f} s) and no store has its verdict of {owed}, the newest "
+                f"is {present}"
             )
+        stored = snapshot.acts()
+        for identity, acts in self.acts.items():
+            if missing := {act.id for act in acts} - stored.get(identity, set()):
+                self._violated(f"5 no going back: no store has the acts {missing} on {identity}")
         for error in (*world.kv.violations, *world.violations):
             self._violated(f"7 bounded: {error}")
 
@@ -215,7 +232,7 @@ class Truth:
         rows = self.world.marketplace.rows(self.world.database)
         if rows == self._rows:
             return
-        earlier, self._rows = self._rows, dict(rows)
+        self._rows = dict(rows)
         slugs: dict[str, str] = {}
         for identity, row in rows.items():
             self.slugs.setdefault(row.name, set()).add(identity)
@@ -223,7 +240,7 @@ class Truth:
                 self._violated(
                     f"4 no clobbering: {identity} and {slugs[row.name]} share {row.name}"
                 )
-            self._check_authority(identity, earlier.get(identity), row)
+            self._check_authority(identity, row)
             before = self._revisions.get(identity, "")
             if row.revision < before and not self._may_return_older(identity, row):
                 self._violated(
@@ -233,20 +250,17 @@ class Truth:
                 self._removed.discard(identity)
             self._revisions[identity] = max(row.revision, before)
 
-    def _check_authority(self, identity: str, before: Held | None, row: Held) -> None:
-        """A stranger's state takes the place of no other, unless it only brings another verdict.
-
-        One that was listed first may come back from KV after its row was lost.
-        """
-        was_listed = row.revision in self._listed
-        self._listed.add(row.revision)
-        if before is None or was_listed:
-            return
-        if row.revision in self._strangers and not says_the_same(row.skill, before.skill):
-            self._violated(
-                f"8 authority: a stranger changed {identity} from {before.revision} to "
-                f"{row.revision}"
-            )
+    def _check_authority(self, identity: str, row: Held) -> None:
+        """8: a row says what a scanner read, at the moment at which it was read."""
+        skill = row.skill
+        said = {
+            f"{sent.id} at {moment}"
+            for sent in self.sent.values()
+            for moment, verdict in sent.verdicts.items()
+            if sent.identity == identity and verdict is Verdict.PASS and moment == skill.facts_at
+        }
+        if skill.description not in said:
+            self._violated(f"8 authority: {identity} says {skill.description!r}, not {said}")
 
     def _may_return_older(self, identity: str, row: Held) -> bool:
         """A row that was lost comes back as KV has it, if KV has it and could be asked."""
@@ -287,8 +301,13 @@ class Truth:
     def expect(self) -> Expected:
         """2: what a listing that starts now has to show."""
         rows = self.world.marketplace.rows(self.world.database)
-        stamps = {identity: stamp(row.skill) for identity, row in rows.items()}
-        expected = Expected(self.world.loop.time(), stamps, self._in_any_view())
+        listed = {i: row.skill for i, row in rows.items() if row.skill.status is Status.LISTED}
+        expected = Expected(
+            self.world.loop.time(),
+            {identity: stamp(skill) for identity, skill in listed.items()},
+            self._in_any_view(),
+            rows.keys() - listed.keys(),
+        )
         self._open.append(expected)
         return expected
 
@@ -304,7 +323,8 @@ class Truth:
             values = kv.visible(key, margin=READ_BUDGET_SECONDS)  # a listing may be shared
             visible = [self.read_record(key, value) for value in values]
             identities = {held.identity if held else None for held in visible}
-            if len(identities) == 1 and (identity := identities.pop()) is not None:
+            listed = all(held and held.skill.status is Status.LISTED for held in visible)
+            if listed and len(identities) == 1 and (identity := identities.pop()) is not None:
                 records.add(identity)
         return records
 
@@ -328,7 +348,13 @@ class Truth:
         if listing.source == "seed" and listing.late:
             self._violated(f"2 visible: {outcome.name} takes a source that is late for empty")
         if listing.source == "postgres" and listing.complete:
+            rows = self.world.marketplace.rows(self.world.database)
+            withheld = {i for i, row in rows.items() if row.skill.status is not Status.LISTED}
+            if leaked := expected.withheld & withheld & shown.keys():
+                self._violated(f"8 authority: {outcome.name} (postgres) shows {leaked}")
             for identity, least in expected.rows.items():
+                if identity in withheld:
+                    continue
                 if shown.get(identity, "") < least and identity not in expected.excused:
                     self._violated(
                         f"2 visible: {outcome.name} (postgres) shows {identity} as "
@@ -338,8 +364,13 @@ class Truth:
             self._violated(f"6 nothing silent: {outcome.name} fell back without saying why")
         if listing.source == "kv-enumeration" and listing.complete:
             missing = (expected.records & self._in_any_view()) - shown.keys() - expected.excused
+            missing -= self._in_outbox()
             if missing:
                 self._violated(f"2 visible: {outcome.name} (KV) misses {sorted(missing)}")
+
+    def _in_outbox(self) -> set[str]:
+        """Skills of which something newer waits: it may be that they are withheld."""
+        return {held.identity for held in self._read_all(OUTBOX_PREFIX)}
 
     def is_there(self, slug: str) -> bool:
         """Whether every read of KV now shows a record of this slug, and the table a row."""
@@ -409,31 +440,41 @@ class Truth:
         if snapshot.outbox:
             self._violated(f"3 convergent: left in the outbox: {snapshot.outbox}")
         index = world.marketplace.index(world.kv)
-        stamps = {row.name: stamp(row.skill) for row in snapshot.rows.values()}
+        stamps = {row.name: look(row.skill) for row in snapshot.rows.values()}
         if index != stamps:
             differing = sorted((index or {}).items() ^ stamps.items())
             self._violated(f"3 convergent: the index and the table differ in {differing}")
 
     def _check_final(self, rows: Mapping[str, Held]) -> None:
-        """3 and 5: each skill ever sent is in the table, in its newest state and as it was sent."""
-        least: dict[str, str] = {}
-        known: dict[str, set[str]] = {}
+        """3 and 5: each skill that passed is in the table, as the newest verdicts and all acts
+        have it."""
+        promised: dict[str, dict[str, Verdict]] = {}
+        said: dict[str, dict[str, Verdict]] = {}
         for sent in self.sent.values():
-            revisions = {skill.revision for skill in sent.states.values()}
-            known.setdefault(sent.identity, set()).update(revisions)
-        for sent in self.owed_in_the_end():
-            moments = self.promises.get(sent.id, ())
-            owed = (sent.owed(moment) for moment in moments)
-            least[sent.identity] = max(least.get(sent.identity, ""), *owed, "")
-        if not least.keys() <= rows.keys() <= known.keys():
-            missing, strange = sorted(least.keys() - rows), sorted(rows.keys() - known)
-            self._violated(f"3 convergent: not in the table: {missing}; never sent: {strange}")
+            said.setdefault(sent.identity, {}).update(sent.verdicts)
+            for moment in self.promises.get(sent.id, ()):
+                promised.setdefault(sent.identity, {})[moment] = sent.verdicts[moment]
+        passed = {i for i, verdicts in promised.items() if Verdict.PASS in verdicts.values()}
+        if missing := passed - rows.keys():
+            self._violated(f"3 convergent: not in the table: {sorted(missing)}")
         for identity, row in rows.items():
-            if row.revision < least.get(identity, "") or row.revision not in known[identity]:
+            skill = row.skill
+            if said.get(identity, {}).get(skill.decided_at) is not skill.verdict:
+                self._violated(f"3 convergent: {identity} has a verdict that nobody gave: {skill}")
+            owed = max(promised.get(identity, {}), default="")
+            if skill.decided_at < owed:
                 self._violated(
-                    f"3 convergent: {identity} ended as {row.revision}, owed was "
-                    f"{least.get(identity)}"
+                    f"3 convergent: {identity} ended with the verdict of {skill.decided_at}, owed "
+                    f"was that of {owed}"
                 )
+            facts = [m for m, v in promised.get(identity, {}).items() if v is Verdict.PASS]
+            if skill.facts_at < max(facts, default=""):
+                self._violated(f"3 convergent: {identity} ended with facts of {skill.facts_at}")
+            acts = {act.id for act in self.acts.get(identity, ())}
+            if missing := acts - {act.id for act in skill.acts}:
+                self._violated(f"5 no going back: {identity} ended without the acts {missing}")
+            if skill.status is not _status(skill):
+                self._violated(f"8 authority: {identity} ended as {skill.status}")
 
     def content(self) -> tuple[object, ...]:
         """What a second repair must not change."""
@@ -455,3 +496,13 @@ def raise_or_keep(world: World, message: str) -> None:
 
 def _submission_id(body: Any) -> str:
     return str(body.get("submissionId")) if isinstance(body, Mapping) else ""
+
+
+def _status(skill: Skill) -> Status:
+    """What the acts and the verdict of a skill make of it, told without the code under test."""
+    lifted = {i for act in skill.acts if act.kind is ActKind.RESTORE for i in act.lifts}
+    kinds = {act.kind for act in skill.acts if act.id not in lifted}
+    if ActKind.BLOCK in kinds:
+        return Status.BLOCKED
+    withdrawn = ActKind.WITHDRAW in kinds or skill.verdict is Verdict.WITHDRAWN
+    return Status.WITHDRAWN if withdrawn else Status.LISTED

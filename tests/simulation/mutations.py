@@ -18,7 +18,7 @@ from marketplace.catalog import source_chain
 from marketplace.catalog.answer import Source
 from marketplace.kv import access as kv_access
 from marketplace.kv.aliases import mark_moved
-from marketplace.kv.keys import pending_key, scan_key
+from marketplace.kv.keys import scan_key
 from marketplace.kv.outbox import clear_outbox, list_outbox
 from marketplace.kv.records import write_record
 from marketplace.ports.database import Upserted, UpsertResult
@@ -26,9 +26,8 @@ from marketplace.ports.env import Env, get_db
 from marketplace.ports.errors import DatabaseError, StorageError, TimedOut
 from marketplace.ports.kv import KvListPage
 from marketplace.publishing.outbox import OUTBOX_BATCH, DrainedOutbox
-from marketplace.skills.skill import Skill
-from marketplace.skills.slugs import assignable_candidates
-from marketplace.skills.submission import Scan, Submission
+from marketplace.skills.scan import Scan
+from marketplace.skills.skill import Skill, Status
 from tests.doubles.database import DatabaseDouble, Held
 from tests.doubles.loop import current_loop
 
@@ -99,8 +98,9 @@ def acknowledges_first(handle: Any) -> Any:
 def acknowledges_failures(_original: Any) -> Any:
     """Acknowledges a message whose skill no store took."""
 
-    def finish(message: Any, _outcome: object, _report: object) -> None:
+    async def finish(_env: Env, message: Any, *_: object) -> bool:
         message.ack()
+        return True
 
     return finish
 
@@ -151,13 +151,13 @@ def slugs_are_not_unique(_original: Any) -> Any:
 def ignores_records_of_others(plan: Any) -> Any:
     """Offers the table slugs that another skill holds in KV."""
 
-    def blind(env: Env, states: Sequence[Skill], records: Mapping[str, Any], **options: Any) -> Any:
+    def blind(env: Env, change: Any, records: Mapping[str, Any]) -> Any:
         own = {
             slug: record
             for slug, record in records.items()
-            if not isinstance(record, Skill) or record.identity == states[0].identity
+            if not isinstance(record, Skill) or record.identity == change.identity
         }
-        return plan(env, states, own, **options)
+        return plan(env, change, own)
 
     return blind
 
@@ -176,21 +176,18 @@ def writes_over_records_of_others(allowed: Any) -> Any:
 def takes_the_base_slug_without_postgres(_original: Any) -> Any:
     """With PostgreSQL away, takes a slug that two skills may take at once."""
 
-    def greedy(skill: Skill) -> str:
-        return assignable_candidates(skill.repo_url, skill.base_slug)[0]
+    def greedy(identity: str) -> str:
+        return identity.rpartition("#")[2]
 
     return greedy
 
 
 @_mutation("marketplace.publishing.publish.plan_slug")
 def takes_a_lost_row_for_a_new_skill(plan: Any) -> Any:
-    """Gives PostgreSQL, which has lost a row, an older state than KV has."""
+    """Gives PostgreSQL, which has lost a row, less than KV knows."""
 
-    def forgetful(
-        env: Env, states: Sequence[Skill], records: Mapping[str, Any], **options: Any
-    ) -> Any:
-        newest = max(states, key=lambda state: state.revision)
-        return replace(plan(env, states, records, **options), skill=newest)
+    def forgetful(env: Env, change: Any, records: Mapping[str, Any]) -> Any:
+        return replace(plan(env, change, records), change=change)
 
     return forgetful
 
@@ -205,26 +202,63 @@ def writes_older_rows_over_newer_records(allowed: Any) -> Any:
     return forgetful
 
 
-@_mutation("tests.doubles.database.says_the_same")
-def lets_strangers_change_what_is_listed(_original: Any) -> Any:
-    """The table takes a stranger's newer state like anybody's."""
-    return lambda _state, _other: True
+@_mutation("tests.doubles.database.DoubleSession._is_unchanged")
+def writes_over_what_it_did_not_see(_original: Any) -> Any:
+    """The table takes a state that was made from an older row than it has."""
+    return lambda *_: True
 
 
-@_mutation("marketplace.kv.keys.is_trusted_outbox_key", everywhere=True)
-def forgets_who_filled_the_outbox(_original: Any) -> Any:
-    """Takes what waits in the outbox as if nobody there were a stranger."""
-    return lambda _key: True
+@_mutation("marketplace.skills.merging.union")
+def forgets_the_acts_of_one_side(_original: Any) -> Any:
+    """Of two sets of acts the one of the first state stands."""
+    return lambda one, _other: tuple(one)
 
 
-@_mutation("marketplace.kv.submissions._keep_pass")
+@_mutation("marketplace.skills.merging._content_rank")
+def takes_the_first_facts(_original: Any) -> Any:
+    """What was listed first stays."""
+    return lambda _skill: 0
+
+
+@_mutation("marketplace.skills.merging._decided_rank")
+def takes_the_first_verdict(_original: Any) -> Any:
+    """The first verdict stays."""
+    return lambda _skill: 0
+
+
+@_mutation("marketplace.skills.listing_rules.matches", everywhere=True)
+def lists_what_is_withheld(matches: Any) -> Any:
+    """Shows skills that are withdrawn or blocked."""
+
+    def listed(skill: Any, query: Any) -> bool:
+        return bool(matches(msgspec.structs.replace(skill, status=Status.LISTED), query))
+
+    return listed
+
+
+@_mutation("marketplace.publishing.consumer.read_verdicts")
+def lists_without_reading_the_log(_original: Any) -> Any:
+    """A late PASS lists a skill as if no newer verdict had come."""
+
+    async def nothing(_env: Env, _identity: str) -> list[Any]:
+        return []
+
+    return nothing
+
+
+@_mutation("marketplace.publishing.kv_copy.find_identity_in_outbox")
+def forgets_what_waits(_original: Any) -> Any:
+    """Without PostgreSQL, makes each change from the record alone."""
+    return _nothing
+
+
+@_mutation("marketplace.kv.submissions.log_verdict")
 def keeps_verdicts_before_their_marks(_original: Any) -> Any:
     """A call that ends between the two leaves a verdict that nobody looks at again."""
 
-    async def keep(env: Env, submission: Submission, scan: Scan, _standing: object) -> None:
+    async def keep(env: Env, scan: Scan) -> None:
         value = msgspec.json.encode(scan)
-        await kv_access.put_value(env, scan_key(submission.id), value)
-        await kv_access.put_value(env, pending_key(scan.scanned_at, submission.id), value)
+        await kv_access.put_value(env, scan_key(scan.submission_id), value)
 
     return keep
 
@@ -305,8 +339,10 @@ def leaves_the_index_as_it_is(_original: Any) -> Any:
 def takes_an_error_for_success(_original: Any) -> Any:
     """Believes that PostgreSQL stored what it was given."""
 
-    async def rows(_env: Env, plans: Sequence[Any]) -> Mapping[str, UpsertResult]:
-        return {p.skill.identity: UpsertResult(p.skill, Upserted.INSERTED) for p in plans}
+    async def rows(_env: Env, plans: Sequence[Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        made = {plan.identity: plan.change.onto(None) for plan in plans}
+        skills = {i: skill for i, skill in made.items() if isinstance(skill, Skill)}
+        return {i: UpsertResult(skill, Upserted.INSERTED) for i, skill in skills.items()}, {}
 
     return rows
 

@@ -13,13 +13,15 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from marketplace.basics.timestamps import format_timestamp
-from marketplace.kv.keys import pending_key
+from marketplace.kv.keys import pending_key, scan_key, verdict_key
 from marketplace.ports.env import Env
 from marketplace.publishing.messages import publish_message
+from marketplace.skills.acts import Act, ActKind
 from marketplace.skills.listing_rules import ListingQuery
+from marketplace.skills.scan import Facts, ScanReport
 from marketplace.skills.skill import Skill
-from marketplace.skills.submission import Scan, Submission, Verdict, skill_from_submission
-from tests.doubles.database import Held
+from marketplace.skills.submission import Submission
+from marketplace.skills.tiers import Verdict
 from tests.doubles.loop import EPOCH_OF_SIMULATION, CutOff, Deadlock, new_loop
 from tests.doubles.network import Fault
 from tests.doubles.queue import Delivery, SimulatedQueue
@@ -34,7 +36,9 @@ CATEGORY: Final = "simulated"
 STUCK: Final = 1000.0  # seconds: longer than a lost message goes unnoticed
 SCANNER_TRIES: Final = 3  # at most: some never ask again
 MAX_DRAINS: Final = 400
-STRANGERS: Final = 4  # every fourth submission is a stranger's
+SUBMITTED: Final = "what a submission says"
+VERDICTS: Final = (*([Verdict.PASS] * 5), Verdict.FAIL, Verdict.WITHDRAWN, Verdict.GONE)
+ACTS: Final = (ActKind.BLOCK, ActKind.WITHDRAW, ActKind.CORRECT, ActKind.RESTORE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,7 @@ class Run:
         self.world = World(marketplace, schedule.seed)
         self.truth = Truth(self.world)
         self._submissions = 0
+        self._acts = 0
         self._last_scan = EPOCH_OF_SIMULATION
         self._actions: dict[StepKind, Callable[[Step], Awaitable[None]]] = {
             StepKind.APPLY: self._apply,
@@ -81,6 +86,7 @@ class Run:
             StepKind.RESCAN: self._rescan,
             StepKind.REPEAT: self._repeat,
             StepKind.POISON: self._poison,
+            StepKind.ACT: self._act_on_a_skill,
             StepKind.CONSUME: self._consume,
             StepKind.BURY: self._bury,
             StepKind.MAINTAIN: self._maintain,
@@ -119,7 +125,7 @@ class Run:
         if self.world.found:
             raise self.world.found[0]
 
-    # Submitters and scanners
+    # Submitters, scanners and operators
 
     async def _apply(self, step: Step) -> None:
         submission = self._submission(step)
@@ -129,10 +135,11 @@ class Run:
         if outcome.value != submission.id:
             return  # refused, a duplicate, listed already; or the author was not told
         await asyncio.sleep(step.choice % 100)
-        scan = self._verdict(submission, Sent(submission.id, trusted=submission.trusted))
+        report = self._report(submission, Sent(submission.id, submission.identity), step)
+        scan = report.on(submission, format_timestamp(self._last_scan))
         for attempt in range(1 + step.choice // 1024 % SCANNER_TRIES):
             told = await self._invoke(
-                "report", lambda e: self.marketplace.report(e, scan), None if attempt else step
+                "report", lambda e: self.marketplace.report(e, report), None if attempt else step
             )
             if told.value:
                 self.truth.promised(scan)
@@ -142,7 +149,7 @@ class Run:
     async def _submit(self, step: Step) -> None:
         submission = self._submission(step)
         self.world.kv.damage(f"sub:{submission.id}", msgspec.json.encode(submission))
-        self._scan(submission, Sent(submission.id, trusted=submission.trusted))
+        self._scan(submission, Sent(submission.id, submission.identity), step)
 
     def _submission(self, step: Step) -> Submission:
         repository = self._one_of(self.schedule.repositories, step)
@@ -155,38 +162,45 @@ class Run:
             skill_name=base_slug,
             base_slug=base_slug,
             created_at=format_timestamp(self.world.loop.clock()),
-            category=CATEGORY,
-            description=f"submission {self._submissions}",
-            version=f"{1 + step.choice // 64 % 3}.0.0",
-            trusted=step.choice // 256 % STRANGERS != STRANGERS - 1,
+            category="submitted",
+            description=SUBMITTED,
+            version="9999999999.0.0",
         )
 
-    def _verdict(self, submission: Submission, sent: Sent) -> Scan:
+    def _report(self, submission: Submission, sent: Sent, step: Step) -> ScanReport:
         """A verdict that a scanner has come to."""
-        scan = Scan(
-            submission_id=submission.id,
-            verdict=Verdict.PASS,
-            score=80 + len(sent.states),
-            scanned_at=self._next_moment(),
+        moment = self._next_moment()
+        # A submission has verdicts of one kind: of several kinds FAIL wins, whatever was listed.
+        verdict = sent.verdict or self._one_of(VERDICTS, replace(step, choice=step.choice // 256))
+        facts = Facts(
+            name=submission.skill_name,
+            description=f"{sent.id} at {moment}",
+            category=CATEGORY,
+            version=f"{1 + step.choice // 64 % 3}.0.0",
         )
-        skill = Held.of(skill_from_submission(submission, scan))
-        sent.states[scan.scanned_at] = skill
-        self.truth.send(sent, skill)
-        who = "" if sent.trusted else ", a stranger's"
-        self.world.note(f"        {sent.id} is {sent.identity} {skill.revision}{who}")
-        return scan
+        self.truth.send(sent, moment, verdict)
+        self.world.note(f"        {sent.id} is {sent.identity} {verdict} {moment}")
+        return ScanReport(
+            submission_id=submission.id,
+            verdict=verdict,
+            score=80,
+            scanned_at=moment,
+            skill=facts,
+        )
 
-    def _scan(self, submission: Submission, sent: Sent) -> None:
+    def _scan(self, submission: Submission, sent: Sent, step: Step) -> None:
         """A verdict that the webhook has kept and enqueued."""
-        scan = self._verdict(submission, sent)
+        report = self._report(submission, sent, step)
+        scan = report.on(submission, format_timestamp(self._last_scan))
         kept = msgspec.json.encode(scan)
-        self.world.kv.damage(pending_key(scan.scanned_at, submission.id), kept)
-        self.world.kv.damage(f"scan:{submission.id}", kept)
+        log = verdict_key(scan.identity, scan.scanned_at, scan.submission_id)
+        for key in (log, pending_key(scan.scanned_at, scan.submission_id), scan_key(sent.id)):
+            self.world.kv.damage(key, kept)
         self.truth.promised(scan)
         self._send(sent.id, scan.scanned_at)
 
     def _next_moment(self) -> str:
-        """Now, but never the same millisecond twice: version and time tell two states apart."""
+        """Now, but never the same millisecond twice: a moment names a state."""
         self._last_scan = max(self.world.loop.clock(), self._last_scan + timedelta(milliseconds=1))
         return format_timestamp(self._last_scan)
 
@@ -198,12 +212,34 @@ class Run:
             sent = self.truth.sent[self._one_of(list(promised), step)]
             stored = self.world.kv.peek(f"sub:{sent.id}")
             assert stored is not None
-            self._scan(msgspec.json.decode(stored, type=Submission), sent)
+            self._scan(msgspec.json.decode(stored, type=Submission), sent, step)
 
     async def _repeat(self, step: Step) -> None:
         if promised := self.truth.promises:
             sent = self.truth.sent[self._one_of(list(promised), step)]
-            self._send(sent.id, self._one_of(list(sent.states), step))
+            self._send(sent.id, self._one_of(list(sent.verdicts), step))
+
+    async def _act_on_a_skill(self, step: Step) -> None:
+        """An operator sees a row, and blocks, withdraws, corrects, or lifts what it shows."""
+        rows = self.marketplace.rows(self.world.database)
+        if not rows:
+            return
+        row = rows[self._one_of(sorted(rows), step)]
+        self._acts += 1
+        kind = self._one_of(ACTS, replace(step, choice=step.choice // 16))
+        act = Act(
+            id=f"a{self._acts}",
+            kind=kind,
+            reason="simulated",
+            at=self._next_moment(),
+            by="operator",
+            labels=(f"label-{self._acts}",) if kind is ActKind.CORRECT else None,
+            lifts=tuple(a.id for a in row.skill.acts) if kind is ActKind.RESTORE else (),
+        )
+        self.world.note(f"        {act.id} is {kind} of {row.identity}")
+        told = await self._invoke("act", lambda e: self.marketplace.act(e, row.identity, act), step)
+        if told.value:
+            self.truth.acted(row.identity, act)
 
     async def _poison(self, step: Step) -> None:
         submission_id = f"unknown-{step.choice}"

@@ -27,6 +27,7 @@ class StepKind(StrEnum):
     RESCAN = "rescan"
     REPEAT = "repeat"
     POISON = "poison"
+    ACT = "act"
     CONSUME = "consume"
     BURY = "bury"
     MAINTAIN = "maintain"
@@ -50,6 +51,7 @@ _WEIGHTS: Final = {
     StepKind.RESCAN: 1,
     StepKind.REPEAT: 3,
     StepKind.POISON: 2,
+    StepKind.ACT: 3,
     StepKind.CONSUME: 16,
     StepKind.BURY: 2,
     StepKind.MAINTAIN: 2,

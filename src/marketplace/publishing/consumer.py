@@ -108,14 +108,16 @@ async def _publish(
         made = await publish_skills(env, changes)
         outcomes |= {scan.submission_id: made.get(identity) for identity, scan in batch.items()}
         scans = [scan for scan in scans if scan.submission_id not in outcomes]
+    done: list[Scan] = []
     for message, reading in zip(messages, readings, strict=True):
         if isinstance(reading, _Unpublishable):
             await _bury(env, message, reading, report)
         elif reading is None:
             _retry(message, report, "outdated-read")
         else:
-            await _finish(env, message, reading, outcomes[reading.submission_id], report)
-    await _note_publications(env, [r for r in readings if isinstance(r, Scan)], outcomes)
+            finished = await _finish(env, message, reading, outcomes[reading.submission_id], report)
+            done += [reading] if finished else []
+    await _note_publications(env, done, outcomes)
 
 
 async def _change(env: Env, scan: Scan) -> Change:
@@ -186,7 +188,7 @@ async def _note(env: Env, scan: Scan, outcome: _Outcome, now: str) -> None:
                     scanned_at=scan.scanned_at,
                 ),
             )
-        elif outcome is not None:
+        else:
             await unmark_pending(env, PendingSubmission(id_, scan.scanned_at))
     except KvError as error:
         env.log("publication-not-noted", level="warning", id=id_, reason=error.reason)
@@ -194,29 +196,34 @@ async def _note(env: Env, scan: Scan, outcome: _Outcome, now: str) -> None:
 
 async def _finish(
     env: Env, message: QueueMessage, scan: Scan, outcome: _Outcome, report: BatchReport
-) -> None:
+) -> bool:
+    """Whether the verdict of a message is carried out, as far as there is anything to do."""
     if outcome is None:
-        _retry(message, report, "storage-unavailable")
-    elif isinstance(outcome, Refusal) and outcome in _REFUSED:
+        return _retry(message, report, "storage-unavailable")
+    if outcome is Refusal.NOT_LISTED and message.attempts <= OUTDATED_READS:
+        # Until every read of the log shows it, an older PASS may still list the skill.
+        return _retry(message, report, outcome)
+    if isinstance(outcome, Refusal) and outcome in _REFUSED:
         detail = f"{scan.verdict} of {scan.scanned_at} on {scan.identity}"
-        await _bury(env, message, _Unpublishable(_REFUSED[outcome], detail), report)
-    else:
-        message.ack()
-        report.published += isinstance(outcome, Published)
+        return await _bury(env, message, _Unpublishable(_REFUSED[outcome], detail), report)
+    message.ack()
+    report.published += isinstance(outcome, Published)
+    return True
 
 
-async def _bury(env: Env, message: QueueMessage, why: _Unpublishable, report: BatchReport) -> None:
+async def _bury(env: Env, message: QueueMessage, why: _Unpublishable, report: BatchReport) -> bool:
     try:
         await bury(env, message, queue=PUBLISH_QUEUE, reason=why.reason, detail=why.detail)
     except StorageError as error:
-        _retry(message, report, error.reason)
-        return
+        return _retry(message, report, error.reason)
     message.ack()
     report.buried += 1
     report.reasons[why.reason] = report.reasons.get(why.reason, 0) + 1
+    return True
 
 
-def _retry(message: QueueMessage, report: BatchReport, reason: str) -> None:
+def _retry(message: QueueMessage, report: BatchReport, reason: str) -> bool:
     message.retry(delay_seconds=retry_delay(message.attempts))
     report.retried += 1
     report.reasons[reason] = report.reasons.get(reason, 0) + 1
+    return False
