@@ -97,8 +97,7 @@ def _certified_rank(skill: Skill) -> tuple[str, str]:
 
 
 def _decided_rank(skill: Skill) -> tuple[str, int, str]:
-    digest = digest_of(list(_values(skill, DECIDED).values()))
-    return skill.decided_at, _GRAVITY[skill.verdict], digest
+    return skill.decided_at, _GRAVITY[skill.verdict], digest_of(skill.verdict_reason)
 
 
 def _updated_at(states: tuple[Skill, Skill], content: Skill) -> str:

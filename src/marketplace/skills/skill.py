@@ -189,8 +189,8 @@ class Skill(SkillSummary, frozen=True, kw_only=True, rename="camel"):
 
     def _verdicts(self) -> list[object]:
         tier = self.cert_tier if self.said is None else self.said.cert_tier
-        fields = [getattr(self, f) for f in (*CERTIFIED, *DECIDED) if f != "cert_tier"]
-        return [tier, *fields]
+        certified = [getattr(self, f) for f in CERTIFIED if f != "cert_tier"]
+        return [tier, *certified, self.verdict, self.decided_at, self.verdict_reason]
 
     @classmethod
     def from_summary(cls, summary: SkillSummary) -> "Skill":

@@ -49,6 +49,11 @@ def listed() -> Skill:
     return skill
 
 
+def from_before_verdicts() -> Skill:
+    """A state that tells no moment of its facts and of its verdict."""
+    return make_skill("tidy", updated_at=_MOMENTS[1], certified_at=_MOMENTS[2])
+
+
 _scans = st.builds(
     scan,
     st.sampled_from(_MOMENTS),
@@ -71,7 +76,7 @@ _acts = st.lists(
 
 @st.composite
 def _states(draw: st.DrawFn) -> Skill:
-    skill = listed()
+    skill = draw(st.sampled_from([listed(), from_before_verdicts()]))
     for found in draw(st.lists(_scans, max_size=3)):
         changed = apply_scan(skill, found)
         assert isinstance(changed, Skill)
@@ -99,6 +104,11 @@ def test_what_is_merged_has_no_smaller_revision(one: Skill, other: Skill) -> Non
     assert merged.revision.rpartition("|")[0] >= max(
         one.revision.rpartition("|")[0], other.revision.rpartition("|")[0]
     )
+
+
+def test_a_state_that_tells_no_moment_of_its_verdict_is_the_same_state_once_merged() -> None:
+    for state in (from_before_verdicts(), make_skill("tidy")):
+        assert merge(state, state).revision == state.revision
 
 
 @given(_states())
