@@ -21,6 +21,7 @@ T = TypeVar("T")
 
 
 REFUSED = "refused"  # the category of skills that the table does not take
+EARLIER, LATER = "2026-10-01T08:00:00.000Z", "2026-12-01T08:00:00.000Z"  # than `make_skill`'s
 
 
 @dataclass(slots=True)

@@ -27,7 +27,7 @@ from marketplace.skills.listing_rules import ListingQuery
 from marketplace.skills.skill import Skill
 from marketplace.web.app import create_app
 from tests.doubles.database import no_hook
-from tests.doubles.marketplace import Market, fault, make_skill, postgres_away
+from tests.doubles.marketplace import EARLIER, LATER, Market, fault, make_skill, postgres_away
 from tests.doubles.network import Fault
 
 SKILL = make_skill("pdf-tools", description="Long. " * 200, extension_points=("ocr",))
@@ -94,8 +94,8 @@ async def test_of_record_and_outbox_the_newer_state_is_found_as_it_is_listed(
     market: Market,
 ) -> None:
     market.tables.before = postgres_away
-    newer = make_skill("pdf-tools", current_version="2.0.0")
-    older = make_skill("pdf-tools", current_version="0.9.0")
+    newer = make_skill("pdf-tools", updated_at=LATER)
+    older = make_skill("pdf-tools", updated_at=EARLIER)
     for waiting in (older, newer):
         await write_outbox(market.env, waiting)
     await _record(market)
@@ -108,7 +108,7 @@ async def test_another_skill_of_that_slug_in_the_outbox_is_not_mistaken_for_it(
     market: Market,
 ) -> None:
     market.tables.before = postgres_away
-    other = make_skill("pdf-tools", repo_url="https://github.com/b/c", current_version="9.0.0")
+    other = make_skill("pdf-tools", repo_url="https://github.com/b/c", updated_at=LATER)
     await write_outbox(market.env, other)
     await _record(market)
     for answer in await _find(market):

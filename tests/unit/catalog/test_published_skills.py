@@ -14,7 +14,7 @@ from marketplace.kv.records import write_record
 from marketplace.ports.env import Settings
 from marketplace.ports.errors import KvError
 from tests.doubles.loop import current_loop
-from tests.doubles.marketplace import Market, fault, make_skill, names
+from tests.doubles.marketplace import LATER, Market, fault, make_skill, names
 from tests.doubles.network import Fault
 from tests.unit.kv.index.indexes import listing, read_names, write_index, write_records
 
@@ -46,7 +46,7 @@ async def test_the_larger_side_answers_and_the_other_fills_in(market: Market) ->
 
 @pytest.mark.parametrize("index_is_newer", [True, False])
 async def test_of_two_states_the_newer_is_listed(market: Market, *, index_is_newer: bool) -> None:
-    states = [make_skill("a"), make_skill("a", current_version="1.10.0")]
+    states = [make_skill("a"), make_skill("a", current_version="1.10.0", updated_at=LATER)]
     record, indexed = states if index_is_newer else reversed(states)
     await write_record(market.env, record)
     await add_to_published_index(market.env, [indexed])
@@ -56,7 +56,7 @@ async def test_of_two_states_the_newer_is_listed(market: Market, *, index_is_new
 
 async def test_one_slug_of_two_skills_stays_with_the_record(market: Market) -> None:
     await write_record(market.env, make_skill("a"))
-    other = make_skill("a", repo_url="https://github.com/evil/a", current_version="9.0.0")
+    other = make_skill("a", repo_url="https://github.com/evil/a", updated_at=LATER)
     await add_to_published_index(market.env, [other])
     await write_outbox(market.env, other)
     (entry,) = await listing(market)
@@ -70,7 +70,7 @@ async def test_moved_skills_are_listed_once_and_the_outbox_is_part_of_the_listin
     await write_records(market, "new", "x")
     await mark_moved(market.env, "old", "new")
     await write_outbox(market.env, make_skill("waiting"))
-    await write_outbox(market.env, make_skill("x", current_version="3.0.0"))
+    await write_outbox(market.env, make_skill("x", current_version="3.0.0", updated_at=LATER))
     found = {e.summary.name: e.summary.current_version for e in await listing(market)}
     assert found == {"new": "1.0.0", "waiting": "1.0.0", "x": "3.0.0"}
     assert "waiting" not in await read_names(market)  # its slug is not decided yet

@@ -29,7 +29,7 @@ from tests.doubles.network import Fault, Network
 
 SEED = load_seed()
 SKILLS = [make_skill(f"own-{number:03}") for number in range(30)]
-WHOLE = len(SKILLS) + len(SEED.summaries)
+WHOLE = len(SKILLS) + len(SEED.skills)
 
 HANGING = fault(Fault.HANG, "list", "get", "get_many")
 FAILING = fault(Fault.FAIL, "list", "get", "get_many")
@@ -120,7 +120,7 @@ async def test_what_was_enumerated_before_time_ran_out_is_listed_and_marked(
 
     isolate.faults = third_list_hangs
     answer = await isolate.listing()
-    assert answer.value.total == 20 + len(SEED.summaries)
+    assert answer.value.total == 20 + len(SEED.skills)
     assert {"enumeration: deadline", "kv-enumeration: truncated"} <= set(answer.reasons)
 
 
@@ -154,7 +154,7 @@ async def test_a_database_that_hangs_leaves_the_seed_no_say_although_kv_is_away(
         await isolate.listing()
     isolate.market.tables.before = _refuse
     answer = await isolate.listing()
-    assert (answer.value.total, answer.source) == (len(SEED.summaries), Source.SEED)
+    assert (answer.value.total, answer.source) == (len(SEED.skills), Source.SEED)
     assert answer.degraded
 
 

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marketplace.kv.summaries import Moved, decode_metadata, encode_metadata
+from marketplace.kv.summaries import Moved, decode_metadata, encode_metadata, encode_summary
 from marketplace.ports.kv import KV_METADATA_LIMIT
+from marketplace.skills.skill import PublishedSummary
 from tests.doubles.marketplace import make_skill
 
 # Text that every store can hold: everything but lone surrogates and NUL
@@ -64,7 +65,8 @@ def test_a_text_that_only_looks_like_nul_is_a_text() -> None:
     ],
 )
 def test_metadata_that_no_skill_can_have_is_not_believed(field: str, value: Any) -> None:
-    metadata = encode_metadata(msgspec.structs.replace(make_skill(), **{field: value}))
+    summary = msgspec.structs.replace(make_skill().summary(), **{field: value})
+    metadata = encode_summary(PublishedSummary(summary, make_skill().revision)).decode()
     assert decode_metadata("pdf-tools", metadata) is None
 
 

@@ -10,7 +10,7 @@ from marketplace.kv.summaries import encode_summary
 from marketplace.repair.rebuild import get_rebuild, start_rebuild
 from marketplace.skills.skill import PublishedSummary
 from marketplace.worker.consumers import MAINTENANCE_QUEUE, consume
-from tests.doubles.marketplace import REFUSED, Delivered, Market, make_skill, make_skills
+from tests.doubles.marketplace import LATER, REFUSED, Delivered, Market, make_skill, make_skills
 
 _NUMBERS = (
     "rebuilt",
@@ -110,4 +110,4 @@ async def _in_each_others_way(market: Market) -> None:
 
 def replace_version(skill: Any, version: str) -> Any:
     """A newer state of a skill."""
-    return msgspec.structs.replace(skill, current_version=version)
+    return msgspec.structs.replace(skill, current_version=version, updated_at=LATER)

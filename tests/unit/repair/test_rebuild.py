@@ -11,6 +11,7 @@ from marketplace.ports.database import DatabaseSession
 from marketplace.ports.env import Settings
 from marketplace.publishing.publish import publish_skills
 from marketplace.repair.rebuild import MAX_ATTEMPTS, get_rebuild, start_rebuild
+from marketplace.skills.change import State
 from marketplace.skills.skill import Skill
 from marketplace.skills.slugs import assignable_candidates
 from marketplace.worker.consumers import MAINTENANCE_QUEUE, consume
@@ -141,7 +142,8 @@ async def test_cut_off_five_times_it_still_completes(market: Market) -> None:
 async def test_what_only_the_outbox_has_keeps_its_slug(market: Market) -> None:
 
     skills = make_skills(3)
-    await publish_skills(replace(market.env, database=DatabaseSession(postgres_away)), skills)
+    env = replace(market.env, database=DatabaseSession(postgres_away))
+    await publish_skills(env, [State(skill) for skill in skills])
     dry = await rebuild(market, dry_run=True)
     real = await rebuild(market)
     assert numbers(dry) == numbers(real)

@@ -24,7 +24,7 @@ from marketplace.kv.keys import INDEX_PAGE_PREFIX, index_page_key
 from marketplace.ports.errors import KvError
 from marketplace.skills import fingerprint
 from marketplace.skills.fingerprint import Fingerprint
-from tests.doubles.marketplace import Market, fault, make_skill
+from tests.doubles.marketplace import LATER, Market, fault, make_skill
 from tests.doubles.network import Fault
 from tests.unit.kv.index.indexes import read_names, write_index, write_records
 
@@ -185,7 +185,7 @@ async def test_adding_takes_one_read_and_one_write_for_a_batch(market: Market) -
     await write_index(market, "g1", "a", "b")
     await asyncio.sleep(2)
     before = market.kv.operations.total()
-    newer = make_skill("b", current_version="2.0.0")
+    newer = make_skill("b", current_version="2.0.0", updated_at=LATER)
     assert await add_to_published_index(market.env, [newer, make_skill("c")])
     assert market.kv.operations.total() - before == 2
     reading = await read_index(market.env)
