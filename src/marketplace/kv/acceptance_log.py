@@ -16,6 +16,7 @@ from marketplace.ports.env import Env
 from marketplace.ports.kv import KV_METADATA_LIMIT
 from marketplace.skills.acts import Act
 from marketplace.skills.scan import Scan
+from marketplace.skills.skill import digest_of
 
 T = TypeVar("T")
 
@@ -29,7 +30,7 @@ class LoggedAct(msgspec.Struct, frozen=True, rename="camel"):
 
 async def log_verdict(env: Env, scan: Scan) -> None:
     """Keep a verdict for good. Raises KvError; ValueError where it names no skill."""
-    key = verdict_key(scan.identity, scan.scanned_at, scan.submission_id)
+    key = verdict_key(scan.identity, scan.scanned_at, scan.submission_id, digest_of(scan))
     await _write(env, key, msgspec.json.encode(scan), [scan.identity, scan.verdict])
 
 

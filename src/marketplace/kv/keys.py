@@ -76,9 +76,12 @@ def verdict_prefix(identity: str) -> str:
     return f"{VERDICT_PREFIX}{_digest(identity)}:"
 
 
-def verdict_key(identity: str, moment: str, submission_id: str) -> str:
-    """A verdict in the acceptance log; the keys of one skill sort by moment."""
-    return f"{verdict_prefix(identity)}{moment}:{submission_id}"
+def verdict_key(identity: str, moment: str, submission_id: str, digest: str) -> str:
+    """A verdict in the acceptance log; the keys of one skill sort by moment.
+
+    One submission may have two verdicts of one moment, of which the digests differ.
+    """
+    return f"{verdict_prefix(identity)}{moment}:{submission_id}:{digest}"
 
 
 def act_prefix(identity: str) -> str:

@@ -186,6 +186,7 @@ async def submission_status(env: Env, submission_id: str) -> Stored[SubmissionSt
         published_at=readable.published_at if readable else None,
         rejected_at=rejection.scanned_at if rejection else None,
         slug=readable.slug if readable else None,
+        verdict=verdict.verdict if verdict else None,
         reason=rejection.reason if rejection else None,
     )
 

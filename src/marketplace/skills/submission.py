@@ -6,6 +6,7 @@ import msgspec
 
 from marketplace.skills.skill import DEFAULT_CATEGORY, DEFAULT_LABELS, DEFAULT_VERSION
 from marketplace.skills.slugs import identity_of
+from marketplace.skills.tiers import Verdict
 
 
 class SubmissionState(StrEnum):
@@ -68,4 +69,5 @@ class SubmissionStatus(msgspec.Struct, frozen=True, kw_only=True, rename="camel"
     published_at: str | None = None
     rejected_at: str | None = None
     slug: str | None = None
+    verdict: Verdict | None = None  # the one that stands
     reason: str | None = None
