@@ -19,10 +19,13 @@ from marketplace.ports.errors import DatabaseRefused
 from marketplace.publishing.messages import PUBLISH_QUEUE, publish_message
 from marketplace.publishing.publish import Published, publish_skill, publish_skills
 from marketplace.repair.light_repair import run_light_repair
+from marketplace.skills.change import Change, State
 from marketplace.skills.listing_rules import ListingQuery
+from marketplace.skills.scan import ScanReport
 from marketplace.skills.skill import Skill
 from marketplace.skills.slugs import slug_candidates
-from marketplace.skills.submission import Scan, Submission, SubmissionStatus, Verdict
+from marketplace.skills.submission import Submission, SubmissionStatus
+from marketplace.skills.tiers import Verdict
 from marketplace.worker.consumers import DEAD_LETTER_QUEUE, consume
 from tests.doubles.database import no_hook
 from tests.doubles.marketplace import Delivered, Market, kv_away, postgres_away
@@ -244,7 +247,7 @@ async def test_a_publish_during_the_light_repair_leaves_its_newer_record(market:
 
     async def take_newer_row() -> None:
         with await market.tables.connect() as database:
-            await database.upsert_skill(newer, candidates=["reader"])
+            await database.upsert_skill(State(newer), candidates=["reader"])
 
     once_before(market, "mark_in_kv", take_newer_row)
     await run_light_repair(market.env)
@@ -300,8 +303,8 @@ async def submit(
     )
     await create_submission(market.env, submission)
     if verdict is not None:
-        scan = Scan(submission_id=submission_id, verdict=verdict, score=90, scanned_at=LATER)
-        await record_scan(market.env, submission, scan)
+        report = ScanReport(submission_id=submission_id, verdict=verdict, score=90)
+        await record_scan(market.env, report.on(submission, LATER))
     return Delivered({"submissionId": submission_id}, id=submission_id)
 
 
@@ -321,12 +324,13 @@ async def test_one_bad_message_does_not_affect_its_neighbours(market: Market) ->
         await submit(market, "unscanned", verdict=None),
         await submit(market, "failed", verdict=Verdict.FAIL),
     ]
+    bad[-1].attempts = 6  # a PASS would have been seen by now
 
     await deliver(market, good[0], *bad, good[1])
 
     assert all(message.settled == ["ack"] for message in [*good, *bad])
     assert len(market.tables.rows) == 2
-    assert reasons(market) == ["invalid-message", "not-passed", "not-scanned", "unknown-submission"]
+    assert reasons(market) == ["invalid-message", "not-scanned", "not-scanned"]
 
 
 async def test_a_bug_that_one_message_meets_does_not_affect_its_neighbours(
@@ -335,10 +339,10 @@ async def test_a_bug_that_one_message_meets_does_not_affect_its_neighbours(
     good = [await submit(market, "one"), await submit(market, "two")]
     bad = await submit(market, "three")
 
-    async def explode(env: Env, skills: Sequence[Skill], *, untrusted: Sequence[Skill]) -> Any:
-        if any("three" in skill.repo_url for skill in (*skills, *untrusted)):
+    async def explode(env: Env, changes: Sequence[Change]) -> Any:
+        if any("three" in change.identity for change in changes):
             raise ZeroDivisionError
-        return await publish_skills(env, skills, untrusted=untrusted)
+        return await publish_skills(env, changes)
 
     monkeypatch.setattr("marketplace.publishing.consumer.publish_skills", explode)
     await deliver(market, good[0], bad, good[1])
@@ -364,6 +368,19 @@ async def test_a_message_waits_for_kv_to_show_its_verdict(market: Market) -> Non
     assert not market.tables.rows
 
 
+async def test_a_fail_waits_for_an_older_pass_that_may_still_list_the_skill(
+    market: Market,
+) -> None:
+    early = await submit(market, "one", verdict=Verdict.FAIL)
+    late = Delivered(early.body, attempts=6)
+
+    await deliver(market, early)
+    await deliver(market, late)
+
+    assert (early.settled, late.settled) == (["retry in 5"], ["ack"])
+    assert (reasons(market), market.tables.rows) == ([], {})
+
+
 async def test_an_unknown_submission_is_no_dead_letter_while_kv_may_be_late(market: Market) -> None:
     body = publish_message("nobody", EARLIER)
     early, late = Delivered(body), Delivered(body, attempts=6)
@@ -372,14 +389,14 @@ async def test_an_unknown_submission_is_no_dead_letter_while_kv_may_be_late(mark
     await deliver(market, late)
 
     assert (early.settled, late.settled) == (["retry in 5"], ["ack"])
-    assert reasons(market) == ["unknown-submission"]
+    assert reasons(market) == ["not-scanned"]
 
 
 async def test_a_repeated_poison_message_stays_one_dead_letter(market: Market) -> None:
     for _ in range(2):
         await deliver(market, Delivered({"submissionId": "nobody"}))
 
-    assert reasons(market) == ["unknown-submission"]
+    assert reasons(market) == ["not-scanned"]
 
 
 async def test_with_both_sources_away_a_message_is_retried_later_and_later(market: Market) -> None:

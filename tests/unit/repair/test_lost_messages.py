@@ -23,14 +23,14 @@ from marketplace.publishing.submissions import (
     submit,
 )
 from marketplace.repair.light_repair import run_light_repair
+from marketplace.skills.scan import Scan, ScanReport
 from marketplace.skills.submission import (
     Publication,
-    Scan,
     Submission,
     SubmissionState,
     SubmissionStatus,
-    Verdict,
 )
+from marketplace.skills.tiers import Verdict
 from marketplace.worker.consumers import DEAD_LETTER_QUEUE, consume
 from tests.doubles.kv import KvOperation
 from tests.doubles.loop import current_loop
@@ -52,14 +52,14 @@ def _submission(market: Market, number: int) -> Submission:
 
 async def _scanned(market: Market, number: int, verdict: Verdict = Verdict.PASS) -> Scan:
     """A submission whose verdict is kept, and whose message the queue did not take."""
-    await submit(market.env, _submission(market, number))
-    scan = Scan(submission_id=f"s{number}", verdict=verdict, score=90, scanned_at=market.env.now())
+    submission = _submission(market, number)
+    await submit(market.env, submission)
+    report = ScanReport(submission_id=f"s{number}", verdict=verdict, score=90)
     market.publish.failing = True
-    receipt = await record_scan_results(market.env, [scan])
+    receipt = await record_scan_results(market.env, [report])
     market.publish.failing = False
-    if verdict is Verdict.PASS:
-        assert [refused.reason for refused in receipt.rejected] == ["queue-unavailable"]
-    return scan
+    assert [refused.reason for refused in receipt.rejected] == ["queue-unavailable"]
+    return report.on(submission, market.env.now())
 
 
 def _published_by(scan: Scan) -> Publication:
@@ -90,11 +90,23 @@ async def _checks_until_asked(market: Market, submission_id: str, most: int) -> 
 def _mark(market: Market, count: int, *, asked_at: str | None, hour: str = "2025-12-31T23") -> None:
     """Passed submissions, one a millisecond, asked for at a moment."""
     for number in range(count):
+        submission = _submission(market, number)
         moment = f"{hour}:00:{number // 1000:02d}.{number % 1000:03d}Z"
-        scan = Scan(submission_id=f"m{number}", verdict=Verdict.PASS, score=90, scanned_at=moment)
+        report = ScanReport(submission_id=f"m{number}", verdict=Verdict.PASS, score=90)
+        scan = msgspec.structs.replace(report.on(submission, moment), scanned_at=moment)
         value = msgspec.json.encode(scan)
         market.kv.damage(pending_key(moment, scan.submission_id), value, metadata=asked_at)
         market.kv.damage(scan_key(scan.submission_id), value)
+
+
+@pytest.mark.parametrize("verdict", [Verdict.PASS, Verdict.FAIL, Verdict.WITHDRAWN])
+async def test_a_lost_message_of_any_verdict_is_sent_again(
+    market: Market, verdict: Verdict
+) -> None:
+    scan = await _scanned(market, 1, verdict)
+    await asyncio.sleep(STUCK_SECONDS)
+    assert await _repair(market) == 1
+    assert market.publish.bodies == [publish_message("s1", scan.scanned_at)]
 
 
 async def test_a_lost_message_is_sent_again_after_a_while_and_then_now_and_then(
@@ -154,7 +166,6 @@ async def test_what_passed_is_sent_again_with_postgres_away_and_its_letter_stays
 
 
 async def test_what_is_decided_or_not_scanned_is_not_asked_for(market: Market) -> None:
-    await _scanned(market, 1, Verdict.FAIL)
     await submit(market.env, _submission(market, 2))
     scan = await _scanned(market, 3)
     await record_publication(market.env, _published_by(scan))
@@ -185,12 +196,13 @@ async def test_a_later_verdict_whose_message_was_lost_is_asked_for_too(market: M
     await record_publication(market.env, _published_by(first))
     await asyncio.sleep(1)
     market.publish.failing = True
-    second = msgspec.structs.replace(first, score=95, scanned_at=market.env.now())
+    moment = market.env.now()
+    second = ScanReport(submission_id="s1", verdict=Verdict.PASS, score=95, scanned_at=moment)
     await record_scan_results(market.env, [second])
     market.publish.failing = False
     await asyncio.sleep(STUCK_SECONDS)
     assert await _repair(market) == 1
-    assert market.publish.bodies == [publish_message("s1", second.scanned_at)]
+    assert market.publish.bodies == [publish_message("s1", moment)]
 
 
 async def test_a_queue_that_is_away_is_asked_again_next_time(market: Market) -> None:
@@ -236,14 +248,15 @@ async def test_a_verdict_that_was_cut_off_before_it_was_kept_is_taken_from_its_m
     market: Market,
 ) -> None:
     await submit(market.env, _submission(market, 1))
-    scan = Scan(submission_id="s1", verdict=Verdict.PASS, score=90, scanned_at=market.env.now())
+    moment = market.env.now()
+    report = ScanReport(submission_id="s1", verdict=Verdict.PASS, score=90, scanned_at=moment)
     market.kv.faults = fault(Fault.FAIL, "put", key="scan:")
-    receipt = await record_scan_results(market.env, [scan])
+    receipt = await record_scan_results(market.env, [report])
     assert [refused.reason for refused in receipt.rejected] == ["storage-unavailable"]
     market.kv.faults = None
     await asyncio.sleep(STUCK_SECONDS)
     assert await _repair(market) == 1
-    assert market.publish.bodies == [publish_message("s1", scan.scanned_at)]
+    assert market.publish.bodies == [publish_message("s1", moment)]
     status = await get_submission_status(market.env, "s1")
     assert isinstance(status, SubmissionStatus)
     assert status.state is SubmissionState.SCANNED
