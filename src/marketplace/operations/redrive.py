@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from marketplace.ports.dead_letter import DeadLetter
+from marketplace.ports.dead_letter import APPROVED, DeadLetter, DeadLetterReason
 from marketplace.ports.env import Env, get_db, send_messages
 from marketplace.ports.errors import StorageError
 
@@ -44,17 +44,23 @@ async def redrive_ids(env: Env, ids: Sequence[str]) -> list[RedriveResult]:
     wanted = list(dict.fromkeys(ids))
     found = await (await get_db(env)).get_dead_letters(wanted)
     letters = {letter.id: letter for letter in found}
-    return [await _redrive(env, id_, letters.get(id_)) for id_ in wanted]
+    return [await _redrive(env, id_, letters.get(id_), approved=True) for id_ in wanted]
 
 
 async def redrive_all(env: Env, *, reason: str | None) -> list[RedriveResult]:
-    """Redrive the MAX_REDRIVEN letters that have waited longest. Raises DatabaseError."""
+    """Redrive the MAX_REDRIVEN letters that have waited longest. Raises DatabaseError.
+
+    What the bound on withdrawals held back meets it again, unless its reason is the one given.
+    """
     database = await get_db(env)
     letters = await database.list_redrivable(reason=reason, limit=MAX_REDRIVEN)
-    return [await _redrive(env, letter.id, letter) for letter in letters]
+    approved = reason is not None
+    return [await _redrive(env, letter.id, letter, approved=approved) for letter in letters]
 
 
-async def _redrive(env: Env, letter_id: str, letter: DeadLetter | None) -> RedriveResult:
+async def _redrive(
+    env: Env, letter_id: str, letter: DeadLetter | None, *, approved: bool
+) -> RedriveResult:
     """Send, then note. Cut off in between, the letter is sent twice, and publishing is idempotent.
 
     The moment before sending is noted, so that a failure after it opens the letter again.
@@ -65,9 +71,11 @@ async def _redrive(env: Env, letter_id: str, letter: DeadLetter | None) -> Redri
         return RedriveResult(letter_id, RedriveOutcome.ALREADY_REDRIVEN)
     if not isinstance(letter.body, Mapping):
         return RedriveResult(letter_id, RedriveOutcome.FAILED, "the body is no message")
+    held_back = letter.reason == DeadLetterReason.TOO_MANY_WITHDRAWN
+    body = {**letter.body, APPROVED: True} if held_back and approved else letter.body
     began = env.now()
     try:
-        await send_messages(env, env.publish_queue, [letter.body])
+        await send_messages(env, env.publish_queue, [body])
         await (await get_db(env)).mark_redriven([letter_id], at=began)
     except StorageError as error:
         env.log("dead-letter-not-redriven", level="error", id=letter_id, reason=error.reason)

@@ -11,9 +11,13 @@ class DeadLetterReason(StrEnum):
     NOT_SCANNED = "not-scanned"
     OTHER_PATH = "other-path"
     CHANGED_HANDS = "changed-hands"
+    TOO_MANY_WITHDRAWN = "too-many-withdrawn"
     INVALID_RECORD = "invalid-record"
     RETRIES_EXHAUSTED = "retries-exhausted"
 
+
+APPROVED: Final = "approved"
+"""The field of a message's body that tells that an operator let it pass a bound."""
 
 # KV may be 60 s behind, and an outage ends: these go away by themselves.
 PASSING_REASONS: Final = frozenset(

@@ -1,14 +1,16 @@
 """The consumer of the publish queue: each message of a batch has an end of its own."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from marketplace.basics.concurrency import map_bounded
 from marketplace.basics.json_text import Unreadable
+from marketplace.catalog.lookup import find_by_identity
 from marketplace.kv.acceptance_log import read_verdicts
 from marketplace.kv.access import Stored
 from marketplace.kv.index.writing import add_to_published_index
+from marketplace.kv.outbox import find_identity_in_outbox
 from marketplace.kv.submissions import (
     PendingSubmission,
     get_scans,
@@ -16,14 +18,20 @@ from marketplace.kv.submissions import (
     unmark_pending,
 )
 from marketplace.operations.dead_letters import bury
+from marketplace.operations.withdrawals import may_withdraw
 from marketplace.ports.dead_letter import DeadLetterReason
 from marketplace.ports.env import Env
-from marketplace.ports.errors import KvError, StorageError
+from marketplace.ports.errors import DatabaseError, KvError, StorageError
 from marketplace.ports.queue import QueueMessage, retry_delay
-from marketplace.publishing.messages import PUBLISH_QUEUE, scanned_at_of, submission_id_of
+from marketplace.publishing.messages import (
+    PUBLISH_QUEUE,
+    is_approved,
+    scanned_at_of,
+    submission_id_of,
+)
 from marketplace.publishing.publish import Published, publish_skills
 from marketplace.skills.change import Change, Scanned
-from marketplace.skills.scan import Refusal, Scan
+from marketplace.skills.scan import Refusal, Scan, that_count
 from marketplace.skills.submission import Publication
 from marketplace.skills.tiers import Verdict
 
@@ -51,6 +59,7 @@ _Reading = Scan | _Unpublishable | None
 _REFUSED: Final = {
     Refusal.OTHER_PATH: DeadLetterReason.OTHER_PATH,
     Refusal.CHANGED_HANDS: DeadLetterReason.CHANGED_HANDS,
+    Refusal.TOO_MANY_WITHDRAWN: DeadLetterReason.TOO_MANY_WITHDRAWN,
     Refusal.UNUSABLE: DeadLetterReason.INVALID_RECORD,
 }
 
@@ -100,13 +109,14 @@ async def _publish(
     env: Env, messages: Sequence[QueueMessage], readings: Sequence[_Reading], report: BatchReport
 ) -> None:
     scans = list({r.submission_id: r for r in readings if isinstance(r, Scan)}.values())
+    approved = {submission_id_of(m.body) for m in messages if is_approved(m.body)}
     outcomes: dict[str, _Outcome] = {}  # by submission
     while scans:
         # Verdicts on one skill one after the other, since a batch changes each skill once.
         batch = {scan.identity: scan for scan in reversed(scans)}
-        changes = [await _change(env, scan) for scan in batch.values()]
-        made = await publish_skills(env, changes)
-        outcomes |= {scan.submission_id: made.get(identity) for identity, scan in batch.items()}
+        made = await publish_skills(env, await _changes(env, list(batch.values()), approved))
+        for identity, scan in batch.items():
+            outcomes[scan.submission_id] = await _outcome(env, identity, made)
         scans = [scan for scan in scans if scan.submission_id not in outcomes]
     done: list[Scan] = []
     for message, reading in zip(messages, readings, strict=True):
@@ -120,13 +130,46 @@ async def _publish(
     await _note_publications(env, done, outcomes)
 
 
-async def _change(env: Env, scan: Scan) -> Change:
-    """A verdict, with what the log has besides of a skill that may not be listed yet."""
-    if scan.verdict is not Verdict.PASS:
-        return Scanned(scan)
-    logged = await read_verdicts(env, scan.identity)
+async def _outcome(env: Env, identity: str, made: Mapping[str, Published | Refusal]) -> _Outcome:
+    """What became of a verdict. One on a skill that only waits in the outbox comes again."""
+    outcome = made.get(identity)
+    if outcome is Refusal.NOT_LISTED and await find_identity_in_outbox(env, identity) is not None:
+        return None
+    return outcome
+
+
+async def _changes(
+    env: Env, scans: Sequence[Scan], approved: Collection[str | None]
+) -> list[Change]:
+    """What the verdicts ask for; a withdrawal that cannot be counted is left out."""
+    changes: list[Change] = []
+    for scan in scans:
+        try:
+            if scan.verdict is Verdict.PASS:
+                changes.append(await _passed(env, scan))
+            elif scan.verdict is Verdict.WITHDRAWN and scan.submission_id not in approved:
+                changes.append(await _withdrawn(env, scan))
+            else:
+                changes.append(Scanned(scan))
+        except DatabaseError as error:
+            id_, reason = scan.submission_id, error.reason
+            env.log("withdrawal-not-counted", level=error.level, id=id_, reason=reason)
+    return changes
+
+
+async def _passed(env: Env, scan: Scan) -> Change:
+    """A PASS, with what the log has besides of a skill that may not be listed yet."""
+    logged = that_count(await read_verdicts(env, scan.identity))
     later = [other for other in logged if other.scanned_at >= scan.scanned_at and other != scan]
     return Scanned(scan, tuple(later))
+
+
+async def _withdrawn(env: Env, scan: Scan) -> Change:
+    """A withdrawal, which may take a skill out of the listing if that many may leave."""
+    change = Scanned(scan, may_withdraw=False)
+    listed = await find_by_identity(env, scan.repo_url, scan.base_slug)
+    leaves = listed is not None and change.onto(listed.value) is Refusal.TOO_MANY_WITHDRAWN
+    return Scanned(scan) if leaves and await may_withdraw(env, scan.identity) else change
 
 
 async def _read_submissions(env: Env, messages: Sequence[QueueMessage]) -> list[_Reading]:

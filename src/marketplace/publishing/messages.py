@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
+from marketplace.ports.dead_letter import APPROVED
+
 PUBLISH_QUEUE: Final = "skill-publish"
 
 SUBMISSION_ID = "submissionId"
@@ -21,6 +23,11 @@ def submission_id_of(body: object) -> str | None:
     """The submission that a message names, or None when it is no such message."""
     value = body.get(SUBMISSION_ID) if isinstance(body, Mapping) else None
     return value if isinstance(value, str) and 0 < len(value) <= 64 else None
+
+
+def is_approved(body: object) -> bool:
+    """Whether an operator let the message pass the bound on withdrawals."""
+    return isinstance(body, Mapping) and body.get(APPROVED) is True
 
 
 def scanned_at_of(body: object) -> str:

@@ -13,6 +13,7 @@ from marketplace.basics.timestamps import seconds_since
 from marketplace.catalog.lookup import find_by_identity
 from marketplace.kv import state as kv_state
 from marketplace.kv import submissions as kv_submissions
+from marketplace.kv.acceptance_log import log_verdict, read_verdicts
 from marketplace.kv.access import Stored
 from marketplace.kv.submissions import PendingSubmission
 from marketplace.operations.dead_letters import mark_sent_again
@@ -20,8 +21,8 @@ from marketplace.operations.reports import read_state
 from marketplace.ports.env import Env, get_db, send_messages
 from marketplace.ports.errors import DatabaseError, KvError, QueueError
 from marketplace.publishing.messages import PUBLISH_QUEUE, publish_message
-from marketplace.skills.scan import Refusal, Scan, ScanReport, refusal_of
-from marketplace.skills.skill import Skill
+from marketplace.skills.scan import Refusal, Scan, ScanReport, refusal_of, that_count
+from marketplace.skills.skill import Skill, Status
 from marketplace.skills.slugs import slugify
 from marketplace.skills.submission import (
     Publication,
@@ -29,6 +30,7 @@ from marketplace.skills.submission import (
     SubmissionState,
     SubmissionStatus,
 )
+from marketplace.skills.tiers import Verdict
 from marketplace.skills.versions import version_order
 
 _UNDER_WAY: Final = (SubmissionState.RECEIVED, SubmissionState.SCANNED)
@@ -59,6 +61,13 @@ class RefusedResult:
 
 
 @dataclass(frozen=True, slots=True)
+class _Noted:
+    """A verdict that is kept in the log and changes nothing, unless another confirms it."""
+
+    submission_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class ResultsReceipt:
     """What became of each scan result of a call; ``accepted`` are submissions."""
 
@@ -75,14 +84,14 @@ async def submit(env: Env, submission: Submission) -> Receipt:
     """Take a request to look at a skill, unless it is waiting or listed already.
 
     A submission of the same identity that is under way answers as a duplicate of the earlier one.
-    A skill that is listed is verified already. Another try after a rejection is a new submission.
-    Raises KvError.
+    A skill that is listed and passed its newest scan is verified already. Another try after a
+    rejection is a new submission. Raises KvError.
     """
     earlier = await _earlier_submission(env, submission.identity)
     if earlier is not None and earlier.state in _UNDER_WAY:
         return Receipt(id=earlier.id, state=earlier.state, duplicate=True)
     listed = await find_by_identity(env, submission.repo_url, submission.base_slug)
-    if listed is not None and not _is_newer(submission, listed.value):
+    if listed is not None and _stands(listed.value) and not _is_newer(submission, listed.value):
         return Receipt(
             id=earlier.id if earlier else None,
             state=SubmissionState.PUBLISHED,
@@ -91,6 +100,11 @@ async def submit(env: Env, submission: Submission) -> Receipt:
         )
     await kv_submissions.create_submission(env, submission)
     return Receipt(id=submission.id, state=SubmissionState.RECEIVED)
+
+
+def _stands(listed: Skill) -> bool:
+    """Whether the newest scan passed, and the listing shows it."""
+    return listed.status is Status.LISTED and listed.verdict is Verdict.PASS
 
 
 def _is_newer(submission: Submission, listed: Skill) -> bool:
@@ -129,10 +143,12 @@ async def record_scan_results(env: Env, results: Sequence[ScanReport]) -> Result
     kept = await map_bounded(told, lambda scan: _keep(env, scan, rows))
     standing = {scan.submission_id: scan for scan in kept if isinstance(scan, Scan)}
     sent = await _enqueue(env, _messages(standing.values()))
+    noted = [result.submission_id for result in kept if isinstance(result, _Noted)]
     refused = [result for result in kept if isinstance(result, RefusedResult)]
     if not sent:
         refused += [RefusedResult(submission_id, "queue-unavailable") for submission_id in standing]
-    return ResultsReceipt(accepted=list(standing) if sent else [], rejected=refused)
+    accepted = [*(standing if sent else ()), *noted]
+    return ResultsReceipt(accepted=accepted, rejected=refused)
 
 
 def _scan(env: Env, submission: Stored[Submission], result: ScanReport) -> Scan | RefusedResult:
@@ -155,7 +171,7 @@ async def _rows(env: Env, scans: Sequence[Scan]) -> Mapping[str, Skill]:
 
 async def _keep(
     env: Env, scan: Scan | RefusedResult, rows: Mapping[str, Skill]
-) -> Scan | RefusedResult:
+) -> Scan | RefusedResult | _Noted:
     """The verdict that stands afterwards, which may be an earlier one."""
     if isinstance(scan, RefusedResult):
         return scan
@@ -163,6 +179,9 @@ async def _keep(
     if row is not None and refusal_of(row, scan) is Refusal.OTHER_PATH:
         return RefusedResult(id_, Refusal.OTHER_PATH)
     try:
+        if scan.verdict is Verdict.GONE and not await _is_confirmed(env, scan):
+            await log_verdict(env, scan)
+            return _Noted(id_)
         standing = await kv_submissions.record_scan(env, scan)
     except KvError as error:
         env.log("verdict-not-kept", level="warning", id=id_, reason=error.reason)
@@ -170,6 +189,13 @@ async def _keep(
     if standing.verdict is not scan.verdict:
         return RefusedResult(id_, "already-rejected")
     return standing
+
+
+async def _is_confirmed(env: Env, gone: Scan) -> bool:
+    """Whether an earlier scan, long enough before, has not found the repository either."""
+    logged = await read_verdicts(env, gone.identity)
+    earlier = [scan for scan in logged if scan.scanned_at < gone.scanned_at]
+    return gone in that_count([*earlier, gone])
 
 
 def _messages(scans: Iterable[Scan]) -> list[Mapping[str, Any]]:

@@ -13,7 +13,7 @@ import msgspec
 from marketplace.skills.acts import Act, union
 from marketplace.skills.merging import as_listed, merge
 from marketplace.skills.scan import Refusal, Scan, apply_scan, has_changed_hands
-from marketplace.skills.skill import Skill
+from marketplace.skills.skill import Skill, Status
 
 
 class Change(Protocol):
@@ -65,10 +65,11 @@ class Waiting:
 @dataclass(frozen=True, slots=True)
 class Scanned:
     """A verdict. ``others``: what the acceptance log has of the skill besides, which counts where
-    a store has nothing of it."""
+    a store has nothing of it. ``may_withdraw``: whether it may take a skill out of the listing."""
 
     scan: Scan
     others: tuple[Scan, ...] = ()
+    may_withdraw: bool = True
 
     @property
     def identity(self) -> str:
@@ -80,6 +81,8 @@ class Scanned:
             for other in sorted(self.others, key=lambda scan: scan.scanned_at):
                 changed = apply_scan(outcome, other)
                 outcome = changed if isinstance(changed, Skill) else outcome
+        if not self.may_withdraw and withdraws(stored, outcome):
+            return Refusal.TOO_MANY_WITHDRAWN
         return outcome
 
 
@@ -109,6 +112,12 @@ class Knowing:
 
     def onto(self, stored: Skill | None) -> Skill | Refusal:
         return self.change.onto(self.known if stored is None else merge(stored, self.known))
+
+
+def withdraws(stored: Skill | None, outcome: Skill | Refusal) -> bool:
+    """Whether a skill leaves the listing by a change that makes this of it."""
+    listed = stored is not None and stored.status is Status.LISTED
+    return listed and isinstance(outcome, Skill) and outcome.status is not Status.LISTED
 
 
 def covers(one: Skill, other: Skill) -> bool:

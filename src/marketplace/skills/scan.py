@@ -1,10 +1,12 @@
 """What a scan found, and what it makes of a skill."""
 
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Any, Final
 
 import msgspec
 
+from marketplace.basics.timestamps import seconds_since
 from marketplace.skills.acts import ActKind, in_force, of_kind
 from marketplace.skills.merging import as_said, merge
 from marketplace.skills.skill import DEFAULT_CATEGORY, DEFAULT_VERSION, Skill
@@ -14,6 +16,8 @@ from marketplace.skills.submission import Submission
 from marketplace.skills.tiers import CertMethod, CertTier, Verdict
 
 MAX_FILES: Final = 1000
+GONE_SECONDS: Final = 86_400.0
+"""How long a repository must have been gone, as two scans found, before that counts."""
 
 
 class File(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,6 +118,22 @@ class Refusal(StrEnum):
     OTHER_PATH = "other-path"  # the listed folder is another one, and was not found gone
     CHANGED_HANDS = "changed-hands"  # the forge says that it is another repository or owner
     UNUSABLE = "unusable"  # it is damaged and makes no skill
+    TOO_MANY_WITHDRAWN = "too-many-withdrawn"  # others left within the hour
+
+
+def that_count(verdicts: Iterable[Scan]) -> list[Scan]:
+    """Of all verdicts on a skill, the oldest first, those that say something of it.
+
+    A repository that was not there counts as gone when a scan found the same GONE_SECONDS before,
+    and none has found it in between.
+    """
+    counting: list[Scan] = []
+    gone_since: str | None = None
+    for scan in verdicts:
+        gone_since = (gone_since or scan.scanned_at) if scan.verdict is Verdict.GONE else None
+        if gone_since is None or seconds_since(gone_since, scan.scanned_at) >= GONE_SECONDS:
+            counting.append(scan)
+    return counting
 
 
 def apply_scan(stored: Skill | None, scan: Scan) -> Skill | Refusal:
@@ -187,11 +207,10 @@ def _state(skill: Skill, scan: Scan) -> Skill:
 
 
 def _content(scan: Scan, facts: Facts) -> dict[str, Any]:
+    """The repository's address stays as it is listed: its letter case is a submitter's."""
     return {
         "display_name": facts.display_name or facts.name,
         "description": facts.description,
-        "author": repository_owner(scan.repo_url),
-        "repo_url": scan.repo_url,
         "skill_path": scan.path or "",
         "license": facts.license,
         "category": facts.category,
