@@ -17,7 +17,7 @@ async def test_the_largest_category_comes_first_and_equal_ones_by_name(
     categories = ["zebra", "yak", "xerus", "yak", "xerus", "xylo", "zebra", "zebra"]
     await market.fill([make_skill(f"own-{n}", category=each) for n, each in enumerate(categories)])
     env = replace(market.env, database=DatabaseSession(postgres_away)) if away else market.env
-    seeded = {summary.category for summary in load_seed().summaries}
+    seeded = {summary.category for summary in load_seed().skills}
     counted = (await listings.get_skill_categories(env)).value
     own = [(name, count) for name, count in counted.items() if name not in seeded]
     assert own == [("zebra", 3), ("xerus", 2), ("yak", 2), ("xylo", 1)]
