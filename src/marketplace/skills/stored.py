@@ -19,6 +19,7 @@ from marketplace.skills.skill import (
     shorten,
 )
 from marketplace.skills.slugs import MAX_REPOSITORY_URL_LENGTH, is_slug, repository_owner
+from marketplace.skills.tiers import CertTier
 
 # As the limits in ``skill``: what every store can hold.
 MAX_STORED_DESCRIPTION_BYTES: Final = 16 * 1024
@@ -74,9 +75,18 @@ def read_skill(record: object, *, slug: str | None = None) -> Skill:
     if isinstance(score, float) and math.isfinite(score):
         values["certScore"] = round(score)
     try:
-        return storable(msgspec.convert(values, Skill, strict=False))
+        skill = storable(msgspec.convert(values, Skill, strict=False))
     except ValueError as error:  # msgspec.ValidationError is one
         raise InvalidData(str(error)) from error
+    return skill if "verdict" in values else _without_default_label(skill)
+
+
+def _without_default_label(skill: Skill) -> Skill:
+    """Records from before verdicts have a label by default that nobody's check stands behind."""
+    if skill.cert_tier is not CertTier.SCANNED:
+        return skill
+    labels = tuple(label for label in skill.labels if label != "verified")
+    return msgspec.structs.replace(skill, labels=labels)
 
 
 _MOMENT: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", re.ASCII)
