@@ -23,6 +23,9 @@ CLOSING: Final = (b"]", b"}")
 
 T = TypeVar("T")
 
+_decode = msgspec.json.Decoder(float_hook=float).decode
+"""Reads 1e309 as infinity, so that one number hides no record."""
+
 
 class InvalidData(ValueError):
     """Raised while decoding and encoding; a read answers with `Unreadable` instead."""
@@ -47,7 +50,7 @@ def decode(value: bytes | str, kind: Any = Any) -> Any:
     if is_too_deep(value):
         raise InvalidData(f"more than {MAX_DEPTH} levels of brackets")
     try:
-        return msgspec.json.decode(value, type=kind)
+        return _decode(value) if kind is Any else msgspec.json.decode(value, type=kind)
     except (ValueError, RecursionError) as error:
         raise InvalidData(str(error)[:200]) from error
 

@@ -71,14 +71,24 @@ def read_skill(record: object, *, slug: str | None = None) -> Skill:
         _normalize_time(values, field)
     if "updatedAt" not in values and "publishedAt" in values:
         values["updatedAt"] = values["publishedAt"]
-    score = values.get("certScore")
-    if isinstance(score, float) and math.isfinite(score):
-        values["certScore"] = round(score)
+    if "certScore" in values:
+        values["certScore"] = _score(values["certScore"])
     try:
         skill = storable(msgspec.convert(values, Skill, strict=False))
     except ValueError as error:  # msgspec.ValidationError is one
         raise InvalidData(str(error)) from error
     return skill if "verdict" in values else _without_default_label(skill)
+
+
+def _score(value: object) -> int:
+    """0 for what is no number: it hides no skill."""
+    if isinstance(value, bool):
+        return 0
+    try:
+        number = float(value)  # type: ignore[arg-type]  # TypeError tells what is neither
+    except (TypeError, ValueError, OverflowError):
+        return 0
+    return round(number) if math.isfinite(number) else 0
 
 
 def _without_default_label(skill: Skill) -> Skill:

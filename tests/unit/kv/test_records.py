@@ -64,7 +64,7 @@ BROKEN = {
     "skill:huge-number": b'{"repoUrl": "https://github.com/o/r", "certScore": 1'
     + b"0" * 6000
     + b"}",
-    "skill:overflow": b'{"repoUrl": "https://github.com/o/r", "trendingScore7d": 1e400}',
+    "skill:cut-off": b'{"repoUrl": "https://github.com/o/',
     "skill:nan": b'{"repoUrl": "https://github.com/o/r", "certScore": NaN}',
     "skill:surrogate": b'{"repoUrl": "https://github.com/o/r", "description": "\\ud800"}',
     "skill:list": b"[1, 2]",
@@ -186,3 +186,19 @@ async def test_what_could_not_be_read_back_is_not_written(market: Market, skill:
     with pytest.raises(InvalidData):
         await write_record(market.env, skill)
     assert market.kv.keys() == []
+
+
+@pytest.mark.parametrize("score", [b"1e309", b"-1e309", b"true", b'"ninety"', b"null"])
+async def test_a_score_that_is_no_number_hides_no_record(market: Market, score: bytes) -> None:
+    market.kv.damage("skill:a", b'{"repoUrl":"https://github.com/a/b","certScore":' + score + b"}")
+    (page,) = await enumerate_all(market)
+    assert page.malformed == []
+    (found,) = page.summaries
+    assert (found.summary.name, found.summary.cert_score) == ("a", 0)
+
+
+async def test_a_trend_beyond_all_numbers_hides_no_record(market: Market) -> None:
+    value = b'{"repoUrl":"https://github.com/a/b","trendingScore7d":1e400}'
+    market.kv.damage("skill:a", value)
+    (page,) = await enumerate_all(market)
+    assert [found.summary.trending_score_7d for found in page.summaries] == [0.0]
