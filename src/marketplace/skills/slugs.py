@@ -108,8 +108,13 @@ def normalize_repository(repo_url: str) -> str:
     It is for comparing, not for showing or fetching: a host may be case-sensitive where this is
     not. Raises ValueError.
     """
+    return repository_page(repo_url).lower()
+
+
+def repository_page(repo_url: str) -> str:
+    """Where a browser finds the repository, also of ``git@…``. Raises ValueError."""
     repository = _parse_repository(repo_url)
-    return f"https://{repository.host}/{repository.owner}/{repository.name}".lower()
+    return f"https://{repository.host}/{repository.owner}/{repository.name}"
 
 
 def repository_owner(repo_url: str) -> str:

@@ -12,6 +12,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from marketplace.catalog import lookup
 from marketplace.ports.errors import StorageError
 from marketplace.skills.skill import Skill, Status
+from marketplace.skills.slugs import repository_page
 from marketplace.skills.withholding import Withholding, withholding_of
 from marketplace.web.answers import NO_STORE, SKILLS_TAG, cacheable
 from marketplace.web.context import CurrentEnv
@@ -43,7 +44,7 @@ _SKILL: Final = Template("""<h1>$title</h1>
 <dl>
 <dt>Slug</dt><dd><code>$name</code></dd>
 <dt>Category</dt><dd><a href="/?category=$category_query">$category</a></dd>
-<dt>Repository</dt><dd><a href="$repo_url" rel="nofollow noopener">$repo_url</a></dd>
+<dt>Repository</dt><dd>$repository</dd>
 <dt>Path</dt><dd><code>$path</code></dd>
 <dt>License</dt><dd>$license</dd>
 <dt>Labels</dt><dd>$labels</dd>
@@ -93,7 +94,7 @@ def render_skill(skill: Skill) -> str:
         name=escape(skill.name),
         category=escape(skill.category),
         category_query=quote(skill.category),
-        repo_url=escape(_web_address(skill.repo_url)),
+        repository=_link(skill.repo_url),
         path=escape(skill.skill_path) or "/",
         license=escape(skill.license or "not stated"),
         labels=escape(", ".join(skill.labels)) or "none",
@@ -125,9 +126,16 @@ def render_withheld(name: str, withholding: Withholding) -> str:
     return _message(title, "This skill is not listed any more.", f"<dl>{rows}</dl>")
 
 
-def _web_address(repo_url: str) -> str:
-    """The address if a browser may be sent there; records of old may hold anything."""
-    return repo_url if urlsplit(repo_url).scheme in ("https", "http") else ""
+def _link(repo_url: str) -> str:
+    """A link to the repository. Records of old may hold ``git@…``, which leads to where a browser
+    finds it, or anything else, which is shown and leads nowhere."""
+    address = repo_url
+    if urlsplit(repo_url).scheme not in ("https", "http"):
+        try:
+            address = repository_page(repo_url)
+        except ValueError:
+            return escape(repo_url)
+    return f'<a href="{escape(address)}" rel="nofollow noopener">{escape(repo_url)}</a>'
 
 
 def _code(slug: str) -> str:

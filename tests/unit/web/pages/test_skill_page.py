@@ -33,7 +33,15 @@ def test_markup_in_names_is_escaped_in_title_and_heading() -> None:
 def test_only_web_addresses_become_links() -> None:
     page = render_skill(make_skill(repo_url="javascript:alert(1)"))
 
-    assert "javascript:" not in page
+    assert "<dd>javascript:alert(1)</dd>" in page
+    assert "javascript:" not in page.replace("<dd>javascript:alert(1)</dd>", "")
+
+
+def test_an_address_for_git_alone_leads_to_where_a_browser_finds_it() -> None:
+    page = render_skill(make_skill(repo_url="git@github.com:Acme/Tools.git"))
+
+    link = '<a href="https://github.com/Acme/Tools" rel="nofollow noopener">'
+    assert f"{link}git@github.com:Acme/Tools.git</a>" in page
 
 
 def test_the_page_names_version_author_and_repository() -> None:
