@@ -1,7 +1,7 @@
 """A marketplace in memory: all its stores, the Env on them, and skills to put into it."""
 
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, NoReturn, TypeVar
 
@@ -170,6 +170,11 @@ def fault(kind: Fault, *operations: str, key: str = "") -> KvFaults:
 async def postgres_away(*_: str) -> NoReturn:
     """Stands in for a connector, or for a hook of the double."""
     raise DatabaseError("away")
+
+
+def without_postgres(market: "Market") -> Env:
+    """The marketplace's Env as it is, but that PostgreSQL takes no session."""
+    return replace(market.env, database=DatabaseSession(postgres_away))
 
 
 def kv_away(_operation: KvOperation) -> Fault:

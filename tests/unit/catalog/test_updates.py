@@ -11,8 +11,6 @@ from marketplace.kv.aliases import write_alias
 from marketplace.kv.outbox import write_outbox
 from marketplace.kv.records import write_record
 from marketplace.kv.withheld import read_withheld
-from marketplace.ports.database import DatabaseSession
-from marketplace.ports.env import Env
 from marketplace.ports.errors import KvError
 from marketplace.publishing.acts import act_on, new_act
 from marketplace.skills.acts import ActKind
@@ -27,7 +25,7 @@ from tests.doubles.marketplace import (
     kv_away,
     make_skill,
     make_skills,
-    postgres_away,
+    without_postgres,
 )
 from tests.doubles.network import Fault
 
@@ -41,15 +39,11 @@ def installed(name: str = "pdf-tools", version: str = "1.0.0", digits: str = "")
     return Installed(name=name, version=version, digits=digits)
 
 
-def _without_postgres(market: Market) -> Env:
-    return replace(market.env, database=DatabaseSession(postgres_away))
-
-
 async def _both(market: Market, *asked: Installed) -> list[Update]:
     """What PostgreSQL tells, which KV tells too."""
     whole = await check_updates(market.env, asked)
     assert (whole.source, whole.reasons) == (Source.POSTGRES, ())
-    kept = await check_updates(_without_postgres(market), asked)
+    kept = await check_updates(without_postgres(market), asked)
     assert (kept.source, kept.reasons) == (
         Source.KV_ENUMERATION,
         ("postgres: unavailable",),
@@ -113,7 +107,7 @@ async def test_with_postgres_away_500_take_few_operations(market: Market) -> Non
     before = market.kv.operations.total()
     names = [installed(f"skill-{n:05d}") for n in range(400)]
     names += [installed(f"octo/repo-{n}/skill") for n in range(100)]
-    await check_updates(_without_postgres(market), names)
+    await check_updates(without_postgres(market), names)
     assert market.kv.operations.total() - before < 20
 
 
@@ -138,7 +132,7 @@ async def test_no_update_is_told_of_a_failed_or_withheld_skill(market: Market) -
     # The record may be a state from before; KV's list of withheld skills tells.
     await write_record(market.env, skills[1])
     assert list(await read_withheld(market.env)) == [skills[1].identity]
-    kept = await check_updates(_without_postgres(market), asked)
+    kept = await check_updates(without_postgres(market), asked)
     assert kept.value == told
 
 
@@ -164,7 +158,7 @@ async def test_what_waits_for_postgres_is_told_too(market: Market) -> None:
     for skill in waiting:
         await write_outbox(market.env, skill)
     asked = [installed(skill.name) for skill in waiting]
-    answer = await check_updates(_without_postgres(market), asked)
+    answer = await check_updates(without_postgres(market), asked)
     assert _latest(answer) == ["1.2.0", "1.0.0", "3.0.0", "4.0.0"]
 
 
@@ -174,10 +168,10 @@ async def test_what_waits_for_postgres_is_told_too(market: Market) -> None:
 async def test_with_a_part_of_kv_away_nothing_is_told(market: Market, part: str) -> None:
     await market.fill([make_skill()])
     asked = [installed(), installed("old"), installed("octo/other/pdf-tools")]
-    await check_updates(_without_postgres(market), asked)
+    await check_updates(without_postgres(market), asked)
     market.kv.faults = fault(Fault.FAIL, "get", "get_many", "list", key=part)
     with pytest.raises(KvError):
-        await check_updates(_without_postgres(market), asked)
+        await check_updates(without_postgres(market), asked)
     market.kv.faults = kv_away
     assert _latest(await check_updates(market.env, asked)) == ["1.0.0"] * 3
 
@@ -186,4 +180,4 @@ async def test_a_record_that_cannot_be_read_is_no_unknown_skill(market: Market) 
     await market.fill([make_skill()])
     market.kv.damage("skill:pdf-tools", b"{")
     with pytest.raises(KvError):
-        await check_updates(_without_postgres(market), [installed()])
+        await check_updates(without_postgres(market), [installed()])

@@ -1,7 +1,6 @@
 """Rules at submission and in the consumer: what they forbid is never listed, not for a moment."""
 
 import asyncio
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +8,6 @@ import pytest
 from marketplace.catalog.lookup import get_skill_by_name
 from marketplace.kv.records import read_record
 from marketplace.operations.rules import add_rule, lift_rule
-from marketplace.ports.database import DatabaseSession
 from marketplace.ports.env import Env
 from marketplace.publishing.acts import act_on, new_act
 from marketplace.publishing.submissions import submit
@@ -19,7 +17,7 @@ from marketplace.skills.acts import ActKind
 from marketplace.skills.rules import Matches, Rule, RuleKind, Target
 from marketplace.skills.skill import Skill, Status
 from marketplace.skills.submission import Submission, SubmissionState
-from tests.doubles.marketplace import Market, fault, kv_away, postgres_away
+from tests.doubles.marketplace import Market, fault, kv_away, without_postgres
 from tests.doubles.network import Fault
 from tests.unit.publishing.reports import (
     acted,
@@ -47,10 +45,6 @@ async def made(
 ) -> Rule:
     kept = await add_rule(env or market.env, TARGETS[target], kind, reason="Steals.", by="ann")
     return kept.rule
-
-
-def without_postgres(market: Market) -> Env:
-    return replace(market.env, database=DatabaseSession(postgres_away))
 
 
 def asked(market: Market) -> Submission:

@@ -27,7 +27,7 @@ from marketplace.skills.scan import GONE_SECONDS, READ_AGAIN_SECONDS
 from marketplace.skills.skill import Skill
 from marketplace.skills.submission import Submission, SubmissionState, SubmissionStatus
 from marketplace.skills.tiers import Verdict
-from tests.doubles.marketplace import Market, fault, kv_away, postgres_away
+from tests.doubles.marketplace import Market, fault, kv_away, postgres_away, without_postgres
 from tests.doubles.network import Fault
 from tests.unit.publishing.reports import acted, carried_out, deliver, report, reported, row
 
@@ -55,10 +55,6 @@ async def verified(market: Market) -> Skill:
     assert await take(market) == ["first"]
     await carried_out(market, report(text="As read."))
     return row(market)
-
-
-def without_postgres(market: Market) -> Env:
-    return replace(market.env, database=DatabaseSession(postgres_away))
 
 
 async def state(market: Market, id_: str) -> SubmissionState:

@@ -8,8 +8,6 @@ import pytest
 
 from marketplace.catalog.listings import get_skill_categories, get_skill_count
 from marketplace.catalog.lookup import get_skill_by_name
-from marketplace.ports.database import DatabaseSession
-from marketplace.ports.env import Env
 from marketplace.publishing.publish import publish_skills
 from marketplace.skills.acts import Act, ActKind
 from marketplace.skills.change import Acted, State
@@ -17,7 +15,7 @@ from marketplace.skills.listing_rules import ListingQuery
 from marketplace.skills.seed import seed_of
 from marketplace.skills.skill import Skill, Status
 from marketplace.skills.tiers import CertTier, Verdict
-from tests.doubles.marketplace import Market, make_skill, postgres_away
+from tests.doubles.marketplace import Market, make_skill, without_postgres
 from tests.unit.publishing.reports import deliver, items, report, reported, row, submitted
 
 BEFORE = "2025-12-01T08:00:00.000Z"
@@ -32,10 +30,6 @@ def market(market: Market) -> Market:
     return market
 
 
-def _without_postgres(market: Market) -> Env:
-    return replace(market.env, database=DatabaseSession(postgres_away))
-
-
 async def _block(market: Market) -> None:
     act = Act(id="a", kind=ActKind.BLOCK, reason="steals", at=market.env.now(), by="ops")
     outcome = await publish_skills(market.env, [Acted(SEEDED.identity, (act,))])
@@ -46,10 +40,10 @@ async def _listed(market: Market) -> dict[str, dict[str, Any]]:
     """What all sources show, which is the same."""
     found, fallback = [
         {item["name"]: item for item in await items(env)}
-        for env in (market.env, _without_postgres(market))
+        for env in (market.env, without_postgres(market))
     ]
     assert found == fallback
-    for env in (market.env, _without_postgres(market)):
+    for env in (market.env, without_postgres(market)):
         assert (await get_skill_count(env, ListingQuery())).value == len(found)
         assert sum((await get_skill_categories(env)).value.values()) == len(found)
     return found
@@ -87,7 +81,7 @@ async def test_a_seed_skill_that_its_owner_withdraws_is_not_listed(market: Marke
 async def test_a_blocked_seed_skill_is_in_no_listing(market: Market, away: bool) -> None:
     """Also while PostgreSQL is away, when it was blocked then."""
     present = market.env
-    market.env = _without_postgres(market) if away else present
+    market.env = without_postgres(market) if away else present
     await _block(market)
     assert {item["name"] for item in await items(market.env)} == {"writer"}
     found = await get_skill_by_name(market.env, "reader")
@@ -112,7 +106,7 @@ async def test_a_published_skill_keeps_its_slug_and_the_seed_gives_way(market: M
         "acme-reader": SEEDED.repo_url,
         "writer": OTHER.repo_url,
     }
-    for env in (market.env, _without_postgres(market)):
+    for env in (market.env, without_postgres(market)):
         for name in found:
             answer = await get_skill_by_name(env, name)
             assert answer is not None

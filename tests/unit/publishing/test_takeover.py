@@ -1,7 +1,6 @@
 """Nobody but the repository changes what a skill says: every way that strangers may try."""
 
 import asyncio
-from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -9,8 +8,6 @@ import pytest
 
 from marketplace.kv.outbox import list_outbox
 from marketplace.kv.records import read_record
-from marketplace.ports.database import DatabaseSession
-from marketplace.ports.env import Env
 from marketplace.publishing.submissions import get_submission_status, submit
 from marketplace.skills.acts import ActKind
 from marketplace.skills.scan import Facts, ScanReport
@@ -19,7 +16,7 @@ from marketplace.skills.submission import Submission, SubmissionState, Submissio
 from marketplace.skills.tiers import Verdict
 from marketplace.web.api.requests import SubmissionRequest
 from tests.doubles.database import no_hook
-from tests.doubles.marketplace import Market, kv_away, postgres_away
+from tests.doubles.marketplace import Market, kv_away, postgres_away, without_postgres
 from tests.unit.publishing.reports import (
     acted,
     deliver,
@@ -102,7 +99,7 @@ async def _expect_unchanged(market: Market, before: Skill) -> None:
     assert _says(record) == _says(before)
     for entry in await list_outbox(market.env):
         assert _says(entry.skill) == _says(before)
-    for env in (market.env, _without_postgres(market)):
+    for env in (market.env, without_postgres(market)):
         (item,) = await items(env)
         shown = msgspec.convert(item, Skill)
         assert _says(shown)[0] == before.name
@@ -110,10 +107,6 @@ async def _expect_unchanged(market: Market, before: Skill) -> None:
         assert (shown.current_version, shown.labels) == (before.current_version, before.labels)
         assert (shown.display_name, shown.author) == (before.display_name, before.author)
         assert (shown.skill_path, shown.license) == (before.skill_path, before.license)
-
-
-def _without_postgres(market: Market) -> Env:
-    return replace(market.env, database=DatabaseSession(postgres_away))
 
 
 @pytest.mark.parametrize("away", [None, "postgres", "kv"])
@@ -188,7 +181,7 @@ async def test_a_result_for_another_folder_changes_nothing(
     await reported(market, report("attack", Verdict.GONE, path="skills/reader"))
     await asyncio.sleep(86_400)
     attack = report("attack", verdict, "Evil.", path="attic/reader")
-    env = _without_postgres(market) if away else market.env
+    env = without_postgres(market) if away else market.env
     receipt = await reported(market, attack, env=env)
     if not away:
         assert [refused.reason for refused in receipt.rejected] == ["other-path"]
@@ -257,7 +250,7 @@ async def test_a_result_for_an_old_submission_is_older_than_what_is_listed(
     before = await listed(market)
     await asyncio.sleep(3600)
     await reported(market, report("old", text="As it was.", scanned_at=read_at))
-    await deliver(market, env=_without_postgres(market) if away else market.env)
+    await deliver(market, env=without_postgres(market) if away else market.env)
     await repaired(market)
     await _expect_unchanged(market, before)
 
@@ -337,7 +330,7 @@ async def test_a_withdrawn_or_blocked_skill_is_not_listed_again_by_a_submission(
     await deliver(market)
     await repaired(market)
     assert (row(market).status, await items(market.env)) == (Status.BLOCKED, [])
-    assert await items(_without_postgres(market)) == []
+    assert await items(without_postgres(market)) == []
 
 
 # --- submitting
@@ -377,7 +370,7 @@ async def test_an_earlier_submission_answers_for_a_later_one(market: Market) -> 
 
 
 async def test_what_waits_in_the_outbox_is_listed(market: Market) -> None:
-    env = _without_postgres(market)
+    env = without_postgres(market)
     await submitted(market)
     await reported(market, report(text="As listed."))
     await deliver(market, env=env)

@@ -23,7 +23,7 @@ from marketplace.skills.scan import GONE_SECONDS, Facts
 from marketplace.skills.skill import Skill, Status
 from marketplace.skills.submission import SubmissionState, SubmissionStatus
 from marketplace.skills.tiers import CertTier, Verdict
-from tests.doubles.marketplace import Market, fault, make_skills, postgres_away
+from tests.doubles.marketplace import Market, fault, make_skills, without_postgres
 from tests.doubles.network import Fault
 from tests.unit.publishing.reports import (
     acted,
@@ -39,10 +39,6 @@ from tests.unit.publishing.reports import (
     submitted,
     texts_of,
 )
-
-
-def _without_postgres(market: Market) -> Env:
-    return replace(market.env, database=DatabaseSession(postgres_away))
 
 
 async def _status(market: Market, id_: str = "first") -> SubmissionStatus:
@@ -154,7 +150,7 @@ async def test_a_fail_marks_a_skill_and_takes_its_tier_and_a_pass_lifts_it(
     before = await listed(market)
     await asyncio.sleep(1)
     failed_at = market.env.now()
-    env = _without_postgres(market) if away else market.env
+    env = without_postgres(market) if away else market.env
     await reported(market, report(verdict=Verdict.FAIL, reason="reads secrets"))
     assert [message.acknowledged for message in await deliver(market, env=env)] == [True]
     for source in (env, market.env):
@@ -215,7 +211,7 @@ async def test_a_fail_on_what_waits_in_the_outbox_comes_again_until_it_is_placed
     await submitted(market)
     await reported(market, report(text="Reads."))
     market.kv.faults = fault(Fault.FAIL, "put", key="skill:")
-    await deliver(market, env=_without_postgres(market))
+    await deliver(market, env=without_postgres(market))
     market.kv.faults = None
     assert (market.kv.keys("skill:"), len(market.kv.keys("outbox:"))) == ([], 1)
     await asyncio.sleep(1)
@@ -238,7 +234,7 @@ async def test_a_withdrawal_hides_a_skill_until_a_later_pass(market: Market) -> 
     withdrawn = await _everywhere(market)
     assert (withdrawn.status, withdrawn.verdict_reason) == (Status.WITHDRAWN, "the folder is gone")
     assert (withdrawn.name, withdrawn.content()) == (before.name, before.content())
-    for env in (market.env, _without_postgres(market)):
+    for env in (market.env, without_postgres(market)):
         assert await items(env) == []
     await asyncio.sleep(1)
     await carried_out(market, report(text="Back."))
@@ -492,7 +488,7 @@ async def test_redriving_everything_approves_of_no_withdrawal(
 
 async def test_with_postgres_away_nothing_leaves(market: Market) -> None:
     (skill,) = await _published(market, 1)
-    env = _without_postgres(market)
+    env = without_postgres(market)
     await _withdraw(market, [skill], env=env)
     assert [item["name"] for item in await items(env)] == [skill.name]
     (body,) = market.publish.bodies

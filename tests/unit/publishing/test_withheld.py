@@ -9,7 +9,6 @@ from marketplace.catalog.listings import get_skill_count, get_skills
 from marketplace.catalog.lookup import get_skill_by_identity, get_skill_by_name
 from marketplace.kv.records import write_record
 from marketplace.kv.withheld import read_withheld, write_withheld
-from marketplace.ports.database import DatabaseSession
 from marketplace.ports.env import Env
 from marketplace.publishing.acts import act_on, new_act
 from marketplace.repair.light_repair import run_light_repair
@@ -20,7 +19,7 @@ from marketplace.skills.skill import Status
 from marketplace.skills.tiers import Verdict
 from marketplace.skills.withholding import WithheldKey, key_of
 from tests.doubles.kv import KvConduct
-from tests.doubles.marketplace import Market, fault, make_skill, make_skills, postgres_away
+from tests.doubles.marketplace import Market, fault, make_skill, make_skills, without_postgres
 from tests.doubles.network import Fault
 from tests.unit.publishing.scans import publish, scan
 
@@ -35,10 +34,6 @@ async def _act(env: Env, slug: str, kind: ActKind = ActKind.WITHDRAW, **fields: 
     act = new_act(env, kind, reason="So.", by="operator", **fields)
     await act_on(env, found, act)
     return act
-
-
-def _without_postgres(market: Market) -> Env:
-    return replace(market.env, database=DatabaseSession(postgres_away))
 
 
 async def _names(env: Env) -> tuple[Source, list[bytes]]:
@@ -56,7 +51,7 @@ async def test_a_record_and_an_index_from_before_are_not_listed(market: Market) 
     await write_record(market.env, skill)
     await market.index([skill, *make_skills(3)])
 
-    env = _without_postgres(market)
+    env = without_postgres(market)
     assert await _names(env) == (Source.KV_ENUMERATION, [])
     for found in (
         await get_skill_by_name(env, "pdf-tools"),
@@ -71,7 +66,7 @@ async def test_a_seed_skill_is_not_listed_either(market: Market) -> None:
     await _act(market.env, "pdf-tools", ActKind.BLOCK)
     market.kv.damage("skill:pdf-tools", None)
     await market.fill(make_skills(3))
-    env = _without_postgres(market)
+    env = without_postgres(market)
     await market.index(make_skills(3))
     assert (await _names(env))[1] == []
     found = await get_skill_by_name(env, "pdf-tools")
@@ -81,7 +76,7 @@ async def test_a_seed_skill_is_not_listed_either(market: Market) -> None:
 
 async def test_what_waits_under_another_slug_is_not_listed_either(market: Market) -> None:
     """PostgreSQL was away for the first publication, and has lost it since."""
-    env = market.env = _without_postgres(market)
+    env = market.env = without_postgres(market)
     await publish(market, await scan(market, "first"))
     assert len((await _names(env))[1]) == 1
     found = await get_skill_by_identity(env, "octo", "pdf-tools", "pdf-tools")
@@ -94,7 +89,7 @@ async def test_what_waits_under_another_slug_is_not_listed_either(market: Market
 async def test_a_listing_that_cannot_read_the_list_says_so(market: Market) -> None:
     await market.fill(make_skills(3))
     market.kv.faults = fault(Fault.FAIL, "get", key="skills:withheld")
-    answer = await get_skills(_without_postgres(market), ListingQuery())
+    answer = await get_skills(without_postgres(market), ListingQuery())
     assert "withheld: unavailable" in answer.reasons
     assert answer.value.total == 3
 
@@ -102,7 +97,7 @@ async def test_a_listing_that_cannot_read_the_list_says_so(market: Market) -> No
 async def test_an_act_without_postgres_changes_the_list_that_stands(market: Market) -> None:
     await market.fill([make_skill(), make_skill("other")])
     other = await _act(market.env, "other")
-    env = _without_postgres(market)
+    env = without_postgres(market)
     await _act(env, "pdf-tools")
     assert {key.name for key in (await read_withheld(env)).values()} == {"other", "pdf-tools"}
     await _act(env, "other", ActKind.RESTORE, lifts=(other.id,))
@@ -160,6 +155,6 @@ async def test_another_skill_that_kv_has_under_the_slug_is_listed(market: Market
     assert key.name == other.name
     await write_withheld(market.env, [key])
 
-    source, listed = await _names(_without_postgres(market))
+    source, listed = await _names(without_postgres(market))
     assert source is Source.KV_ENUMERATION
     assert len(listed) == 1

@@ -14,16 +14,11 @@ from marketplace.kv.index.blocks import Block, entry_of, iterate, merge
 from marketplace.kv.index.manifest import Manifest, PageRef, encode_page, page_digest
 from marketplace.kv.index.reading import read_index
 from marketplace.kv.keys import INDEX_KEY, index_page_key
-from marketplace.ports.database import DatabaseSession
 from marketplace.ports.env import Env, Settings
 from marketplace.repair.rebuild import BRING_IT_BACK, DatabaseNeeded, start_rebuild
 from marketplace.skills.fingerprint import Fingerprint
-from tests.doubles.marketplace import Market, fault, make_skills, postgres_away
+from tests.doubles.marketplace import Market, fault, make_skills, without_postgres
 from tests.doubles.network import Fault
-
-
-def _without_postgres(market: Market) -> Env:
-    return replace(market.env, database=DatabaseSession(postgres_away))
 
 
 async def _report(env: Env) -> dict[str, Any]:
@@ -37,7 +32,7 @@ async def _indexed(env: Env) -> list[str]:
 async def test_the_index_is_written_and_the_report_says_what_was_not_done(market: Market) -> None:
     await market.fill(make_skills(20))
     market.kv.damage("skill:broken", b"no json")
-    env = _without_postgres(market)
+    env = without_postgres(market)
     report = await _report(env)
     assert (report["complete"], report["ok"], report["rebuilt"]) == (True, False, 20)
     assert [error.key for error in report["errorDetails"]] == ["postgres", "skill:broken"]
@@ -58,7 +53,7 @@ async def test_what_only_postgres_had_stays_listed(market: Market, budget: int) 
     await market.index(skills)
     market.lose_records(skills[:10])
     await market.fill(news, table=False)
-    env = _without_postgres(market)
+    env = without_postgres(market)
     before = market.kv.operations.total()
     report = await _report(env)
     names = await _indexed(env)
@@ -77,7 +72,7 @@ async def test_a_moved_skill_is_listed_once_and_never_dropped(market: Market) ->
     await market.fill([seen.renamed("seen-now")], table=False)
     await mark_moved(market.env, seen.name, "seen-now")
     await mark_moved(market.env, unseen.name, "unseen-now")  # its record is not shown yet
-    env = _without_postgres(market)
+    env = without_postgres(market)
     await start_rebuild(env)
     assert await _indexed(env) == ["seen-now", unseen.name]
 
@@ -85,7 +80,7 @@ async def test_a_moved_skill_is_listed_once_and_never_dropped(market: Market) ->
 async def test_a_damaged_index_is_written_anew(market: Market) -> None:
     await market.fill(make_skills(5))
     market.kv.damage(INDEX_KEY, b'{"a":')
-    env = _without_postgres(market)
+    env = without_postgres(market)
     assert (await _report(env))["rebuilt"] == 5
     assert len(await _indexed(env)) == 5
 
@@ -119,7 +114,7 @@ async def test_a_damaged_line_is_mended_only_where_all_records_were_read(
     await market.fill(skills)
     _damage_a_line(market, [skill.name for skill in skills[:2]])
     damaged = market.kv.peek(INDEX_KEY)
-    env = _without_postgres(market)
+    env = without_postgres(market)
     if budget == 900:
         assert (await _report(env))["rebuilt"] == 30
         return
@@ -136,7 +131,7 @@ async def test_without_kv_the_operator_is_told_to_bring_postgres_back(
     await market.fill(skills)
     await market.index(skills)
     market.kv.faults = fault(Fault.FAIL, *operations)
-    env = _without_postgres(market)
+    env = without_postgres(market)
     with pytest.raises(DatabaseNeeded, match=BRING_IT_BACK):
         await start_rebuild(env)
     market.kv.faults = None
@@ -145,4 +140,4 @@ async def test_without_kv_the_operator_is_told_to_bring_postgres_back(
 
 async def test_a_dry_run_needs_postgres(market: Market) -> None:
     with pytest.raises(DatabaseNeeded, match=BRING_IT_BACK):
-        await start_rebuild(_without_postgres(market), dry_run=True)
+        await start_rebuild(without_postgres(market), dry_run=True)

@@ -44,6 +44,7 @@ from tests.doubles.marketplace import (
     make_skill,
     make_skills,
     postgres_away,
+    without_postgres,
 )
 from tests.doubles.network import Fault
 
@@ -85,10 +86,6 @@ async def delivered(market: Market) -> int:
         assert message.acknowledged
         count += 1
     return count
-
-
-def without_postgres(market: Market) -> Env:
-    return replace(market.env, database=DatabaseSession(postgres_away))
 
 
 def statuses(market: Market, skills: Iterable[Skill]) -> set[Status]:
