@@ -11,6 +11,7 @@ import msgspec
 
 from marketplace.basics import json_text
 from marketplace.kv import state as kv_state
+from marketplace.ports.database import SkillDatabase
 from marketplace.ports.env import Env, get_db
 from marketplace.ports.errors import DatabaseError, StorageError
 
@@ -42,6 +43,18 @@ def read_state(env: Env, name: str, document: bytes | None, kind: type[T]) -> T 
     except json_text.InvalidData as error:  # of another version of this code, or damage
         env.log("state-malformed", level="error", state=name, reason=str(error))
         return None
+
+
+async def load_place(env: Env, database: SkillDatabase, name: str, beginning: T) -> T:
+    """Where a walk that takes several invocations goes on; else its beginning. Raises
+    DatabaseError."""
+    return read_state(env, name, await database.load_state(name), type(beginning)) or beginning
+
+
+async def save_place(database: SkillDatabase, name: str, place: object, *, before: object) -> None:
+    """Keep where a walk goes on, if that is not where it went on before. Raises DatabaseError."""
+    if place != before:
+        await database.save_state(name, msgspec.json.encode(place))
 
 
 def newest_report(env: Env, name: str, documents: Iterable[bytes | None]) -> Any:

@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from marketplace.operations.dead_letters import move_letters
-from marketplace.ports.env import Env, get_db, send_messages
+from marketplace.ports.env import Env, get_db
 from marketplace.ports.errors import StorageError
 from marketplace.publishing.kv_copy import project_rows
 from marketplace.publishing.outbox import drain_outbox
@@ -22,7 +22,7 @@ from marketplace.publishing.withheld import refresh_withheld
 from marketplace.repair.logged_acts import reconcile_acts
 from marketplace.repair.logged_rules import reconcile_rules
 from marketplace.repair.missing_versions import fill_versions
-from marketplace.repair.rule_application import APPLY_RULES, STEPS_OF_A_CHECK, apply_rules
+from marketplace.repair.rule_application import STEPS_OF_A_CHECK, apply_rules, ask_to_go_on
 from marketplace.skills.change import State
 
 _ROW_BATCH: Final = 200
@@ -85,7 +85,7 @@ async def _apply_rules(env: Env, report: LightRepairReport) -> None:
     applied = await apply_rules(env, busy_steps=STEPS_OF_A_CHECK)
     report.rules_applied = applied.skills
     if applied.place is not None:
-        await send_messages(env, env.maintenance_queue, [{APPLY_RULES: True}])
+        await ask_to_go_on(env)
 
 
 async def _write_withheld(env: Env, _report: LightRepairReport) -> None:

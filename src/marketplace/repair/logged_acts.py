@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from marketplace.kv.acceptance_log import ActPage, list_acts, log_act, read_acts
-from marketplace.operations.reports import read_state
+from marketplace.operations.reports import load_place, save_place
 from marketplace.ports.database import SkillDatabase
 from marketplace.ports.env import Env, get_db
 from marketplace.publishing.publish import Published, publish_skills
@@ -46,7 +46,7 @@ async def reconcile_acts(env: Env) -> int:
     Raises DatabaseError, KvError.
     """
     database = await get_db(env)
-    place = read_state(env, _PLACE, await database.load_state(_PLACE), _Place) or _Place()
+    place = await load_place(env, database, _PLACE, _Place())
     after = await _log_rows(env, database, place.after)
     cursor, skills = place.cursor, 0
     for _ in range(_PAGES):
@@ -54,9 +54,7 @@ async def reconcile_acts(env: Env) -> int:
         cursor, skills = replayed.cursor, replayed.skills
         if skills or cursor is None:
             break
-    next_place = _Place(cursor, after)
-    if next_place != place:
-        await database.save_state(_PLACE, msgspec.json.encode(next_place))
+    await save_place(database, _PLACE, _Place(cursor, after), before=place)
     return skills
 
 

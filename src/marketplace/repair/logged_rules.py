@@ -19,7 +19,7 @@ from marketplace.kv.acceptance_log import (
     read_rules,
 )
 from marketplace.kv.keys import rule_id_in
-from marketplace.operations.reports import read_state
+from marketplace.operations.reports import load_place, save_place
 from marketplace.ports.database import SkillDatabase
 from marketplace.ports.env import Env, get_db
 from marketplace.skills.rules import Rule, RuleLift
@@ -49,7 +49,7 @@ async def reconcile_rules(env: Env) -> int:
     Raises DatabaseError, KvError.
     """
     database = await get_db(env)
-    place = read_state(env, _PLACE, await database.load_state(_PLACE), _Place) or _Place()
+    place = await load_place(env, database, _PLACE, _Place())
     before = await _log_rows(env, database, place.before)
     cursor, changed = place.cursor, 0
     for _ in range(_PAGES):
@@ -57,9 +57,7 @@ async def reconcile_rules(env: Env) -> int:
         cursor, changed = replayed.cursor, changed + replayed.changed
         if cursor is None:
             break
-    next_place = _Place(cursor, before)
-    if next_place != place:
-        await database.save_state(_PLACE, msgspec.json.encode(next_place))
+    await save_place(database, _PLACE, _Place(cursor, before), before=place)
     return changed
 
 

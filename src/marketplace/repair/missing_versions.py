@@ -4,7 +4,7 @@ from typing import Final
 
 import msgspec
 
-from marketplace.operations.reports import read_state
+from marketplace.operations.reports import load_place, save_place
 from marketplace.ports.env import Env, get_db
 from marketplace.skills.version_history import version_of
 
@@ -23,7 +23,7 @@ async def fill_versions(env: Env) -> int:
     """Look at a part of the table, from where the last check stopped; how many skills got their
     version. Raises DatabaseError."""
     database = await get_db(env)
-    place = read_state(env, _PLACE, await database.load_state(_PLACE), _Place) or _Place()
+    place = await load_place(env, database, _PLACE, _Place())
     after: str | None = place.after
     added = 0
     for _ in range(_STATEMENTS):
@@ -32,7 +32,5 @@ async def fill_versions(env: Env) -> int:
         added, after = len(found.skills), found.after
         if added or after is None:
             break
-    next_place = _Place(after or "")
-    if next_place != place:
-        await database.save_state(_PLACE, msgspec.json.encode(next_place))
+    await save_place(database, _PLACE, _Place(after or ""), before=place)
     return added

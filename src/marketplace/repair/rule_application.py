@@ -17,7 +17,7 @@ from marketplace.basics.concurrency import map_bounded
 from marketplace.basics.timestamps import EPOCH, seconds_since
 from marketplace.kv.counting import CountingKv
 from marketplace.kv.index.writing import add_to_published_index
-from marketplace.operations.reports import read_state
+from marketplace.operations.reports import load_place, save_place
 from marketplace.ports.database import SkillDatabase
 from marketplace.ports.env import Env, get_db, send_messages
 from marketplace.ports.errors import DatabaseError, StorageError
@@ -70,7 +70,7 @@ async def apply_rules(env: Env, *, busy_steps: int = MAX_STEPS) -> Applied:
     env = replace(env, submissions_kv=kv)
     database = await get_db(env)
     deadline = env.clock() + timedelta(seconds=SECONDS)
-    kept = read_state(env, _PLACE, await database.load_state(_PLACE), Place) or Place()
+    kept = await load_place(env, database, _PLACE, Place())
     place: Place | None = kept
     skills = busy = 0
     for _ in range(MAX_STEPS):
@@ -79,8 +79,7 @@ async def apply_rules(env: Env, *, busy_steps: int = MAX_STEPS) -> Applied:
             break
         applied = await apply_step(env, place)
         place, skills, busy = applied.place, skills + applied.skills, busy + bool(applied.skills)
-    if (place or Place()) != kept:
-        await database.save_state(_PLACE, msgspec.json.encode(place or Place()))
+    await save_place(database, _PLACE, place or Place(), before=kept)
     return Applied(skills, place)
 
 
@@ -121,7 +120,7 @@ async def apply_at_once(env: Env, rule: Rule) -> Applied:
             applied = await apply_step(env, place)
             place, skills = applied.place, skills + applied.skills
         if place is not None and place.after is not None:
-            await send_messages(env, env.maintenance_queue, [{APPLY_RULES: True}])
+            await ask_to_go_on(env)
     except StorageError as error:
         env.log("rule-put-off", level=error.level, id=rule.id, reason=error.reason)
         if isinstance(error, DatabaseError):
@@ -139,7 +138,12 @@ async def go_on(env: Env) -> None:
     if applied.skills:
         env.log("rules-applied", skills=applied.skills, complete=applied.place is None)
     if applied.place is not None:
-        await send_messages(env, env.maintenance_queue, [{APPLY_RULES: True}])
+        await ask_to_go_on(env)
+
+
+async def ask_to_go_on(env: Env) -> None:
+    """Let a message of the maintenance queue make the next steps. Raises QueueError."""
+    await send_messages(env, env.maintenance_queue, [{APPLY_RULES: True}])
 
 
 def asks_for_rules(body: object) -> bool:
