@@ -45,7 +45,7 @@ LISTINGS: Final = (
     "/api/v1/skills?limit=24&category=development",
 )
 COUNTS: Final = ("/api/v1/skills/count", "/api/v1/skills/categories")
-SEARCHES: Final = ("/api/v1/skills?limit=24&search=skill", "/api/v1/search?q=skill")
+SEARCHES: Final = ("/api/v1/skills?limit=24&search=skill", "/api/v1/skills/search?q=skill")
 
 
 @dataclass
@@ -141,9 +141,7 @@ async def disconnect(url: str) -> str:
 def new_client(url: str, clients: int) -> httpx.AsyncClient:
     """One client that keeps so many connections."""
     limits = httpx.Limits(max_connections=clients)
-    return httpx.AsyncClient(
-        base_url=url, timeout=REQUEST_TIMEOUT, limits=limits, trust_env=False
-    )
+    return httpx.AsyncClient(base_url=url, timeout=REQUEST_TIMEOUT, limits=limits, trust_env=False)
 
 
 async def check(stack: Stack, every: float, outcomes: list[tuple[str, float]]) -> None:

@@ -30,6 +30,10 @@ DeriveKeyFunction = Callable[[bytes, bytes, int], Awaitable[bytes]]
 
 _NONCE_BYTES: Final = 18
 _IDLE: Final = "I"
+_LIMIT_THE_NEXT: Final = """\
+SELECT set_config('statement_timeout', greatest(1, $1::integer - (1000 * extract(
+epoch FROM clock_timestamp() - transaction_timestamp()))::integer)::text, true)"""
+"""The server counts each statement's time by itself: the next one gets what is left of it all."""
 
 
 class Transport(Protocol):
@@ -72,6 +76,7 @@ class Connection:
         self._closed = False
         self._busy = False
         self._transaction_status = _IDLE
+        self._limit_ms: int | None = None
 
     async def query(self, sql: str, *parameters: Parameter, timeout: float | None = None) -> Result:
         """Run one statement; its parameters are ``$1``, ``$2``, … (see ``pgwire.parameters``).
@@ -96,6 +101,14 @@ class Connection:
         except ConnectionFailed:
             self.close()
             raise
+
+    def limit_statements(self, milliseconds: int | None) -> None:
+        """Let the server cancel each following pipeline, SQLSTATE 57014, after so long in all.
+
+        In place of the options' ``statement_timeout_ms``, which None restores. It holds for
+        transactions that begin later. Costs no round trip.
+        """
+        self._limit_ms = None if milliseconds is None else max(milliseconds, 1)
 
     @property
     def closed(self) -> bool:
@@ -129,25 +142,37 @@ class Connection:
             raise RuntimeError("another task is using this connection")
         if not statements:
             return []
-        preamble = self._preamble()
-        data = encode_pipeline([*preamble, *statements])
-        exchange = PipelineExchange(
-            len(preamble) + len(statements), max_result_bytes=self._options.max_result_bytes
-        )
+        preamble, between = self._preamble(), self._between()
+        sent = [*preamble, statements[0]]
+        for statement in statements[1:]:
+            sent += [*between, statement]
+        data = encode_pipeline(sent)
+        exchange = PipelineExchange(len(sent), max_result_bytes=self._options.max_result_bytes)
         seconds = self._options.query_timeout if timeout is None else timeout
         await self._exchange(data, exchange, seconds)
-        return exchange.results()[len(preamble) :]
+        return exchange.results()[len(preamble) :: 1 + len(between)]
 
     def _preamble(self) -> list[Statement]:
         """What has to run before the caller's first statement of a transaction."""
-        if self._options.session_settings == "startup" or self._transaction_status != _IDLE:
+        if self._transaction_status != _IDLE:
             return []
-        settings = self._options.settings()
+        at_startup = self._options.session_settings == "startup"
+        settings = {} if at_startup else self._options.settings()
+        if self._limit_ms is not None:
+            settings["statement_timeout"] = str(self._limit_ms)
+        if not settings:
+            return []
         # is_local: the settings end with the transaction, so that a pooler can give the session
         # to another client.
         calls = [f"set_config(${2 * i + 1}, ${2 * i + 2}, true)" for i in range(len(settings))]
         values = [text for setting in settings.items() for text in setting]
         return [Statement(f"SELECT {', '.join(calls)}", values)]
+
+    def _between(self) -> list[Statement]:
+        """What has to run between the caller's statements of a pipeline that has a limit."""
+        if self._limit_ms is None or self._transaction_status != _IDLE:
+            return []
+        return [Statement(_LIMIT_THE_NEXT, (self._limit_ms,))]
 
     async def _exchange(self, data: bytes, exchange: PipelineExchange, seconds: float) -> None:
         self._busy = True

@@ -37,7 +37,7 @@ def refused(sqlstate: str, constraint: str | None = None) -> PostgresError:
     ("error", "reason"),
     [
         (QueryTimeout("late"), "timeout"),
-        (refused("57014"), "timeout"),
+        (refused("57014"), "too-long"),
         (ConnectionFailed("gone"), "unavailable"),
         (refused("57P01"), "unavailable"),
         (refused("53300"), "unavailable"),

@@ -5,6 +5,7 @@ Held to the same contract tests as the real one (tests/contract). Between its ``
 is two of them: it reads the rows and writes over the revisions that it has read.
 """
 
+import asyncio
 import functools
 import math
 import re
@@ -32,7 +33,7 @@ from marketplace.ports.database import (
     WithoutVersions,
 )
 from marketplace.ports.dead_letter import DeadLetter
-from marketplace.ports.errors import DatabaseConflict, DatabaseError, DatabaseRejected
+from marketplace.ports.errors import DatabaseBusy, DatabaseConflict, DatabaseError, DatabaseRejected
 from marketplace.ports.scan_request import (
     ScanHour,
     ScanReason,
@@ -106,6 +107,7 @@ class DatabaseDouble:
 
     before: Hook = no_hook
     after: Hook = no_hook
+    work: Hook = no_hook  # takes as long as PostgreSQL takes, which a session's limit bounds
     refuses: Callable[[Skill], bool] = lambda _: False  # as an unexpected constraint does
     rows: dict[str, Held] = field(default_factory=dict)  # by identity
     identities: dict[str, str] = field(default_factory=dict)  # by slug
@@ -225,6 +227,7 @@ def _operation(
             if self.closed:
                 raise DatabaseError("the session is closed")
             await self.tables.before(name)
+            await self.work(name)
             result = step(self, *args, **kwargs)
             await self.tables.after(name)
             return result
@@ -301,6 +304,20 @@ class DoubleSession:
     def __init__(self, tables: DatabaseDouble) -> None:
         self.tables = tables
         self.closed = False
+        self.limit: float | None = None
+
+    async def work(self, operation: str) -> None:
+        """Let PostgreSQL work on an operation, no longer than the session's limit."""
+        if self.tables.work is no_hook:
+            return
+        try:
+            async with asyncio.timeout(self.limit):
+                await self.tables.work(operation)
+        except TimeoutError as error:
+            raise DatabaseBusy("cancelled for its length", reason="too-long") from error
+
+    def limit_statements(self, seconds: float | None) -> None:
+        self.limit = seconds
 
     @_operation("list_skills")
     def list_skills(

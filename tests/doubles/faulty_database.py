@@ -99,6 +99,9 @@ class FaultySession:
 
         return statement
 
+    def limit_statements(self, seconds: float | None) -> None:
+        self._inner.limit_statements(seconds)
+
     @property
     def closed(self) -> bool:
         return self._broken

@@ -18,7 +18,7 @@ from marketplace.kv.records import read_record, read_records
 from marketplace.kv.withheld import read_withheld
 from marketplace.ports.database import SkillDatabase
 from marketplace.ports.env import Env
-from marketplace.ports.errors import DatabaseError, KvError, KvTimeout, StorageError
+from marketplace.ports.errors import DatabaseBusy, DatabaseError, KvError, KvTimeout, StorageError
 from marketplace.skills.seed import Claim
 from marketplace.skills.skill import Skill, Status
 from marketplace.skills.slugs import identity_of, is_slug, slug_candidates, slugify
@@ -37,7 +37,7 @@ async def get_skill_by_name(env: Env, name: str) -> Answer[Skill] | None:
     """The skill of a slug, or the one that left it as an alias; its name tells which it was.
 
     With PostgreSQL away every skill is found that a listing shows. None only when no source
-    failed: raises PerhapsMissing otherwise.
+    failed: raises PerhapsMissing otherwise. Raises DatabaseBusy.
     """
     if not is_slug(name):
         return None
@@ -65,6 +65,8 @@ async def _seeded(reading: Reading, seeded: Skill, name: str) -> Answer[Skill] |
     env = reading.env
     try:
         claims = await reading.from_database(lambda database: database.seed_claims(env.seed))
+    except DatabaseBusy:
+        raise
     except DatabaseError:  # noted by the reading
         claims = await reading.from_kv(lambda: _claims_in_kv(env, seeded))
     listed = env.seed.find(name, claims)
@@ -144,9 +146,12 @@ def _certain(reading: Reading, found: Answer[Skill] | None, wanted: str) -> Answ
 async def _row(
     reading: Reading, read: Callable[[SkillDatabase], Awaitable[Skill | None]]
 ) -> Skill | None:
-    """PostgreSQL's answer; none also when it is away, which the reading then tells."""
+    """PostgreSQL's answer; none also when it is away, which the reading then tells. Raises
+    DatabaseBusy."""
     try:
         return await reading.from_database(read)
+    except DatabaseBusy:
+        raise
     except DatabaseError:  # noted by the reading
         return None
 

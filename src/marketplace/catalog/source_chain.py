@@ -3,12 +3,16 @@
 A read says how to answer from each; which of them answers is decided here and nowhere else. Each
 source gets a share of the time that one read may take. A source that took too long has not said
 that it holds nothing: the seed never answers for it.
+
+Only a PostgreSQL that is away or silent is replaced by KV. One that answers, and has too much to
+do, is not: reading KV costs more, and every read that fell back would leave less time for the
+others. `DatabaseBusy` tells.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from marketplace.basics.json_text import InvalidData
 from marketplace.catalog.answer import Answer, Source
@@ -19,9 +23,13 @@ from marketplace.catalog.published_skills import (
 )
 from marketplace.kv.withheld import read_withheld
 from marketplace.ports.database import SkillDatabase
+from marketplace.ports.database_reads import SILENT_SECONDS, DatabaseReads
 from marketplace.ports.env import READ_BUDGET_SECONDS, Env, get_db
 from marketplace.ports.errors import (
+    DatabaseBusy,
+    DatabaseConflict,
     DatabaseError,
+    DatabaseRejected,
     DatabaseTimeout,
     KvError,
     KvTimeout,
@@ -31,6 +39,8 @@ from marketplace.ports.errors import (
 from marketplace.skills.skill import Skill
 
 _MARGIN_SECONDS: Final = 0.2  # left for making the answer of what was read
+_ANSWERED: Final = (DatabaseBusy, DatabaseConflict, DatabaseRejected)
+"""Errors that PostgreSQL itself said, so that it is neither away nor frozen."""
 
 T = TypeVar("T")
 
@@ -53,6 +63,11 @@ class Reading:
     reasons: list[str] = field(default_factory=list)
     is_late: bool = False
     _deadline: float = field(default_factory=lambda: _clock() + READ_BUDGET_SECONDS)
+    _reads: DatabaseReads = field(init=False)
+
+    def __post_init__(self) -> None:
+        cache = self.env.fallback_cache
+        self._reads = DatabaseReads() if cache is None else cache.reads
 
     @property
     def seconds_left(self) -> float:
@@ -60,14 +75,60 @@ class Reading:
         return max(self._deadline - _clock() - _MARGIN_SECONDS, 0.0)
 
     async def from_database(self, read: Callable[[SkillDatabase], Awaitable[T]]) -> T:
-        """Run a read on a session of its own. Raises DatabaseError, noted, also when too slow."""
+        """Run a read on a session of its own. Raises DatabaseError, noted, also when too slow;
+        DatabaseBusy where PostgreSQL answers others meanwhile, or cancelled the statement.
 
-        async def in_session() -> T:
-            database = await get_db(self.env)
+        The read waits for one of the isolate's slots as long as that leaves it time to be made.
+        Nothing is asked while PostgreSQL is silent.
+        """
+        try:
+            return await self._in_slot(read)
+        except DatabaseError as error:
+            self.note(Source.POSTGRES, error)
+            raise
+
+    async def _in_slot(self, read: Callable[[SkillDatabase], Awaitable[T]]) -> T:
+        env, reads, begun = self.env, self._reads, _clock()
+        if not reads.may_ask():
+            raise DatabaseTimeout("it is silent and was not asked", reason="silent")
+        limit = env.settings.database_read_timeout
+        slot = await reads.take_slot(
+            env.settings.database_reads_at_once,
+            until=begun + self.seconds_left - limit / 2,
+            seconds=limit,
+        )
+        if slot is None:
+            raise self._gave_up("no slot was free", begun)
+        due = _clock() + min(limit, self.seconds_left)
+        try:
+            async with asyncio.timeout_at(due):
+                found = await self._in_session(read, due)
+        except TimeoutError as error:
+            if reads.note_timeout(begun, due):
+                env.log("database-skipped", level="error", seconds=SILENT_SECONDS)
+            raise self._gave_up(f"no answer within {limit:.1f} s", begun) from error
+        except _ANSWERED:
+            reads.note_answer()
+            raise
+        finally:
+            reads.free_slot(slot)
+        reads.note_answer()
+        return found
+
+    async def _in_session(self, read: Callable[[SkillDatabase], Awaitable[T]], due: float) -> T:
+        """Run a read that PostgreSQL itself ends in time to say so before ``due``."""
+        database = await get_db(self.env)
+        database.limit_statements(max(due - _clock() - _MARGIN_SECONDS, _MARGIN_SECONDS / 2))
+        try:
             return await read(database)
+        finally:
+            database.limit_statements(None)
 
-        seconds = min(self.env.settings.database_read_timeout, self.seconds_left)
-        return await self._within(seconds, in_session, Source.POSTGRES, DatabaseTimeout)
+    def _gave_up(self, why: str, begun: float) -> DatabaseError:
+        """Too late, in a PostgreSQL that answered others meanwhile, or in one that did not."""
+        if self._reads.has_answered_since(begun):
+            return DatabaseBusy(f"{why}; others were answered")
+        return DatabaseTimeout(why)
 
     async def from_kv(self, read: Callable[[], Awaitable[T]]) -> T:
         """Run a read of KV in the time that is left. Raises KvError, noted, also when too slow.
@@ -75,31 +136,24 @@ class Reading:
         What ``read`` bounds by ``seconds_left`` ends first and can hand over what it has.
         """
         seconds = self.seconds_left + _MARGIN_SECONDS
-        return await self._within(seconds, read, Source.KV_ENUMERATION, KvTimeout)
-
-    async def _within(
-        self,
-        seconds: float,
-        read: Callable[[], Awaitable[T]],
-        source: Source,
-        timed_out: type[TimedOut],
-    ) -> T:
-        """Run a read; its failure, or that it took too long, is noted and raised."""
         try:
             async with asyncio.timeout(seconds):
                 return await read()
         except TimeoutError as error:
-            late = timed_out(f"no answer within {seconds:.1f} s")
-            self.note(source, late)
+            late = KvTimeout(f"no answer within {seconds:.1f} s")
+            self.note(Source.KV_ENUMERATION, late)
             raise late from error
         except StorageError as error:
-            self.note(source, error)
+            self.note(Source.KV_ENUMERATION, error)
             raise
 
     def note(self, source: Source, error: StorageError) -> None:
         """Remember that a source failed, and log it: the one line of this fallback."""
         self.reasons.append(f"{source}: {error.reason}")
         self.is_late = self.is_late or isinstance(error, TimedOut)
+        if isinstance(error, DatabaseBusy):
+            self.env.log("read-shed", level="warning", reason=error.reason, detail=str(error))
+            return
         self.env.log(
             "read-falls-back",
             level=error.level,
@@ -124,12 +178,18 @@ async def read_from_first(
 
     When none does, in this order: the last whole answer to this question, what could be read, the
     seed. The seed alone answers only where no source ran out of time: raises TooLate otherwise.
+    Where PostgreSQL is busy, it is the last whole answer or none: raises DatabaseBusy.
     ``question`` tells what ``published`` makes of a listing from what other questions would.
     """
     reading, cache = Reading(env), env.fallback_cache
     try:
         value = await reading.from_database(database)
-    except DatabaseError:  # noted by the reading
+    except DatabaseBusy:  # noted by the reading
+        kept = _kept_from_before(reading, question)
+        if kept is None:
+            raise
+        return kept
+    except DatabaseError:
         pass
     else:
         if cache is not None:
@@ -142,15 +202,23 @@ async def read_from_first(
         found = None
     if found is not None and found.is_whole:
         return found.answer
-    kept = None if cache is None else cache.recall(question)
+    kept = _kept_from_before(reading, question)
     if kept is not None:
-        reasons = (*reading.reasons, KEPT_FROM_BEFORE)
-        return Answer(kept.value, Source(kept.source), reasons)
+        return kept
     if found is not None:
         return found.answer
     if reading.is_late:
         raise TooLate(reading.reasons)
     return reading.answer(seed(await _seed_listed(reading)), Source.SEED)
+
+
+def _kept_from_before(reading: Reading, question: Hashable) -> Answer[Any] | None:
+    """The last whole answer to a question, marked."""
+    cache = reading.env.fallback_cache
+    kept = None if cache is None else cache.recall(question)
+    if kept is None:
+        return None
+    return Answer(kept.value, Source(kept.source), (*reading.reasons, KEPT_FROM_BEFORE))
 
 
 async def _seed_listed(reading: Reading) -> Sequence[Skill]:

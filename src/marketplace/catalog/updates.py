@@ -14,7 +14,7 @@ from marketplace.kv.outbox import list_outbox_summaries
 from marketplace.kv.records import Record, read_records
 from marketplace.kv.withheld import WithheldKeys, read_withheld
 from marketplace.ports.env import Env
-from marketplace.ports.errors import DatabaseError, KvError
+from marketplace.ports.errors import DatabaseBusy, DatabaseError, KvError
 from marketplace.skills.seed import Seed
 from marketplace.skills.skill import PublishedSummary, Skill, SkillSummary, Status
 from marketplace.skills.slugs import slug_candidates
@@ -25,7 +25,7 @@ async def check_updates(env: Env, installed: Sequence[Installed]) -> Answer[list
     """What is told of each, in order: one statement or, with PostgreSQL away, KV's records, which
     do not tell what was listed before.
 
-    Raises KvError where neither tells it of all.
+    Raises KvError where neither tells it of all, and DatabaseBusy.
     """
     reading = Reading(env)
     identities = [_identity(each, env.seed) for each in installed]
@@ -34,6 +34,8 @@ async def check_updates(env: Env, installed: Sequence[Installed]) -> Answer[list
             lambda database: database.find_installed(installed, identities)
         )
         source = Source.POSTGRES
+    except DatabaseBusy:
+        raise
     except DatabaseError:  # noted by the reading
         found = await reading.from_kv(lambda: _find_in_kv(env, installed, identities))
         source = Source.KV_ENUMERATION

@@ -8,7 +8,7 @@ from marketplace.catalog.answer import Answer, Source
 from marketplace.catalog.source_chain import Reading
 from marketplace.kv.acceptance_log import read_verdicts
 from marketplace.ports.env import Env
-from marketplace.ports.errors import DatabaseError
+from marketplace.ports.errors import DatabaseBusy, DatabaseError
 from marketplace.skills.skill import Skill
 from marketplace.skills.version_history import SkillVersion, version_of, versions_told
 
@@ -39,6 +39,8 @@ async def versions_of(
             rows = await reading.from_database(
                 lambda database: database.list_versions(identity, before=before, limit=limit + 1)
             )
+        except DatabaseBusy:
+            raise
         except DatabaseError:  # noted by the reading
             pass
         else:

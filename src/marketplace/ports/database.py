@@ -346,6 +346,10 @@ class SkillDatabase(AbstractContextManager["SkillDatabase"], Protocol):
     async def load_state(self, name: str) -> bytes | None:
         """The document kept under a name."""
 
+    def limit_statements(self, seconds: float | None) -> None:
+        """Let PostgreSQL itself end what follows, a call at a time, after so long: it then raises
+        DatabaseBusy, and the session stays. None: after the session's usual time."""
+
     @property
     def closed(self) -> bool:
         """Whether the session has ended, by `close` or because it broke."""

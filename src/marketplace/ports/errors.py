@@ -57,6 +57,12 @@ class DatabaseTimeout(TimedOut, DatabaseError):
     """PostgreSQL did not answer in time."""
 
 
+class DatabaseBusy(DatabaseError):
+    """PostgreSQL answers, but has not enough time for this: ask later, and no other source."""
+
+    reason = "overloaded"
+
+
 class DatabaseRejected(DatabaseError):
     """PostgreSQL rejects the statement for what is in it, and will reject it again."""
 

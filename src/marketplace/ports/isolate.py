@@ -6,6 +6,7 @@
   its listing. A request that comes later reads again.
 - The last whole answers. When the sources are too slow to answer now, the answer that they gave
   before stands in, marked as degraded, for KEPT_SECONDS.
+- What its reads know of PostgreSQL: see ``database_reads``.
 
 Times are the event loop's, in seconds.
 """
@@ -15,6 +16,8 @@ import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeVar
+
+from marketplace.ports.database_reads import DatabaseReads
 
 KEPT_SECONDS: Final = 600.0
 MAKING_SECONDS: Final = 1.0  # a request that makes a listing for longer may be gone
@@ -63,6 +66,7 @@ class FallbackCache:
     good: SharedListing | None = None  # that no failure has thinned
     good_begun: float = -math.inf
     being_made_until: float = -math.inf
+    reads: DatabaseReads = field(default_factory=DatabaseReads)
     _answers: dict[Hashable, KeptAnswer] = field(default_factory=dict)  # the oldest first
 
     def is_being_made(self) -> bool:

@@ -30,6 +30,7 @@ from marketplace.ports.database import (
 )
 from marketplace.ports.dead_letter import DeadLetter
 from marketplace.ports.errors import (
+    DatabaseBusy,
     DatabaseConflict,
     DatabaseError,
     DatabaseRefused,
@@ -123,8 +124,10 @@ def database_error(
         return DatabaseTimeout(str(error))
     if isinstance(error, ConnectionFailed):
         return DatabaseError(str(error))
-    if error.sqlstate == _QUERY_CANCELED:
+    if error.sqlstate == _QUERY_CANCELED and at_start_up:  # authentication took too long
         return DatabaseTimeout(str(error))
+    if error.sqlstate == _QUERY_CANCELED:
+        return DatabaseBusy(str(error), reason="too-long")
     if _is_refusal(error, at_start_up=at_start_up):
         return DatabaseRefused(str(error))
     if error.sqlstate.startswith(_UNAVAILABLE_CLASSES):
@@ -604,6 +607,9 @@ class PostgresSkillDatabase:
     async def load_state(self, name: str) -> bytes | None:
         value = (await self._query(queries.LOAD_STATE, name)).scalar()
         return None if value is None else value.encode()
+
+    def limit_statements(self, seconds: float | None) -> None:
+        self._connection.limit_statements(None if seconds is None else round(seconds * 1000))
 
     @property
     def closed(self) -> bool:

@@ -22,6 +22,7 @@ from marketplace.operations.rules import rules_in_database
 from marketplace.ports.database import SkillDatabase, Upserted, UpsertResult
 from marketplace.ports.env import Env, get_db
 from marketplace.ports.errors import (
+    DatabaseBusy,
     DatabaseConflict,
     DatabaseError,
     DatabaseRejected,
@@ -114,7 +115,7 @@ async def _store_in_database(
                 detail=str(error),
                 skills=len(waiting),
             )
-            if isinstance(error, DatabaseTimeout):
+            if isinstance(error, DatabaseTimeout | DatabaseBusy):
                 break  # a second wait as long would only delay what KV can take now
     stored = {i: found for i, found in outcomes.items() if isinstance(found, UpsertResult)}
     return stored, {i: found for i, found in outcomes.items() if isinstance(found, Refusal)}

@@ -142,6 +142,10 @@ class _AsPostgres:
     ) -> None:
         self._database.__exit__(kind, error, traceback)
 
+    def limit_statements(self, seconds: float | None) -> None:
+        """As the session does."""
+        self._database.limit_statements(seconds)
+
     def __getattr__(self, name: str) -> Any:
         operation = getattr(self._database, name)
 
