@@ -11,6 +11,7 @@ if less than 99.5 % were whole. Two minutes and a half at the numbers that are t
 import argparse
 import asyncio
 import contextlib
+import os
 import random
 import secrets
 import sys
@@ -193,12 +194,19 @@ async def measure(options: argparse.Namespace) -> bool:
         with contextlib.suppress(asyncio.CancelledError):
             await checking
         after = await disconnect(stack.worker.url)
-        heap = health(stack.worker.url, key)["heap"]["bytes"] / 2**20
+        heap = _heap(stack, key)
         events = _events(stack)
     good = not answers.wrong and answers.whole_share >= WHOLE_WANTED
     good &= answers.percentile(0.99) <= SECONDS_WANTED
     _print(answers, checks, events, after, heap)
     return good
+
+
+def _heap(stack: Stack, key: str) -> str:
+    try:
+        return f"{health(stack.worker.url, key)['heap']['bytes'] / 2**20:.1f} MiB"
+    except httpx.HTTPError as error:
+        return type(error).__name__
 
 
 def _events(stack: Stack) -> Counter[str]:
@@ -217,7 +225,7 @@ def _print(
     checks: Sequence[tuple[str, float]],
     events: Counter[str],
     after: str,
-    heap: float,
+    heap: str,
 ) -> None:
     table = Table("what", "measured")
     table.add_row("answers", str(len(answers.seconds)))
@@ -230,7 +238,8 @@ def _print(
         table.add_row(f"WRONG: {what}", str(number))
     table.add_row("checks", ", ".join(f"{outcome} {took:.1f} s" for outcome, took in checks))
     table.add_row(f"a request after {DISCONNECTING} that left", after)
-    table.add_row("heap", f"{heap:.1f} MiB")
+    table.add_row("heap", heap)
+    table.add_row("machine's load", f"{os.getloadavg()[0]:.1f}")
     for event, number in events.most_common(12):
         table.add_row(f"log: {event}", str(number))
     Console().print(table)
