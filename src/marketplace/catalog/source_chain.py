@@ -78,8 +78,8 @@ class Reading:
         """Run a read on a session of its own. Raises DatabaseError, noted, also when too slow;
         DatabaseBusy where PostgreSQL answers others meanwhile, or cancelled the statement.
 
-        The read waits for one of the isolate's slots as long as that leaves it time to be made.
-        Nothing is asked while PostgreSQL is silent.
+        The read waits for one of the isolate's slots, and its time begins after that. Nothing is
+        asked while PostgreSQL is silent.
         """
         try:
             return await self._in_slot(read)
@@ -92,21 +92,20 @@ class Reading:
         if not reads.may_ask():
             raise DatabaseTimeout("it is silent and was not asked", reason="silent")
         limit = env.settings.database_read_timeout
-        slot = await reads.take_slot(
-            env.settings.database_reads_at_once,
-            until=begun + self.seconds_left - limit / 2,
-            seconds=limit,
-        )
+        due = begun + env.settings.database_slot_timeout
+        slot = await reads.take_slot(env.settings.database_reads_at_once, until=due, seconds=limit)
+        self._deadline += _clock() - begun  # to have waited for others is not the sources' fault
         if slot is None:
-            raise self._gave_up("no slot was free", begun)
+            raise self._gave_up("no slot was free", begun, due)
         due = _clock() + min(limit, self.seconds_left)
         try:
             async with asyncio.timeout_at(due):
                 found = await self._in_session(read, due)
         except TimeoutError as error:
-            if reads.note_timeout(begun, due):
+            late = self._gave_up(f"no answer within {limit:.1f} s", begun, due)
+            if isinstance(late, DatabaseTimeout) and reads.note_timeout():
                 env.log("database-skipped", level="error", seconds=SILENT_SECONDS)
-            raise self._gave_up(f"no answer within {limit:.1f} s", begun) from error
+            raise late from error
         except _ANSWERED:
             reads.note_answer()
             raise
@@ -124,9 +123,9 @@ class Reading:
         finally:
             database.limit_statements(None)
 
-    def _gave_up(self, why: str, begun: float) -> DatabaseError:
-        """Too late, in a PostgreSQL that answered others meanwhile, or in one that did not."""
-        if self._reads.has_answered_since(begun):
+    def _gave_up(self, why: str, begun: float, due: float) -> DatabaseError:
+        """Too late, in a PostgreSQL that answers others, or in one that does not."""
+        if self._reads.answers(begun, due):
             return DatabaseBusy(f"{why}; others were answered")
         return DatabaseTimeout(why)
 

@@ -58,20 +58,20 @@ class DatabaseReads:
         self.answered = _now()
         self._timeouts = 0
 
-    def note_timeout(self, begun: float, due: float) -> bool:
-        """A read that began at ``begun`` had no answer when time ran out at ``due``; whether that
-        makes a silence. No time-out counts whose timer came late, nor one beside an answer."""
-        now = _now()
-        if self.has_answered_since(begun) or now - due > LATE_SECONDS:
-            return False
+    def answers(self, begun: float, due: float) -> bool:
+        """Whether PostgreSQL answers although a read that began at ``begun`` had nothing when time
+        ran out at ``due``: others were answered meanwhile. Where the timer came late, this thread
+        was too busy to hear an answer, and one from shortly before counts too."""
+        is_late = _now() - due > LATE_SECONDS
+        return self.answered >= begun - (SILENT_SECONDS if is_late else 0.0)
+
+    def note_timeout(self) -> bool:
+        """A read had no answer, and PostgreSQL `answers` nobody; whether that makes a silence."""
         self._timeouts += 1
         if self._timeouts < SILENT_AFTER:
             return False
-        self._silent_until = now + SILENT_SECONDS
+        self._silent_until = _now() + SILENT_SECONDS
         return True
-
-    def has_answered_since(self, moment: float) -> bool:
-        return self.answered >= moment
 
     async def take_slot(self, at_once: int, *, until: float, seconds: float) -> int | None:
         """The ticket of a slot that is ours for ``seconds``; None where none was free ``until``
