@@ -59,11 +59,13 @@ class DatabaseReads:
         self._timeouts = 0
 
     def answers(self, begun: float, due: float) -> bool:
-        """Whether PostgreSQL answers although a read that began at ``begun`` had nothing when time
-        ran out at ``due``: others were answered meanwhile. Where the timer came late, this thread
-        was too busy to hear an answer, and one from shortly before counts too."""
-        is_late = _now() - due > LATE_SECONDS
-        return self.answered >= begun - (SILENT_SECONDS if is_late else 0.0)
+        """Whether PostgreSQL answers although a read that began at ``begun`` got nothing by
+        ``due``: others were answered meanwhile. An answer from shortly before counts too where the
+        read did not wait at all, or where the timer came late, this thread being too busy to hear
+        of any answer."""
+        has_listened = abs(_now() - due) <= LATE_SECONDS
+        before = 0.0 if has_listened else SILENT_SECONDS
+        return not self.is_silent() and self.answered >= begun - before
 
     def note_timeout(self) -> bool:
         """A read had no answer, and PostgreSQL `answers` nobody; whether that makes a silence."""

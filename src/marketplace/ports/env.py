@@ -30,7 +30,7 @@ class Settings:
     jwt_audience: str | None = None
     forges: tuple[str, ...] = ()  # hosts that are taken besides the known ones
     database_read_timeout: float = 1.0  # to connect and answer one read
-    database_reads_at_once: int = 12  # of an isolate; see `database_reads`
+    database_reads_at_once: int = 8  # of an isolate; see `database_reads`
     database_slot_timeout: float = 2.0  # to wait for one of these, before the read's own time
     kv_timeout: float = 5.0
     queue_timeout: float = 5.0
