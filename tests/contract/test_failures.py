@@ -1,14 +1,16 @@
 """What the caller is told when PostgreSQL is away, slow or refusing, and that nothing hangs."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from typing import Any, cast
 
 import pytest
 
-from marketplace.ports.database import DatabaseConnector, DatabaseSession
+from marketplace.ports.database import DatabaseConnector, DatabaseSession, SkillDatabase
 from marketplace.ports.env import Env, get_db
-from marketplace.ports.errors import DatabaseError
+from marketplace.ports.errors import DatabaseBusy, DatabaseError
 from marketplace.postgres import queries
 from marketplace.postgres.db import (
     MAX_ATTEMPTS,
@@ -16,6 +18,8 @@ from marketplace.postgres.db import (
     database_error,
     postgres_connector,
 )
+from marketplace.skills.listing_rules import ListingQuery
+from marketplace.skills.seed import EMPTY_SEED
 from pgwire import (
     Connection,
     ConnectionFailed,
@@ -26,6 +30,7 @@ from pgwire import (
     asyncio_stream,
 )
 from tests.contract.postgres import PostgresServer, transaction
+from tests.doubles.database import DatabaseDouble
 from tests.examples import MARCH, publish, skill
 
 
@@ -166,15 +171,16 @@ async def test_an_unknown_database_or_role_is_refused(
 
 
 @pytest.mark.parametrize(
-    "limits",
-    [{"statement_timeout_ms": 50}, {"query_timeout": 0.05}],
+    ("limits", "reason"),
+    [({"statement_timeout_ms": 50}, "too-long"), ({"query_timeout": 0.05}, "timeout")],
     ids=["of the server", "of the client"],
 )
-async def test_a_statement_that_waits_too_long_is_a_timeout(
+async def test_a_statement_that_waits_too_long_tells_who_ended_it(
     postgres: DatabaseConnector,
     postgres_server: PostgresServer,
     database: str,
     limits: dict[str, Any],
+    reason: str,
 ) -> None:
     impatient = replace(postgres_server.options(database), **limits)
     with (
@@ -185,7 +191,53 @@ async def test_a_statement_that_waits_too_long_is_a_timeout(
             await publish(PostgresSkillDatabase(holder), skill())
             with pytest.raises(DatabaseError) as failure:
                 await publish(PostgresSkillDatabase(connection), skill(updated_at=MARCH))
-    assert failure.value.reason == "timeout"
+    assert failure.value.reason == reason
+
+
+@asynccontextmanager
+async def slow_postgres(server: PostgresServer, database: str) -> AsyncIterator[SkillDatabase]:
+    """A session whose reads of skills last until the end."""
+    with (
+        await server.connect(database) as holder,
+        await server.connect(database) as connection,
+    ):
+        async with transaction(holder):
+            await holder.query("lock table skill in access exclusive mode")
+            yield PostgresSkillDatabase(connection)
+
+
+@asynccontextmanager
+async def slow_double(*_: object) -> AsyncIterator[SkillDatabase]:
+    """As `slow_postgres`."""
+
+    async def work(operation: str) -> None:
+        await asyncio.sleep(0.0 if operation == "load_state" else 60.0)
+
+    yield await DatabaseDouble(work=work).connect()
+
+
+@pytest.mark.parametrize("slow", [slow_postgres, slow_double])
+async def test_the_limit_of_a_session_ends_what_is_too_long_and_nothing_else(
+    postgres: DatabaseConnector,
+    postgres_server: PostgresServer,
+    database: str,
+    slow: Callable[..., AbstractAsyncContextManager[SkillDatabase]],
+) -> None:
+    async with slow(postgres_server, database) as db:
+        db.limit_statements(0.1)
+        for read in (
+            db.get_skill("pdf"),
+            db.list_skills(ListingQuery(), seed=EMPTY_SEED, offset=0, limit=1),
+        ):
+            with pytest.raises(DatabaseBusy) as failure:
+                await read
+            assert failure.value.reason == "too-long"
+            assert not db.closed
+        assert await db.load_state("nothing") is None
+        db.limit_statements(None)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await db.get_skill("pdf")
 
 
 async def test_a_check_that_waits_too_long_leaves_the_session_usable(
@@ -201,7 +253,7 @@ async def test_a_check_that_waits_too_long_leaves_the_session_usable(
             await publish(PostgresSkillDatabase(holder), skill())
             with pytest.raises(DatabaseError) as failure:
                 await db.check_skills([skill(updated_at=MARCH)])
-        assert failure.value.reason == "timeout"
+        assert failure.value.reason == "too-long"
         assert await db.get_skill("pdf-tools") == skill()
 
 

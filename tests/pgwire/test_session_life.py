@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 
@@ -15,6 +15,7 @@ from pgwire import (
     PostgresError,
     ProtocolViolation,
     QueryTimeout,
+    Statement,
     asyncio_stream,
 )
 from tests.pgwire.server_messages import SESSION_READY, fields
@@ -50,6 +51,23 @@ async def test_statement_timeout_cancels_on_the_server_and_keeps_the_session(
         assert caught.value.sqlstate == "57014"
         assert await sessions() == ["idle"]
         assert (await connection.query("SELECT 1")).scalar() == "1"
+
+
+@pytest.mark.parametrize("settings", ["startup", "transaction"])
+async def test_a_limit_counts_all_of_a_pipeline_and_can_be_lifted(
+    options: ConnectOptions, settings: Literal["startup", "transaction"]
+) -> None:
+    sleep = Statement("SELECT pg_sleep(0.2)")
+    with await asyncio_stream.connect(replace(options, session_settings=settings)) as connection:
+        connection.limit_statements(300)
+        assert len(await connection.pipeline([sleep, Statement("SELECT 1")])) == 2
+        with pytest.raises(PostgresError) as caught:
+            await connection.pipeline([sleep, sleep, Statement("SELECT 1")])
+        assert caught.value.sqlstate == "57014"
+        results = await connection.pipeline([Statement(f"SELECT {n}") for n in range(3)])
+        assert [result.scalar() for result in results] == ["0", "1", "2"]
+        connection.limit_statements(None)
+        assert len(await connection.pipeline([sleep, sleep])) == 2
 
 
 async def test_client_deadline_closes_and_the_server_ends_the_statement_soon_after(
