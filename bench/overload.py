@@ -29,6 +29,7 @@ from rich.table import Table
 from bench.published_index import generated_skill
 from bench.stack import REQUEST_TIMEOUT, Stack, health, running
 from local.host.control import KvEntry
+from local.host.worker_stack import WorkerStack
 from marketplace.kv.summaries import encode_metadata
 from marketplace.skills.skill import Skill
 
@@ -108,8 +109,11 @@ def question(chance: random.Random, slugs: Sequence[str]) -> str:
     return chance.choice(COUNTS if kind < 0.9 else SEARCHES)
 
 
-async def load(url: str, slugs: Sequence[str], *, clients: int, seconds: float) -> Answers:
-    """Ask as fast as ``clients`` concurrent clients get answers."""
+async def load(
+    url: str, slugs: Sequence[str], *, clients: int, seconds: float, pause: float = 0.0
+) -> Answers:
+    """Ask as fast as ``clients`` concurrent clients get answers, each ``pause`` seconds after its
+    last one."""
     answers, end = Answers(), time.perf_counter() + seconds
 
     async def ask(client: httpx.AsyncClient, chance: random.Random) -> None:
@@ -121,6 +125,7 @@ async def load(url: str, slugs: Sequence[str], *, clients: int, seconds: float) 
                 answers.fail(path, error)
             else:
                 answers.take(path, response, time.perf_counter() - began)
+            await asyncio.sleep(pause)
 
     async def ask_for_nothing(client: httpx.AsyncClient) -> None:
         while time.perf_counter() < end:
@@ -167,15 +172,15 @@ async def check(stack: Stack, every: float, outcomes: list[tuple[str, float]]) -
         outcomes.append((outcome, time.perf_counter() - began))
 
 
-def fill(stack: Stack, key: str, count: int) -> list[str]:
+def fill(worker: WorkerStack, key: str, count: int) -> list[str]:
     """Put skills into KV and let a rebuild bring them into the table and the index; slugs."""
     skills = [_skill(number) for number in range(count)]
-    stack.worker.control.kv_put(
+    worker.control.kv_put(
         KvEntry(f"skill:{s.name}", msgspec.json.encode(s).decode(), encode_metadata(s))
         for s in skills
     )
     with httpx.Client(
-        base_url=stack.worker.url,
+        base_url=worker.url,
         headers={"X-Internal-Key": key},
         timeout=REBUILD_SECONDS,
         trust_env=False,
@@ -198,7 +203,7 @@ async def measure(options: argparse.Namespace) -> bool:
     key = secrets.token_hex(32)
     checks: list[tuple[str, float]] = []
     with running(key) as stack:
-        slugs = fill(stack, key, options.skills)
+        slugs = fill(stack.worker, key, options.skills)
         checking = asyncio.create_task(check(stack, options.check_every, checks))
         answers = await load(
             stack.worker.url, slugs, clients=options.clients, seconds=options.seconds

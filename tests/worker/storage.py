@@ -134,10 +134,13 @@ def refusing_postgres(marketplace: Marketplace) -> Iterator[None]:
 
 @contextmanager
 def hanging_postgres(marketplace: Marketplace) -> Iterator[None]:
-    """PostgreSQL accepting connections and answering nothing; at the end it goes on."""
+    """PostgreSQL accepting connections and answering nothing; at the end it goes on, and the
+    Worker asks it again."""
     pid = int((marketplace.postgres.data / "postmaster.pid").read_text().split()[0])
     os.kill(pid, signal.SIGSTOP)
     try:
         yield
     finally:
         os.kill(pid, signal.SIGCONT)
+        with marketplace.client() as client:
+            eventually(lambda: listing(client), lambda answer: answer["source"] == "postgres")

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
+from marketplace.basics.concurrency import in_turns
 from marketplace.basics.timestamps import hour_of, shifted
 from marketplace.health.report import SourceState
 from marketplace.kv import access as kv_access
@@ -129,7 +130,7 @@ async def count_records(env: Env) -> SkillCount:
     cursor: str | None = None
     async for page in kv_access.list_all_keys(env, SKILL_PREFIX, page_budget=budget):
         versions = []
-        for key in page.keys:
+        async for key in in_turns(page.keys):
             slug = key.name.removeprefix(SKILL_PREFIX)
             if key.name.startswith(ALIAS_PREFIX) or not is_slug(slug):
                 continue

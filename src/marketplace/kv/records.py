@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from marketplace.basics import json_text
+from marketplace.basics.concurrency import in_turns
 from marketplace.basics.json_text import InvalidData, Unreadable
 from marketplace.kv import access as kv_access
 from marketplace.kv.keys import ALIAS_PREFIX, SKILL_PREFIX, skill_key
@@ -147,7 +148,7 @@ async def enumerate_published_skills(
     pages = kv_access.list_all_keys(env, SKILL_PREFIX, cursor=cursor, page_budget=page_budget)
     async for keys in pages:
         page = PublishedPage(cursor=keys.cursor)
-        for key in keys.keys:
+        async for key in in_turns(keys.keys):
             _sort_key(page, key)
         if not leave_waiting:
             await read_waiting(env, page)

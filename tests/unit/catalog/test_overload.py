@@ -40,7 +40,7 @@ from tests.doubles.marketplace import Market, make_skill
 from tests.doubles.network import Fault
 
 SKILLS = [make_skill(f"own-{number:03}") for number in range(30)]
-AT_ONCE = Settings().database_reads_at_once
+AT_ONCE = 12
 READ_SECONDS = Settings().database_read_timeout
 INSTALLED = Installed(name="own-001", version="1.0.0")
 SLOT_SECONDS = Settings().database_slot_timeout
@@ -53,7 +53,7 @@ class Isolate:
     market: Market
     memory: FallbackCache = field(default_factory=FallbackCache)
     asked_of_kv: list[KvOperation] = field(default_factory=list)
-    settings: Settings = field(default_factory=Settings)
+    settings: Settings = field(default_factory=lambda: Settings(database_reads_at_once=AT_ONCE))
 
     def env(self) -> Env:
         """The Env of the next invocation."""
