@@ -30,7 +30,7 @@ class Settings:
     jwt_audience: str | None = None
     forges: tuple[str, ...] = ()  # hosts that are taken besides the known ones
     database_read_timeout: float = 1.0  # to connect and answer one read
-    database_reads_at_once: int = 12
+    database_reads_at_once: int = 20
     """Of an isolate; see `database_reads`. On a busy machine 64 clients got 25 to 45 reads a second
     at any number from 8 to 64. 20 of them at once then take less than the second that each has, and
     the others have theirs within the two that they wait. Fewer wait longer, more are too slow."""
