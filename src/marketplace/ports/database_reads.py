@@ -94,7 +94,7 @@ class DatabaseReads:
                 return ticket
             if now >= until:
                 break
-            pause = min(POLL_SECONDS * (1 + ahead // at_once), MAX_POLL_SECONDS, until - now)
+            pause = min(POLL_SECONDS * (1 + ahead // at_once), MAX_POLL_SECONDS)
             self._waiting[ticket] = now + pause + GONE_AFTER_SECONDS
             await asyncio.sleep(pause)
         self._waiting.pop(ticket, None)

@@ -31,6 +31,7 @@ from marketplace.ports.env import READ_BUDGET_SECONDS, Env, Settings, get_db
 from marketplace.ports.errors import DatabaseBusy
 from marketplace.ports.isolate import FallbackCache
 from marketplace.skills.listing_rules import ListingQuery
+from marketplace.skills.seed import load_seed
 from marketplace.skills.updates import Installed
 from marketplace.web.app import create_app
 from tests.doubles.database import no_hook
@@ -155,6 +156,15 @@ async def test_a_statement_that_postgres_cancels_is_no_reason_to_ask_kv(
     assert set(isolate.market.log.events()) == {"read-shed"}
 
 
+async def test_a_seed_skill_is_not_looked_for_in_kv_either(isolate: Isolate) -> None:
+    async def slow_claims(operation: str) -> None:
+        await asyncio.sleep(60.0 if operation == "seed_claims" else 0.0)
+
+    isolate.market.tables.work = slow_claims
+    with pytest.raises(DatabaseBusy):
+        await lookup.get_skill_by_name(replace(isolate.env(), seed=load_seed()), "pdf")
+
+
 async def test_what_was_too_long_is_answered_with_503_and_others_go_on(isolate: Isolate) -> None:
     async def slow_count(operation: str) -> None:
         await asyncio.sleep(60.0 if operation == "count_skills" else 0.0)
@@ -212,6 +222,23 @@ async def test_reads_take_turns_in_the_order_in_which_they_came(isolate: Isolate
     assert turns == [list(range(start, start + AT_ONCE)) for start in range(0, count, AT_ONCE)]
 
 
+async def test_whoever_comes_when_a_slot_is_free_goes_behind_those_who_wait(
+    isolate: Isolate,
+) -> None:
+    isolate.market.tables.work = lasting(0.21)
+    done: list[str] = []
+
+    async def ask(name: str) -> None:
+        await isolate.listing()
+        done.append(name)
+
+    asked = [asyncio.create_task(ask(name)) for name in ["first"] * AT_ONCE + ["second"] * AT_ONCE]
+    await asyncio.sleep(0.215)  # all slots are free, and nobody has looked yet
+    asked.append(asyncio.create_task(ask("third")))
+    await asyncio.gather(*asked)
+    assert done == ["first"] * AT_ONCE + ["second"] * AT_ONCE + ["third"]
+
+
 async def test_a_slot_is_free_as_soon_as_its_read_ends(isolate: Isolate) -> None:
     began = now()
     for _ in range(3 * AT_ONCE):
@@ -251,15 +278,30 @@ async def test_a_read_without_an_answer_beside_others_with_one_is_shed(isolate: 
         await asyncio.sleep(3600.0 if operation == "count_skills" else 0.0)
 
     isolate.market.tables.before = lost_count
-    for _ in range(2 * SILENT_AFTER):
-        counting = asyncio.create_task(
-            listings.get_skill_count(isolate.env(), ListingQuery(category="none"))
-        )
-        await asyncio.sleep(READ_SECONDS / 2)
-        assert (await isolate.listing()).source is Source.POSTGRES
-        with pytest.raises(DatabaseBusy):
-            await counting
+    counting = [asyncio.create_task(counted(isolate)) for _ in range(2 * SILENT_AFTER)]
+    await asyncio.sleep(READ_SECONDS / 2)
+    assert await isolate.outcomes(1) == [Source.POSTGRES]
+    assert set(await asyncio.gather(*counting)) == {"overloaded"}
+    assert await isolate.outcomes(1) == [Source.POSTGRES]
     assert isolate.asked_of_kv == []
+
+
+async def test_a_postgres_that_cancels_what_others_ask_answers(isolate: Isolate) -> None:
+    async def lost_count(operation: str) -> None:
+        await asyncio.sleep(3600.0 if operation == "count_skills" else 0.0)
+
+    counting = asyncio.create_task(counted(isolate))
+    isolate.market.tables.before = lost_count
+    isolate.market.tables.work = lasting(60.0)
+    assert await isolate.outcomes(1, page=False) == ["too-long"]
+    assert await counting == "overloaded"
+
+
+async def counted(isolate: Isolate) -> str:
+    """Why there is no count."""
+    with pytest.raises(DatabaseBusy) as busy:
+        await listings.get_skill_count(isolate.env(), ListingQuery())
+    return busy.value.reason
 
 
 async def test_after_three_time_outs_in_a_row_kv_answers_at_once(isolate: Isolate) -> None:
@@ -317,10 +359,15 @@ async def test_a_client_that_leaves_while_it_tries_ends_no_trying(isolate: Isola
     assert await isolate.outcomes(1) == [Source.POSTGRES]
 
 
-async def test_a_frozen_postgres_lists_everything_from_kv_for_everybody(isolate: Isolate) -> None:
+@pytest.mark.parametrize("page", [True, False])
+async def test_a_frozen_postgres_lists_everything_from_kv_for_everybody(
+    isolate: Isolate, *, page: bool
+) -> None:
+    await isolate.listing()
+    await asyncio.sleep(0.1)
     isolate.market.tables.before = frozen
     began = now()
-    outcomes = await isolate.outcomes(64)
+    outcomes = await isolate.outcomes(64, page=page)
     assert set(outcomes) == {f"marked {Source.KV_ENUMERATION}"}
     assert now() - began <= READ_BUDGET_SECONDS
 
@@ -328,10 +375,18 @@ async def test_a_frozen_postgres_lists_everything_from_kv_for_everybody(isolate:
 async def test_no_more_wait_than_the_memory_has_room_for(isolate: Isolate) -> None:
     await isolate.listing()
     isolate.market.tables.work = lasting(READ_SECONDS / 2)
-    outcomes = await isolate.outcomes(2 * MAX_WAITING, page=False)
-    assert outcomes.count("overloaded") > MAX_WAITING
+    asked = asyncio.create_task(isolate.outcomes(2 * MAX_WAITING, page=False))
+    await asyncio.sleep(READ_SECONDS / 4)
+    assert len(isolate.memory.reads._waiting) == MAX_WAITING
+    assert (await asked).count("overloaded") > MAX_WAITING
     assert isolate.asked_of_kv == []
-    assert len(isolate.memory.reads._waiting) <= MAX_WAITING
+
+
+async def test_those_who_left_the_queue_keep_nobody_out_of_it(isolate: Isolate) -> None:
+    isolate.market.tables.work = lasting(READ_SECONDS / 2)
+    await isolate.leave(MAX_WAITING + AT_ONCE, after=0.1)
+    await asyncio.sleep(2 * GONE_AFTER_SECONDS)
+    assert await isolate.outcomes(2 * AT_ONCE) == [Source.POSTGRES] * 2 * AT_ONCE
 
 
 async def test_a_timer_that_comes_late_speaks_of_this_thread_and_not_of_postgres() -> None:

@@ -16,7 +16,7 @@ from marketplace.kv.records import read_record
 from marketplace.kv.submissions import create_submission, record_scan, submission_status
 from marketplace.ports.database import DatabaseSession, SkillDatabase
 from marketplace.ports.env import Env
-from marketplace.ports.errors import DatabaseRefused
+from marketplace.ports.errors import DatabaseBusy, DatabaseError, DatabaseRefused, DatabaseTimeout
 from marketplace.publishing.messages import PUBLISH_QUEUE, publish_message
 from marketplace.publishing.publish import Published, publish_skill, publish_skills
 from marketplace.repair.light_repair import run_light_repair
@@ -106,6 +106,22 @@ async def test_two_skills_of_one_base_slug_keep_apart(market: Market) -> None:
 
     assert await listed(market) == {"reader", "zeta-reader"}
     assert {"skill:reader", "skill:zeta-reader"} <= set(await keys(market, "skill:"))
+
+
+@pytest.mark.parametrize("error", [DatabaseTimeout, DatabaseBusy])
+async def test_what_took_postgres_too_long_is_not_tried_twice_in_a_row(
+    market: Market, error: type[DatabaseError]
+) -> None:
+    tried: list[str] = []
+
+    async def slow(operation: str) -> None:
+        if operation == "get_skills":
+            tried.append(operation)
+            raise error("too long")
+
+    market.tables.before = slow
+    assert not (await publish(market, make_skill("acme"))).in_database
+    assert len(tried) == 1
 
 
 async def test_two_skills_of_one_base_slug_keep_apart_without_postgres(market: Market) -> None:
