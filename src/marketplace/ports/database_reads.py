@@ -24,8 +24,8 @@ SILENT_AFTER: Final = 3  # time-outs
 SILENT_SECONDS: Final = 5.0
 MAX_WAITING: Final = 256  # requests, so that the memory is bounded; further ones do not wait
 
-POLL_SECONDS: Final = 0.02  # of the first in the queue; those far behind look less often
-MAX_POLL_SECONDS: Final = 0.1
+POLL_SECONDS: Final = 0.02  # of the first in the queue; those behind look less often
+MAX_POLL_SECONDS: Final = 0.25
 GONE_AFTER_SECONDS: Final = 0.5  # without a look: a request in the queue has left, or is held up
 LATE_SECONDS: Final = 0.25  # of a timer: this thread was busy, and an answer may have waited for it
 
@@ -94,7 +94,7 @@ class DatabaseReads:
                 return ticket
             if now >= until:
                 break
-            pause = min(POLL_SECONDS * (1 + ahead // at_once), MAX_POLL_SECONDS)
+            pause = min(POLL_SECONDS * (1 + ahead), MAX_POLL_SECONDS)
             self._waiting[ticket] = now + pause + GONE_AFTER_SECONDS
             await asyncio.sleep(pause)
         self._waiting.pop(ticket, None)
