@@ -23,7 +23,7 @@ from marketplace.kv.keys import (
 )
 from marketplace.operations import withdrawals
 from marketplace.ports.env import READ_BUDGET_SECONDS
-from marketplace.ports.errors import StorageError
+from marketplace.ports.errors import DatabaseBusy, StorageError
 from marketplace.publishing.messages import scanned_at_of
 from marketplace.skills import scan as scan_rules
 from marketplace.skills.acts import Act, ActKind, in_force
@@ -603,7 +603,7 @@ class Truth:
         """2, and 6 and 7 for a listing."""
         self._open.remove(expected)
         if outcome.value is None:
-            if outcome.error is not None and not isinstance(outcome.error, TooLate):
+            if outcome.error is not None and not isinstance(outcome.error, TooLate | DatabaseBusy):
                 self._violated(f"2 visible: {outcome.name} raised {outcome.error!r}")
             return
         listing = outcome.value
