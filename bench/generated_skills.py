@@ -26,7 +26,8 @@ select
     case when n % 20 = 0 then n * 7919 % 10007 else 0 end,
     moment, moment, '0000000001.0000000000.0000000000~|' || moment || '|' || left(md5(n::text), 16),
     array['skill', n::text, words[1]],
-    array['skill', n::text, 'owner', owner::text, 'category', category, 'community', 'verified']
+    array['skill', n::text, 'owner', owner::text, 'category', category, 'community', 'verified',
+        case when n % 2 = 0 then 'even' else 'odd' end]
         || words
 from generate_series($1::bigint, $2::bigint) as n
 cross join lateral (

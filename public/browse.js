@@ -50,7 +50,8 @@ function show(answer, append) {
   else list.replaceChildren(...cards);
   nextCursor = answer.nextCursor;
   more.hidden = nextCursor === null;
-  count.textContent = answer.total === 1 ? "1 skill" : `${answer.total} skills`;
+  const total = answer.totalIsExact ? `${answer.total}` : `${answer.total.toLocaleString("en")}+`;
+  count.textContent = total === "1" ? "1 skill" : `${total} skills`;
   say(answer.degraded ? "Part of the marketplace is being repaired; this list comes from a copy." : "");
 }
 

@@ -1,8 +1,16 @@
 """The pages in a real browser, out of the real Worker."""
 
+import functools
+import json
 import shutil
 import subprocess
 import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Final
 
 import httpx
 import pytest
@@ -11,6 +19,7 @@ from local.host.control import KvEntry
 from tests.worker.marketplace import Marketplace
 
 BROWSER_SECONDS = 60
+PUBLIC: Final = Path(__file__).resolve().parents[2] / "public"
 
 
 def rendered(url: str) -> str:
@@ -90,3 +99,45 @@ def test_an_old_slug_leads_to_the_present_page_for_good(
 
     assert response.status_code == 308
     assert response.headers["location"] == "/skills/present-name"
+
+
+class _Pages(SimpleHTTPRequestHandler):
+    """The static pages, beside an API that answers everything with one document."""
+
+    def __init__(self, document: dict[str, Any], *args: Any) -> None:
+        self._document = document
+        super().__init__(*args, directory=str(PUBLIC))
+
+    def do_GET(self) -> None:
+        if not self.path.startswith("/api/"):
+            super().do_GET()
+            return
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(json.dumps(self._document).encode())
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@contextmanager
+def _pages(**answer: object) -> Iterator[str]:
+    document = {"skills": [], "categories": [], "nextCursor": None, "degraded": False, **answer}
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Pages, document))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("total", "is_exact", "shown"),
+    [(1, True, "1 skill"), (1000, True, "1000 skills"), (1000, False, "1,000+ skills")],
+)
+def test_the_front_page_shows_whether_a_total_is_exact(
+    total: int, shown: str, *, is_exact: bool
+) -> None:
+    with _pages(total=total, totalIsExact=is_exact) as url:
+        assert f">{shown}<" in rendered(url)

@@ -14,10 +14,10 @@ from tests.coroutines import in_real_time, run_coroutine_test
 from tests.doubles.database import DatabaseDouble
 
 _DEADLINE_SECONDS: Final = 60.0
-_TEMPLATE: Final = "migrated"
+TEMPLATE: Final = "migrated"  # the database to copy
 TABLES: Final = (
     "skill, skill_alias, skill_version, dead_letter, audit, report, rule, lease, state,"
-    " scan_request, scan_hour"
+    " scan_request, scan_hour, skill_count"
 )
 
 
@@ -31,8 +31,8 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 def postgres_server(request: pytest.FixtureRequest) -> Iterator[PostgresServer]:
     """One server for each xdist worker, with a migrated database to copy."""
     with running_server(pooled=request.config.getoption("--pooler")) as server:
-        asyncio.run(server.execute(f"create database {_TEMPLATE}"))
-        server.run_script(_TEMPLATE, "".join(migrations("up")))
+        asyncio.run(server.execute(f"create database {TEMPLATE}"))
+        server.run_script(TEMPLATE, "".join(migrations("up")))
         yield server
 
 
@@ -40,7 +40,7 @@ def postgres_server(request: pytest.FixtureRequest) -> Iterator[PostgresServer]:
 def database(postgres_server: PostgresServer) -> str:
     """The name of a migrated database that is this module's own."""
     name = f"test_{uuid.uuid4().hex}"
-    asyncio.run(postgres_server.execute(f"create database {name} template {_TEMPLATE}"))
+    asyncio.run(postgres_server.execute(f"create database {name} template {TEMPLATE}"))
     return name
 
 

@@ -2,9 +2,11 @@
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from typing import TypeVar
+from unittest import mock
 
 import msgspec
 import pytest
@@ -15,6 +17,8 @@ from marketplace.ports.database import (
     DifferenceKind,
     SkillDatabase,
 )
+from marketplace.postgres import listing_sql
+from marketplace.skills import listing_rules
 from marketplace.skills.acts import ActKind
 from marketplace.skills.change import Acted, State
 from marketplace.skills.listing_rules import (
@@ -34,6 +38,7 @@ from marketplace.skills.merging import as_listed
 from marketplace.skills.seed import EMPTY_SEED
 from marketplace.skills.skill import Skill, SkillSummary, Status
 from marketplace.skills.tiers import CertTier, Verdict
+from tests.doubles import database as database_double
 from tests.examples import (
     act,
     change,
@@ -88,6 +93,24 @@ def _random_query(chance: random.Random) -> ListingQuery:
     )
 
 
+@contextmanager
+def small_bounds() -> Iterator[None]:
+    """All bounds of listings so small that a few skills reach them."""
+    sql = {"_SAMPLE": 10, "_NEARLY_ALL": 6, "_COMMON": 3, "_WALKED": 12, "_WALKED_IN_FILTERS": 5}
+    sql |= {"_WALKED_TO_COUNT": 30}
+    with ExitStack() as stack:
+        for module in (listing_rules, listing_sql, database_double):
+            stack.enter_context(mock.patch.object(module, "MOST_COUNTED", 7))
+        for name, number in sql.items():
+            stack.enter_context(mock.patch.object(listing_sql, name, number))
+        yield
+
+
+def _counted(query: ListingQuery, found: int) -> int:
+    """What the database says of so many matches."""
+    return found if query.is_counted_whole else min(found, listing_rules.MOST_COUNTED + 1)
+
+
 def _expected(skills: Sequence[Skill], query: ListingQuery) -> list[SkillSummary]:
     summaries = [record.summary() for record in skills if record.status is Status.LISTED]
     found = [summary for summary in summaries if matches(summary, query)]
@@ -98,16 +121,16 @@ async def _check_pages(
     db: SkillDatabase, query: ListingQuery, expected: list[SkillSummary]
 ) -> None:
     """By offset, and by cursor all the way through, the listing is the expected one."""
-    half = len(expected) // 2
+    half, total = len(expected) // 2, _counted(query, len(expected))
     by_offset = await db.list_skills(query, seed=EMPTY_SEED, offset=half, limit=9)
-    assert by_offset.total == len(expected)
+    assert by_offset.total == total
     assert [row.name for row in by_offset.rows] == [s.name for s in expected[half : half + 9]]
 
     collected: list[SkillSummary] = []
     page_query = query
     while True:
         page = await db.list_skills(page_query, seed=EMPTY_SEED, offset=0, limit=23)
-        assert page.total == len(expected)
+        assert page.total == total
         collected += [msgspec.json.decode(row.item, type=SkillSummary) for row in page.rows]
         for row, summary in zip(page.rows, collected[-len(page.rows) :], strict=False):
             position = rank(summary, query)
@@ -120,20 +143,21 @@ async def _check_pages(
     assert collected == expected
 
 
+@pytest.mark.parametrize("bounds", [nullcontext, small_bounds])
 @pytest.mark.parametrize("seed", range(6))
 async def test_listings_equal_a_brute_force_evaluation(
-    connect: DatabaseConnector, seed: int
+    connect: DatabaseConnector, seed: int, bounds: Callable[[], AbstractContextManager[None]]
 ) -> None:
     chance = random.Random(seed)
     skills = random_skills(chance, SKILLS)
-    with await connect() as db:
+    with bounds(), await connect() as db:
         assert await db.upsert_skills(skills) == []
         for _ in range(QUERIES_A_SEED):
             query = _random_query(chance)
             expected = _expected(skills, query)
 
             counted = await db.count_skills(query, seed=EMPTY_SEED)
-            assert counted.value == len(expected), query
+            assert counted.value == _counted(query, len(expected)), query
             await _check_pages(db, query, expected)
 
 
@@ -250,7 +274,7 @@ async def test_a_skill_is_found_by_the_slug_it_has_not_by_the_one_it_asked_for(
     with await connect() as db:
         await change(db, State(record), "zed-archive-pdf")
         found = await db.list_skills(by_repository, seed=EMPTY_SEED, offset=0, limit=5)
-        assert [(row.key, row.name) for row in found.rows] == [(1, "zed-archive-pdf")]
+        assert [(row.key, row.name) for row in found.rows] == [((1, 0.0), "zed-archive-pdf")]
         counted = await db.count_skills(ListingQuery(search="wanted"), seed=EMPTY_SEED)
         assert counted.value == 0
 
@@ -267,9 +291,9 @@ async def test_a_search_for_a_name_ranks_slug_and_base_slug_alike(
         page = await db.list_skills(query, seed=EMPTY_SEED, offset=0, limit=5)
 
     assert [(row.key, row.name) for row in page.rows] == [
-        (2, "pdf-tools"),
-        (2, "zed-pdf-tools"),
-        (1, "pdf-tools-extra"),
+        ((2, 0.0), "pdf-tools"),
+        ((2, 0.0), "zed-pdf-tools"),
+        ((1, 0.0), "pdf-tools-extra"),
     ]
 
 
@@ -279,13 +303,37 @@ async def test_without_a_search_all_are_equally_relevant(connect: DatabaseConnec
         await db.upsert_skills([skill("b"), skill("a")])
         page = await db.list_skills(query, seed=EMPTY_SEED, offset=0, limit=5)
 
-    assert [(row.key, row.name) for row in page.rows] == [(1, "a"), (1, "b")]
+    assert [(row.key, row.name) for row in page.rows] == [((1, 0.0), "a"), ((1, 0.0), "b")]
+
+
+async def test_of_skills_that_match_alike_the_trending_one_comes_first(
+    connect: DatabaseConnector,
+) -> None:
+    skills = [
+        skill("pdf", trending_score_7d=1.0),
+        skill("pdf-a", trending_score_7d=2.0),
+        skill("pdf-b", trending_score_7d=3.5),
+        skill("elsewhere", description="A pdf.", trending_score_7d=99.0),
+    ]
+    with await connect() as db:
+        await db.upsert_skills(skills)
+        for search, names in (
+            ("pdf", ["pdf", "pdf-b", "pdf-a", "elsewhere"]),
+            (None, ["elsewhere", "pdf-b", "pdf-a", "pdf"]),
+        ):
+            query = ListingQuery(search=search, sort_by=SortField.RELEVANCE)
+            page = await db.list_skills(query, seed=EMPTY_SEED, offset=0, limit=5)
+            assert [row.name for row in page.rows] == names
 
 
 @pytest.mark.parametrize("field", SortField)
 @pytest.mark.parametrize(
     "key",
-    ["", "a", "nul\0", 0, 1, -1, 101, 2**31, 2**63, 10**400, 0.5, 1e308, -1e308, float("1e999")],
+    [
+        *("", "a", "nul\0", 0, 1, -1, 101, 2**31, 2**63, 10**400, 0.5, 1e308, -1e308),
+        *(float("1e999"), (1, 0), (0, -1e308), (2, 0.5), (3, 0.5)),
+        *((1, float("1e999")), (1, 10**400)),
+    ],
     ids=lambda key: repr(key)[:12],
 )
 @pytest.mark.parametrize("name", ["a", "nul\0"])
@@ -299,4 +347,6 @@ async def test_a_made_up_cursor_is_refused_or_answered_but_never_fails_the_datab
         return
     with await postgres() as db:
         query = ListingQuery(sort_by=field, cursor=cursor)
-        assert (await db.list_skills(query, seed=EMPTY_SEED, offset=0, limit=5)).rows == []
+        for asked in (query, replace(query, search="a", category="b")):
+            page = await db.list_skills(asked, seed=EMPTY_SEED, offset=0, limit=5)
+            assert page.rows == []

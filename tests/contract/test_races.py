@@ -282,6 +282,7 @@ async def test_bulk_upserts_that_cross_each_other_lose_nothing(
         assert len(own) == 30 * (SESSIONS - 1)
         with await postgres() as db:
             expected = (number + 1) * 30 * (SESSIONS + 1)
+            assert await db.mend_counts() == 0
             assert (await db.count_skills(ListingQuery(), seed=EMPTY_SEED)).value == expected
 
 

@@ -127,6 +127,7 @@ def test_what_is_not_there_is_a_not_found_problem(client: httpx.Client, path: st
         ("limit=0", "limit"),
         ("limit=101", "limit"),
         ("offset=-1", "offset"),
+        ("search=a&offset=10001", "offset"),
         ("sortBy=magic", "sortBy"),
         ("certTier=GOLD", "certTier"),
         ("extensible=perhaps", "extensible"),

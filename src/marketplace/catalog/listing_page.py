@@ -19,17 +19,20 @@ from marketplace.skills.listing_rules import (
     matches,
     rank,
     sort_key,
+    total_of,
 )
 from marketplace.skills.skill import SkillSummary
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """``items`` are JSON objects (UTF-8); ``total`` counts all pages; the cursor leads on."""
+    """``items`` are JSON objects (UTF-8); ``total`` counts all pages, or is a floor; the cursor
+    leads on."""
 
     items: Sequence[bytes]
     total: int
     next_cursor: str | None
+    total_is_exact: bool = True
 
 
 class Window(NamedTuple):
@@ -160,4 +163,5 @@ def _cut(query: ListingQuery, entries: Sequence[Entry], total: int) -> Page:
     page = entries[: query.limit]
     more = len(entries) > query.limit and bool(page)
     next_cursor = encode_cursor(query, page[-1][0]) if more else None
-    return Page([item for _, item in page], total, next_cursor)
+    told = total_of(query, total)
+    return Page([item for _, item in page], told.count, next_cursor, told.is_exact)

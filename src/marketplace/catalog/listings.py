@@ -12,7 +12,7 @@ from marketplace.catalog.published_skills import PublishedSkills
 from marketplace.catalog.source_chain import read_from_first
 from marketplace.ports.database import SkillDatabase
 from marketplace.ports.env import Env
-from marketplace.skills.listing_rules import ListingQuery, matches
+from marketplace.skills.listing_rules import ListingQuery, Total, matches, total_of
 from marketplace.skills.seed import Claim
 from marketplace.skills.skill import Skill, SkillSummary, Status
 
@@ -40,12 +40,13 @@ async def get_published_skills_from_db(
     return merge_page(query, seeded, rows, wanted)
 
 
-async def get_skill_count(env: Env, query: ListingQuery) -> Answer[int]:
+async def get_skill_count(env: Env, query: ListingQuery) -> Answer[Total]:
     """How many skills match the filters. Raises TooLate."""
 
-    async def from_database(database: SkillDatabase) -> int:
+    async def from_database(database: SkillDatabase) -> Total:
         rows = await database.count_skills(query, seed=env.seed)
-        return rows.value + _count(_summaries(env.seed.beside(rows.claims)), query)
+        seeded = sum(matches(skill, query) for skill in _summaries(env.seed.beside(rows.claims)))
+        return total_of(query, rows.value + seeded)
 
     return await read_from_first(
         env,
@@ -107,8 +108,8 @@ def _summaries(skills: Iterable[Skill]) -> list[SkillSummary]:
     return [skill.summary() for skill in skills]
 
 
-def _count(skills: Iterable[SkillSummary], query: ListingQuery) -> int:
-    return sum(1 for skill in skills if matches(skill, query))
+def _count(skills: Iterable[SkillSummary], query: ListingQuery) -> Total:
+    return total_of(query, sum(1 for skill in skills if matches(skill, query)))
 
 
 def _tally(

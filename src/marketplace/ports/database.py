@@ -51,7 +51,8 @@ class ListingRow:
 @dataclass(frozen=True, slots=True)
 class ListingRows:
     """A page of rows, how many rows the filters match in all, and what the seed gives way to;
-    that may be left out for a query that nothing can match."""
+    that may be left out for a query that nothing can match. Of a query that is not counted whole
+    the total is at most one over MOST_COUNTED."""
 
     rows: Sequence[ListingRow]
     total: int
@@ -123,10 +124,15 @@ class SkillDatabase(AbstractContextManager["SkillDatabase"], Protocol):
     async def get_skill_by_identity(self, identity: str) -> Skill | None: ...
 
     async def count_skills(self, query: ListingQuery, *, seed: Seed) -> Counted[int]:
-        """How many listed rows match."""
+        """How many listed rows match; of a query that is not counted whole, at most one over
+        MOST_COUNTED."""
 
     async def count_categories(self, *, seed: Seed) -> Counted[Mapping[str, int]]:
         """Listed rows per category."""
+
+    async def mend_counts(self) -> int:
+        """Compare the totals that are kept with the rows, and count anew if they differ; in how
+        many groups of skills they did. Writers wait meanwhile."""
 
     async def seed_claims(self, seed: Seed) -> Sequence[Claim]:
         """What the seed gives way to."""

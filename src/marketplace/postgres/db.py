@@ -171,14 +171,16 @@ class PostgresSkillDatabase:
     ) -> ListingRows:
         if matches_nothing(query):
             return ListingRows([], 0, [])
-        page, total, claims = await self._pipeline(
+        in_front = [Statement(queries.ROOM_FOR_WORDS)] if query.search else []
+        *_, page, total, claims = await self._pipeline(
+            *in_front,
             page_statement(query, offset=offset, limit=limit),
             count_statement(query),
             _claims_statement(seed),
         )
         rows = [
-            ListingRow(read_sort_key(query, key), name, item.encode())
-            for key, name, item in _filled(page)
+            ListingRow(read_sort_key(query, relevance, key), name, item.encode())
+            for relevance, key, name, item in _filled(page)
         ]
         return ListingRows(rows, _integer(total), _claims(claims))
 
@@ -200,6 +202,16 @@ class PostgresSkillDatabase:
         )
         counts = {category: int(count) for category, count in _filled(result)}
         return Counted(counts, _claims(claims))
+
+    async def mend_counts(self) -> int:
+        wrong = _integer(await self._query(queries.MISCOUNTED))
+        if wrong:
+            await self._in_transaction(
+                Statement(queries.HOLD_SKILL_COUNTS),
+                Statement(queries.FORGET_SKILL_COUNTS),
+                Statement(queries.COUNT_SKILLS_ANEW),
+            )
+        return wrong
 
     async def seed_claims(self, seed: Seed) -> Sequence[Claim]:
         (claims,) = await self._pipeline(_claims_statement(seed))
@@ -273,16 +285,8 @@ class PostgresSkillDatabase:
         merged, rows = await self._merge(skills)
         if not merged:
             return []
-        try:
-            _, result, _ = await self._pipeline(
-                Statement("begin"),
-                Statement(queries.UPSERT_SKILLS, _bulk_parameters(merged, rows)),
-                Statement("rollback"),
-            )
-        except DatabaseError:
-            if not self.closed:  # it is still in the transaction
-                await self._query("rollback")
-            raise
+        upsert = Statement(queries.UPSERT_SKILLS, _bulk_parameters(merged, rows))
+        (result,) = await self._in_transaction(upsert, end="rollback")
         return [merged[identity] for (identity,) in _filled(result)]
 
     async def _merge(
@@ -639,6 +643,15 @@ class PostgresSkillDatabase:
             return await self._connection.pipeline(statements)
         except (PostgresError, ConnectionFailed) as error:
             raise database_error(error) from error
+
+    async def _in_transaction(self, *statements: Statement, end: str = "commit") -> list[Result]:
+        try:
+            _, *results, _ = await self._pipeline(Statement("begin"), *statements, Statement(end))
+        except DatabaseError:
+            if not self.closed:  # it is still in the transaction
+                await self._query("rollback")
+            raise
+        return results
 
     async def _write(self, sql: str, *parameters: Parameter) -> Result:
         """Run one statement; again, with a new snapshot, when it lost a race."""

@@ -152,8 +152,42 @@ where identity = any($1::text[]) or name = any($2::text[])
 """
 """$1 identities, $2 slugs of the seed."""
 
+ROOM_FOR_WORDS: Final = "select set_config('work_mem', '16MB', true)"
+"""For the transaction. What the words' index collects of two beginnings of very many words fits in;
+in the usual 4 MB it would be coarse at a million rows, and a large part of the table be read."""
+
 COUNT_CATEGORIES: Final = """
-select category, count(*) from skill where status = 'LISTED' group by category order by category
+select category, sum(count) from skill_count
+group by category having sum(count) > 0
+order by category
+"""
+
+_SKILL_COUNTS = """
+    select category, cert_tier, extensible, count(*) as count
+    from skill where status = 'LISTED'
+    group by category, cert_tier, extensible
+"""
+
+MISCOUNTED: Final = f"""
+select count(*)
+from ({_SKILL_COUNTS}) as counted
+full join (
+    select category, cert_tier, extensible, sum(count) as count from skill_count
+    group by category, cert_tier, extensible
+) as kept using (category, cert_tier, extensible)
+where coalesce(counted.count, 0) <> coalesce(kept.count, 0)
+"""
+"""In how many groups of skills the kept counts are wrong. One statement sees both at one moment."""
+
+HOLD_SKILL_COUNTS: Final = "lock table skill_count in exclusive mode"
+"""In a transaction. Who has changed a count ends before, who is to change one waits, so that the
+statements behind it see of each transaction the skills and the counts, or neither."""
+
+FORGET_SKILL_COUNTS: Final = "delete from skill_count"
+
+COUNT_SKILLS_ANEW: Final = f"""
+insert into skill_count (category, cert_tier, extensible, part, count)
+select category, cert_tier, extensible, 0, count from ({_SKILL_COUNTS}) as counted
 """
 
 UPSERT_SKILL: Final = f"""

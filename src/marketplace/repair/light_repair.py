@@ -37,6 +37,7 @@ class LightRepairReport(msgspec.Struct, rename="camel"):
     versions_added: int = 0  # of skills that had none
     rules_replayed: int = 0  # rules that the table got back from the log, or lifted
     rules_applied: int = 0  # skills that got the acts of rules, or lost them
+    totals_mended: int = 0  # groups of skills whose kept total was wrong
     errors: list[str] = msgspec.field(default_factory=list)
 
 
@@ -52,6 +53,7 @@ async def run_light_repair(env: Env) -> LightRepairReport:
         _apply_rules,
         _write_withheld,
         _fill_versions,
+        _mend_totals,
         _move_letters,
         _ask_again,
         _queue_scans,
@@ -94,6 +96,12 @@ async def _write_withheld(env: Env, _report: LightRepairReport) -> None:
 
 async def _fill_versions(env: Env, report: LightRepairReport) -> None:
     report.versions_added = await fill_versions(env)
+
+
+async def _mend_totals(env: Env, report: LightRepairReport) -> None:
+    report.totals_mended = await (await get_db(env)).mend_counts()
+    if report.totals_mended:
+        env.log("totals-mended", level="error", groups=report.totals_mended)
 
 
 async def _move_letters(env: Env, _report: LightRepairReport) -> None:

@@ -24,9 +24,14 @@ from marketplace.skills.tiers import CertTier
 DEFAULT_LIMIT: Final = 24
 MAX_LIMIT: Final = 100
 MAX_OFFSET: Final = 1_000_000
+MAX_SEARCH_OFFSET: Final = 10_000
+"""Of a search, whose skipped matches have to be ranked; a cursor leads further."""
 MAX_SEARCH_LENGTH: Final = 200
 MAX_TERMS: Final = 16
 MAX_TERM_LENGTH: Final = 64
+MOST_COUNTED: Final = 1_000
+"""Matches of a query that is not counted whole; of more, the total is this number, as a floor."""
+EQUAL_RELEVANCE: Final = 1  # of all skills, where nothing is searched for
 
 _GREATEST_SCORE: Final = 100
 _GREATEST_TRENDING: Final = sys.float_info.max
@@ -59,7 +64,8 @@ class SortDirection(StrEnum):
     DESC = "desc"
 
 
-SortKey = str | int | float
+SortKey = str | int | float | tuple[int, float]
+"""Relevance is a pair: how well a skill matches, then its trending score."""
 
 _ASCENDING_BY_DEFAULT = {SortField.NAME, SortField.DISPLAY_NAME}
 
@@ -97,6 +103,16 @@ class ListingQuery:
     limit: int = DEFAULT_LIMIT
     offset: int = 0
     cursor: Cursor | None = None
+
+    @property
+    def is_counted_whole(self) -> bool:
+        """Whether its total is exact however many skills match.
+
+        The stores keep totals by category, tier and extensibility, and by author; what else a
+        query asks for has to be looked up in the skills that it finds.
+        """
+        others = (self.category, self.cert_tier, self.extensible)
+        return not self.search and (self.author is None or others == (None, None, None))
 
     @property
     def terms(self) -> tuple[str, ...]:
@@ -185,17 +201,35 @@ def matches(skill: SkillSummary, query: ListingQuery) -> bool:
 
 
 def relevance(skill: SkillSummary, query: ListingQuery) -> int:
-    """2: the search is the skill's name; 1: every term is in its title; 0: found elsewhere."""
+    """2: the search is the skill's name; 1: every term is in its title; 0: found elsewhere.
+
+    Of skills that match equally well the one that is trending comes first.
+    """
     wanted = slugify(query.search or "")
     if wanted and wanted in (skill.name, skill.base_slug):
         return 2
     return int(_has_all_prefixes(title_terms(skill), query.terms))
 
 
+@dataclass(frozen=True, slots=True)
+class Total:
+    """How many skills match a query; where it is not exact, at least so many."""
+
+    count: int
+    is_exact: bool
+
+
+def total_of(query: ListingQuery, found: int) -> Total:
+    """The total, of so many skills that were found to match."""
+    if query.is_counted_whole or found <= MOST_COUNTED:
+        return Total(found, is_exact=True)
+    return Total(MOST_COUNTED, is_exact=False)
+
+
 def sort_key(skill: SkillSummary, query: ListingQuery) -> SortKey:
     """The value that the query orders by. Texts compare by code point, as ``COLLATE "C"`` does."""
     if query.sort_by is SortField.RELEVANCE:
-        return relevance(skill, query)
+        return relevance(skill, query), skill.trending_score_7d
     key: SortKey = getattr(skill, query.sort_by.attribute)
     return key
 
@@ -256,9 +290,15 @@ def _is_sort_key(key: SortKey, sort_by: SortField) -> bool:
     What a source refuses would look like its failure, and anyone can make up a cursor.
     """
     match sort_by:
-        case SortField.RELEVANCE | SortField.CERT_SCORE:
+        case SortField.RELEVANCE:
+            return isinstance(key, tuple) and key[0] in (0, 1, 2) and _is_trending_score(key[1])
+        case SortField.CERT_SCORE:
             return isinstance(key, int) and 0 <= key <= _GREATEST_SCORE
         case SortField.TRENDING_SCORE_7D | SortField.TRENDING_SCORE_30D:
-            return isinstance(key, int | float) and abs(key) <= _GREATEST_TRENDING
+            return _is_trending_score(key)
         case _:
             return isinstance(key, str) and "\0" not in key
+
+
+def _is_trending_score(key: SortKey) -> bool:
+    return isinstance(key, int | float) and abs(key) <= _GREATEST_TRENDING

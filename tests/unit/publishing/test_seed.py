@@ -44,7 +44,7 @@ async def _listed(market: Market) -> dict[str, dict[str, Any]]:
     ]
     assert found == fallback
     for env in (market.env, without_postgres(market)):
-        assert (await get_skill_count(env, ListingQuery())).value == len(found)
+        assert (await get_skill_count(env, ListingQuery())).value.count == len(found)
         assert sum((await get_skill_categories(env)).value.values()) == len(found)
     return found
 

@@ -39,7 +39,7 @@ async def _act(env: Env, slug: str, kind: ActKind = ActKind.WITHDRAW, **fields: 
 async def _names(env: Env) -> tuple[Source, list[bytes]]:
     answer = await get_skills(env, ListingQuery())
     count = await get_skill_count(env, ListingQuery())
-    assert count.value == answer.value.total == len(answer.value.items)
+    assert count.value.count == answer.value.total == len(answer.value.items)
     return answer.source, [item for item in answer.value.items if b"pdf-tools" in item]
 
 

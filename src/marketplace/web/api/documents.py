@@ -10,11 +10,18 @@ from marketplace.catalog.answer import Source
 from marketplace.ports.audit import AuditEntry
 from marketplace.ports.scan_request import ScanReason
 from marketplace.ports.skill_report import SkillReport
+from marketplace.skills.listing_rules import MOST_COUNTED
 from marketplace.skills.rules import Rule
 from marketplace.skills.skill import INTERNAL, Skill, SkillSummary
 from marketplace.skills.submission import SubmissionState, SubmissionStatus
 from marketplace.skills.tiers import CertTier
 from marketplace.skills.updates import Update
+
+_TOTAL = "Exact, or at least so many."
+_IS_EXACT = (
+    f"False where more than {MOST_COUNTED:,} skills match a search, or an author and another"
+    " filter: they are not counted further."
+)
 
 
 class Document(BaseModel):
@@ -53,7 +60,8 @@ class ListingDocument(_Answered):
     """One page of a listing."""
 
     skills: list[SummaryDocument]  # type: ignore[valid-type]  # a variable, for mypy
-    total: int
+    total: int = Field(description=_TOTAL)
+    total_is_exact: bool = Field(description=_IS_EXACT)
     limit: int
     offset: int | None
     next_cursor: str | None
@@ -62,7 +70,8 @@ class ListingDocument(_Answered):
 class CountDocument(_Answered):
     """How many skills match."""
 
-    count: int
+    count: int = Field(description=_TOTAL)
+    count_is_exact: bool = Field(description=_IS_EXACT)
 
 
 class CategoryDocument(Document):

@@ -16,6 +16,8 @@ from marketplace.skills.listing_rules import (
     MAX_LIMIT,
     MAX_OFFSET,
     MAX_SEARCH_LENGTH,
+    MAX_SEARCH_OFFSET,
+    InvalidQuery,
     ListingQuery,
     SortDirection,
     SortField,
@@ -79,6 +81,8 @@ async def _listing_query(
 ) -> ListingQuery:
     field = sort_by or default_order(filters.search)[0]
     direction = sort_dir or default_direction(field)
+    if filters.search and offset > MAX_SEARCH_OFFSET:
+        raise InvalidQuery("offset", f"beyond {MAX_SEARCH_OFFSET} in a search; follow nextCursor")
     return replace(
         filters,
         sort_by=field,
@@ -101,7 +105,8 @@ async def list_skills(
 async def count_skills(request: Request, env: CurrentEnv, filters: Filters) -> Response:
     """How many skills match the filters."""
     answer = await listings.get_skill_count(env, filters)
-    return _document(request, answer, {"count": answer.value})
+    total = answer.value
+    return _document(request, answer, {"count": total.count, "countIsExact": total.is_exact})
 
 
 @router.get("/categories", responses=documented(CategoriesDocument))
@@ -145,6 +150,7 @@ def _listing(request: Request, query: ListingQuery, answer: Answer[Page]) -> Res
     document = {
         "skills": [msgspec.Raw(item) for item in page.items],
         "total": page.total,
+        "totalIsExact": page.total_is_exact,
         "limit": query.limit,
         "offset": None if query.cursor is not None else query.offset,
         "nextCursor": page.next_cursor,
