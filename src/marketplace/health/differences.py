@@ -63,6 +63,10 @@ _OF_SKILLS: Final = {*_KINDS.values(), Kind.RECORD_UNREADABLE}
 _OF_ALIASES: Final = {Kind.ALIAS_MISSING_IN_KV, Kind.ALIAS_MISSING_IN_DATABASE}
 
 
+ADDED_TO_INDEX: Final = {Kind.INDEX_ENTRY_MISSING, Kind.INDEX_ENTRY_OLDER}
+"""What a check mends by adding the skills to the index."""
+
+
 class Suspect(msgspec.Struct, frozen=True, kw_only=True):
     """A difference as it was found first. ``revision`` is the one that a source lacks, of the
     skill ``identity``; ``name`` a slug or, of a page of the index, its key."""

@@ -15,7 +15,7 @@ from marketplace.health.differences import Counts, Look, Place, Suspect, join, l
 from marketplace.kv import state as kv_state
 from marketplace.kv.counting import CountingKv
 from marketplace.kv.index.manifest import index_header
-from marketplace.kv.records import enumerate_published_skills
+from marketplace.kv.records import PublishedPage, enumerate_published_skills
 from marketplace.operations.reports import read_state
 from marketplace.ports.env import Env, get_db
 from marketplace.ports.errors import KvError
@@ -61,19 +61,19 @@ async def walk_on(env: Env) -> Walked:
                 break
     except KvError:
         if look.place == place:  # perhaps because of the cursor
-            await kv_state.save_state(env, _PLACE, msgspec.json.encode(_beginning(env)))
+            await kv_state.save_state(env, _PLACE, msgspec.json.encode(beginning(env)))
         raise
     found = join(suspects, look.suspects)
     await save_suspects(env, found, before=known)
     if look.place.cursor is None:
         await save_walk(env, look.place.counts)
-        await kv_state.save_state(env, _PLACE, msgspec.json.encode(_beginning(env)))
-    else:
+    if look.place.cursor != place.cursor:
         await kv_state.save_state(env, _PLACE, msgspec.json.encode(look.place))
     return Walked(begun_here and look.place.cursor is None, found)
 
 
-def _beginning(env: Env) -> Place:
+def beginning(env: Env) -> Place:
+    """Of a walk that begins now."""
     return Place(counts=Counts(begun_at=env.now()))
 
 
@@ -81,8 +81,18 @@ async def _load_place(env: Env) -> Place:
     """Where the walk goes on; at its beginning, if a rebuild has repaired everything meanwhile."""
     place, last = await _load(env, _PLACE, Place), await load_walk(env)
     if place is None or place.cursor is None:
-        return _beginning(env)
-    return _beginning(env) if last and last.finished_at > place.counts.begun_at else place
+        return beginning(env)
+    return beginning(env) if last and last.finished_at > place.counts.begun_at else place
+
+
+async def count_page(env: Env, counts: Counts | None, page: PublishedPage, after: str) -> Counts:
+    """Count a page of another walk, which comes after a slug. Raises DatabaseError."""
+    counts = counts or Counts(begun_at=env.now())
+    if page.cursor is not None and page.last_slug is None:
+        return counts.with_page(page, 0)
+    until = None if page.cursor is None else page.last_slug
+    database = await get_db(env)
+    return counts.with_page(page, await database.count_range(after=after, until=until))
 
 
 async def load_walk(env: Env) -> Counts | None:
