@@ -34,7 +34,7 @@ from marketplace.health.readings import (
     read_rest_of_kv,
     read_source,
 )
-from marketplace.health.report import DeadLetterCounts, Health, SourceState
+from marketplace.health.report import DeadLetterCounts, Drift, Health, SourceState
 from marketplace.health.scanning import describe_scanning
 from marketplace.health.walk import beginning, save_suspects
 from marketplace.kv.counting import CountingKv
@@ -80,14 +80,11 @@ async def check_health(env: Env, *, live: bool = True) -> Health:
     }
     health.prisma_count = database.value.skills.count if database.value else None
     health.kv_enumerated_count = records.count
-    in_kv = records.comparable(health.prisma_count)
-    reference = in_kv if health.prisma_count is None else health.prisma_count
+    reference = records.count if health.prisma_count is None else health.prisma_count
     health.kv_index_count = _index_counted(index.value, reference)
     _add_moments(env, health, records)
     _describe_index(health, index.value)
-    health.drifts = find_drifts(
-        {"postgres": health.prisma_count, "kv": in_kv, "kv_index": health.kv_index_count}
-    )
+    health.drifts = records.drifts(health.prisma_count, health.kv_index_count)
     health.drift_detected = bool(health.drifts)
     suspects: Sequence[Suspect] = rest.value.suspects if rest.value else []
     if database.value and index.value and rest.value:
@@ -141,20 +138,19 @@ class _Records:
             return False
         return seconds_since(repaired_at, self.walk.begun_at) < LOOK_AGAIN_SECONDS
 
-    def comparable(self, rows: int | None) -> int | None:
-        """The number of records to be compared with what is counted now: a walk's is that of
-        another moment, but it tells how many more or less than the rows there were."""
+    def drifts(self, rows: int | None, entries: int | None) -> list[Drift]:
+        """A walk's number is that of another moment: it is compared with the rows of its own."""
+        now = {"postgres": rows, "kv_index": entries}
         if self.pages is not None:
-            return self.count
+            return find_drifts({"postgres": rows, "kv": self.count, "kv_index": entries})
         if self.walk is None or rows is None or self.is_before_repair:
-            return None
-        return rows + self.walk.records - self.walk.rows
+            return find_drifts(now)
+        then = {"postgres": self.walk.rows, "kv": self.walk.records}
+        return find_drifts(then) + find_drifts(now)
 
     def state(self) -> SourceState:
-        if self.live is None:
-            state = self.rest.state()
-        elif self.walk is not None and isinstance(self.live.failure, TimedOut):
-            state = self.rest.state()  # KV is slow, and the walk tells
+        if self.live is None or isinstance(self.live.failure, TimedOut):
+            state = self.rest.state()  # KV is slow, or has too many; that is no outage
         else:
             state = self.live.state()
         if state.error is None and self.count is None:

@@ -170,7 +170,9 @@ class Look:
             elif key is not None:
                 self._note(kind, key.name, key.identity, key.revision)
         others = {moved.name for moved in page.moved} | broken
-        others |= {d.name for d in differences if d.kind is DifferenceKind.OTHER_SLUG}
+        for found in differences:
+            if found.kind is DifferenceKind.OTHER_SLUG:
+                others |= {found.name, found.row.name} if found.row else {found.name}
         await self._compare_index(expected, others, after, compared_until)
         return rows
 
@@ -291,7 +293,7 @@ class _Present:
     def _index_shows(self, suspect: Suspect) -> bool:
         """A page never changes: an entry comes with the recent ones, or with another generation,
         which is looked at anew."""
-        if self.manifest is None or (self.manifest.rebuilt_at or "") >= suspect.since:
+        if self.manifest is None or (self.manifest.rebuilt_at or "") > suspect.since:
             return False
         if suspect.kind is Kind.INDEX_ENTRY_UNKNOWN:
             return True
