@@ -166,7 +166,7 @@ async def _seed_listed(reading: Reading) -> Sequence[Skill]:
 
 @dataclass(frozen=True, slots=True)
 class _FromKv(Generic[T]):
-    """KV's answer; whole where no part of KV failed."""
+    """KV's answer; whole where no part of KV failed, and none is known to be missing."""
 
     answer: Answer[T]
     is_whole: bool
@@ -190,7 +190,9 @@ async def _from_kv(
     reading.reasons.extend(skills.degraded)
     if skills.truncated:
         reading.reasons.append(f"{Source.KV_ENUMERATION}: truncated")
-    return _FromKv(reading.answer(value, skills.source), is_whole=not skills.thinned)
+    return _FromKv(
+        reading.answer(value, skills.source), is_whole=not (skills.thinned or skills.short)
+    )
 
 
 def _as_kv_error(error: KvError | InvalidData) -> KvError:
