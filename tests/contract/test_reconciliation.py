@@ -6,7 +6,13 @@ from hashlib import sha256
 import msgspec
 import pytest
 
-from marketplace.ports.database import AliasKey, DatabaseConnector, Difference, DifferenceKind, RecordKey
+from marketplace.ports.database import (
+    AliasKey,
+    DatabaseConnector,
+    Difference,
+    DifferenceKind,
+    RecordKey,
+)
 from tests.examples import FEBRUARY, JANUARY, MARCH, key_of, publish, random_skills, skill
 
 

@@ -16,6 +16,7 @@ from marketplace.kv.aliases import write_alias
 from marketplace.kv.index.writing import add_to_published_index
 from marketplace.kv.records import encode_skill, write_record
 from marketplace.kv.summaries import encode_metadata
+from marketplace.operations.reports import LAST_REPAIR, save_report
 from marketplace.ports.database import DatabaseSession, SkillDatabase
 from marketplace.ports.env import Env
 from marketplace.publishing.publish import publish_skills
@@ -403,3 +404,52 @@ async def test_a_walk_that_failed_goes_on_and_finds_what_is_lost(market: Market)
     assert (health.kv_enumerated_count, health.prisma_count) == (900, 882)
     assert kinds(health) == {"row-missing": 3}
     assert [drift.counts for drift in health.drifts] == [(882, 900)]
+
+
+@pytest.mark.market(page_limit=10)
+async def test_a_rebuild_counts_too_and_its_findings_go_at_once(market: Market) -> None:
+    """A walk that began before a rebuild says nothing of what there is after it."""
+    skills = await _large(market, 900)
+    market.lose_rows(skills[100:115])
+    await _checks(market, 3, 0.01)
+    health = await check_health(market.env)
+    assert [drift.sources for drift in health.drifts] == [
+        ("postgres", "kv"), ("postgres", "kv_index")
+    ]  # fmt: skip
+    assert kinds(health) == {"row-missing": 15}
+    await rebuild(market)
+    health = await check_health(market.env)
+    assert (health.drifts, health.findings) == ([], [])
+    assert health.last_walk is not None
+    assert (health.last_walk.records, health.last_walk.rows) == (900, 900)
+    assert health.last_walk.begun_at > "2026-01-01T00:14"
+
+
+@pytest.mark.market(page_limit=10)
+async def test_a_walk_that_began_before_a_rebuild_is_no_drift(market: Market) -> None:
+    await _large(market, 900)
+    now = market.env.now()
+    await save_walk(market.env, Counts(begun_at=now, records=900, rows=800))
+    health = await check_health(market.env)
+    assert [drift.counts for drift in health.drifts] == [(800, 900)]
+    await save_report(market.env, LAST_REPAIR, {"ok": True})
+    assert (await check_health(market.env)).drifts == []
+    for seconds, is_drift in ((59, False), (1, True)):
+        await asyncio.sleep(seconds)
+        begun = Counts(begun_at=market.env.now(), records=900, rows=800)
+        await save_walk(market.env, begun)
+        assert bool((await check_health(market.env)).drifts) is is_drift
+
+
+@pytest.mark.market(page_limit=10)
+async def test_without_an_index_more_skills_than_a_listing_reads_are_a_finding(
+    market: Market,
+) -> None:
+    settings = Settings(enumeration_page_budget=1)
+    skills = await _large(market, 1_010)
+    await save_walk(market.env, Counts(begun_at=market.env.now(), records=1_010, rows=1_010))
+    env = replace(market.env, settings=settings)
+    assert (await check_health(env)).findings == []
+    market.kv.damage(INDEX, None)
+    (finding,) = (await check_health(env)).findings
+    assert (finding.kind, finding.number) == ("fallback-truncated", len(skills) - 1_000)
