@@ -18,7 +18,7 @@ from marketplace.kv.records import encode_skill, write_record
 from marketplace.kv.summaries import encode_metadata
 from marketplace.operations.reports import LAST_REPAIR, save_report
 from marketplace.ports.database import DatabaseSession, SkillDatabase
-from marketplace.ports.env import Env
+from marketplace.ports.env import Env, Settings
 from marketplace.publishing.publish import publish_skills
 from marketplace.repair.cron import run_scheduled
 from marketplace.skills.change import State
