@@ -9,16 +9,17 @@ import pytest
 
 from cli.answers import Health as CliHealth
 from marketplace.health.check import check_health
-from marketplace.health.differences import Counts
+from marketplace.health.differences import MAX_SUSPECTS, Counts, Look
 from marketplace.health.report import REBUILD_CALL, Health
-from marketplace.health.walk import save_walk
-from marketplace.kv.aliases import write_alias
+from marketplace.health.walk import beginning, load_walk, save_walk, walk_on
+from marketplace.kv.aliases import mark_moved, write_alias
 from marketplace.kv.index.writing import add_to_published_index
-from marketplace.kv.records import encode_skill, write_record
+from marketplace.kv.records import encode_skill, enumerate_published_skills, write_record
 from marketplace.kv.summaries import encode_metadata
 from marketplace.operations.reports import LAST_REPAIR, save_report
 from marketplace.ports.database import DatabaseSession, SkillDatabase
 from marketplace.ports.env import Env, Settings
+from marketplace.ports.errors import KvError
 from marketplace.publishing.publish import publish_skills
 from marketplace.repair.cron import run_scheduled
 from marketplace.skills.change import State
@@ -39,7 +40,7 @@ from tests.unit.repair.rebuilds import rebuild
 CHECK = "*/5 * * * *"
 INDEX = "skills:published-index"
 
-Look = Callable[[Market], Awaitable[Health]]
+Looking = Callable[[Market], Awaitable[Health]]
 
 
 async def asked(market: Market) -> Health:
@@ -72,7 +73,7 @@ async def _healthy(market: Market, count: int = 100) -> list[Skill]:
 
 @pytest.mark.parametrize("look", [asked, checked])
 async def test_three_missing_records_are_a_finding_at_the_second_look(
-    market: Market, look: Look
+    market: Market, look: Looking
 ) -> None:
     skills = await _healthy(market)
     market.lose_records(skills[5:8])
@@ -453,3 +454,113 @@ async def test_without_an_index_more_skills_than_a_listing_reads_are_a_finding(
     market.kv.damage(INDEX, None)
     (finding,) = (await check_health(env)).findings
     assert (finding.kind, finding.number) == ("fallback-truncated", len(skills) - 1_000)
+
+
+# --- bounds, and what is none
+
+
+async def test_of_very_many_differences_some_are_kept_and_none_is_made_up(market: Market) -> None:
+    skills = await _healthy(market, 400)
+    market.lose_records(skills[:300])
+    await asked(market)
+    await asyncio.sleep(60)
+    health = await asked(market)
+    assert kinds(health) == {"record-missing": MAX_SUSPECTS}
+    assert health.findings[0].examples == [skill.name for skill in skills[:20]]
+
+
+async def test_of_one_page_a_bounded_number_of_rows_is_read(market: Market) -> None:
+    skills = await _healthy(market, 400)
+    market.lose_records(skills[:300])
+    look = Look(market.env, await market.database(), beginning(market.env), None)
+    async for page in enumerate_published_skills(market.env):
+        await look.take(page)
+    assert len(look.suspects) == 200
+    assert (look.place.counts.records, look.place.counts.rows) == (100, 400)
+
+
+async def test_entries_that_come_with_another_generation_are_found_no_more(market: Market) -> None:
+    skills = await _healthy(market)
+    await market.index(skills[3:])
+    await asked(market)
+    await asyncio.sleep(60)
+    assert kinds(await asked(market)) == {"index-entry-missing": 3}
+    await market.index(skills)
+    assert kinds(await asked(market)) == {}
+
+
+async def test_notes_broken_records_and_aliases_are_not_taken_for_something_else(
+    market: Market,
+) -> None:
+    skills = make_skills(20)
+    await market.fill(skills[1:])
+    moved = skills[0].renamed("at-home")
+    await market.fill([moved])
+    await mark_moved(market.env, skills[0].name, "at-home")
+    await (await market.database()).add_alias(skills[0].name, moved.identity)
+    await market.index([*skills, moved])  # with the slug that the skill has left
+    market.kv.damage(f"skill:{skills[1].name}", b"no json")
+    market.kv.damage("skill:alias:odd", b"[]")
+    await (await market.database()).add_alias("odd", moved.identity)
+    await asked(market)
+    await asyncio.sleep(60)
+    health = await asked(market)
+    assert {finding.kind: finding.examples for finding in health.findings} == {
+        "record-unreadable": [skills[1].name]
+    }
+
+
+@pytest.mark.market(page_limit=10)
+async def test_a_step_ends_where_records_take_too_many_operations(
+    market: Market, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("marketplace.health.walk._STEP_OPERATIONS", 20)
+    skills = make_skills(200)
+    for skill in skills:  # each page takes a bulk get besides its list call
+        market.kv.damage(f"skill:{skill.name}", encode_skill(skill))
+    before = market.kv.operations["list"]
+    await walk_on(market.env)
+    assert market.kv.operations["list"] - before < 12
+
+
+@pytest.mark.market(page_limit=10)
+async def test_a_rebuild_in_the_middle_of_a_walk_begins_it_anew(market: Market) -> None:
+    await _large(market, 900)
+    await walk_on(market.env)
+    await asyncio.sleep(300)
+    await save_walk(market.env, Counts(begun_at=market.env.now(), records=900, rows=900))
+    await asyncio.sleep(300)
+    begun = market.env.now()
+    for _ in range(3):
+        await walk_on(market.env)
+    walk = await load_walk(market.env)
+    assert walk is not None
+    assert (walk.begun_at, walk.records) == (begun, 900)
+
+
+@pytest.mark.market(page_limit=10)
+async def test_a_walk_whose_place_kv_refuses_begins_anew(market: Market) -> None:
+    await _large(market, 900)
+    await walk_on(market.env)
+    market.kv.faults = fault(Fault.FAIL, "list")
+    with pytest.raises(KvError):
+        await walk_on(market.env)
+    market.kv.faults = None
+    await asyncio.sleep(300)
+    for _ in range(3):
+        await walk_on(market.env)
+    walk = await load_walk(market.env)
+    assert walk is not None
+    assert walk.records == 900
+
+
+async def test_without_the_differences_kept_in_kv_health_answers_all_the_same(
+    market: Market,
+) -> None:
+    skills = await _healthy(market)
+    market.lose_records(skills[:3])
+    await asked(market)
+    market.kv.faults = fault(Fault.FAIL, "get_many")
+    health = await asked(market)
+    assert (kinds(health), health.status) == ({}, "ok")
+    assert "differences-not-looked-at" in market.log.events()
