@@ -499,14 +499,16 @@ async def test_notes_broken_records_and_aliases_are_not_taken_for_something_else
     await mark_moved(market.env, skills[0].name, "at-home")
     await (await market.database()).add_alias(skills[0].name, moved.identity)
     await market.index([*skills, moved])  # with the slug that the skill has left
-    market.kv.damage(f"skill:{skills[1].name}", b"no json")
+    for broken in skills[1:3]:
+        market.kv.damage(f"skill:{broken.name}", b"no json")
+    market.lose_rows(skills[2:3])
     market.kv.damage("skill:alias:odd", b"[]")
     await (await market.database()).add_alias("odd", moved.identity)
     await asked(market)
     await asyncio.sleep(60)
     health = await asked(market)
     assert {finding.kind: finding.examples for finding in health.findings} == {
-        "record-unreadable": [skills[1].name]
+        "record-unreadable": [skill.name for skill in skills[1:3]]
     }
 
 
@@ -547,11 +549,12 @@ async def test_a_walk_whose_place_kv_refuses_begins_anew(market: Market) -> None
         await walk_on(market.env)
     market.kv.faults = None
     await asyncio.sleep(300)
+    begun = market.env.now()
     for _ in range(3):
         await walk_on(market.env)
     walk = await load_walk(market.env)
     assert walk is not None
-    assert walk.records == 900
+    assert (walk.begun_at, walk.records) == (begun, 900)
 
 
 async def test_without_the_differences_kept_in_kv_health_answers_all_the_same(
