@@ -180,7 +180,8 @@ async def _from_kv(
     try:
         skills = await get_published_skills_list(env, deadline=reading.seconds_left)
         share = None if cache is None else cache.answer
-        value = share(skills, question, lambda: published(skills)) if share else published(skills)
+        asked = (question, "short") if skills.short else question  # never the last whole answer
+        value = share(skills, asked, lambda: published(skills)) if share else published(skills)
     except InvalidData as error:  # an index that was signed with lines that are no summaries
         reading.note(Source.KV_INDEX, _as_kv_error(error))
         skills = await get_published_skills_list(

@@ -567,3 +567,27 @@ async def test_without_the_differences_kept_in_kv_health_answers_all_the_same(
     health = await asked(market)
     assert (kinds(health), health.status) == ({}, "ok")
     assert "differences-not-looked-at" in market.log.events()
+
+
+async def test_health_waits_no_longer_for_differences_than_it_may(market: Market) -> None:
+    skills = await _healthy(market)
+    market.lose_records(skills[:3])
+    await asked(market)
+    market.kv.faults = fault(Fault.HANG, "get_many")
+    seconds, health = await _timed(market.env)
+    assert seconds < 3
+    assert health.status == "ok"
+    assert "differences-not-looked-at" in market.log.events()
+
+
+async def test_a_check_lists_the_records_once(market: Market) -> None:
+    await _healthy(market)
+    lists = 0
+
+    def count(operation: KvOperation) -> None:
+        nonlocal lists
+        lists += operation == KvOperation(KvOperationKind.LIST, "skill:")
+
+    market.kv.faults = count
+    await run_scheduled(market.env, CHECK)
+    assert lists == 1
