@@ -34,6 +34,17 @@ class Drift(msgspec.Struct, kw_only=True):
     difference: int | None = None
 
 
+class Finding(msgspec.Struct, kw_only=True):
+    """A difference of members that lasts."""
+
+    kind: str
+    number: int
+    sources: list[str] = []
+    examples: list[str] = []
+    since: str = ""
+    recommendation: str = ""
+
+
 class Recommendation(msgspec.Struct, kw_only=True):
     """What to do about a finding."""
 
@@ -69,6 +80,9 @@ class Health(msgspec.Struct, kw_only=True):
     prisma_count: int | None = None
     seed_count: int | None = None
     drifts: list[Drift] = []
+    findings: list[Finding] = []
+    counted_at: dict[str, str | None] = {}
+    open_rules: int | None = None
     recommendations: list[Recommendation] = []
     sources: dict[str, Source] = {}
     last_repair: dict[str, Any] | None = None
@@ -89,6 +103,7 @@ class Health(msgspec.Struct, kw_only=True):
             self.status == "ok"
             and not self.drift_detected
             and not self.drifts
+            and not self.findings
             and not self.recommendations
             and all(source.is_fine for source in self.sources.values())
         )

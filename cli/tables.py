@@ -71,6 +71,8 @@ def health(report: Health) -> RenderableType:
     ]
     if report.drifts:
         parts.append(_drifts(report))
+    if report.findings:
+        parts.append(_findings(report))
     if report.recommendations:
         parts.append(_recommendations(report))
     parts.append(_facts(report))
@@ -87,14 +89,15 @@ def _table(title: str, *columns: str, right: Sequence[str] = ()) -> Table:
 
 
 def _counts(report: Health) -> Table:
-    table = _table("Skills", "source", "count", right=["count"])
-    for source, count in (
-        ("PostgreSQL (prisma_count)", report.prisma_count),
-        ("KV records (kv_enumerated_count)", report.kv_enumerated_count),
-        ("KV index (kv_index_count)", report.kv_index_count),
-        ("seed (seed_count)", report.seed_count),
+    table = _table("Skills", "source", "count", "counted at", right=["count"])
+    for source, count, name in (
+        ("PostgreSQL (prisma_count)", report.prisma_count, "postgres"),
+        ("KV records (kv_enumerated_count)", report.kv_enumerated_count, "kv"),
+        ("KV index (kv_index_count)", report.kv_index_count, "kv_index"),
+        ("seed (seed_count)", report.seed_count, ""),
     ):
-        table.add_row(source, Text("unreadable", "bold red") if count is None else plain(count))
+        number = Text("unreadable", "bold red") if count is None else plain(count)
+        table.add_row(source, number, plain(report.counted_at.get(name)))
     return table
 
 
@@ -132,6 +135,19 @@ def _drifts(report: Health) -> Table:
     return table
 
 
+def _findings(report: Health) -> Table:
+    table = _table("Findings", "kind", "sources", "number", "since", "examples")
+    for finding in report.findings:
+        table.add_row(
+            plain(finding.kind, "yellow"),
+            plain(" / ".join(finding.sources)),
+            plain(finding.number),
+            plain(finding.since),
+            plain(", ".join(finding.examples)),
+        )
+    return table
+
+
 def _recommendations(report: Health) -> Table:
     table = _table("What to do", "action", "reason", "call")
     for item in report.recommendations:
@@ -148,6 +164,8 @@ def _facts(report: Health) -> Table:
         reasons = ", ".join(f"{reason}: {n:,}" for reason, n in sorted(letters.by_reason.items()))
         waiting = plain(f"{letters.total:,}" + (f" ({reasons})" if reasons else ""))
     table.add_row("dead letters", waiting)
+    if report.open_rules:
+        table.add_row("rules being applied", plain(report.open_rules))
     table.add_row("scans that wait", _scans(report.scanning))
     if report.scanning is not None:
         done = f"{report.scanning.handed_out:,} handed out, {report.scanning.results:,} results"

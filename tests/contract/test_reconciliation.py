@@ -6,7 +6,13 @@ from hashlib import sha256
 import msgspec
 import pytest
 
-from marketplace.ports.database import DatabaseConnector, Difference, DifferenceKind, RecordKey
+from marketplace.ports.database import (
+    AliasKey,
+    DatabaseConnector,
+    Difference,
+    DifferenceKind,
+    RecordKey,
+)
 from tests.examples import FEBRUARY, JANUARY, MARCH, key_of, publish, random_skills, skill
 
 
@@ -173,3 +179,39 @@ async def test_a_row_read_from_the_table_has_the_revision_it_was_stored_with(
 
     assert stored == {record.name: record for record in records}
     assert all(msgspec.json.encode(stored[s.name]) == msgspec.json.encode(s) for s in records)
+
+
+async def test_the_rows_of_a_range_are_counted(connect: DatabaseConnector) -> None:
+    with await connect() as db:
+        await db.upsert_skills([skill(name) for name in ("a", "b", "b-c", "c")])
+
+        assert await db.count_range(after="", until=None) == 4
+        assert await db.count_range(after="a", until="b-c") == 2
+        assert await db.count_range(after="b", until=None) == 2
+        assert await db.count_range(after="c", until=None) == 0
+
+
+async def test_old_slugs_that_one_source_lacks(connect: DatabaseConnector) -> None:
+    named = skill("named")
+    with await connect() as db:
+        await db.upsert_skills([named, skill("live")])
+        for alias in ("a-both", "b-table", "live", "z-table"):
+            await db.add_alias(alias, named.identity)
+        await db.add_alias("c-nobody", "github.com/no/body#nobody")
+        in_kv = [
+            AliasKey("a-both", "named"),
+            AliasKey("d-kv", "named"),
+            AliasKey("e-kv", "a-both"),  # over another old slug
+            AliasKey("f-kv", "nowhere"),
+            AliasKey("named", "live"),  # a skill has it: nobody is led on
+        ]
+        compared = await db.compare_aliases(in_kv, after="", until="y", limit=9)
+        assert [(lacking.alias, lacking.in_kv) for lacking in compared] == [
+            ("b-table", False),
+            ("d-kv", True),
+            ("e-kv", True),
+        ]
+        assert list(await db.compare_aliases(in_kv, after="", until="y", limit=2)) == compared[:2]
+        rest = await db.compare_aliases([], after="b-table", until=None, limit=9)
+        assert [lacking.alias for lacking in rest] == ["z-table"]
+        assert await db.compare_aliases([], after="", until="", limit=9) == []

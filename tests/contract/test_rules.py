@@ -105,12 +105,14 @@ async def test_a_rule_is_open_until_it_is_applied_and_again_when_it_is_lifted(
         await db.add_rule(first)
         assert await db.next_open_rule(after="") == first
         assert await db.next_open_rule(after=first.id) == second
+        assert await db.count_open_rules() == 2
         assert await db.next_open_rule(after=second.id) is None
 
         await db.mark_applied(first, at=MARCH)
         assert await db.next_open_rule(after="") == second
         (marked,) = await db.find_rules([], [first.id])
         assert marked == msgspec.structs.replace(first, applied_at=MARCH)
+        assert await db.count_open_rules() == 1
 
         await db.lift_rule(lift(first))
         lifted = first.lifted(lift(first))

@@ -21,9 +21,11 @@ import msgspec
 from marketplace.basics.timestamps import hour_of
 from marketplace.ports.audit import AuditEntry, AuditFilter
 from marketplace.ports.database import (
+    AliasKey,
     Counted,
     Difference,
     DifferenceKind,
+    LackingAlias,
     ListingRow,
     ListingRows,
     RecordKey,
@@ -488,6 +490,26 @@ class DoubleSession:
         last = differences[limit - 1].name
         return [found for found in differences if found.name <= last]
 
+    @_operation("compare_aliases")
+    def compare_aliases(
+        self, aliases: Sequence[AliasKey], *, after: str, until: str | None, limit: int
+    ) -> Sequence[LackingAlias]:
+        tables, asked = self.tables, {key.alias for key in aliases}
+        found = [
+            LackingAlias(key.alias, in_kv=True)
+            for key in aliases
+            if key.alias not in tables.aliases
+            and (key.slug in tables.identities or tables.aliases.get(key.slug) in tables.rows)
+        ]
+        found += [
+            LackingAlias(alias, in_kv=False)
+            for alias, identity in tables.aliases.items()
+            if alias > after and (until is None or alias <= until)
+            if alias not in asked and identity in tables.rows
+        ]
+        found.sort(key=lambda lacking: lacking.alias)
+        return [lacking for lacking in found if lacking.alias not in tables.identities][:limit]
+
     @_operation("list_acted")
     def list_acted(self, *, after: str, limit: int) -> Sequence[Skill]:
         acted = [row.skill for row in self.tables.rows.values() if row.skill.acts]
@@ -529,6 +551,10 @@ class DoubleSession:
             (rules[i] for i in sorted(rules) if i > after and rules[i].applied_at is None), None
         )
 
+    @_operation("count_open_rules")
+    def count_open_rules(self) -> int:
+        return sum(rule.applied_at is None for rule in self.tables.rules.values())
+
     @_operation("list_unruled")
     def list_unruled(self, rule: Rule, *, after: str, limit: int) -> Sequence[str]:
         found = (
@@ -551,6 +577,11 @@ class DoubleSession:
     @_operation("list_withheld")
     def list_withheld(self, *, after: str, limit: int) -> Sequence[Skill]:
         return [skill for skill in self._withheld() if skill.name > after][:limit]
+
+    @_operation("count_range")
+    def count_range(self, *, after: str, until: str | None) -> int:
+        names = self.tables.identities
+        return sum(name > after and (until is None or name <= until) for name in names)
 
     @_operation("fingerprint")
     def fingerprint(self) -> Fingerprint:

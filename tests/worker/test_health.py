@@ -4,9 +4,11 @@ import time
 from typing import Any, Final
 
 import httpx
+import msgspec
 import pytest
 
 from local.host.control import KvEntry
+from marketplace.basics.timestamps import shifted
 from tests.worker.log import log_until_now
 from tests.worker.marketplace import Marketplace
 from tests.worker.publishing import listing, publish_many, submit
@@ -26,6 +28,7 @@ from tests.worker.storage import (
 NAMES: Final = [f"Vital {number:02}" for number in range(40)]
 COUNT: Final = len(NAMES)
 SECONDS: Final = 3.0
+DIFFERENCES: Final = "state:differences"
 REBUILD: Final = "POST /api/v1/admin/rebuild-index"
 PENDING_MARK: Final = "pending:2026-11-20T08:00:00.000Z:"
 
@@ -67,6 +70,17 @@ def drifts(answer: dict[str, Any]) -> dict[tuple[str, ...], tuple[str, list[int]
 
 def calls(answer: dict[str, Any]) -> list[str | None]:
     return [each["call"] for each in answer["recommendations"]]
+
+
+def as_if_a_minute_had_passed(marketplace: Marketplace) -> None:
+    """Move the moment at which differences were found first."""
+    control = marketplace.worker.control
+    kept = control.kv_get(DIFFERENCES)
+    assert kept is not None
+    found = msgspec.json.decode(kept.value)
+    for suspect in found:
+        suspect["since"] = shifted(suspect["since"], -60.0)
+    control.kv_put([KvEntry(DIFFERENCES, msgspec.json.encode(found).decode())])
 
 
 def test_healthy(healthy: Marketplace, client: httpx.Client) -> None:
@@ -163,11 +177,17 @@ def test_equal_counts_of_different_members(healthy: Marketplace, client: httpx.C
     answer = in_time(client)
 
     assert counts(answer)[:3] == [total - 1, total - 1, total]
-    assert drifts(answer) == {("postgres", "kv"): ("members", [total - 1, total - 1], 0)}
+    assert (answer["status"], answer["drifts"], answer["findings"]) == ("ok", [], [])
+    as_if_a_minute_had_passed(healthy)
+    answer = in_time(client)
+    assert {each["kind"]: each["examples"] for each in answer["findings"]} == {
+        "record-missing": ["vital-01"],
+        "row-missing": ["vital-00"],
+    }
     assert calls(answer) == [REBUILD]
     report = rebuild(client)
     assert (report["prismaBackfilled"], report["kvBackfilled"]) == (1, 1)
-    assert in_time(client)["drifts"] == []
+    assert in_time(client)["findings"] == []
 
 
 def test_postgres_away(healthy: Marketplace, client: httpx.Client) -> None:

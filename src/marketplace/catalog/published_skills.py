@@ -42,7 +42,8 @@ class PublishedSkills:
 
     ``source`` is the larger of the two that were merged. ``degraded`` says why the answer may
     lack skills, empty when it does not; ``truncated``: the records were not all enumerated;
-    ``thinned``: a part of KV failed or was too slow, so that the next try may bring more.
+    ``short``: and the index does not make up for that; ``thinned``: a part of KV failed or was too
+    slow, so that the next try may bring more.
     ``withheld``: slugs, with the identities of their skills, that ``blocks`` may have and that are
     left out of what is read from it; ``count`` is an upper bound then. Iterating decodes a block at
     a time and may be repeated.
@@ -54,6 +55,7 @@ class PublishedSkills:
     degraded: tuple[str, ...] = ()
     truncated: bool = False
     thinned: bool = False
+    short: bool = False
     withheld: Mapping[str, str] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[PublishedSummary]:
@@ -167,9 +169,10 @@ async def _make_list(env: Env, end: float, *, use_index: bool) -> PublishedSkill
         source=Source.KV_INDEX if larger_index else Source.KV_ENUMERATION,
         count=count(blocks),
         blocks=tuple(blocks),
-        degraded=_reasons(failures, enumeration, index),
+        degraded=_reasons(failures, enumeration, index, larger_index=larger_index),
         truncated=not enumeration.complete,
         thinned=bool(failures),
+        short=not enumeration.complete and (bool(index.problems) or not larger_index),
         withheld=withheld,
     )
     if enumeration.complete and index_failure is None and use_index:
@@ -252,7 +255,11 @@ def _nothing_found(failures: Sequence[_Failure], index: IndexReading) -> KvError
 
 
 def _reasons(
-    failures: Sequence[_Failure], enumeration: _Enumeration, index: IndexReading
+    failures: Sequence[_Failure],
+    enumeration: _Enumeration,
+    index: IndexReading,
+    *,
+    larger_index: bool,
 ) -> tuple[str, ...]:
     """Why skills may be missing. A complete enumeration makes up for any index."""
     reasons = [str(failure) for failure in failures]
@@ -260,6 +267,8 @@ def _reasons(
         reasons.append(f"enumeration: {enumeration.malformed} malformed records")
     if not enumeration.complete and index.problems:
         reasons.append(f"index: {index.problems[0]}")
+    elif not enumeration.complete and not failures and not larger_index:
+        reasons.append("index: smaller than what was enumerated, which is not all")
     return tuple(reasons)
 
 

@@ -233,7 +233,7 @@ async def _seed_listed(reading: Reading) -> Sequence[Skill]:
 
 @dataclass(frozen=True, slots=True)
 class _FromKv(Generic[T]):
-    """KV's answer; whole where no part of KV failed."""
+    """KV's answer; whole where no part of KV failed, and none is known to be missing."""
 
     answer: Answer[T]
     is_whole: bool
@@ -247,7 +247,8 @@ async def _from_kv(
     try:
         skills = await get_published_skills_list(env, deadline=reading.seconds_left)
         share = None if cache is None else cache.answer
-        value = share(skills, question, lambda: published(skills)) if share else published(skills)
+        asked = (question, "short") if skills.short else question  # never the last whole answer
+        value = share(skills, asked, lambda: published(skills)) if share else published(skills)
     except InvalidData as error:  # an index that was signed with lines that are no summaries
         reading.note(Source.KV_INDEX, _as_kv_error(error))
         skills = await get_published_skills_list(
@@ -257,7 +258,9 @@ async def _from_kv(
     reading.reasons.extend(skills.degraded)
     if skills.truncated:
         reading.reasons.append(f"{Source.KV_ENUMERATION}: truncated")
-    return _FromKv(reading.answer(value, skills.source), is_whole=not skills.thinned)
+    return _FromKv(
+        reading.answer(value, skills.source), is_whole=not (skills.thinned or skills.short)
+    )
 
 
 def _as_kv_error(error: KvError | InvalidData) -> KvError:

@@ -1,12 +1,55 @@
 """What health finds and recommends, and the one word that it says about everything."""
 
+from collections.abc import Sequence
 from typing import Final, Literal
 
-from marketplace.health.report import REBUILD_CALL, REDRIVE_CALL, Health, Recommendation
+from marketplace.health.differences import Kind, Suspect
+from marketplace.health.report import REBUILD_CALL, REDRIVE_CALL, Finding, Health, Recommendation
+from marketplace.kv.index.manifest import IndexHeader
 from marketplace.ports.dead_letter import PASSING_REASONS, DeadLetterReason
+from marketplace.ports.env import Env
+from marketplace.ports.kv import KV_LIST_LIMIT
 
 PENDING_TOLERATED: Final = 3_600.0  # seconds
 SCAN_TOLERATED: Final = 86_400.0  # seconds that the oldest request may wait for a scanner
+
+EXAMPLES: Final = 20  # of one finding
+FALLBACK_TRUNCATED: Final = "fallback-truncated"
+
+_SOURCES: Final[dict[Kind, tuple[str, ...]]] = {
+    Kind.RECORD_UNREADABLE: ("kv",),
+    Kind.INDEX_ENTRY_MISSING: ("kv", "kv_index"),
+    Kind.INDEX_ENTRY_OLDER: ("kv", "kv_index"),
+    Kind.INDEX_ENTRY_UNKNOWN: ("kv", "kv_index"),
+    Kind.INDEX_PAGE_UNREADABLE: ("kv_index",),
+}
+"""Those of other kinds are PostgreSQL and KV's records."""
+
+_TOLD: Final = {
+    Kind.RECORD_MISSING: "rows have no record in KV",
+    Kind.RECORD_OLDER: "records are older than their rows",
+    Kind.RECORD_UNREADABLE: "records cannot be read",
+    Kind.ROW_MISSING: "records have no row in PostgreSQL",
+    Kind.ROW_OLDER: "rows are older than their records",
+    Kind.OTHER_SLUG: "records are under another slug than their rows",
+    Kind.TAKEN_SLUG: "records without a row are under the slug of another skill's row",
+    Kind.INDEX_ENTRY_MISSING: "skills are not in the index",
+    Kind.INDEX_ENTRY_OLDER: "entries of the index are older than their skills",
+    Kind.INDEX_ENTRY_UNKNOWN: "entries of the index have neither record nor row",
+    Kind.INDEX_PAGE_UNREADABLE: "pages of the index are gone or damaged",
+    Kind.ALIAS_MISSING_IN_KV: "old slugs lead on in PostgreSQL only",
+    Kind.ALIAS_MISSING_IN_DATABASE: "old slugs lead on in KV only",
+}
+
+_REBUILD: Final = "Rebuild."
+_WAIT: Final = "Wait for the next check, which adds them to the index. Rebuild if they stay."
+_LOOK: Final = "Look at these records; a rebuild replaces those that have a row."
+_ACTIONS: Final = {
+    Kind.RECORD_UNREADABLE: _LOOK,
+    Kind.INDEX_ENTRY_MISSING: _WAIT,
+    Kind.INDEX_ENTRY_OLDER: _WAIT,
+}
+"""What to do about findings of these kinds; about any other: rebuild."""
 
 _CHECKS: Final = {
     "postgres": "Check that the database is up and that Hyperdrive reaches it.",
@@ -31,6 +74,48 @@ _REFUSED: Final = (
 )
 
 
+def find(
+    env: Env, suspects: Sequence[Suspect], records: int | None, index: IndexHeader | None
+) -> list[Finding]:
+    """The differences that are no delay, and what would be missing with PostgreSQL away."""
+    findings = []
+    for kind in Kind:
+        found = sorted(
+            (suspect for suspect in suspects if suspect.kind is kind and suspect.confirmed),
+            key=lambda suspect: suspect.name,
+        )
+        if found:
+            finding = Finding(
+                kind=kind,
+                sources=_SOURCES.get(kind, ("postgres", "kv")),
+                number=len(found),
+                examples=[suspect.name for suspect in found[:EXAMPLES]],
+                since=min(suspect.since for suspect in found),
+                recommendation=_ACTIONS.get(kind, _REBUILD),
+            )
+            findings.append(finding)
+    listed_at_most = env.settings.enumeration_page_budget * KV_LIST_LIMIT
+    if records is not None and records > listed_at_most and index is not None and index.problem:
+        finding = Finding(
+            kind=FALLBACK_TRUNCATED,
+            sources=("kv", "kv_index"),
+            number=records - listed_at_most,
+            examples=[],
+            since=env.now(),
+            recommendation=_REBUILD,
+        )
+        findings.append(finding)
+    return findings
+
+
+def _tell(finding: Finding) -> str:
+    if finding.kind == FALLBACK_TRUNCATED:
+        return f"With PostgreSQL away, listings would lack {finding.number} skills."
+    named = ", ".join(finding.examples[:3])
+    more = ", …" if finding.number > 3 else ""
+    return f"{finding.number} {_TOLD[Kind(finding.kind)]}: {named}{more}."
+
+
 def recommend(health: Health, *, refused: bool) -> None:
     """``refused``: whether PostgreSQL refuses every session, which is another thing to do."""
     add = health.recommendations.append
@@ -48,6 +133,7 @@ def recommend(health: Health, *, refused: bool) -> None:
     elif isinstance(health.last_repair, dict) and health.last_repair.get("ok") is False:
         reason = "The last repair did not come to a good end; its report says why."
         add(Recommendation(action="Rebuild again.", reason=reason, call=REBUILD_CALL))
+    _recommend_on_findings(health)
     passing = sum(health.dead_letters.by_reason.get(reason, 0) for reason in PASSING_REASONS)
     if passing:
         reason = f"{passing} messages failed for a passing reason."
@@ -69,6 +155,16 @@ def recommend(health: Health, *, refused: bool) -> None:
             " results came."
         )
         add(Recommendation(action="Check that scanners run and keep up.", reason=reason))
+
+
+def _recommend_on_findings(health: Health) -> None:
+    by_action: dict[str, list[Finding]] = {}
+    for finding in health.findings:
+        by_action.setdefault(finding.recommendation, []).append(finding)
+    for action, findings in by_action.items():
+        reason = " ".join(map(_tell, findings))
+        call = None if action == _WAIT else REBUILD_CALL
+        health.recommendations.append(Recommendation(action=action, reason=reason, call=call))
 
 
 def status_of(health: Health) -> Literal["ok", "drift", "failing"]:

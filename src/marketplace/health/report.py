@@ -4,6 +4,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from marketplace.health.differences import Counts
 from marketplace.ports.scan_request import ScanHour
 
 REBUILD_CALL: Final = "POST /api/v1/admin/rebuild-index"
@@ -19,7 +20,7 @@ class SourceState(msgspec.Struct, kw_only=True):
 
 
 class Drift(msgspec.Struct, kw_only=True):
-    kind: Literal["count", "members"]
+    kind: Literal["count"]
     sources: tuple[str, str]
     counts: tuple[int, int]
     difference: int
@@ -32,6 +33,20 @@ class Recommendation(msgspec.Struct, kw_only=True):
     action: str
     reason: str
     call: str | None = None
+
+
+class Finding(msgspec.Struct, kw_only=True):
+    """A difference that is no delay: it was still there a minute after it was found.
+
+    ``number`` is a floor where it is as large as `differences.MAX_SUSPECTS`.
+    """
+
+    kind: str
+    sources: tuple[str, ...]
+    number: int
+    examples: list[str]  # slugs, or keys
+    since: str
+    recommendation: str
 
 
 class DeadLetterCounts(msgspec.Struct, kw_only=True):
@@ -60,8 +75,12 @@ class Health(msgspec.Struct, kw_only=True):
     seed_count: int = 0
     drift_detected: bool = False
     drifts: list[Drift] = []
+    findings: list[Finding] = []
     recommendations: list[Recommendation] = []
     sources: dict[str, SourceState] = {}
+    counted_at: dict[str, str | None] = {}  # by source; None: not counted
+    last_walk: Counts | None = None
+    open_rules: int | None = None  # that are being applied
     last_repair: Any = None
     last_check: Any = None
     dead_letters: DeadLetterCounts = msgspec.field(default_factory=DeadLetterCounts)

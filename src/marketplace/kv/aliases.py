@@ -117,6 +117,16 @@ async def unresolved_aliases(env: Env, aliases: Mapping[str, str]) -> dict[str, 
     return ended | waiting
 
 
+async def alias_targets(env: Env, aliases: Sequence[kv_records.Alias]) -> dict[str, str]:
+    """Where aliases lead to, one hop; the value is read of those without metadata, and what leads
+    nowhere is left out. Raises KvError."""
+    unread = [alias.name for alias in aliases if alias.target is None]
+    values = await kv_access.read_all_values(env, [alias_key(name) for name in unread])
+    read = {name: _read_alias(values[alias_key(name)]) for name in unread}
+    targets = {alias.name: alias.target or read.get(alias.name) for alias in aliases}
+    return {name: target for name, target in targets.items() if target is not None}
+
+
 def _target(slug: str, values: Mapping[str, kv_access.Value]) -> tuple[bool, str | None]:
     """Whether there is a record under a slug, even a damaged one; if not, where it leads to."""
     record = kv_records.decode_skill_record(slug, values[skill_key(slug)])

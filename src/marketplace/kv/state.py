@@ -1,4 +1,5 @@
-"""States of long jobs that KV keeps while PostgreSQL is away. Of two writers the last one wins."""
+"""States of long jobs that KV keeps: those of walks over KV, and with PostgreSQL away any. Of two
+writers the last one wins."""
 
 from marketplace.kv import access as kv_access
 from marketplace.kv.keys import state_key

@@ -93,6 +93,21 @@ class Difference:
     row: Skill | None = None  # of this identity
 
 
+class AliasKey(msgspec.Struct, frozen=True, array_like=True):
+    """An old slug in KV, and the slug that it leads to."""
+
+    alias: str
+    slug: str
+
+
+@dataclass(frozen=True, slots=True)
+class LackingAlias:
+    """An old slug that one source has and the other lacks."""
+
+    alias: str
+    in_kv: bool  # and not in the table; False: the other way round
+
+
 @dataclass(frozen=True, slots=True)
 class WithoutVersions:
     """Skills that have no version, of a part of the table; ``after``: the identity to go on
@@ -216,6 +231,15 @@ class SkillDatabase(AbstractContextManager["SkillDatabase"], Protocol):
         may be further ones: go on with ``after`` the last one's name and the records after it.
         """
 
+    async def compare_aliases(
+        self, aliases: Sequence[AliasKey], *, after: str, until: str | None, limit: int
+    ) -> Sequence[LackingAlias]:
+        """Compare KV's old slugs with those of the table that are in (after, until]; in order.
+
+        Those are left out that no skill of the table would be found by: the skill is not there, or
+        another one has the slug.
+        """
+
     async def list_acted(self, *, after: str, limit: int) -> Sequence[Skill]:
         """The skills that operators did something to, in slug order, after the slug ``after``."""
 
@@ -235,6 +259,9 @@ class SkillDatabase(AbstractContextManager["SkillDatabase"], Protocol):
     async def next_open_rule(self, *, after: str) -> Rule | None:
         """The first rule after the id ``after`` that is yet to be applied."""
 
+    async def count_open_rules(self) -> int:
+        """Rules that are yet to be applied, or to be applied as lifted."""
+
     async def list_unruled(self, rule: Rule, *, after: str, limit: int) -> Sequence[str]:
         """The identities of skills, in order, after the identity ``after``, that a rule is yet to
         be applied to: they match it and have no act that names it or, if it is lifted, they have
@@ -250,6 +277,9 @@ class SkillDatabase(AbstractContextManager["SkillDatabase"], Protocol):
         """The skills that are not listed, whole, in slug order, after the slug ``after``."""
 
     async def fingerprint(self) -> Fingerprint: ...
+
+    async def count_range(self, *, after: str, until: str | None) -> int:
+        """Rows whose slug is in (after, until]; None: no upper end."""
 
     async def store_dead_letter(self, letter: DeadLetter) -> None:
         """Insert; a state of the same id is replaced unless its last failure or redrive is later.

@@ -16,10 +16,12 @@ import msgspec
 from marketplace.basics.timestamps import hour_of
 from marketplace.ports.audit import AuditEntry, AuditFilter
 from marketplace.ports.database import (
+    AliasKey,
     Counted,
     DatabaseConnector,
     Difference,
     DifferenceKind,
+    LackingAlias,
     ListingRow,
     ListingRows,
     RecordKey,
@@ -368,6 +370,13 @@ class PostgresSkillDatabase:
         )
         return [_difference(*row) for row in result.rows]
 
+    async def compare_aliases(
+        self, aliases: Sequence[AliasKey], *, after: str, until: str | None, limit: int
+    ) -> Sequence[LackingAlias]:
+        slugs = ([key.alias for key in aliases], [key.slug for key in aliases])
+        result = await self._query(queries.COMPARE_ALIASES, *slugs, after, until, limit)
+        return [LackingAlias(alias, in_kv == "t") for alias, in_kv in _filled(result)]
+
     async def list_acted(self, *, after: str, limit: int) -> Sequence[Skill]:
         result = await self._query(queries.LIST_ACTED, after, limit)
         return [_read_skill_json(skill) for (skill,) in _filled(result)]
@@ -408,6 +417,10 @@ class PostgresSkillDatabase:
         rules = self._rules(await self._query(queries.NEXT_OPEN_RULE, after))
         return next(iter(rules), None)
 
+    async def count_open_rules(self) -> int:
+        ((count,),) = _filled(await self._query(queries.COUNT_OPEN_RULES))
+        return int(count)
+
     async def list_unruled(self, rule: Rule, *, after: str, limit: int) -> Sequence[str]:
         applied = _json([{"rule": rule.id}])
         if rule.lifted_at is None:
@@ -435,6 +448,10 @@ class PostgresSkillDatabase:
     async def list_withheld(self, *, after: str, limit: int) -> Sequence[Skill]:
         result = await self._query(queries.LIST_WITHHELD, after, limit)
         return [_read_skill_json(skill) for (skill,) in _filled(result)]
+
+    async def count_range(self, *, after: str, until: str | None) -> int:
+        ((count,),) = _filled(await self._query(queries.COUNT_RANGE, after, until))
+        return int(count)
 
     async def fingerprint(self) -> Fingerprint:
         result = await self._query(queries.FINGERPRINT)

@@ -402,6 +402,38 @@ order by difference.name, difference.kind = 'missing-in-kv'
 """$1 slugs, $2 identities, $3 revisions of KV's records; $4 after, $5 until (NULL: the end),
 $6 how many differences at most."""
 
+COUNT_RANGE: Final = """
+select count(*) from skill where name > $1::text and ($2::text is null or name <= $2::text)
+"""
+"""$1 after, $2 until (NULL: the end)."""
+
+COMPARE_ALIASES: Final = """
+with asked as (
+    select alias collate "C" as alias, slug collate "C" as slug
+    from unnest($1::text[], $2::text[]) as asked (alias, slug)
+),
+lacking as (
+    select asked.alias, true as in_kv
+    from asked
+    left join skill_alias as mine on mine.alias = asked.alias
+    left join skill_alias as target on target.alias = asked.slug
+    where mine.alias is null and exists (
+        select from skill where skill.name = asked.slug or skill.identity = target.identity
+    )
+    union all
+    select alias, false
+    from skill_alias
+    where alias > $3::text and ($4::text is null or alias <= $4::text)
+        and alias not in (select alias from asked)
+        and exists (select from skill where skill.identity = skill_alias.identity)
+)
+select alias, in_kv from lacking
+where not exists (select from skill where skill.name = lacking.alias)
+order by alias
+limit $5::bigint
+"""
+"""$1 old slugs, $2 the slugs that they lead to; $3 after, $4 until (NULL: the end), $5 limit."""
+
 LIST_ACTED: Final = f"""
 select {skill_json("acted")}
 from (
@@ -450,6 +482,8 @@ where id in (
 order by id
 """
 """$1 what the targets are matched by, $2 their values, $3 ids."""
+
+COUNT_OPEN_RULES: Final = "select count(*) from rule where applied_at is null"
 
 NEXT_OPEN_RULE: Final = f"""
 select {_RULE_JSON} from rule where applied_at is null and id > $1::text order by id limit 1

@@ -12,8 +12,11 @@ import msgspec
 
 from marketplace.basics.timestamps import EPOCH, seconds_since
 from marketplace.health.check import check_health
-from marketplace.health.report import Health
+from marketplace.health.differences import ADDED_TO_INDEX
+from marketplace.health.report import Finding, Health
+from marketplace.health.walk import load_suspects, walk_on
 from marketplace.kv.counting import CountingKv
+from marketplace.kv.index.writing import add_to_published_index
 from marketplace.operations.leases import give_lease_back, take_lease
 from marketplace.operations.reports import LAST_CHECK, read_state, save_report
 from marketplace.ports.env import Env, get_db
@@ -25,7 +28,7 @@ from marketplace.repair.rebuild_job import RebuildJob
 NIGHTLY_CRON: Final = "17 3 * * *"
 
 _HEALTH_OPERATIONS: Final = 250
-"""What a health check takes at 110,000 skills, about. With fewer left the next run does it."""
+"""What a step of the walk and a health check take at most. With fewer left the next run does it."""
 
 FIRST_WAIT_SECONDS: Final = 600.0
 LONGEST_WAIT_SECONDS: Final = 6 * 3600.0
@@ -68,14 +71,52 @@ async def _check(env: Env) -> Report:
     repair = await run_light_repair(env)
     if budget - kv.operations < _HEALTH_OPERATIONS:
         return {"ok": not repair.errors, "repair": repair, "cutShort": "KV operations"}
-    health = await check_health(env)
+    is_counted = await _walk_on(env)
+    health = await check_health(env, live=not is_counted)
+    if health.findings:
+        found = [
+            {"kind": f.kind, "number": f.number, "first": f.examples[:3]} for f in health.findings
+        ]
+        env.log("sources-differ", level="warning", findings=found)
+        await _mend_index(env)
     report: Report = {
         "ok": not repair.errors and health.status != "failing",
         "status": health.status,
         "drifts": [drift.message for drift in health.drifts],
+        "findings": len(health.findings),
         "repair": repair,
     }
     return report | await _rebuild_on_drift(env, health, unfinished)
+
+
+def _in_short(finding: Finding) -> Report:
+    return {"kind": finding.kind, "number": finding.number, "first": finding.examples[:3]}
+
+
+async def _walk_on(env: Env) -> bool:
+    """Make a step of the walk over all records; whether it was a whole walk. A failure is logged:
+    the next check makes the step then."""
+    try:
+        return (await walk_on(env)).complete
+    except StorageError as error:
+        env.log("walk-put-off", level="warning", reason=error.reason)
+        return False
+
+
+async def _mend_index(env: Env) -> None:
+    """Add what the index is found to lack, as a publish would have. Publishes that come at once
+    leave each other out, and that alone is worth no rebuild."""
+    try:
+        lacking = {
+            suspect.identity
+            for suspect in await load_suspects(env)
+            if suspect.confirmed and suspect.kind in ADDED_TO_INDEX
+        }
+        rows = await (await get_db(env)).get_skills(sorted(lacking)) if lacking else {}
+    except StorageError as error:
+        env.log("index-not-mended", level="warning", reason=error.reason)
+    else:
+        await add_to_published_index(env, list(rows.values()))
 
 
 class _Pace(msgspec.Struct, frozen=True, rename="camel"):

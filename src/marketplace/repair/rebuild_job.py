@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from marketplace.basics.timestamps import age_in_seconds
+from marketplace.health.differences import Counts
 from marketplace.kv.index.writing import IndexProgress, new_generation
 from marketplace.operations.reports import read_state
 from marketplace.ports.env import Env, get_db
@@ -51,6 +52,7 @@ class RebuildJob(msgspec.Struct, kw_only=True, rename="camel"):
     abandoned: int = 0  # how often in a row it was found standing still
     steps: int = 0
     max_kv_operations: int = 0  # of any one step
+    walk: Counts | None = None  # of the second walk, for health
     processed: int = 0
     estimated_total: int | None = None
     failure: str | None = None

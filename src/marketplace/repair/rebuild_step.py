@@ -10,6 +10,7 @@ from datetime import timedelta
 from itertools import groupby
 from typing import Final, Literal
 
+from marketplace.health.walk import count_page, save_walk
 from marketplace.kv.access import write_again_if_refused
 from marketplace.kv.aliases import unresolved_aliases
 from marketplace.kv.counting import CountingKv
@@ -135,6 +136,7 @@ class Step:
             if not job.dry_run:
                 await self._writer.add(summaries)
             after = until or after
+        job.walk = await count_page(self._env, job.walk, page, start)
         if page.cursor is not None:
             return True
         if job.dry_run:
@@ -142,6 +144,7 @@ class Step:
         else:
             # A publish may have written the manifest within this second.
             await write_again_if_refused(self._writer.finish)
+            await save_walk(self._env, job.walk)
         return True
 
     async def _reconcile(self, page: PublishedPage) -> bool:

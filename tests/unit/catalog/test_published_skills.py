@@ -137,3 +137,22 @@ async def test_beyond_the_budget_the_index_answers_for_the_rest(market: Market) 
     assert names(partial) == slugs[:10]
     assert partial.degraded == ("index: missing",)
     assert market.kv.peek(INDEX_KEY) is None  # a part is no index
+
+
+@pytest.mark.market(page_limit=5, settings=Settings(enumeration_page_budget=2))
+async def test_beyond_the_budget_an_index_that_is_smaller_or_damaged_is_told(
+    market: Market,
+) -> None:
+    slugs = [f"s-{number:02}" for number in range(30)]
+    await write_records(market, *slugs)
+    await write_index(market, "g1", *slugs[:3])
+    skills = await listing(market)
+    assert (names(skills), skills.short) == (slugs[:10], True)
+    assert skills.degraded == ("index: smaller than what was enumerated, which is not all",)
+    await write_index(market, "g2", *slugs)
+    assert (await listing(market)).short is False
+    for page in market.kv.keys(f"{INDEX_KEY}:g2"):
+        market.kv.damage(page, None)
+    skills = await listing(market)
+    assert (names(skills), skills.short) == (slugs[:10], True)
+    assert skills.degraded[0].endswith("missing")

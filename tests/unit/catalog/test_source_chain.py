@@ -16,7 +16,7 @@ from marketplace.catalog.published_skills import KEPT_FROM_BEFORE
 from marketplace.catalog.source_chain import TooLate
 from marketplace.kv.keys import INDEX_KEY, OUTBOX_PREFIX
 from marketplace.kv.outbox import write_outbox
-from marketplace.ports.env import READ_BUDGET_SECONDS, Env
+from marketplace.ports.env import READ_BUDGET_SECONDS, Env, Settings
 from marketplace.ports.errors import DatabaseError
 from marketplace.ports.isolate import KEPT_SECONDS, FallbackCache
 from marketplace.skills.listing_rules import ListingQuery
@@ -122,6 +122,18 @@ async def test_what_was_enumerated_before_time_ran_out_is_listed_and_marked(
     answer = await isolate.listing()
     assert answer.value.total == 20 + len(SEED.skills)
     assert {"enumeration: deadline", "kv-enumeration: truncated"} <= set(answer.reasons)
+
+
+@pytest.mark.market(page_limit=10, settings=Settings(enumeration_page_budget=2))
+async def test_a_whole_answer_is_kept_rather_than_one_of_a_truncated_enumeration(
+    isolate: Isolate,
+) -> None:
+    isolate.market.kv.damage(INDEX_KEY, None)
+    assert (await isolate.listing()).value.total == WHOLE
+    isolate.market.tables.before = _refuse
+    answer = await isolate.listing()
+    assert answer.value.total == WHOLE
+    assert {"kv-enumeration: truncated", KEPT_FROM_BEFORE} <= set(answer.reasons)
 
 
 @pytest.mark.parametrize("database", [_refuse, _hang])

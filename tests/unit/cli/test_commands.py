@@ -112,6 +112,25 @@ def test_health_shows_drifts_and_what_to_do(marketplace: FakeMarketplace) -> Non
         assert expected in result.stdout
 
 
+LASTING = {
+    "kind": "record-missing",
+    "sources": ["postgres", "kv"],
+    "number": 3,
+    "examples": ["pdf-tools", "csv-tools"],
+    "since": "2026-11-24T08:00:00.000Z",
+    "recommendation": "Rebuild.",
+}
+
+
+def test_health_shows_differences_of_members(marketplace: FakeMarketplace) -> None:
+    counted = {"postgres": "2026-11-24T08:15:00.000Z", "kv": "2026-11-24T08:05:00.000Z"}
+    changes = {"findings": [LASTING], "counted_at": counted, "open_rules": 7}
+    marketplace.on("GET", HEALTH, health(**changes))
+    shown = marketplace.run("health").stdout
+    for expected in ("record-missing", "pdf-tools, csv-tools", *counted.values(), "rules being"):
+        assert expected in shown
+
+
 AWAY = {"reachable": False, "latency_ms": None, "error": "connection refused"}
 FINDINGS: dict[str, dict[str, Any]] = {
     "status drift": {"status": "drift"},
@@ -119,6 +138,7 @@ FINDINGS: dict[str, dict[str, Any]] = {
     "status unknown": {"status": "odd"},
     "drift detected": {"drift_detected": True},
     "a drift": {"drifts": [DRIFT]},
+    "a difference of members": {"findings": [LASTING]},
     "a recommendation": {"recommendations": [ADVICE]},
     "a source away": {"prisma_count": None, "sources": {"postgres": AWAY}},
     "a source with an error": {"sources": {"kv": {"reachable": True, "error": "slow"}}},

@@ -66,6 +66,12 @@ def unpack(block: Block) -> Iterator[Entry]:
     return _decode(block, lambda line: (_head_decoder.decode(line).name, line))
 
 
+def versions(block: Block) -> Iterator[tuple[str, str]]:
+    """Slug and revision of each entry. Raises InvalidData for damaged data."""
+    heads = _decode(block, _head_decoder.decode)
+    return ((head.name, head.revision) for head in heads)
+
+
 def _decode(block: Block, decode: Callable[[bytes], T]) -> Iterator[T]:
     try:
         for line in zlib.decompress(block.data).split(b"\n"):

@@ -60,6 +60,7 @@ class IndexHeader:
     recent: int = 0
     fingerprint: Fingerprint | None = None
     age_seconds: float | None = None
+    manifest: Manifest | None = None
 
 
 async def index_header(env: Env) -> IndexHeader:
@@ -73,6 +74,7 @@ async def index_header(env: Env) -> IndexHeader:
         recent=len(manifest.recent),
         fingerprint=manifest.fingerprint,
         age_seconds=age_in_seconds(manifest.rebuilt_at or manifest.written_at, env.now()),
+        manifest=manifest,
     )
 
 
