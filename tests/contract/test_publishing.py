@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from marketplace.basics.timestamps import normalize_timestamp
-from marketplace.ports.database import DatabaseConnector, Upserted
+from marketplace.ports.database import AliasRow, DatabaseConnector, Upserted
 from marketplace.ports.errors import DatabaseError
 from marketplace.skills.acts import Act, ActKind, Severity
 from marketplace.skills.change import Acted, Scanned, State
@@ -519,6 +519,31 @@ async def test_an_alias_may_come_before_its_skill_and_never_hides_a_row(
 
         assert await db.get_skill("old-pdf") == record
         assert await db.get_skill("other") == skill("other")
+
+
+async def test_aliases_are_added_found_and_listed_in_bulk(connect: DatabaseConnector) -> None:
+    first, second = skill("first"), skill("second")
+    with await connect() as db:
+        assert await db.find_claims([]) == {}
+        assert await db.list_aliases(after="", limit=9) == []
+        await db.upsert_skills([first, second])
+        await db.add_aliases({})
+        await db.add_aliases({"b": first.identity, "a": second.identity, "c": "nobody#x"})
+        await db.add_aliases({"a": first.identity, "second": first.identity})
+        assert await db.find_claims(["a", "b", "c", "first", "second", "none"]) == {
+            "a": second.identity,
+            "b": first.identity,
+            "c": "nobody#x",
+            "first": first.identity,
+            "second": second.identity,
+        }
+        listed = await db.list_aliases(after="a", limit=2)
+        assert listed == [
+            AliasRow("b", first.identity, "first"),
+            AliasRow("c", "nobody#x", None),
+        ]
+        listed = await db.list_aliases(after="c", limit=2)
+        assert listed == [AliasRow("second", first.identity, None)]  # a skill has that slug
 
 
 async def test_an_alias_is_not_taken_from_the_skill_it_leads_to(

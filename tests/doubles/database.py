@@ -20,6 +20,7 @@ import msgspec
 from marketplace.basics.timestamps import hour_of
 from marketplace.ports.audit import AuditEntry, AuditFilter
 from marketplace.ports.database import (
+    AliasRow,
     Counted,
     Difference,
     DifferenceKind,
@@ -53,7 +54,7 @@ from marketplace.skills.rules import Rule, RuleLift, Target, owners_of
 from marketplace.skills.scan import Refusal
 from marketplace.skills.seed import Claim, Seed
 from marketplace.skills.skill import KEPT, MOMENTS, Skill, SkillSummary, Status
-from marketplace.skills.slugs import slugify
+from marketplace.skills.slugs import is_slug, slugify
 from marketplace.skills.submission import Submission
 from marketplace.skills.updates import FoundInstalled, Installed, is_superseded
 from marketplace.skills.version_history import SkillVersion, is_new_version, version_of
@@ -418,6 +419,32 @@ class DoubleSession:
         if slugify(alias) != alias or not alias:
             raise DatabaseRejected(f"not a slug: {alias!r}")
         self.tables.aliases.setdefault(alias, identity)
+
+    @_operation("add_aliases")
+    def add_aliases(self, aliases: Mapping[str, str]) -> None:
+        if not all(is_slug(alias) for alias in aliases):
+            raise DatabaseRejected("an alias is no slug")
+        for alias, identity in aliases.items():
+            self.tables.aliases.setdefault(alias, identity)
+
+    @_operation("find_claims")
+    def find_claims(self, slugs: Sequence[str]) -> Mapping[str, str]:
+        claims = self.tables.aliases | self.tables.identities
+        return {slug: claims[slug] for slug in slugs if slug in claims}
+
+    @_operation("list_aliases")
+    def list_aliases(self, *, after: str, limit: int) -> Sequence[AliasRow]:
+        tables = self.tables
+        aliases = sorted(alias for alias in tables.aliases if alias > after)[:limit]
+        return [
+            AliasRow(
+                alias,
+                tables.aliases[alias],
+                None if row is None or alias in tables.identities else row.name,
+            )
+            for alias in aliases
+            for row in [tables.rows.get(tables.aliases[alias])]
+        ]
 
     @_operation("mark_in_kv")
     def mark_in_kv(self, versions: Sequence[RecordKey]) -> Sequence[str]:

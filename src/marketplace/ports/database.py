@@ -93,6 +93,16 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True)
+class AliasRow:
+    """An old slug in the table. ``name``: the slug that its skill has now, None where there is no
+    such skill, or where another skill has the old slug by now."""
+
+    alias: str
+    identity: str
+    name: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class WithoutVersions:
     """Skills that have no version, of a part of the table; ``after``: the identity to go on
     after, None where the table ends."""
@@ -183,6 +193,16 @@ class SkillDatabase(AbstractContextManager["SkillDatabase"], Protocol):
 
         An alias that leads to another identity stays: it is that skill's link.
         """
+
+    async def add_aliases(self, aliases: Mapping[str, str]) -> None:
+        """As ``add_alias``, for many: identities by old slug."""
+
+    async def find_claims(self, slugs: Sequence[str]) -> Mapping[str, str]:
+        """The identities that have these slugs or, if none has one, have left it; absent where
+        nobody has."""
+
+    async def list_aliases(self, *, after: str, limit: int) -> Sequence[AliasRow]:
+        """The aliases in order, after the alias ``after``."""
 
     async def mark_in_kv(self, versions: Sequence[RecordKey]) -> Sequence[str]:
         """Note that KV holds these revisions. The slugs of those whose row has another revision

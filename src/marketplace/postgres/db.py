@@ -16,6 +16,7 @@ import msgspec
 from marketplace.basics.timestamps import hour_of
 from marketplace.ports.audit import AuditEntry, AuditFilter
 from marketplace.ports.database import (
+    AliasRow,
     Counted,
     DatabaseConnector,
     Difference,
@@ -334,7 +335,22 @@ class PostgresSkillDatabase:
         await self._query(queries.ADD_FIRST_VERSIONS, _json(rows))
 
     async def add_alias(self, alias: str, identity: str) -> None:
-        await self._query(queries.ADD_ALIAS, alias, identity)
+        await self.add_aliases({alias: identity})
+
+    async def add_aliases(self, aliases: Mapping[str, str]) -> None:
+        await self._query(queries.ADD_ALIASES, list(aliases), list(aliases.values()))
+
+    async def find_claims(self, slugs: Sequence[str]) -> Mapping[str, str]:
+        if not slugs:
+            return {}
+        result = await self._query(queries.FIND_CLAIMS, slugs)
+        return {row[0]: row[1] for row in _filled(result)}
+
+    async def list_aliases(self, *, after: str, limit: int) -> Sequence[AliasRow]:
+        result = await self._query(queries.LIST_ALIASES, after, limit)
+        return [
+            AliasRow(alias or "", identity or "", name) for alias, identity, name in result.rows
+        ]
 
     async def mark_in_kv(self, versions: Sequence[RecordKey]) -> Sequence[str]:
         result = await self._write(queries.MARK_IN_KV, *_columns(versions))

@@ -294,10 +294,34 @@ order by identity
 ADD_FIRST_VERSIONS: Final = _add_versions("$1", written="true")
 """$1 JSON array of versions."""
 
-ADD_ALIAS: Final = """
-insert into skill_alias (alias, identity) values ($1::text, $2::text) on conflict do nothing
+ADD_ALIASES: Final = """
+insert into skill_alias (alias, identity)
+select alias, identity from unnest($1::text[], $2::text[]) as old (alias, identity)
+order by alias
+on conflict do nothing
 """
-"""$1 alias, $2 identity. An alias that leads to another skill stays: it is that skill's link."""
+"""$1 aliases, $2 identities. An alias that leads to another skill stays: it is that skill's
+link."""
+
+FIND_CLAIMS: Final = """
+select slug, coalesce(skill.identity, skill_alias.identity)
+from unnest($1::text[]) as asked (slug)
+left join skill on skill.name = slug
+left join skill_alias on skill_alias.alias = slug
+where skill.identity is not null or skill_alias.identity is not null
+"""
+"""$1 slugs."""
+
+LIST_ALIASES: Final = """
+select alias, old.identity,
+    case when not exists (select from skill as taken where taken.name = alias) then name end
+from (
+    select * from skill_alias where alias > $1::text order by alias limit $2::bigint
+) as old
+left join skill on skill.identity = old.identity
+order by alias
+"""
+"""$1 the alias before, $2 limit."""
 
 MARK_IN_KV: Final = """
 with noted as (

@@ -25,6 +25,10 @@ REBUILD_STATE: Final = "rebuild"
 MAX_RACES: Final = 10  # changes of the state that others were quicker with
 
 
+Stage = Literal["outbox", "rules", "acts", "alias-keys", "alias-rows", "reconcile", "index", "done"]
+"""In the order in which they come."""
+
+
 class ErrorDetail(msgspec.Struct):
     key: str
     reason: str
@@ -42,7 +46,7 @@ class RebuildJob(msgspec.Struct, kw_only=True, rename="camel"):
     started_at: str
     dry_run: bool
     index: IndexProgress
-    stage: Literal["outbox", "rules", "acts", "reconcile", "index", "done"] = "outbox"
+    stage: Stage = "outbox"
     position: Position = msgspec.field(default_factory=Position)
     sequence: int = 0  # grows with every saved state
     saved_at: str | None = None
@@ -64,6 +68,7 @@ class RebuildJob(msgspec.Struct, kw_only=True, rename="camel"):
     kv_backfilled: int = 0
     conflicts_resolved: int = 0
     metadata_restored: int = 0
+    aliases_repaired: int = 0
     error_details: list[ErrorDetail] = []
 
     @property
@@ -85,7 +90,7 @@ class RebuildJob(msgspec.Struct, kw_only=True, rename="camel"):
         self.add_error("rebuild", f"{error.reason}: {error}")
         self.stage = "done"
 
-    def move_to(self, stage: Literal["rules", "acts", "reconcile", "index", "done"]) -> None:
+    def move_to(self, stage: Stage) -> None:
         self.stage = stage
         self.position = Position()
 
@@ -100,6 +105,7 @@ class RebuildJob(msgspec.Struct, kw_only=True, rename="camel"):
             "kvBackfilled": self.kv_backfilled,
             "conflictsResolved": self.conflicts_resolved,
             "metadataRestored": self.metadata_restored,
+            "aliasesRepaired": self.aliases_repaired,
             "errorDetails": self.error_details,
             "durationMs": None if seconds is None else 1000 * seconds,
             "complete": self.complete,

@@ -19,6 +19,7 @@ from marketplace.ports.database import Difference, SkillDatabase
 from marketplace.ports.env import Env, get_db
 from marketplace.publishing.outbox import OUTBOX_BATCH, drain_outbox
 from marketplace.publishing.withheld import refresh_withheld
+from marketplace.repair.aliases import ALIAS_OPERATIONS, aliases_into_database, aliases_into_kv
 from marketplace.repair.logged_acts import REPLAY_OPERATIONS, replay_acts
 from marketplace.repair.logged_rules import replay_rules
 from marketplace.repair.rebuild_job import Position, RebuildJob
@@ -57,6 +58,10 @@ class Step:
                 return await self._rules()
             case "acts":
                 return await self._acts()
+            case "alias-keys":
+                return await self._alias_keys()
+            case "alias-rows":
+                return await self._alias_rows()
             case "reconcile":
                 return await self._walk(self._reconcile, then="index")
             case _:
@@ -83,7 +88,7 @@ class Step:
             drained = await drain_outbox(self._env)
             job.prisma_backfilled += drained.news
             more = drained.entries == OUTBOX_BATCH
-        job.move_to("reconcile" if job.dry_run else "rules")
+        job.move_to("alias-keys" if job.dry_run else "rules")
         return True
 
     async def _rules(self) -> bool:
@@ -105,8 +110,33 @@ class Step:
             position.cursor = replayed.cursor
             if replayed.cursor is None:
                 await refresh_withheld(self._env)
-                self._job.move_to("reconcile")
+                self._job.move_to("alias-keys")
                 return True
+        return False
+
+    async def _alias_keys(self) -> bool:
+        """Old slugs come before the walk, which then gives none of them to another skill."""
+        job = self._job
+        while self._has_room(ALIAS_OPERATIONS):
+            repaired = await aliases_into_database(
+                self._env, job.position.cursor, dry_run=job.dry_run
+            )
+            job.aliases_repaired += repaired.aliases
+            job.position.cursor = repaired.go_on
+            if repaired.go_on is None:
+                job.move_to("alias-rows")
+                return True
+        return False
+
+    async def _alias_rows(self) -> bool:
+        job = self._job
+        while self._has_room(ALIAS_OPERATIONS):
+            repaired = await aliases_into_kv(self._env, job.position.after, dry_run=job.dry_run)
+            job.aliases_repaired += repaired.aliases
+            if repaired.go_on is None:
+                job.move_to("reconcile")
+                return True
+            job.position.after = repaired.go_on
         return False
 
     async def _walk(
