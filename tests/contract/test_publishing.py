@@ -543,7 +543,7 @@ async def test_aliases_are_added_found_and_listed_in_bulk(connect: DatabaseConne
             AliasRow("c", "nobody#x", None),
         ]
         listed = await db.list_aliases(after="c", limit=2)
-        assert listed == [AliasRow("second", first.identity, None)]  # a skill has that slug
+        assert listed == [AliasRow("second", first.identity, "first", is_taken=True)]
 
 
 async def test_an_alias_is_not_taken_from_the_skill_it_leads_to(

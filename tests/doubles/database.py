@@ -440,7 +440,8 @@ class DoubleSession:
             AliasRow(
                 alias,
                 tables.aliases[alias],
-                None if row is None or alias in tables.identities else row.name,
+                None if row is None else row.name,
+                alias in tables.identities,
             )
             for alias in aliases
             for row in [tables.rows.get(tables.aliases[alias])]

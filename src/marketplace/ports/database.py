@@ -95,11 +95,12 @@ class Difference:
 @dataclass(frozen=True, slots=True)
 class AliasRow:
     """An old slug in the table. ``name``: the slug that its skill has now, None where there is no
-    such skill, or where another skill has the old slug by now."""
+    such skill; ``is_taken``: a skill has the old slug itself by now."""
 
     alias: str
     identity: str
     name: str | None
+    is_taken: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -349,7 +349,8 @@ class PostgresSkillDatabase:
     async def list_aliases(self, *, after: str, limit: int) -> Sequence[AliasRow]:
         result = await self._query(queries.LIST_ALIASES, after, limit)
         return [
-            AliasRow(alias or "", identity or "", name) for alias, identity, name in result.rows
+            AliasRow(alias or "", identity or "", name, taken == "t")
+            for alias, identity, name, taken in result.rows
         ]
 
     async def mark_in_kv(self, versions: Sequence[RecordKey]) -> Sequence[str]:

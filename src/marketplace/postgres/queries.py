@@ -313,8 +313,7 @@ where skill.identity is not null or skill_alias.identity is not null
 """$1 slugs."""
 
 LIST_ALIASES: Final = """
-select alias, old.identity,
-    case when not exists (select from skill as taken where taken.name = alias) then name end
+select alias, old.identity, name, exists (select from skill as taken where taken.name = alias)
 from (
     select * from skill_alias where alias > $1::text order by alias limit $2::bigint
 ) as old

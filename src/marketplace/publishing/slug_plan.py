@@ -1,5 +1,6 @@
 """Which slugs a skill may get, as far as KV and the seed tell. PostgreSQL decides among them."""
 
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -7,6 +8,7 @@ from marketplace.kv.aliases import Claims, read_claims
 from marketplace.ports.env import Env
 from marketplace.ports.errors import KvError
 from marketplace.skills.change import Change, Knowing
+from marketplace.skills.merging import merge
 from marketplace.skills.skill import Skill
 from marketplace.skills.slugs import assignable_candidates
 
@@ -17,13 +19,18 @@ class SlugPlan:
 
     change: Change
     candidates: Sequence[str]  # free or its own, as far as KV and the seed tell; its own first
-    own: Skill | None  # what KV holds of this identity
+    owned: Sequence[Skill]  # the records of this identity, the newest one first
     checked: bool  # whether KV could be asked; without that nothing may be written there
 
     @property
     def identity(self) -> str:
         """Of the skill."""
         return self.change.identity
+
+    @property
+    def own(self) -> Skill | None:
+        """What KV holds of this identity."""
+        return next(iter(self.owned), None)
 
 
 async def read_wanted_slugs(env: Env, identities: Iterable[str]) -> Claims:
@@ -73,12 +80,13 @@ def plan_slug(env: Env, change: Change, claims: Claims) -> SlugPlan:
     candidates = [slug for slug in wanted[:-1] if is_free(slug)] + [wanted[-1]]
     perhaps = (holders.get(slug, left.get(slug)) for slug in candidates)
     owned = [skill for skill in perhaps if skill is not None and skill.identity == identity]
-    own = max(owned, key=lambda record: record.revision, default=None)
-    if own is not None:  # a published skill keeps its slug, also where PostgreSQL lost the row
-        candidates = list(dict.fromkeys([own.name, *candidates]))
-    known = own or env.seed.by_identity.get(identity)
+    owned.sort(key=lambda record: record.revision, reverse=True)
+    if owned:  # a published skill keeps its slug, also where PostgreSQL lost the row
+        candidates = list(dict.fromkeys([owned[0].name, *candidates]))
+    seeded = env.seed.by_identity.get(identity)
+    known = functools.reduce(merge, owned) if owned else seeded
     change = change if known is None else Knowing(change, known)
-    return SlugPlan(change, candidates, own, wanted[-1] in claims.records)
+    return SlugPlan(change, candidates, owned, wanted[-1] in claims.records)
 
 
 def _identity_of(skill: Skill | None) -> str | None:

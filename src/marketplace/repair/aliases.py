@@ -13,6 +13,7 @@ from marketplace.kv.aliases import Claims, list_aliases, mark_moved, read_claims
 from marketplace.kv.summaries import Moved
 from marketplace.ports.database import AliasRow
 from marketplace.ports.env import Env, get_db
+from marketplace.repair.foresight import Foresight
 
 ALIAS_OPERATIONS: Final = 400
 """KV operations that a portion takes at most, about."""
@@ -29,9 +30,11 @@ class RepairedAliases:
     go_on: str | None
 
 
-async def aliases_into_database(env: Env, cursor: str | None, *, dry_run: bool) -> RepairedAliases:
+async def aliases_into_database(
+    env: Env, cursor: str | None, foresight: Foresight
+) -> RepairedAliases:
     """Give the table the aliases of a portion of KV's that it lacks; those that lead to no skill
-    stay in KV alone. Raises DatabaseError, KvError."""
+    stay in KV alone. A dry run only counts them. Raises DatabaseError, KvError."""
     page = await list_aliases(env, cursor=cursor, limit=_PORTION)
     database = await get_db(env)
     known = await database.find_claims(page.aliases)
@@ -40,33 +43,43 @@ async def aliases_into_database(env: Env, cursor: str | None, *, dry_run: bool) 
     ends = {alias: claims.targets[alias] for alias in claims.old if alias not in missing}
     rows = await database.find_claims(sorted(set(ends.values())))
     missing |= {alias: rows[slug] for alias, slug in ends.items() if slug in rows}
-    if missing and not dry_run:
+    if missing and not foresight.job.dry_run:
         await database.add_aliases(missing)
-    return RepairedAliases(len(missing), page.cursor)
+    made = foresight.made(set(ends.values()) - rows.keys())
+    number = len(missing) + sum(slug in made for slug in ends.values())
+    return RepairedAliases(number, page.cursor)
 
 
-async def aliases_into_kv(env: Env, after: str, *, dry_run: bool) -> RepairedAliases:
-    """Let the aliases of a portion of the table lead to the same skills in KV. Raises
-    DatabaseError, KvError."""
+async def aliases_into_kv(env: Env, after: str, foresight: Foresight) -> RepairedAliases:
+    """Let the aliases of a portion of the table lead to the same skills in KV. A dry run only
+    counts them. Raises DatabaseError, KvError."""
     rows = await (await get_db(env)).list_aliases(after=after, limit=_PORTION)
     claims = await read_claims(env, [row.alias for row in rows])
-    lost = {row.alias: row.name for row in rows if row.name and _lacks(claims, row)}
+    made = foresight.first_slugs([row.identity for row in rows if row.name is None])
+    names = {row.alias: row.name or made.get(row.identity, row.alias) for row in rows}
+    lost = {
+        row.alias: names[row.alias]
+        for row in rows
+        if not row.is_taken
+        and names[row.alias] != row.alias
+        and _lacks(claims, row, names[row.alias])
+    }
 
     async def write(alias: str) -> None:
         note = isinstance(claims.records[alias], Moved)
         leave = mark_moved if note else write_alias
         await write_again_if_refused(lambda: leave(env, alias, lost[alias]))
 
-    if not dry_run:
+    if not foresight.job.dry_run:
         await map_bounded(list(lost), write)
     return RepairedAliases(len(lost), rows[-1].alias if len(rows) == _PORTION else None)
 
 
-def _lacks(claims: Claims, row: AliasRow) -> bool:
+def _lacks(claims: Claims, row: AliasRow, name: str) -> bool:
     """Whether KV leads from an old slug to nothing, or to another skill."""
     if row.alias not in claims.targets:
         # A record there is moved out of the way by the walk over the records.
         return claims.records[row.alias] is None
     skill = claims.old[row.alias]
     leads_there = skill is not None and skill.identity == row.identity
-    return not leads_there and claims.targets[row.alias] != row.name
+    return not leads_there and claims.targets[row.alias] != name

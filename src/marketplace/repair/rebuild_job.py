@@ -25,7 +25,7 @@ REBUILD_STATE: Final = "rebuild"
 MAX_RACES: Final = 10  # changes of the state that others were quicker with
 
 
-Stage = Literal["outbox", "rules", "acts", "alias-keys", "alias-rows", "reconcile", "index", "done"]
+Stage = Literal["outbox", "rules", "acts", "alias-keys", "reconcile", "alias-rows", "index", "done"]
 """In the order in which they come."""
 
 
@@ -60,7 +60,8 @@ class RebuildJob(msgspec.Struct, kw_only=True, rename="camel"):
     failure: str | None = None
     finished_at: str | None = None
     placed: list[str] = []  # slugs written ahead of the walk
-    parted: int = 0  # skills that a dry run would give a slug besides the one they share
+    foreseen: str = ""  # rows that a dry run would have made, see foresight
+    parted: int = 0  # slugs that a dry run would give besides those that the sources have
     rebuilt: int = 0
     errors: int = 0
     orphaned_aliases: int = 0
@@ -93,6 +94,8 @@ class RebuildJob(msgspec.Struct, kw_only=True, rename="camel"):
     def move_to(self, stage: Stage) -> None:
         self.stage = stage
         self.position = Position()
+        if stage == "index":
+            self.foreseen = ""
 
     def report(self, now: str) -> dict[str, Any]:
         seconds = age_in_seconds(self.started_at, self.finished_at or now)
@@ -141,7 +144,7 @@ class Rebuilds(msgspec.Struct, rename="camel"):
     def followed_by(self, env: Env, job: RebuildJob) -> "Rebuilds":
         begun = new_job(env, dry_run=job.dry_run)
         begun.id = job.id
-        ended = msgspec.structs.replace(self.current, placed=[])
+        ended = msgspec.structs.replace(self.current, placed=[], foreseen="")
         following = None if self.following is job else self.following
         return Rebuilds(begun, previous=ended, following=following)
 

@@ -143,6 +143,19 @@ async def test_an_alias_never_hides_a_skill_that_has_the_slug(market: Market) ->
     assert await _led(market, ["moved"]) == [[OTHER.repo_url]] * 2
 
 
+async def test_a_record_under_an_old_slug_is_moved_and_its_alias_counted_once(
+    market: Market,
+) -> None:
+    await market.fill([MOVED])
+    await market.fill([OTHER], table=False)
+    market.tables.aliases["moved"] = MOVED.identity
+    dry = await rebuild(market, dry_run=True)
+    real = await rebuild(market)
+    assert numbers(dry) == numbers(real)
+    assert (real["aliasesRepaired"], real["conflictsResolved"]) == (0, 1)
+    assert not any(changes(await rebuild(market)))
+
+
 @pytest.mark.parametrize("slug", ["x", "self"])
 async def test_circles_end(market: Market, slug: str) -> None:
     await write_alias(market.env, "x", "y")
