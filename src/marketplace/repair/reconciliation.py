@@ -186,7 +186,9 @@ class Reconciler:
             is_current = _is_of(record, row) and covers(record, row)
             is_current |= made is not None and made.how is not How.INSERTED
             ahead = row.name > self.job.position.after and row.name not in written
-            plan.moved.append(_Misplaced(skill, newer, newer or (ahead and not is_current)))
+            # The row is written over its record, which must not know more.
+            both = merge(skill, record) if _is_of(record, row) else skill
+            plan.moved.append(_Misplaced(both, newer, newer or (ahead and not is_current)))
             if ahead:
                 self.job.place(row.name)
         plan.unmarked = [skills[name] for name in unmarked if name in skills]
@@ -267,7 +269,6 @@ class Reconciler:
                     self.job.add_error(f"skill:{skill.name}", "not stored in both sources")
                     continue
                 placed[skill.name] = skill
-                self.job.place(outcome.skill.name)
                 try:
                     if leave_notes and outcome.skill.name != skill.name:
                         await leave_note(self.env, skill, outcome.skill)
@@ -318,7 +319,7 @@ def _first_of_each(
     later: list[Difference] = []
     seen: set[str | None] = {None}
     held: set[str] = set()
-    for found in sorted(differences, key=_turn):
+    for found in sorted(differences, key=lambda each: (each.name, not _is_of_record(each))):
         identity, skill = _identity(found, skills), skills.get(found.name)
         told = found.row is not None and skill is not None and covers(found.row, skill)
         if _is_of_record(found) and skill is not None and identity in seen and not told:
@@ -326,8 +327,3 @@ def _first_of_each(
         (later if found.name in held else now).append(found)
         seen.add(identity)
     return now, later
-
-
-def _turn(found: Difference) -> tuple[bool, str, bool]:
-    """The order of repair: what is under the slug of its row comes first, then by slug."""
-    return found.kind not in _BOTH, found.name, not _is_of_record(found)

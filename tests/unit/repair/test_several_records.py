@@ -15,6 +15,7 @@ from tests.doubles.marketplace import LATER, Market, make_skill, make_skills
 from tests.unit.repair.rebuilds import changes, numbers, rebuild
 
 COUNT = 72
+LATEST = "2026-12-02T08:00:00.000Z"
 
 
 async def _repaired(market: Market) -> dict[str, Any]:
@@ -92,6 +93,30 @@ async def test_a_record_and_an_alias_under_one_slug(market: Market, to: str, tab
         await market.fill([record], table=False)
         await write_alias(market.env, left, skill.name)
     await _repaired(market)
+
+
+@pytest.mark.parametrize("page_limit", [1, 1000])
+async def test_a_record_elsewhere_and_a_newer_one_under_the_slug_of_the_row(market: Market) -> None:
+    skill = make_skill("m")
+    await market.fill([skill.renamed("y-m")])
+    certified = msgspec.structs.replace(skill, certified_at=LATER, cert_score=90)
+    await market.fill([certified.renamed("y-m")], table=False)
+    newest = msgspec.structs.replace(skill, updated_at=LATEST)
+    await market.fill([newest.renamed("b-m")], table=False)
+    real = await _repaired(market)
+    assert (real["errors"], real["conflictsResolved"]) == (0, 1)
+
+
+@pytest.mark.parametrize("page_limit", [1, 1000])
+async def test_a_record_under_the_slug_of_another_skill_and_one_under_its_own(
+    market: Market,
+) -> None:
+    other = make_skill("a", repo_url="https://github.com/first/x")
+    mine = make_skill("a", repo_url="https://github.com/second/x")
+    await market.fill([other], kv=False)
+    await market.fill([mine, mine.renamed("second-a")], table=False)
+    real = await _repaired(market)
+    assert (real["rebuilt"], real["prismaBackfilled"]) == (2, 1)
 
 
 async def _anything(market: Market, chance: random.Random) -> None:
