@@ -21,7 +21,7 @@ from marketplace.ports.env import Env
 from marketplace.ports.errors import DatabaseError, KvError, KvTimeout, StorageError
 from marketplace.skills.seed import Claim
 from marketplace.skills.skill import Skill, Status
-from marketplace.skills.slugs import identity_of, is_slug, slug_candidates, slugify
+from marketplace.skills.slugs import identity_of, is_slug, known_slugs, slugify
 
 T = TypeVar("T")
 
@@ -110,7 +110,7 @@ async def _find_by_identity(
     skill = await _row(reading, lambda database: database.get_skill_by_identity(identity))
     if skill is not None:
         return reading.answer(skill, Source.POSTGRES)
-    candidates = slug_candidates(repo_url, base_slug)
+    candidates = known_slugs(repo_url, base_slug)
     seeded = reading.env.seed.by_identity.get(identity)
     try:
         found = await _kept_in_kv(

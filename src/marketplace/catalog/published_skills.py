@@ -27,7 +27,7 @@ from marketplace.ports.errors import KvError, KvTimeout
 from marketplace.ports.isolate import FallbackCache
 from marketplace.ports.kv import KV_BULK_GET_LIMIT
 from marketplace.skills.skill import PublishedSummary, SkillSummary
-from marketplace.skills.slugs import assignable_candidates, identity_of
+from marketplace.skills.slugs import identity_of, known_slugs, slug_candidates
 from marketplace.skills.withholding import WithheldKey
 
 KEPT_FROM_BEFORE: Final = "kept from before"
@@ -234,11 +234,12 @@ async def _read_withheld(env: Env, into: dict[str, str]) -> None:
         into |= dict.fromkeys(_slugs(key), key.identity)
 
 
-def _slugs(key: WithheldKey) -> tuple[str, str]:
-    """The slugs that KV may have a withheld skill under: the row's, and the one that is given to a
-    skill while PostgreSQL is away."""
+def _slugs(key: WithheldKey) -> tuple[str, ...]:
+    """The slugs that KV may have a withheld skill under: the row's, and the one that is or was
+    given to a skill while PostgreSQL is away."""
     repo_url, _, base_slug = key.identity.rpartition("#")
-    return key.name, assignable_candidates(repo_url, base_slug)[-1]
+    known = known_slugs(repo_url, base_slug)
+    return key.name, slug_candidates(repo_url, base_slug)[-1], known[-1]
 
 
 def _nothing_found(failures: Sequence[_Failure], index: IndexReading) -> KvError:

@@ -10,7 +10,7 @@ from marketplace.ports.errors import KvError
 from marketplace.skills.change import Change, Knowing
 from marketplace.skills.merging import merge
 from marketplace.skills.skill import Skill
-from marketplace.skills.slugs import assignable_candidates
+from marketplace.skills.slugs import assignable_candidates, known_slugs
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class SlugPlan:
 
 async def read_wanted_slugs(env: Env, identities: Iterable[str]) -> Claims:
     """What KV has under all slugs that these skills may get; nothing where KV is away."""
-    slugs = sorted({slug for identity in identities for slug in _wanted_slugs(env, identity)})
+    slugs = sorted({slug for identity in identities for slug in _known_slugs(env, identity)})
     try:
         return await read_claims(env, slugs)
     except KvError as error:
@@ -48,6 +48,13 @@ def _wanted_slugs(env: Env, identity: str) -> Sequence[str]:
     candidates = _candidates(identity)
     seeded = env.seed.by_identity.get(identity)
     return candidates if seeded is None else (seeded.name, candidates[-1])
+
+
+def _known_slugs(env: Env, identity: str) -> Sequence[str]:
+    """The slugs that a skill may have, or may have got before."""
+    repo_url, _, base_slug = identity.rpartition("#")
+    wanted = _wanted_slugs(env, identity)
+    return list(dict.fromkeys([*wanted, *known_slugs(repo_url, base_slug)]))
 
 
 def _candidates(identity: str) -> Sequence[str]:
@@ -68,8 +75,9 @@ def plan_slug(env: Env, change: Change, claims: Claims) -> SlugPlan:
     state of its skills. An alias of which nobody can tell where it leads is left alone.
     """
     identity, wanted = change.identity, _wanted_slugs(env, change.identity)
-    holders = {slug: s for slug in wanted if isinstance(s := claims.records.get(slug), Skill)}
-    left = {slug: claims.old[slug] for slug in wanted if slug in claims.old}
+    slugs = _known_slugs(env, identity)
+    holders = {slug: s for slug in slugs if isinstance(s := claims.records.get(slug), Skill)}
+    left = {slug: claims.old[slug] for slug in slugs if slug in claims.old}
 
     def is_free(slug: str) -> bool:
         if slug in left and _identity_of(left[slug]) != identity:
@@ -78,7 +86,7 @@ def plan_slug(env: Env, change: Change, claims: Claims) -> SlugPlan:
         return all(claim is None or claim.identity == identity for claim in held)
 
     candidates = [slug for slug in wanted[:-1] if is_free(slug)] + [wanted[-1]]
-    perhaps = (holders.get(slug, left.get(slug)) for slug in candidates)
+    perhaps = (holders.get(slug, left.get(slug)) for slug in slugs)
     owned = [skill for skill in perhaps if skill is not None and skill.identity == identity]
     owned.sort(key=lambda record: record.revision, reverse=True)
     if owned:  # a published skill keeps its slug, also where PostgreSQL lost the row
