@@ -37,6 +37,8 @@ MAX_REPOSITORY_URL_LENGTH: Final = 2048
 RESERVED_SLUGS: Final = frozenset({"count", "categories", "search"})
 """Words that are routes under ``/api/v1/skills/``; a skill of that slug could not be reached."""
 
+NAME_PATTERN: Final = "^[A-Za-z0-9 ._-]+$"
+_NAME: Final = re.compile(NAME_PATTERN)
 _SEPARATORS: Final = re.compile(r"[^A-Za-z0-9]+")
 _DIGEST_SHAPE: Final = re.compile(rf"-[0-9a-f]{{{DIGEST_LENGTH}}}\Z")
 _UNSAFE: Final = re.compile(r"[^\x21-\x7e]|\\")
@@ -206,6 +208,12 @@ def assignable_candidates(repo_url: str, base_slug: str) -> tuple[str, ...]:
     *readable, last = slug_candidates(repo_url, base_slug)
     usable = (s for s in readable if s not in RESERVED_SLUGS and not _DIGEST_SHAPE.search(s))
     return tuple(dict.fromkeys([*usable, last]))
+
+
+def is_name(text: str) -> bool:
+    """Whether a skill may be called so from now on: other characters would be lost in its slug, as
+    in "C++" and "C#"."""
+    return bool(_NAME.fullmatch(text))
 
 
 def is_slug(text: str) -> bool:
