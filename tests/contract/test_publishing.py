@@ -13,9 +13,10 @@ from marketplace.skills.acts import Act, ActKind, Severity
 from marketplace.skills.change import Acted, Scanned, State
 from marketplace.skills.merging import as_listed, merge
 from marketplace.skills.scan import Refusal, Scan
+from marketplace.skills.seed import Claim
 from marketplace.skills.skill import Said, Skill, Status
 from marketplace.skills.tiers import CertMethod, CertTier, Verdict
-from tests.examples import FEBRUARY, JANUARY, MARCH, act, change, publish, skill, with_acts
+from tests.examples import FEBRUARY, JANUARY, MARCH, act, change, publish, seed_of, skill, with_acts
 
 
 async def test_a_new_skill_gets_its_first_candidate_and_reads_back_whole(
@@ -544,6 +545,22 @@ async def test_aliases_are_added_found_and_listed_in_bulk(connect: DatabaseConne
         ]
         listed = await db.list_aliases(after="c", limit=2)
         assert listed == [AliasRow("second", first.identity, "first", is_taken=True)]
+
+
+async def test_the_seed_gives_way_to_slugs_old_slugs_and_published_states(
+    connect: DatabaseConnector,
+) -> None:
+    seed = seed_of(*(skill(name, repository="seed/x") for name in ("a", "b", "c", "d")))
+    first, moved = skill("a"), skill("moved")
+    published = skill("c", repository="seed/x", name="elsewhere")
+    with await connect() as db:
+        await db.upsert_skills([first, moved, published, skill("other")])
+        await db.add_aliases({"b": moved.identity, "d": "nobody#x", "old": first.identity})
+        assert sorted(await db.seed_claims(seed)) == [
+            Claim("a", first.identity),
+            Claim("b", moved.identity),
+            Claim("elsewhere", published.identity),
+        ]
 
 
 async def test_an_alias_is_not_taken_from_the_skill_it_leads_to(

@@ -223,6 +223,10 @@ def listing_database(postgres_server: PostgresServer, database: str) -> str:
     async def fill() -> None:
         with await postgres_server.connect_directly(database) as connection:
             await generate_skills(connection, 20_000)
+            await connection.query(
+                "insert into skill_alias select 'old-' || name, identity from skill"
+            )
+            await connection.query("analyze skill_alias")
 
     asyncio.run(fill())
     return database

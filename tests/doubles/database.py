@@ -200,11 +200,14 @@ class DatabaseDouble:
         """What the seed gives way to; nothing for a query that matches nothing."""
         if query is not None and matches_nothing(query):
             return []
-        return [
+        claims = [
             Claim(row.name, row.identity)
             for row in self.rows.values()
             if row.identity in seed.by_identity or row.name in seed.claimable
         ]
+        old = self.aliases.items()
+        left = [pair for pair in old if pair[0] in seed.claimable and pair[1] in self.rows]
+        return claims + [Claim(*pair) for pair in left]
 
 
 _P = ParamSpec("_P")

@@ -149,6 +149,9 @@ select identity, revision, {skill_json("skill")} from skill where identity = any
 SEED_CLAIMS: Final = """
 select name, identity from skill
 where identity = any($1::text[]) or name = any($2::text[])
+union all
+select alias, identity from skill_alias join skill using (identity)
+where alias = any($2::text[])
 """
 """$1 identities, $2 slugs of the seed."""
 

@@ -44,10 +44,12 @@ async def read_wanted_slugs(env: Env, identities: Iterable[str]) -> Claims:
 
 
 def _wanted_slugs(env: Env, identity: str) -> Sequence[str]:
-    """The slug rule's candidates; a seed skill has its slug already."""
+    """The slug rule's candidates; a seed skill has its slug already, or the next one beside what
+    is published."""
     candidates = _candidates(identity)
     seeded = env.seed.by_identity.get(identity)
-    return candidates if seeded is None else (seeded.name, candidates[-1])
+    own = () if seeded is None else (seeded.name,)
+    return tuple(dict.fromkeys([*own, *candidates]))
 
 
 def _known_slugs(env: Env, identity: str) -> Sequence[str]:

@@ -22,6 +22,7 @@ from tests.unit.publishing.reports import (
     submitted,
 )
 from tests.unit.web.asgi import Answer, ask_json
+from tests.unit.web.clients import client_of
 
 SUBMISSION = {"repoUrl": "https://github.com/acme/languages", "skillName": "C"}
 BEFORE = "2025-12-01T08:00:00.000Z"
@@ -75,6 +76,17 @@ async def test_a_name_that_only_the_slug_makes_equal_is_refused(
         with pytest.raises(OtherName, match="called 'My Skill'") as refused:
             await submit(env, _submission(name, path), rescan=True)
         assert (refused.value.name, refused.value.slug) == ("My Skill", "my-skill")
+
+
+async def test_the_answer_tells_which_name_to_submit(market: Market) -> None:
+    await _my_skill(market)
+    body = {"repoUrl": "https://github.com/acme/tools", "skillName": "my-skill"}
+    async with client_of(market) as client:
+        answer = await client.post("/api/v1/submissions", json=body)
+    problem = answer.json()
+    assert (answer.status_code, problem["status"]) == (409, 409)
+    assert problem["listed"] == {"name": "My Skill", "slug": "my-skill"}
+    assert "Submit 'My Skill'" in problem["detail"]
 
 
 @pytest.mark.parametrize(
