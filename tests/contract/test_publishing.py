@@ -114,7 +114,7 @@ async def test_a_late_older_revision_changes_nothing(connect: DatabaseConnector)
     newest = skill(updated_at=MARCH, published_at=FEBRUARY)
     with await connect() as db:
         await publish(db, newest)
-        late = await publish(db, skill(description="late", published_at=JANUARY))
+        late = await publish(db, skill(description="late", published_at=MARCH))
 
         assert (late.outcome, late.skill) == (Upserted.UNCHANGED, newest)
         assert await db.get_skill(newest.name) == newest

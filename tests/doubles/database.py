@@ -49,7 +49,7 @@ from marketplace.skills.acts import ActKind
 from marketplace.skills.change import Change
 from marketplace.skills.fingerprint import Fingerprint
 from marketplace.skills.listing_rules import ListingQuery, cursor_rank, matches, rank
-from marketplace.skills.merging import merge
+from marketplace.skills.merging import is_same, merge
 from marketplace.skills.rules import Rule, RuleLift, Target, owners_of
 from marketplace.skills.scan import Refusal
 from marketplace.skills.seed import Claim, Seed
@@ -159,8 +159,11 @@ class DatabaseDouble:
             if present.revision != replaced:
                 return None
             values = {field: getattr(present.skill, field) for field in KEPT}
+            earlier = changed.published_at < present.skill.published_at
+            values |= {} if earlier else {"published_at": present.skill.published_at}
             self.add_version(present.skill, changed)
-            self.put(Held.of(msgspec.structs.replace(changed, **values), present.revision_in_kv))
+            in_kv = None if earlier else present.revision_in_kv
+            self.put(Held.of(msgspec.structs.replace(changed, **values), in_kv))
             return Upserted.UPDATED
         if name is None:
             return None
@@ -257,7 +260,7 @@ async def upsert_in_steps(
         if isinstance(changed, Refusal):
             return changed
         replaced = None if row is None else row.revision
-        if row is not None and changed.revision == replaced:
+        if row is not None and is_same(changed, row):
             return UpsertResult(row, Upserted.UNCHANGED)
         result: UpsertResult | None = await session.replace_row(
             changed, replaced=replaced, candidates=candidates
@@ -295,7 +298,11 @@ async def merge_in_steps(
         present = merged[identity].skill if identity in merged else row
         state = skill if present is None else merge(present, skill)
         merged[identity] = Merged(state, None if row is None else row.revision)
-    changed = {i: each for i, each in merged.items() if each.skill.revision != each.replaced}
+    changed = {
+        identity: each
+        for identity, each in merged.items()
+        if identity not in rows or not is_same(each.skill, rows[identity])
+    }
     return await write(changed) if changed else []
 
 
@@ -879,7 +886,9 @@ class DoubleSession:
         if mine.skill.name != record.name:
             return Difference(DifferenceKind.OTHER_SLUG, record.name, mine.skill)
         if mine.revision == record.revision:
-            return None
+            if record.published_at in ("", mine.skill.published_at):
+                return None
+            return Difference(DifferenceKind.NEWER_IN_KV, record.name, mine.skill)
         older = mine.revision < record.revision
         kind = DifferenceKind.NEWER_IN_KV if older else DifferenceKind.NEWER_IN_DATABASE
         return Difference(kind, record.name, mine.skill)

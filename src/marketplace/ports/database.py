@@ -72,13 +72,14 @@ class RecordKey(msgspec.Struct, frozen=True, array_like=True):
     name: str
     identity: str
     revision: str
+    published_at: str = ""  # empty: not compared
 
 
 class DifferenceKind(StrEnum):
     """How a slug range differs between KV records and the table."""
 
     MISSING_IN_DATABASE = "missing-in-database"  # no row with this identity
-    NEWER_IN_KV = "newer-in-kv"
+    NEWER_IN_KV = "newer-in-kv"  # or of the same revision with another first publication
     NEWER_IN_DATABASE = "newer-in-database"
     MISSING_IN_KV = "missing-in-kv"  # a row in the range that no record names
     OTHER_SLUG = "other-slug"  # the identity's row has another slug
@@ -150,7 +151,8 @@ class SkillDatabase(AbstractContextManager["SkillDatabase"], Protocol):
     ) -> UpsertResult | Refusal:
         """Change the identity's row, or insert one under the first free candidate slug.
 
-        The change is made onto the row that it replaces: atomic, as if nobody else wrote. ``row``
+        The change is made onto the row that it replaces: atomic, as if nobody else wrote. Of two
+        first publications the earlier one stays. ``row``
         is the row as the caller has read it, which saves reading it again. The slug is chosen and
         taken by the statement itself, a row keeps the slug and the trending scores that it has.
         A slug is free when neither a row nor an alias of another identity has it. Raises

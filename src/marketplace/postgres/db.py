@@ -156,6 +156,11 @@ class _Row:
     skill: Skill
     revision: str
 
+    def has(self, changed: Skill) -> bool:
+        """Whether a change of the row changes nothing."""
+        same = (self.revision, self.skill.published_at)
+        return same == (changed.revision, changed.published_at)
+
 
 class PostgresSkillDatabase:
     """One session. Its methods are those of ``ports.database.SkillDatabase``, which documents
@@ -227,7 +232,7 @@ class PostgresSkillDatabase:
             changed = change.onto(None if present is None else present.skill)
             if isinstance(changed, Refusal):
                 return changed
-            if present is not None and changed.revision == present.revision:
+            if present is not None and present.has(changed):
                 return UpsertResult(present.skill, Upserted.UNCHANGED)
             try:
                 stored = await self._store(changed, candidates, present)
@@ -296,7 +301,7 @@ class PostgresSkillDatabase:
         changed = {
             identity: skill
             for identity, skill in merged.items()
-            if identity not in rows or skill.revision != rows[identity].revision
+            if identity not in rows or not rows[identity].has(skill)
         }
         return changed, rows
 
@@ -375,6 +380,7 @@ class PostgresSkillDatabase:
             after,
             until,
             _NO_LIMIT if limit is None else limit,
+            [record.published_at for record in records],
         )
         return [_difference(*row) for row in result.rows]
 

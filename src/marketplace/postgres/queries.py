@@ -93,11 +93,18 @@ _VALUES = ", ".join(
 # A revision names one state of one skill, so those of all skills of a statement can be asked for at
 # once: a row is replaced only in the state that the new one was made from.
 _ON_CONFLICT = """
-    on conflict (identity) do update set {assignments}
+    on conflict (identity) do update set {assignments},
+        published_at = least(stored.published_at, excluded.published_at),
+        -- The revision does not tell that KV has another first publication.
+        revision_in_kv = case
+            when stored.published_at <= excluded.published_at then stored.revision_in_kv
+        end
     where stored.revision = any($2::text[])
 """.format(
     assignments=", ".join(
-        f"{column} = excluded.{column}" for column in SKILL_COLUMNS if column not in _KEPT_ON_UPDATE
+        f"{column} = excluded.{column}"
+        for column in SKILL_COLUMNS
+        if column not in (*_KEPT_ON_UPDATE, "published_at")
     )
 )
 
@@ -360,8 +367,9 @@ order by updated_at, name
 COMPARE_RANGE: Final = f"""
 with record as (
     select name collate "C" as name, identity collate "C" as identity,
-        revision collate "C" as revision
-    from unnest($1::text[], $2::text[], $3::text[]) as record (name, identity, revision)
+        revision collate "C" as revision, published_at
+    from unnest($1::text[], $2::text[], $3::text[], $7::text[])
+        as record (name, identity, revision, published_at)
 ),
 compared as (
     select record.name, mine.identity, case
@@ -370,6 +378,8 @@ compared as (
         when mine.name <> record.name then 'other-slug'
         when mine.revision < record.revision then 'newer-in-kv'
         when mine.revision > record.revision then 'newer-in-database'
+        when record.published_at <> '' and mine.published_at <> record.published_at
+            then 'newer-in-kv'
     end as kind
     from record
     left join skill as mine on mine.identity = record.identity
@@ -392,7 +402,7 @@ from difference left join skill on skill.identity = difference.identity
 order by difference.name, difference.kind = 'missing-in-kv'
 """
 """$1 slugs, $2 identities, $3 revisions of KV's records; $4 after, $5 until (NULL: the end),
-$6 how many differences at most."""
+$6 how many differences at most; $7 first publications of KV's records, empty: not compared."""
 
 LIST_ACTED: Final = f"""
 select {skill_json("acted")}

@@ -20,6 +20,7 @@ from marketplace.publishing.slug_plan import SlugPlan, plan_slug, read_wanted_sl
 from marketplace.repair.bulk_upsert import upsert_in_bulk
 from marketplace.repair.rebuild_job import RebuildJob
 from marketplace.skills.change import Change, Ruled, State, Waiting
+from marketplace.skills.merging import is_same
 from marketplace.skills.rules import under_rules
 from marketplace.skills.skill import Skill
 
@@ -143,7 +144,7 @@ class Foresight:
         for skill in (await upsert_in_bulk(made, self.database.check_skills)).stored:
             row = rows.get(skill.identity)
             record = claims.records.get(skill.name, plans[skill.identity].own)
-            self.job.prisma_backfilled += row is None or row.revision != skill.revision
+            self.job.prisma_backfilled += row is None or not is_same(row, skill)
             if row is None and not (
                 isinstance(record, Skill) and record.identity == skill.identity
             ):

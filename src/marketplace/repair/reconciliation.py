@@ -23,7 +23,7 @@ from marketplace.repair.bulk_upsert import upsert_in_bulk
 from marketplace.repair.foresight import Foresight, How
 from marketplace.repair.rebuild_job import RebuildJob
 from marketplace.skills.change import State, covers
-from marketplace.skills.merging import merge
+from marketplace.skills.merging import is_same, merge
 from marketplace.skills.rules import under_rules
 from marketplace.skills.skill import Skill
 
@@ -197,9 +197,9 @@ class Reconciler:
     def _plan_both(self, plan: _Plan, record: Skill, row: Skill | None) -> None:
         """Each may have what the other lacks."""
         both = record if row is None else merge(row, record)
-        if row is None or both.revision != row.revision:
+        if row is None or not is_same(both, row):
             plan.into_database.append(record)
-        if both.revision != record.revision:
+        if not is_same(both, record):
             plan.into_kv.append(both)
 
     async def _read(self, names: Sequence[str]) -> dict[str, Skill]:
@@ -221,8 +221,10 @@ class Reconciler:
         in_kv = {record.identity: record.revision for record in plan.into_database}
         outcome = await upsert_in_bulk(ruled, upsert)
         self.job.prisma_backfilled += len(outcome.stored)
+        written = {row.identity for row in plan.into_kv}
         for skill in outcome.stored:
-            self.foresight.note(How.INSERTED, skill, [skill.name])
+            how = How.PLACED if skill.identity in written else How.INSERTED
+            self.foresight.note(how, skill, [skill.name])
         if outcome.stored and not self.job.dry_run:
             keys = [RecordKey(s.name, s.identity, in_kv[s.identity]) for s in outcome.stored]
             await self.database.mark_in_kv(keys)
@@ -262,7 +264,11 @@ class Reconciler:
         """Those that both stores took."""
         placed = {}
         for chunk in chunks(list(skills.values()), _PLACED_AT_ONCE):
-            outcomes = await publish_skills(self.env, [State(skill) for skill in chunk])
+            states: dict[str, Skill] = {}
+            for skill in chunk:
+                earlier = states.get(skill.identity)
+                states[skill.identity] = skill if earlier is None else merge(earlier, skill)
+            outcomes = await publish_skills(self.env, list(map(State, states.values())))
             for skill in chunk:
                 outcome = outcomes.get(skill.identity)
                 if not isinstance(outcome, Published) or not outcome.in_both:

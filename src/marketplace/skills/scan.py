@@ -204,6 +204,8 @@ def _state(skill: Skill, scan: Scan) -> Skill:
             "cert_tier": scan.cert_tier,
             "cert_method": scan.cert_method,
             "certified_at": scan.scanned_at,
+            # In whatever order the verdicts come.
+            "published_at": min(skill.published_at, scan.scanned_at),
         }
         found |= {} if scan.skill is None else _content(scan, scan.skill)
     return storable(msgspec.structs.replace(skill, **found))

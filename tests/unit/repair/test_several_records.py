@@ -11,7 +11,7 @@ from marketplace.kv.aliases import write_alias
 from marketplace.kv.outbox import write_outbox
 from marketplace.skills.skill import Skill
 from marketplace.skills.slugs import assignable_candidates
-from tests.doubles.marketplace import LATER, Market, make_skill, make_skills
+from tests.doubles.marketplace import EARLIER, LATER, Market, make_skill, make_skills
 from tests.unit.repair.rebuilds import changes, numbers, rebuild
 
 COUNT = 72
@@ -127,10 +127,12 @@ async def _anything(market: Market, chance: random.Random) -> None:
         slugs = [*assignable_candidates(skill.repo_url, base), f"b-{base}", f"y-{base}"]
         for slug in chance.sample(slugs, chance.choice([0, 1, 1, 2, 3])):
             state = chance.choice([skill, _newer(skill), _newer(skill, description="Newer.")])
+            if chance.random() < 0.3:
+                state = state.renamed(slug, published_at=chance.choice([EARLIER, LATER]))
             await market.fill([state.renamed(slug)], table=False)
         if chance.random() < 0.3:
             await market.fill([skill.renamed(chance.choice(slugs))], kv=False)
-        if chance.random() < 0.3:
+        elif chance.random() < 0.3:
             state = _newer(skill, description="Waiting.")
             await write_outbox(market.env, state.renamed(chance.choice([slugs[0], slugs[-3]])))
         if chance.random() < 0.3:
