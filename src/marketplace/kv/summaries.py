@@ -14,6 +14,7 @@ from marketplace.basics.timestamps import EPOCH
 from marketplace.ports.kv import KV_METADATA_LIMIT
 from marketplace.skills.skill import (
     ADDED_TO_SUMMARY,
+    MAX_AUTHOR_LENGTH,
     MAX_SCORE,
     SUMMARY_MOMENTS,
     PublishedSummary,
@@ -128,7 +129,7 @@ def _published(compact: Any) -> PublishedSummary:
 def _with_author(summary: SkillSummary) -> SkillSummary:
     """Of another forge than GitHub; summaries from before authors had the forge are kept as they
     are."""
-    author = author_of(summary.repo_url, summary.author)
+    author = author_of(summary.repo_url, summary.author)[:MAX_AUTHOR_LENGTH]
     return msgspec.structs.replace(summary, author=author)
 
 
