@@ -138,6 +138,7 @@ class Rebuild(msgspec.Struct, kw_only=True, rename="camel"):
     kv_backfilled: int = 0
     conflicts_resolved: int = 0
     metadata_restored: int = 0
+    aliases_repaired: int = 0
     error_details: list[ErrorDetail] = []
     resumed: int = 0
     duration_ms: float | None = None

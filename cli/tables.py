@@ -218,6 +218,7 @@ def rebuild(report: Rebuild) -> RenderableType:
         ("written to KV", report.kv_backfilled),
         ("conflicts resolved", report.conflicts_resolved),
         ("metadata in KV restored", report.metadata_restored),
+        ("aliases repaired", report.aliases_repaired),
         ("aliases that lead nowhere (kept)", report.orphaned_aliases),
         ("records in error", report.errors),
         ("steps cut off and repeated", report.resumed),

@@ -7,15 +7,16 @@ import msgspec
 import pytest
 
 from marketplace.basics.timestamps import normalize_timestamp
-from marketplace.ports.database import DatabaseConnector, Upserted
+from marketplace.ports.database import AliasRow, DatabaseConnector, Upserted
 from marketplace.ports.errors import DatabaseError
 from marketplace.skills.acts import Act, ActKind, Severity
 from marketplace.skills.change import Acted, Scanned, State
 from marketplace.skills.merging import as_listed, merge
 from marketplace.skills.scan import Refusal, Scan
+from marketplace.skills.seed import Claim
 from marketplace.skills.skill import Said, Skill, Status
 from marketplace.skills.tiers import CertMethod, CertTier, Verdict
-from tests.examples import FEBRUARY, JANUARY, MARCH, act, change, publish, skill, with_acts
+from tests.examples import FEBRUARY, JANUARY, MARCH, act, change, publish, seed_of, skill, with_acts
 
 
 async def test_a_new_skill_gets_its_first_candidate_and_reads_back_whole(
@@ -113,7 +114,7 @@ async def test_a_late_older_revision_changes_nothing(connect: DatabaseConnector)
     newest = skill(updated_at=MARCH, published_at=FEBRUARY)
     with await connect() as db:
         await publish(db, newest)
-        late = await publish(db, skill(description="late", published_at=JANUARY))
+        late = await publish(db, skill(description="late", published_at=MARCH))
 
         assert (late.outcome, late.skill) == (Upserted.UNCHANGED, newest)
         assert await db.get_skill(newest.name) == newest
@@ -519,6 +520,47 @@ async def test_an_alias_may_come_before_its_skill_and_never_hides_a_row(
 
         assert await db.get_skill("old-pdf") == record
         assert await db.get_skill("other") == skill("other")
+
+
+async def test_aliases_are_added_found_and_listed_in_bulk(connect: DatabaseConnector) -> None:
+    first, second = skill("first"), skill("second")
+    with await connect() as db:
+        assert await db.find_claims([]) == {}
+        assert await db.list_aliases(after="", limit=9) == []
+        await db.upsert_skills([first, second])
+        await db.add_aliases({})
+        await db.add_aliases({"b": first.identity, "a": second.identity, "c": "nobody#x"})
+        await db.add_aliases({"a": first.identity, "second": first.identity})
+        assert await db.find_claims(["a", "b", "c", "first", "second", "none"]) == {
+            "a": second.identity,
+            "b": first.identity,
+            "c": "nobody#x",
+            "first": first.identity,
+            "second": second.identity,
+        }
+        listed = await db.list_aliases(after="a", limit=2)
+        assert listed == [
+            AliasRow("b", first.identity, "first"),
+            AliasRow("c", "nobody#x", None),
+        ]
+        listed = await db.list_aliases(after="c", limit=2)
+        assert listed == [AliasRow("second", first.identity, "first", is_taken=True)]
+
+
+async def test_the_seed_gives_way_to_slugs_old_slugs_and_published_states(
+    connect: DatabaseConnector,
+) -> None:
+    seed = seed_of(*(skill(name, repository="seed/x") for name in ("a", "b", "c", "d")))
+    first, moved = skill("a"), skill("moved")
+    published = skill("c", repository="seed/x", name="elsewhere")
+    with await connect() as db:
+        await db.upsert_skills([first, moved, published, skill("other")])
+        await db.add_aliases({"b": moved.identity, "d": "nobody#x", "old": first.identity})
+        assert sorted(await db.seed_claims(seed)) == [
+            Claim("a", first.identity),
+            Claim("b", moved.identity),
+            Claim("elsewhere", published.identity),
+        ]
 
 
 async def test_an_alias_is_not_taken_from_the_skill_it_leads_to(

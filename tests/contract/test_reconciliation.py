@@ -1,6 +1,7 @@
 """What the repair relies on: what KV holds, how a range differs, and the fingerprint."""
 
 import random
+from collections.abc import Awaitable, Mapping, Sequence
 from hashlib import sha256
 
 import msgspec
@@ -12,7 +13,9 @@ from marketplace.ports.database import (
     Difference,
     DifferenceKind,
     RecordKey,
+    Upserted,
 )
+from marketplace.skills.skill import Skill
 from tests.examples import FEBRUARY, JANUARY, MARCH, key_of, publish, random_skills, skill
 
 
@@ -215,3 +218,46 @@ async def test_old_slugs_that_one_source_lacks(connect: DatabaseConnector) -> No
         rest = await db.compare_aliases([], after="b-table", until=None, limit=9)
         assert [lacking.alias for lacking in rest] == ["z-table"]
         assert await db.compare_aliases([], after="", until="", limit=9) == []
+
+
+async def test_the_first_publication_is_compared_and_the_earlier_one_stays(
+    connect: DatabaseConnector,
+) -> None:
+    early, late = skill(published_at=JANUARY), skill(published_at=MARCH)
+    with await connect() as db:
+        await publish(db, late)
+        await db.mark_in_kv([key_of(late)])
+
+        async def compared(published_at: str) -> list[DifferenceKind]:
+            key = RecordKey(late.name, late.identity, late.revision, published_at)
+            return [d.kind for d in await db.compare_range([key], after="", until=None)]
+
+        assert await compared(MARCH) == await compared("") == []
+        assert await compared(JANUARY) == [DifferenceKind.NEWER_IN_KV]
+        assert await db.check_skills([early]) == []
+        assert (await publish(db, late)).outcome is Upserted.UNCHANGED
+        assert await db.skills_not_in_kv(limit=9) == []
+        assert (await publish(db, early)).outcome is Upserted.UPDATED
+        assert await _published(db.skills_not_in_kv(limit=9)) == [JANUARY]
+        await db.mark_in_kv([key_of(early)])
+        for state in (late, skill(published_at=FEBRUARY)):
+            assert (await publish(db, state)).outcome is Upserted.UNCHANGED
+            assert await db.upsert_skills([state]) == []
+        assert await _published(db.get_skills([late.identity])) == [JANUARY]
+        newer = skill(published_at=MARCH, description="New.", updated_at=MARCH)
+        assert (await publish(db, newer)).skill.published_at == JANUARY
+
+
+async def test_bulk_upserts_bring_an_earlier_first_publication(
+    connect: DatabaseConnector,
+) -> None:
+    early, late = skill(published_at=JANUARY), skill(published_at=MARCH)
+    with await connect() as db:
+        await db.upsert_skills([late])
+        assert await db.upsert_skills([early]) == []
+        assert await _published(db.get_skills([late.identity])) == [JANUARY]
+
+
+async def _published(found: Awaitable[Sequence[Skill] | Mapping[str, Skill]]) -> list[str]:
+    skills = await found
+    return [s.published_at for s in (skills.values() if isinstance(skills, Mapping) else skills)]

@@ -26,12 +26,13 @@ from marketplace.postgres.queries import (
 from marketplace.skills.change import State
 from marketplace.skills.listing_rules import ListingQuery, SortDirection, SortField
 from marketplace.skills.rules import Matches
-from marketplace.skills.seed import load_seed
+from marketplace.skills.seed import EMPTY_SEED, load_seed
 from marketplace.skills.skill import Skill
+from marketplace.skills.stored import storable
 from marketplace.skills.tiers import CertTier
 from pgwire import Connection, PostgresError, Statement
 from tests.contract.plans import nodes_of, root_of
-from tests.contract.postgres import PostgresServer, migrations
+from tests.contract.postgres import MIGRATIONS, PostgresServer, migrations
 from tests.examples import JANUARY, change, random_skills, skill
 
 COLUMNS = """
@@ -108,6 +109,49 @@ async def test_rows_from_before_acts_get_the_revision_that_their_fields_give(
         assert not any("verified" in row.labels for row in rows if row.cert_tier == "SCANNED")
 
 
+async def test_authors_on_other_forges_get_the_forge_and_keep_their_revision(
+    postgres_server: PostgresServer,
+) -> None:
+    database = f"old_{uuid.uuid4().hex}"
+    await postgres_server.execute(f"create database {database}")
+    postgres_server.run_script(database, "".join(migrations("up")))
+    there = _at("git@GitLab.com:Acme/Sub/tools.git", skill("reader", author="Acme/Sub"))
+    odd = _at("https://codeberg.org/Zed/tools", skill("writer", author="Jane Doe"))
+    here = skill("pdf", author="Jane Doe")
+    (name,) = [n for n, path in enumerate(sorted(MIGRATIONS.glob("*.sql"))) if "0012" in path.name]
+    with await postgres_server.connect(database) as connection:
+        db = PostgresSkillDatabase(connection)
+        await db.upsert_skills([there, odd, here])
+        postgres_server.run_script(database, migrations("up")[name])
+        rows = await db.get_skills([there.identity, odd.identity, here.identity])
+        assert {row.name: row.author for row in rows.values()} == {
+            "reader": "gitlab.com/Acme/Sub",
+            "writer": "codeberg.org/zed",
+            "pdf": "Jane Doe",
+        }
+        assert await _found(db, author="gitlab.com/acme/sub") == ["reader"]
+        assert await _found(db, author="acme/sub") == []
+        assert await _found(db, search="gitlab") == ["reader"]
+        assert await _found(db, search="zed codeberg") == ["writer"]
+        stored = (await connection.query("select identity, revision from skill")).rows
+        assert set(stored) == {(each.identity, each.revision) for each in (there, odd, here)}
+        # What KV has is the same state, and changes nothing.
+        record = storable(there)
+        assert record.author == "gitlab.com/Acme/Sub"
+        assert (await change(db, State(record))).outcome is Upserted.UNCHANGED
+        postgres_server.run_script(database, migrations("down")[-1 - name])
+        assert await _found(db, author="acme/sub") == ["reader"]
+
+
+def _at(repo_url: str, stored: Skill) -> Skill:
+    return msgspec.structs.replace(stored, repo_url=repo_url)
+
+
+async def _found(db: PostgresSkillDatabase, **wanted: str) -> list[str]:
+    listed = await db.list_skills(ListingQuery(**wanted), seed=EMPTY_SEED, offset=0, limit=9)  # type: ignore[arg-type]
+    return [row.name for row in listed.rows]
+
+
 def _rows_from_before() -> list[dict[str, Any]]:
     skills = random_skills(random.Random(4), 100)
     return [_row_from_before(record) for record in skills if not record.acts]
@@ -179,6 +223,10 @@ def listing_database(postgres_server: PostgresServer, database: str) -> str:
     async def fill() -> None:
         with await postgres_server.connect_directly(database) as connection:
             await generate_skills(connection, 20_000)
+            await connection.query(
+                "insert into skill_alias select 'old-' || name, identity from skill"
+            )
+            await connection.query("analyze skill_alias")
 
     asyncio.run(fill())
     return database

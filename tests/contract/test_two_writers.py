@@ -124,6 +124,23 @@ async def test_of_two_changes_of_one_row_none_is_lost(
         assert (await sessions.other.fingerprint()).count == 1
 
 
+@pytest.mark.parametrize("in_bulk", [False, True])
+async def test_an_earlier_first_publication_that_another_session_brings_stays(
+    rivals: OpenRivals, in_bulk: bool
+) -> None:
+    """It is in no revision, so the row that is replaced seems the same."""
+    earlier = skill(published_at="2025-01-01T00:00:00.000Z")
+    async with rivals(State(earlier)) as sessions:
+        await publish(sessions.other, FIRST)
+        if in_bulk:
+            assert await sessions.db.upsert_skills([TOLD]) == []
+        else:
+            await change(sessions.db, State(TOLD), FIRST.name)
+        row = await sessions.other.get_skill(FIRST.name)
+        assert row is not None
+        assert (row.description, row.published_at) == ("New.", earlier.published_at)
+
+
 async def test_a_row_that_the_caller_read_too_early_is_read_again(rivals: OpenRivals) -> None:
     async with rivals() as sessions:
         row = (await publish(sessions.other, FIRST)).skill

@@ -22,6 +22,7 @@ from marketplace.basics.timestamps import hour_of
 from marketplace.ports.audit import AuditEntry, AuditFilter
 from marketplace.ports.database import (
     AliasKey,
+    AliasRow,
     Counted,
     Difference,
     DifferenceKind,
@@ -51,12 +52,12 @@ from marketplace.skills.acts import ActKind
 from marketplace.skills.change import Change
 from marketplace.skills.fingerprint import Fingerprint
 from marketplace.skills.listing_rules import MOST_COUNTED, ListingQuery, cursor_rank, matches, rank
-from marketplace.skills.merging import merge
+from marketplace.skills.merging import is_same, merge
 from marketplace.skills.rules import Rule, RuleLift, Target, owners_of
 from marketplace.skills.scan import Refusal
 from marketplace.skills.seed import Claim, Seed
 from marketplace.skills.skill import KEPT, MOMENTS, Skill, SkillSummary, Status
-from marketplace.skills.slugs import slugify
+from marketplace.skills.slugs import is_slug, slugify
 from marketplace.skills.submission import Submission
 from marketplace.skills.updates import FoundInstalled, Installed, is_superseded
 from marketplace.skills.version_history import SkillVersion, is_new_version, version_of
@@ -163,8 +164,11 @@ class DatabaseDouble:
             if present.revision != replaced:
                 return None
             values = {field: getattr(present.skill, field) for field in KEPT}
+            earlier = changed.published_at < present.skill.published_at
+            values |= {} if earlier else {"published_at": present.skill.published_at}
             self.add_version(present.skill, changed)
-            self.put(Held.of(msgspec.structs.replace(changed, **values), present.revision_in_kv))
+            in_kv = None if earlier else present.revision_in_kv
+            self.put(Held.of(msgspec.structs.replace(changed, **values), in_kv))
             return Upserted.UPDATED
         if name is None:
             return None
@@ -204,11 +208,14 @@ class DatabaseDouble:
         """What the seed gives way to; nothing for a query that matches nothing."""
         if query is not None and matches_nothing(query):
             return []
-        return [
+        claims = [
             Claim(row.name, row.identity)
             for row in self.rows.values()
             if row.identity in seed.by_identity or row.name in seed.claimable
         ]
+        old = self.aliases.items()
+        left = [pair for pair in old if pair[0] in seed.claimable and pair[1] in self.rows]
+        return claims + [Claim(*pair) for pair in left]
 
 
 _P = ParamSpec("_P")
@@ -259,7 +266,7 @@ async def upsert_in_steps(
         if isinstance(changed, Refusal):
             return changed
         replaced = None if row is None else row.revision
-        if row is not None and changed.revision == replaced:
+        if row is not None and is_same(changed, row):
             return UpsertResult(row, Upserted.UNCHANGED)
         result: UpsertResult | None = await session.replace_row(
             changed, replaced=replaced, candidates=candidates
@@ -297,7 +304,11 @@ async def merge_in_steps(
         present = merged[identity].skill if identity in merged else row
         state = skill if present is None else merge(present, skill)
         merged[identity] = Merged(state, None if row is None else row.revision)
-    changed = {i: each for i, each in merged.items() if each.skill.revision != each.replaced}
+    changed = {
+        identity: each
+        for identity, each in merged.items()
+        if identity not in rows or not is_same(each.skill, rows[identity])
+    }
     return await write(changed) if changed else []
 
 
@@ -444,6 +455,33 @@ class DoubleSession:
         if slugify(alias) != alias or not alias:
             raise DatabaseRejected(f"not a slug: {alias!r}")
         self.tables.aliases.setdefault(alias, identity)
+
+    @_operation("add_aliases")
+    def add_aliases(self, aliases: Mapping[str, str]) -> None:
+        if not all(is_slug(alias) for alias in aliases):
+            raise DatabaseRejected("an alias is no slug")
+        for alias, identity in aliases.items():
+            self.tables.aliases.setdefault(alias, identity)
+
+    @_operation("find_claims")
+    def find_claims(self, slugs: Sequence[str]) -> Mapping[str, str]:
+        claims = self.tables.aliases | self.tables.identities
+        return {slug: claims[slug] for slug in slugs if slug in claims}
+
+    @_operation("list_aliases")
+    def list_aliases(self, *, after: str, limit: int) -> Sequence[AliasRow]:
+        tables = self.tables
+        aliases = sorted(alias for alias in tables.aliases if alias > after)[:limit]
+        return [
+            AliasRow(
+                alias,
+                tables.aliases[alias],
+                None if row is None else row.name,
+                alias in tables.identities,
+            )
+            for alias in aliases
+            for row in [tables.rows.get(tables.aliases[alias])]
+        ]
 
     @_operation("mark_in_kv")
     def mark_in_kv(self, versions: Sequence[RecordKey]) -> Sequence[str]:
@@ -903,7 +941,9 @@ class DoubleSession:
         if mine.skill.name != record.name:
             return Difference(DifferenceKind.OTHER_SLUG, record.name, mine.skill)
         if mine.revision == record.revision:
-            return None
+            if record.published_at in ("", mine.skill.published_at):
+                return None
+            return Difference(DifferenceKind.NEWER_IN_KV, record.name, mine.skill)
         older = mine.revision < record.revision
         kind = DifferenceKind.NEWER_IN_KV if older else DifferenceKind.NEWER_IN_DATABASE
         return Difference(kind, record.name, mine.skill)

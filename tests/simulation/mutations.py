@@ -18,7 +18,7 @@ from marketplace.catalog import source_chain
 from marketplace.catalog.answer import Source
 from marketplace.kv import access as kv_access
 from marketplace.kv.acceptance_log import log_verdict
-from marketplace.kv.aliases import mark_moved
+from marketplace.kv.aliases import Claims, mark_moved
 from marketplace.kv.keys import pending_key, scan_key
 from marketplace.kv.outbox import clear_outbox, list_outbox
 from marketplace.kv.records import write_record
@@ -159,13 +159,13 @@ def slugs_are_not_unique(_original: Any) -> Any:
 def ignores_records_of_others(plan: Any) -> Any:
     """Offers the table slugs that another skill holds in KV."""
 
-    def blind(env: Env, change: Any, records: Mapping[str, Any]) -> Any:
+    def blind(env: Env, change: Any, claims: Claims) -> Any:
         own = {
             slug: record
-            for slug, record in records.items()
+            for slug, record in claims.records.items()
             if not isinstance(record, Skill) or record.identity == change.identity
         }
-        return plan(env, change, own)
+        return plan(env, change, replace(claims, records=own))
 
     return blind
 
@@ -194,8 +194,8 @@ def takes_the_base_slug_without_postgres(_original: Any) -> Any:
 def takes_a_lost_row_for_a_new_skill(plan: Any) -> Any:
     """Gives PostgreSQL, which has lost a row, less than KV knows."""
 
-    def forgetful(env: Env, change: Any, records: Mapping[str, Any]) -> Any:
-        return replace(plan(env, change, records), change=change)
+    def forgetful(env: Env, change: Any, claims: Claims) -> Any:
+        return replace(plan(env, change, claims), change=change)
 
     return forgetful
 

@@ -96,6 +96,12 @@ def _seed_beside(env: Env, published: PublishedSkills) -> list[SkillSummary]:
     picked = (entry.summary for entry in published.pick(env.seed.claimable))
     claims = [Claim(summary.name, summary.identity) for summary in picked]
     claims += [Claim(*withheld) for withheld in published.withheld.items()]
+    ends = [entry.summary for entry in published.pick(set(published.left.values()))]
+    claims += [Claim(summary.name, summary.identity) for summary in ends]
+    named = {claim.name: claim.identity for claim in claims}
+    claims += [
+        Claim(slug, named[target]) for slug, target in published.left.items() if target in named
+    ]
     return _summaries(env.seed.beside(claims))
 
 

@@ -11,7 +11,7 @@ import msgspec
 
 from marketplace.catalog.answer import Answer, Source
 from marketplace.catalog.source_chain import Reading
-from marketplace.kv.aliases import follow_aliases
+from marketplace.kv.aliases import follow_aliases, read_claims
 from marketplace.kv.index.reading import find_in_index
 from marketplace.kv.outbox import OutboxEntry, find_identity_in_outbox, find_in_outbox
 from marketplace.kv.records import read_record, read_records
@@ -19,9 +19,9 @@ from marketplace.kv.withheld import read_withheld
 from marketplace.ports.database import SkillDatabase
 from marketplace.ports.env import Env
 from marketplace.ports.errors import DatabaseBusy, DatabaseError, KvError, KvTimeout, StorageError
-from marketplace.skills.seed import Claim
+from marketplace.skills.seed import Claim, slugs_of_seed
 from marketplace.skills.skill import Skill, Status
-from marketplace.skills.slugs import identity_of, is_slug, slug_candidates, slugify
+from marketplace.skills.slugs import identity_of, is_slug, known_slugs, slugify
 
 T = TypeVar("T")
 
@@ -62,21 +62,43 @@ async def _seeded(reading: Reading, seeded: Skill, name: str) -> Answer[Skill] |
     published = await _find_by_identity(reading, seeded.repo_url, seeded.base_slug)
     if published is not None and published.source is not Source.SEED:
         return published
-    env = reading.env
-    try:
-        claims = await reading.from_database(lambda database: database.seed_claims(env.seed))
-    except DatabaseBusy:
-        raise
-    except DatabaseError:  # noted by the reading
-        claims = await reading.from_kv(lambda: _claims_in_kv(env, seeded))
-    listed = env.seed.find(name, claims)
+    listed = reading.env.seed.find(name, await _claims(reading, seeded))
     return None if listed is None else reading.answer(listed, Source.SEED)
 
 
-async def _claims_in_kv(env: Env, seeded: Skill) -> list[Claim]:
-    slugs = [slug for slug, skill in env.seed.claimable.items() if skill is seeded]
-    records = (await read_records(env, slugs)).values()
-    return [Claim(r.name, r.identity) for r in records if isinstance(r, Skill)]
+async def _claims(reading: Reading, seeded: Skill) -> Sequence[Claim]:
+    """What a skill of the seed gives way to. Raises KvError."""
+    env = reading.env
+    try:
+        return await reading.from_database(lambda database: database.seed_claims(env.seed))
+    except DatabaseBusy:
+        raise
+    except DatabaseError:  # noted by the reading
+        return await reading.from_kv(lambda: _claims_in_kv(reading, seeded))
+
+
+async def _claims_in_kv(reading: Reading, seeded: Skill) -> list[Claim]:
+    """By records and aliases or, for its slug in the file, by outbox and index too."""
+    env, own = reading.env, [seeded.name]
+    found = await read_claims(env, slugs_of_seed(seeded))
+    holders = {slug: r for slug, r in found.records.items() if isinstance(r, Skill)}
+    holders |= {slug: skill for slug, skill in found.old.items() if skill is not None}
+    if seeded.name not in holders:
+        held = await _newest_in_kv(reading, None, lambda: find_in_outbox(env, own), own, None)
+        holders |= {} if held is None else {seeded.name: held[0]}
+    return [Claim(slug, skill.identity) for slug, skill in holders.items()]
+
+
+async def _under_listed_slug(reading: Reading, found: Answer[Skill] | None) -> Answer[Skill] | None:
+    """A skill of the seed under the slug that it has beside published skills."""
+    if found is None or found.source is not Source.SEED:
+        return found
+    try:
+        listed = reading.env.seed.beside(await _claims(reading, found.value))
+    except KvError:  # noted by the reading: the file is all that there is
+        return reading.answer(found.value, Source.SEED)
+    skill = next((s for s in listed if s.identity == found.value.identity), found.value)
+    return reading.answer(skill, Source.SEED)
 
 
 async def get_skill_by_identity(
@@ -89,6 +111,7 @@ async def get_skill_by_identity(
     repo_url = f"https://github.com/{owner}/{repository}"
     reading = Reading(env)
     found = await _find_by_identity(reading, repo_url, slugify(skill_name))
+    found = await _under_listed_slug(reading, found)
     found = await _unless_withheld(reading, found)
     return _certain(reading, found, f"{owner}/{repository}/{skill_name}")
 
@@ -99,7 +122,8 @@ async def find_by_identity(env: Env, repo_url: str, base_slug: str) -> Answer[Sk
     Raises KvError where PostgreSQL does not know it or is away, and KV cannot be asked.
     """
     reading = Reading(env)
-    return await _unless_withheld(reading, await _find_by_identity(reading, repo_url, base_slug))
+    found = await _find_by_identity(reading, repo_url, base_slug)
+    return await _unless_withheld(reading, await _under_listed_slug(reading, found))
 
 
 async def _find_by_identity(
@@ -112,7 +136,7 @@ async def _find_by_identity(
     skill = await _row(reading, lambda database: database.get_skill_by_identity(identity))
     if skill is not None:
         return reading.answer(skill, Source.POSTGRES)
-    candidates = slug_candidates(repo_url, base_slug)
+    candidates = known_slugs(repo_url, base_slug)
     seeded = reading.env.seed.by_identity.get(identity)
     try:
         found = await _kept_in_kv(

@@ -26,8 +26,9 @@ from marketplace.ports.env import READ_BUDGET_SECONDS, Env
 from marketplace.ports.errors import KvError, KvTimeout
 from marketplace.ports.isolate import FallbackCache
 from marketplace.ports.kv import KV_BULK_GET_LIMIT
+from marketplace.skills.seed import Seed
 from marketplace.skills.skill import PublishedSummary, SkillSummary
-from marketplace.skills.slugs import assignable_candidates, identity_of
+from marketplace.skills.slugs import identity_of, known_slugs, slug_candidates
 from marketplace.skills.withholding import WithheldKey
 
 KEPT_FROM_BEFORE: Final = "kept from before"
@@ -45,8 +46,9 @@ class PublishedSkills:
     ``short``: and the index does not make up for that; ``thinned``: a part of KV failed or was too
     slow, so that the next try may bring more.
     ``withheld``: slugs, with the identities of their skills, that ``blocks`` may have and that are
-    left out of what is read from it; ``count`` is an upper bound then. Iterating decodes a block at
-    a time and may be repeated.
+    left out of what is read from it; ``count`` is an upper bound then. ``left``: slugs of the seed
+    that skills have left, with those that they lead to. Iterating decodes a block at a time and may
+    be repeated.
     """
 
     source: Source
@@ -57,6 +59,7 @@ class PublishedSkills:
     thinned: bool = False
     short: bool = False
     withheld: Mapping[str, str] = field(default_factory=dict)
+    left: Mapping[str, str] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[PublishedSummary]:
         return (e for e in iterate(self.blocks) if not self._withholds(e.summary))
@@ -136,19 +139,24 @@ async def _wait_for_others(cache: FallbackCache, end: float) -> PublishedSkills 
 
 @dataclass(slots=True)
 class _Enumeration:
+    seed: Seed
     blocks: BlockBuilder = field(default_factory=BlockBuilder)
     moved: set[str] = field(default_factory=set)
+    left: dict[str, str] = field(default_factory=dict)
     malformed: int = 0
     complete: bool = False
 
     def take(self, page: PublishedPage) -> None:
         self.blocks.add(map(entry_of, page.summaries))
         self.moved.update(moved.name for moved in page.moved)
+        old = [(alias.name, alias.target or "") for alias in page.aliases]
+        old += [(moved.name, moved.moved_to) for moved in page.moved]
+        self.left.update(pair for pair in old if pair[0] in self.seed.claimable)
         self.malformed += len(page.malformed)
 
 
 async def _make_list(env: Env, end: float, *, use_index: bool) -> PublishedSkills:
-    enumeration, index, outbox = _Enumeration(), IndexReading(), BlockBuilder()
+    enumeration, index, outbox = _Enumeration(env.seed), IndexReading(), BlockBuilder()
     withheld: dict[str, str] = {}
     results = await asyncio.gather(
         _attempt(env, end, "enumeration", lambda: _enumerate(env, enumeration)),
@@ -174,6 +182,7 @@ async def _make_list(env: Env, end: float, *, use_index: bool) -> PublishedSkill
         thinned=bool(failures),
         short=not enumeration.complete and (bool(index.problems) or not larger_index),
         withheld=withheld,
+        left=enumeration.left,
     )
     if enumeration.complete and index_failure is None and use_index:
         await _repair(env, end, published, index, count(indexed))
@@ -237,11 +246,12 @@ async def _read_withheld(env: Env, into: dict[str, str]) -> None:
         into |= dict.fromkeys(_slugs(key), key.identity)
 
 
-def _slugs(key: WithheldKey) -> tuple[str, str]:
-    """The slugs that KV may have a withheld skill under: the row's, and the one that is given to a
-    skill while PostgreSQL is away."""
+def _slugs(key: WithheldKey) -> tuple[str, ...]:
+    """The slugs that KV may have a withheld skill under: the row's, and the one that is or was
+    given to a skill while PostgreSQL is away."""
     repo_url, _, base_slug = key.identity.rpartition("#")
-    return key.name, assignable_candidates(repo_url, base_slug)[-1]
+    known = known_slugs(repo_url, base_slug)
+    return key.name, slug_candidates(repo_url, base_slug)[-1], known[-1]
 
 
 def _nothing_found(failures: Sequence[_Failure], index: IndexReading) -> KvError:

@@ -36,6 +36,7 @@ from marketplace.ports.errors import (
     StorageError,
     TimedOut,
 )
+from marketplace.skills.seed import Claim
 from marketplace.skills.skill import Skill
 
 _MARGIN_SECONDS: Final = 0.2  # left for making the answer of what was read
@@ -221,14 +222,14 @@ def _kept_from_before(reading: Reading, question: Hashable) -> Answer[Any] | Non
 
 
 async def _seed_listed(reading: Reading) -> Sequence[Skill]:
-    """The seed without what is withheld, where the list of that is all of KV that can be read."""
-    skills = reading.env.seed.skills
+    """The seed beside what is withheld, where the list of that is all of KV that can be read."""
+    seed = reading.env.seed
     try:
         async with asyncio.timeout(reading.seconds_left):
             withheld = await read_withheld(reading.env)
     except (KvError, TimeoutError):  # that KV fails is noted already
-        return skills
-    return [skill for skill in skills if skill.identity not in withheld]
+        return seed.skills
+    return seed.beside([Claim(key.name, key.identity) for key in withheld.values()])
 
 
 @dataclass(frozen=True, slots=True)

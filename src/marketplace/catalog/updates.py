@@ -17,7 +17,7 @@ from marketplace.ports.env import Env
 from marketplace.ports.errors import DatabaseBusy, DatabaseError, KvError
 from marketplace.skills.seed import Seed
 from marketplace.skills.skill import PublishedSummary, Skill, SkillSummary, Status
-from marketplace.skills.slugs import slug_candidates
+from marketplace.skills.slugs import known_slugs
 from marketplace.skills.updates import FoundInstalled, Installed, Update, update_of
 
 
@@ -87,7 +87,7 @@ async def _find_in_kv(
 
 def _candidates(identity: str) -> tuple[str, ...]:
     repository, _, base_slug = identity.rpartition("#")
-    return slug_candidates(repository, base_slug)
+    return known_slugs(repository, base_slug)
 
 
 def _is_of(record: Record, identity: str) -> bool:

@@ -1,7 +1,7 @@
 """Old slugs that keep working: ``skill:alias:{old}`` leads to the slug that the skill has now."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
@@ -10,7 +10,7 @@ from marketplace.basics import json_text
 from marketplace.basics.json_text import Unreadable
 from marketplace.kv import access as kv_access
 from marketplace.kv import records as kv_records
-from marketplace.kv.keys import alias_key, skill_key
+from marketplace.kv.keys import ALIAS_PREFIX, alias_key, skill_key
 from marketplace.kv.summaries import CompactAlias, Moved, fitting_metadata
 from marketplace.ports.env import Env
 from marketplace.skills.skill import Skill
@@ -91,6 +91,56 @@ async def find_over_aliases(env: Env, slugs: Sequence[str]) -> dict[str, Skill |
         if not waiting:
             break
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """What KV has under some slugs. ``targets``: those of them that a skill has left, with the slug
+    that each leads to; ``old``: with the skill there, None where that cannot be told."""
+
+    records: kv_records.Records = field(default_factory=dict)
+    targets: Mapping[str, str] = field(default_factory=dict)
+    old: Mapping[str, Skill | None] = field(default_factory=dict)
+
+
+async def read_claims(env: Env, slugs: Sequence[str]) -> Claims:
+    """The records of slugs, and where those without one lead to.
+
+    One operation for every fifty slugs, and for each hop that an old slug leads over. Raises
+    KvError.
+    """
+    keys = [key for slug in slugs for key in (skill_key(slug), alias_key(slug))]
+    values = await kv_access.read_all_values(env, keys)
+    records = {
+        slug: kv_records.decode_skill_record(slug, values[skill_key(slug)]) for slug in slugs
+    }
+    targets = {}
+    for slug in slugs:
+        is_live, target = _target(slug, values)
+        if target is not None and not is_live:
+            targets[slug] = target
+    found = await find_over_aliases(env, sorted(set(targets.values()))) if targets else {}
+    old = {slug: _skill(found.get(target)) for slug, target in targets.items()}
+    return Claims(records, targets, old)
+
+
+def _skill(record: Skill | Unreadable | None) -> Skill | None:
+    return record if isinstance(record, Skill) else None
+
+
+@dataclass(frozen=True, slots=True)
+class AliasPage:
+    """Old slugs that KV has an alias of; ``cursor``: where the next page begins, None: nowhere."""
+
+    aliases: Sequence[str]
+    cursor: str | None
+
+
+async def list_aliases(env: Env, *, cursor: str | None, limit: int) -> AliasPage:
+    """One page of the aliases. Raises KvError."""
+    page = await kv_access.list_page(env, ALIAS_PREFIX, cursor=cursor, limit=limit)
+    slugs = [key.name.removeprefix(ALIAS_PREFIX) for key in page.keys]
+    return AliasPage([slug for slug in slugs if is_slug(slug)], page.cursor)
 
 
 async def unresolved_aliases(env: Env, aliases: Mapping[str, str]) -> dict[str, str]:

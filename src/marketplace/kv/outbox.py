@@ -55,6 +55,21 @@ async def list_outbox(env: Env, *, limit: int = KV_BULK_GET_LIMIT) -> list[Outbo
     return entries
 
 
+@dataclass(frozen=True, slots=True)
+class OutboxPage:
+    """A part of the outbox; ``cursor``: where it goes on, None: nowhere."""
+
+    entries: Sequence[OutboxEntry]
+    cursor: str | None
+
+
+async def list_outbox_page(env: Env, *, cursor: str | None, limit: int) -> OutboxPage:
+    """Up to ``limit`` waiting skills, in the order of their keys. Raises KvError."""
+    page = await kv_access.list_page(env, OUTBOX_PREFIX, cursor=cursor, limit=limit)
+    entries = [entry async for entry in _read_entries(env, [key.name for key in page.keys])]
+    return OutboxPage(entries, page.cursor)
+
+
 async def list_outbox_summaries(env: Env) -> list[PublishedSummary]:
     """What the outbox adds to a fallback listing: one list call when there is little in it.
 

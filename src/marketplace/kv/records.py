@@ -127,7 +127,10 @@ class PublishedPage:
     waiting: list[str] = field(default_factory=list)  # slugs whose records are not read yet
 
     def record_keys(self) -> list[RecordKey]:
-        return [RecordKey(s.summary.name, s.summary.identity, s.revision) for s in self.summaries]
+        return [
+            RecordKey(s.summary.name, s.summary.identity, s.revision, s.summary.published_at)
+            for s in self.summaries
+        ]
 
 
 async def enumerate_published_skills(

@@ -14,13 +14,14 @@ from marketplace.basics.timestamps import EPOCH
 from marketplace.ports.kv import KV_METADATA_LIMIT
 from marketplace.skills.skill import (
     ADDED_TO_SUMMARY,
+    MAX_AUTHOR_LENGTH,
     MAX_SCORE,
     SUMMARY_MOMENTS,
     PublishedSummary,
     Skill,
     SkillSummary,
 )
-from marketplace.skills.slugs import identity_of, is_slug
+from marketplace.skills.slugs import author_of, identity_of, is_slug
 
 
 class Moved(msgspec.Struct, frozen=True, array_like=True, tag="m1"):
@@ -66,6 +67,8 @@ _MOMENTS: Final = re.compile(
 )  # of the timestamps of a summary, one after the other
 _moments_of = operator.attrgetter(*SUMMARY_MOMENTS)
 
+_ON_GITHUB: Final = "https://github.com/"  # whose authors are as they were stored
+
 json_encoder = msgspec.json.Encoder()
 _record_decoder = msgspec.json.Decoder(_CompactSummary | Moved)
 _summary_decoder = msgspec.json.Decoder(_CompactSummary)
@@ -102,7 +105,10 @@ def decode_for_matching(text: bytes) -> SkillSummary:
     What comes back has a summary's fields, but an empty ``base_slug`` where it is the name, and
     was checked when it was encoded, not now. Raises ValueError.
     """
-    return cast("SkillSummary", _summary_decoder.decode(text))
+    summary = cast("SkillSummary", _summary_decoder.decode(text))
+    if summary.repo_url.startswith(_ON_GITHUB):
+        return summary
+    return _with_author(summary)
 
 
 def _published(compact: Any) -> PublishedSummary:
@@ -111,11 +117,20 @@ def _published(compact: Any) -> PublishedSummary:
     values["base_slug"] = values["base_slug"] or compact.name
     summary = SkillSummary(**values)
     _check_identity(summary)
+    if not summary.repo_url.startswith(_ON_GITHUB):
+        summary = _with_author(summary)
     if not 0 <= summary.cert_score <= MAX_SCORE or not _MOMENTS.fullmatch(
         "".join([EPOCH if moment is None else moment for moment in _moments_of(summary)])
     ):
         raise InvalidData("a score or a time that no skill has")
     return PublishedSummary(summary, revision)
+
+
+def _with_author(summary: SkillSummary) -> SkillSummary:
+    """Of another forge than GitHub; summaries from before authors had the forge are kept as they
+    are."""
+    author = author_of(summary.repo_url, summary.author)[:MAX_AUTHOR_LENGTH]
+    return msgspec.structs.replace(summary, author=author)
 
 
 def _check_nul(text: bytes | str, compact: msgspec.Struct) -> None:

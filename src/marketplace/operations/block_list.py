@@ -15,7 +15,7 @@ from marketplace.ports.errors import DatabaseError, KvError
 from marketplace.skills.acts import Severity, union
 from marketplace.skills.merging import as_listed
 from marketplace.skills.skill import Skill, Status
-from marketplace.skills.slugs import identity_of, normalize_repository, repository_owner, slugify
+from marketplace.skills.slugs import identity_of, normalize_repository, repository_author, slugify
 from marketplace.skills.withholding import withholding_of
 
 UNKNOWN_THREAT: Final = "unknown"  # where only the summary of a skill can be read
@@ -160,7 +160,7 @@ def _unread(identity: str, slug: str) -> Skill:
         base_slug=base_slug,
         display_name=slug,
         description="",
-        author=repository_owner(repo_url),
+        author=repository_author(repo_url),
         repo_url=repo_url,
     )
 

@@ -73,13 +73,14 @@ class RecordKey(msgspec.Struct, frozen=True, array_like=True):
     name: str
     identity: str
     revision: str
+    published_at: str = ""  # empty: not compared
 
 
 class DifferenceKind(StrEnum):
     """How a slug range differs between KV records and the table."""
 
     MISSING_IN_DATABASE = "missing-in-database"  # no row with this identity
-    NEWER_IN_KV = "newer-in-kv"
+    NEWER_IN_KV = "newer-in-kv"  # or of the same revision with another first publication
     NEWER_IN_DATABASE = "newer-in-database"
     MISSING_IN_KV = "missing-in-kv"  # a row in the range that no record names
     OTHER_SLUG = "other-slug"  # the identity's row has another slug
@@ -106,6 +107,17 @@ class LackingAlias:
 
     alias: str
     in_kv: bool  # and not in the table; False: the other way round
+
+
+@dataclass(frozen=True, slots=True)
+class AliasRow:
+    """An old slug in the table. ``name``: the slug that its skill has now, None where there is no
+    such skill; ``is_taken``: a skill has the old slug itself by now."""
+
+    alias: str
+    identity: str
+    name: str | None
+    is_taken: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +172,8 @@ class SkillDatabase(AbstractContextManager["SkillDatabase"], Protocol):
     ) -> UpsertResult | Refusal:
         """Change the identity's row, or insert one under the first free candidate slug.
 
-        The change is made onto the row that it replaces: atomic, as if nobody else wrote. ``row``
+        The change is made onto the row that it replaces: atomic, as if nobody else wrote. Of two
+        first publications the earlier one stays. ``row``
         is the row as the caller has read it, which saves reading it again. The slug is chosen and
         taken by the statement itself, a row keeps the slug and the trending scores that it has.
         A slug is free when neither a row nor an alias of another identity has it. Raises
@@ -204,6 +217,16 @@ class SkillDatabase(AbstractContextManager["SkillDatabase"], Protocol):
 
         An alias that leads to another identity stays: it is that skill's link.
         """
+
+    async def add_aliases(self, aliases: Mapping[str, str]) -> None:
+        """As ``add_alias``, for many: identities by old slug."""
+
+    async def find_claims(self, slugs: Sequence[str]) -> Mapping[str, str]:
+        """The identities that have these slugs or, if none has one, have left it; absent where
+        nobody has."""
+
+    async def list_aliases(self, *, after: str, limit: int) -> Sequence[AliasRow]:
+        """The aliases in order, after the alias ``after``."""
 
     async def mark_in_kv(self, versions: Sequence[RecordKey]) -> Sequence[str]:
         """Note that KV holds these revisions. The slugs of those whose row has another revision

@@ -17,6 +17,7 @@ from marketplace.basics.timestamps import hour_of
 from marketplace.ports.audit import AuditEntry, AuditFilter
 from marketplace.ports.database import (
     AliasKey,
+    AliasRow,
     Counted,
     DatabaseConnector,
     Difference,
@@ -160,6 +161,11 @@ class _Row:
     skill: Skill
     revision: str
 
+    def has(self, changed: Skill) -> bool:
+        """Whether a change of the row changes nothing."""
+        same = (self.revision, self.skill.published_at)
+        return same == (changed.revision, changed.published_at)
+
 
 class PostgresSkillDatabase:
     """One session. Its methods are those of ``ports.database.SkillDatabase``, which documents
@@ -243,7 +249,7 @@ class PostgresSkillDatabase:
             changed = change.onto(None if present is None else present.skill)
             if isinstance(changed, Refusal):
                 return changed
-            if present is not None and changed.revision == present.revision:
+            if present is not None and present.has(changed):
                 return UpsertResult(present.skill, Upserted.UNCHANGED)
             try:
                 stored = await self._store(changed, candidates, present)
@@ -304,7 +310,7 @@ class PostgresSkillDatabase:
         changed = {
             identity: skill
             for identity, skill in merged.items()
-            if identity not in rows or skill.revision != rows[identity].revision
+            if identity not in rows or not rows[identity].has(skill)
         }
         return changed, rows
 
@@ -343,7 +349,23 @@ class PostgresSkillDatabase:
         await self._query(queries.ADD_FIRST_VERSIONS, _json(rows))
 
     async def add_alias(self, alias: str, identity: str) -> None:
-        await self._query(queries.ADD_ALIAS, alias, identity)
+        await self.add_aliases({alias: identity})
+
+    async def add_aliases(self, aliases: Mapping[str, str]) -> None:
+        await self._query(queries.ADD_ALIASES, list(aliases), list(aliases.values()))
+
+    async def find_claims(self, slugs: Sequence[str]) -> Mapping[str, str]:
+        if not slugs:
+            return {}
+        result = await self._query(queries.FIND_CLAIMS, slugs)
+        return {row[0]: row[1] for row in _filled(result)}
+
+    async def list_aliases(self, *, after: str, limit: int) -> Sequence[AliasRow]:
+        result = await self._query(queries.LIST_ALIASES, after, limit)
+        return [
+            AliasRow(alias or "", identity or "", name, taken == "t")
+            for alias, identity, name, taken in result.rows
+        ]
 
     async def mark_in_kv(self, versions: Sequence[RecordKey]) -> Sequence[str]:
         result = await self._write(queries.MARK_IN_KV, *_columns(versions))
@@ -367,6 +389,7 @@ class PostgresSkillDatabase:
             after,
             until,
             _NO_LIMIT if limit is None else limit,
+            [record.published_at for record in records],
         )
         return [_difference(*row) for row in result.rows]
 

@@ -93,11 +93,18 @@ _VALUES = ", ".join(
 # A revision names one state of one skill, so those of all skills of a statement can be asked for at
 # once: a row is replaced only in the state that the new one was made from.
 _ON_CONFLICT = """
-    on conflict (identity) do update set {assignments}
+    on conflict (identity) do update set {assignments},
+        published_at = least(stored.published_at, excluded.published_at),
+        -- The revision does not tell that KV has another first publication.
+        revision_in_kv = case
+            when stored.published_at <= excluded.published_at then stored.revision_in_kv
+        end
     where stored.revision = any($2::text[])
 """.format(
     assignments=", ".join(
-        f"{column} = excluded.{column}" for column in SKILL_COLUMNS if column not in _KEPT_ON_UPDATE
+        f"{column} = excluded.{column}"
+        for column in SKILL_COLUMNS
+        if column not in (*_KEPT_ON_UPDATE, "published_at")
     )
 )
 
@@ -149,6 +156,9 @@ select identity, revision, {skill_json("skill")} from skill where identity = any
 SEED_CLAIMS: Final = """
 select name, identity from skill
 where identity = any($1::text[]) or name = any($2::text[])
+union all
+select alias, identity from skill_alias join skill using (identity)
+where alias = any($2::text[])
 """
 """$1 identities, $2 slugs of the seed."""
 
@@ -328,10 +338,33 @@ order by identity
 ADD_FIRST_VERSIONS: Final = _add_versions("$1", written="true")
 """$1 JSON array of versions."""
 
-ADD_ALIAS: Final = """
-insert into skill_alias (alias, identity) values ($1::text, $2::text) on conflict do nothing
+ADD_ALIASES: Final = """
+insert into skill_alias (alias, identity)
+select alias, identity from unnest($1::text[], $2::text[]) as old (alias, identity)
+order by alias
+on conflict do nothing
 """
-"""$1 alias, $2 identity. An alias that leads to another skill stays: it is that skill's link."""
+"""$1 aliases, $2 identities. An alias that leads to another skill stays: it is that skill's
+link."""
+
+FIND_CLAIMS: Final = """
+select slug, coalesce(skill.identity, skill_alias.identity)
+from unnest($1::text[]) as asked (slug)
+left join skill on skill.name = slug
+left join skill_alias on skill_alias.alias = slug
+where skill.identity is not null or skill_alias.identity is not null
+"""
+"""$1 slugs."""
+
+LIST_ALIASES: Final = """
+select alias, old.identity, name, exists (select from skill as taken where taken.name = alias)
+from (
+    select * from skill_alias where alias > $1::text order by alias limit $2::bigint
+) as old
+left join skill on skill.identity = old.identity
+order by alias
+"""
+"""$1 the alias before, $2 limit."""
 
 MARK_IN_KV: Final = """
 with noted as (
@@ -368,8 +401,9 @@ order by updated_at, name
 COMPARE_RANGE: Final = f"""
 with record as (
     select name collate "C" as name, identity collate "C" as identity,
-        revision collate "C" as revision
-    from unnest($1::text[], $2::text[], $3::text[]) as record (name, identity, revision)
+        revision collate "C" as revision, published_at
+    from unnest($1::text[], $2::text[], $3::text[], $7::text[])
+        as record (name, identity, revision, published_at)
 ),
 compared as (
     select record.name, mine.identity, case
@@ -378,6 +412,8 @@ compared as (
         when mine.name <> record.name then 'other-slug'
         when mine.revision < record.revision then 'newer-in-kv'
         when mine.revision > record.revision then 'newer-in-database'
+        when record.published_at <> '' and mine.published_at <> record.published_at
+            then 'newer-in-kv'
     end as kind
     from record
     left join skill as mine on mine.identity = record.identity
@@ -400,7 +436,7 @@ from difference left join skill on skill.identity = difference.identity
 order by difference.name, difference.kind = 'missing-in-kv'
 """
 """$1 slugs, $2 identities, $3 revisions of KV's records; $4 after, $5 until (NULL: the end),
-$6 how many differences at most."""
+$6 how many differences at most; $7 first publications of KV's records, empty: not compared."""
 
 COUNT_RANGE: Final = """
 select count(*) from skill where name > $1::text and ($2::text is null or name <= $2::text)

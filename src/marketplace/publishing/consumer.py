@@ -255,6 +255,8 @@ async def _finish(
         return _retry(message, report, outcome)
     if isinstance(outcome, Refusal) and outcome in _REFUSED:
         detail = f"{scan.verdict} of {scan.scanned_at} on {scan.identity}"
+        if outcome is Refusal.OTHER_PATH:
+            detail += f", called {scan.skill_name!r}, in {scan.path!r}"
         return await _bury(env, message, _Unpublishable(_REFUSED[outcome], detail), report)
     message.ack()
     report.published += isinstance(outcome, Published)

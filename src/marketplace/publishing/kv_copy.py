@@ -11,6 +11,7 @@ from typing import Final
 
 from marketplace.basics.concurrency import map_bounded
 from marketplace.basics.json_text import InvalidData, Unreadable
+from marketplace.catalog.lookup import find_by_identity
 from marketplace.kv.access import write_again_if_refused
 from marketplace.kv.aliases import mark_moved
 from marketplace.kv.outbox import find_identity_in_outbox, write_outbox
@@ -166,9 +167,17 @@ async def leave_note(env: Env, record: Skill, row: Skill) -> None:
     """
     database = await get_db(env)
     await database.add_alias(record.name, record.identity)
-    owner = await database.get_skill(record.name) or row
+    owner = await database.get_skill(record.name) or await _without_row(env, record.name) or row
     if owner.name != record.name:
         await mark_moved(env, record.name, owner.name)
+
+
+async def _without_row(env: Env, alias: str) -> Skill | None:
+    """The skill that left an old slug, where its row is lost and KV still has it."""
+    identity = (await (await get_db(env)).find_claims([alias])).get(alias, "")
+    repo_url, _, base_slug = identity.rpartition("#")
+    found = await find_by_identity(env, repo_url, base_slug) if repo_url else None
+    return None if found is None else found.value
 
 
 # --- with PostgreSQL away

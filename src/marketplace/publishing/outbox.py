@@ -22,7 +22,7 @@ class DrainedOutbox:
 async def drain_outbox(env: Env) -> DrainedOutbox:
     """Publish a batch of waiting skills and clear those that both stores took. Raises KvError."""
     entries = await list_outbox(env, limit=OUTBOX_BATCH)
-    outcomes = await publish_skills(env, _changes(entries))
+    outcomes = await publish_skills(env, changes_of(entries))
     placed = {
         identity: outcome
         for identity, outcome in outcomes.items()
@@ -33,7 +33,7 @@ async def drain_outbox(env: Env) -> DrainedOutbox:
     return DrainedOutbox(len(done), sum(outcome.changed_database for outcome in placed.values()))
 
 
-def _changes(entries: Iterable[OutboxEntry]) -> list[Waiting]:
+def changes_of(entries: Iterable[OutboxEntry]) -> list[Waiting]:
     """One a skill, of all its entries."""
     changes: dict[str, Waiting] = {}
     for entry in entries:

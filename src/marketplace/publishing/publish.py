@@ -29,7 +29,7 @@ from marketplace.ports.errors import (
     DatabaseTimeout,
 )
 from marketplace.publishing.kv_copy import project_rows, store_without_row
-from marketplace.publishing.slug_plan import SlugPlan, plan_slug, read_wanted_records
+from marketplace.publishing.slug_plan import SlugPlan, plan_slug, read_wanted_slugs
 from marketplace.skills.change import Change, Ruled, State
 from marketplace.skills.rules import Rule
 from marketplace.skills.scan import Refusal
@@ -63,10 +63,10 @@ async def publish_skills(env: Env, changes: Sequence[Change]) -> Mapping[str, Pu
 
     Absent: neither PostgreSQL nor KV took it. Idempotent. What a store knows already stays.
     """
-    records = await read_wanted_records(env, [change.identity for change in changes])
-    plans = [plan_slug(env, change, records) for change in changes]
+    claims = await read_wanted_slugs(env, [change.identity for change in changes])
+    plans = [plan_slug(env, change, claims) for change in changes]
     rows, refused = await _store_in_database(env, plans)
-    projected = await project_rows(env, [row.skill for row in rows.values()], records)
+    projected = await project_rows(env, [row.skill for row in rows.values()], claims.records)
     in_kv = {row.identity for row in projected.written}
     stored = {
         identity: Published(

@@ -27,8 +27,9 @@ from marketplace.skills.acts import lifted_by
 from marketplace.skills.rules import targets_of
 from marketplace.skills.scan import Refusal, Scan, ScanReport, refusal_of, that_count
 from marketplace.skills.skill import Skill, Status
-from marketplace.skills.slugs import slugify
+from marketplace.skills.slugs import repository_name, slugify
 from marketplace.skills.submission import (
+    OtherName,
     Publication,
     Submission,
     SubmissionState,
@@ -39,6 +40,7 @@ from marketplace.skills.versions import version_order
 
 _UNDER_WAY: Final = (SubmissionState.RECEIVED, SubmissionState.SCANNED)
 MAX_RESULTS_A_CALL: Final = 100  # keeps one call well inside 1,000 KV operations
+NAMING_VERDICTS: Final = 50  # of a skill, that are looked at for its name
 MAX_SUBMISSIONS_TOLD: Final = 20  # of one skill, the last ones
 MAX_PENDING_PAGES: Final = 25  # of a hundred marks, that one call of `ask_again` reads
 MAX_PENDING_WRITES: Final = 100  # after which that call ends
@@ -90,7 +92,8 @@ async def submit(env: Env, submission: Submission, *, rescan: bool = False) -> R
     identity that is under way answers as a duplicate of the earlier one.
     A skill that is listed and passed its newest scan is verified already, unless ``rescan`` or a
     newer version asks for another scan; of a skill there is one in RESCAN_SECONDS. Another try
-    after a rejection is a new submission. Raises KvError.
+    after a rejection is a new submission. Raises KvError, and OtherName where the listed skill is
+    called something else.
     """
     if await _is_forbidden(env, submission):
         return Receipt(id=None, state=SubmissionState.REJECTED, blocked=True)
@@ -101,6 +104,8 @@ async def submit(env: Env, submission: Submission, *, rescan: bool = False) -> R
     listed = await find_by_identity(env, submission.repo_url, submission.base_slug)
     if listed is not None and listed.value.status is Status.BLOCKED:
         return Receipt(id=None, state=SubmissionState.REJECTED, blocked=True)
+    if listed is not None and listed.value.status is Status.LISTED:
+        await _require_its_name(env, submission, listed.value)
     verified: Receipt | None = None
     if listed is not None and _stands(listed.value):
         verified = Receipt(
@@ -119,6 +124,28 @@ async def submit(env: Env, submission: Submission, *, rescan: bool = False) -> R
     if standing.answered_at is not None and verified is not None:
         return verified
     return await _in_its_place(env, standing)
+
+
+async def _require_its_name(env: Env, submission: Submission, listed: Skill) -> None:
+    """Refuse a name that only the slug rule makes equal to the listed skill's. Raises OtherName,
+    KvError.
+
+    The name is what the newest scan of the listed folder has read there, or its display name, in
+    any letter case. Nothing is refused where no scan tells, where the submission points at that
+    very folder, or where it has the repository's name, which stands for none.
+    """
+    submitted = submission.skill_name.casefold()
+    if submission.skill_path and submission.skill_path == listed.skill_path:
+        return
+    if submitted == repository_name(submission.repo_url).casefold():
+        return
+    for scan in reversed(await read_verdicts(env, submission.identity, newest=NAMING_VERDICTS)):
+        facts = scan.skill if scan.verdict is Verdict.PASS else None
+        if facts is not None and scan.path in (None, listed.skill_path):
+            names = {facts.name.casefold(), (facts.display_name or facts.name).casefold()}
+            if submitted not in names:
+                raise OtherName(submission.skill_name, name=facts.name, slug=listed.name)
+            return
 
 
 async def _in_its_place(env: Env, standing: ScanRequest) -> Receipt:

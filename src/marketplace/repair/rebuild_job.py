@@ -26,6 +26,10 @@ REBUILD_STATE: Final = "rebuild"
 MAX_RACES: Final = 10  # changes of the state that others were quicker with
 
 
+Stage = Literal["outbox", "rules", "acts", "alias-keys", "reconcile", "alias-rows", "index", "done"]
+"""In the order in which they come."""
+
+
 class ErrorDetail(msgspec.Struct):
     key: str
     reason: str
@@ -43,7 +47,7 @@ class RebuildJob(msgspec.Struct, kw_only=True, rename="camel"):
     started_at: str
     dry_run: bool
     index: IndexProgress
-    stage: Literal["outbox", "rules", "acts", "reconcile", "index", "done"] = "outbox"
+    stage: Stage = "outbox"
     position: Position = msgspec.field(default_factory=Position)
     sequence: int = 0  # grows with every saved state
     saved_at: str | None = None
@@ -58,7 +62,8 @@ class RebuildJob(msgspec.Struct, kw_only=True, rename="camel"):
     failure: str | None = None
     finished_at: str | None = None
     placed: list[str] = []  # slugs written ahead of the walk
-    parted: int = 0  # skills that a dry run would give a slug besides the one they share
+    foreseen: str = ""  # rows that a dry run would have made, see foresight
+    parted: int = 0  # slugs that a dry run would give besides those that the sources have
     rebuilt: int = 0
     errors: int = 0
     orphaned_aliases: int = 0
@@ -66,6 +71,7 @@ class RebuildJob(msgspec.Struct, kw_only=True, rename="camel"):
     kv_backfilled: int = 0
     conflicts_resolved: int = 0
     metadata_restored: int = 0
+    aliases_repaired: int = 0
     error_details: list[ErrorDetail] = []
 
     @property
@@ -87,9 +93,11 @@ class RebuildJob(msgspec.Struct, kw_only=True, rename="camel"):
         self.add_error("rebuild", f"{error.reason}: {error}")
         self.stage = "done"
 
-    def move_to(self, stage: Literal["rules", "acts", "reconcile", "index", "done"]) -> None:
+    def move_to(self, stage: Stage) -> None:
         self.stage = stage
         self.position = Position()
+        if stage == "index":
+            self.foreseen = ""
 
     def report(self, now: str) -> dict[str, Any]:
         seconds = age_in_seconds(self.started_at, self.finished_at or now)
@@ -102,6 +110,7 @@ class RebuildJob(msgspec.Struct, kw_only=True, rename="camel"):
             "kvBackfilled": self.kv_backfilled,
             "conflictsResolved": self.conflicts_resolved,
             "metadataRestored": self.metadata_restored,
+            "aliasesRepaired": self.aliases_repaired,
             "errorDetails": self.error_details,
             "durationMs": None if seconds is None else 1000 * seconds,
             "complete": self.complete,
@@ -137,7 +146,7 @@ class Rebuilds(msgspec.Struct, rename="camel"):
     def followed_by(self, env: Env, job: RebuildJob) -> "Rebuilds":
         begun = new_job(env, dry_run=job.dry_run)
         begun.id = job.id
-        ended = msgspec.structs.replace(self.current, placed=[])
+        ended = msgspec.structs.replace(self.current, placed=[], foreseen="")
         following = None if self.following is job else self.following
         return Rebuilds(begun, previous=ended, following=following)
 

@@ -20,6 +20,8 @@ from marketplace.ports.database import Difference, SkillDatabase
 from marketplace.ports.env import Env, get_db
 from marketplace.publishing.outbox import OUTBOX_BATCH, drain_outbox
 from marketplace.publishing.withheld import refresh_withheld
+from marketplace.repair.aliases import ALIAS_OPERATIONS, aliases_into_database, aliases_into_kv
+from marketplace.repair.foresight import Foresight
 from marketplace.repair.logged_acts import REPLAY_OPERATIONS, replay_acts
 from marketplace.repair.logged_rules import replay_rules
 from marketplace.repair.rebuild_job import Position, RebuildJob
@@ -58,8 +60,12 @@ class Step:
                 return await self._rules()
             case "acts":
                 return await self._acts()
+            case "alias-keys":
+                return await self._alias_keys()
             case "reconcile":
-                return await self._walk(self._reconcile, then="index")
+                return await self._walk(self._reconcile, then="alias-rows")
+            case "alias-rows":
+                return await self._alias_rows()
             case _:
                 return await self._walk(self._list, then="done")
 
@@ -73,19 +79,34 @@ class Step:
             return True
         return self._operations_left >= operations and self._env.clock() < self._deadline
 
+    async def _foresight(self) -> Foresight:
+        return Foresight(self._env, self._job, await get_db(self._env))
+
     async def _outbox(self) -> bool:
         """What only KV took comes first, under the slug that it has there."""
         job = self._job
         job.estimated_total = (await (await get_db(self._env)).fingerprint()).count
-        more = not job.dry_run  # for which the walk finds the outbox's records
+        if job.dry_run:
+            return await self._foresee_outbox()
+        more = True
         while more:
             if not self._has_room(_OUTBOX_OPERATIONS):
                 return False
             drained = await drain_outbox(self._env)
             job.prisma_backfilled += drained.news
             more = drained.entries == OUTBOX_BATCH
-        job.move_to("reconcile" if job.dry_run else "rules")
+        job.move_to("rules")
         return True
+
+    async def _foresee_outbox(self) -> bool:
+        job = self._job
+        foresight = await self._foresight()
+        while self._has_room(_OUTBOX_OPERATIONS):
+            job.position.cursor = await foresight.outbox(job.position.cursor)
+            if job.position.cursor is None:
+                job.move_to("alias-keys")
+                return True
+        return False
 
     async def _rules(self) -> bool:
         """Rules that the log alone has. The checks apply them."""
@@ -106,12 +127,39 @@ class Step:
             position.cursor = replayed.cursor
             if replayed.cursor is None:
                 await refresh_withheld(self._env)
-                self._job.move_to("reconcile")
+                self._job.move_to("alias-keys")
                 return True
         return False
 
+    async def _alias_keys(self) -> bool:
+        """Old slugs come before the walk, which then gives none of them to another skill."""
+        job, foresight = self._job, await self._foresight()
+        while self._has_room(ALIAS_OPERATIONS):
+            repaired = await aliases_into_database(self._env, job.position.cursor, foresight)
+            job.aliases_repaired += repaired.aliases
+            job.position.cursor = repaired.go_on
+            if repaired.go_on is None:
+                job.move_to("reconcile")
+                return True
+        return False
+
+    async def _alias_rows(self) -> bool:
+        """These come after the walk, when all skills have their rows."""
+        job, foresight = self._job, await self._foresight()
+        while self._has_room(ALIAS_OPERATIONS):
+            repaired = await aliases_into_kv(self._env, job.position.after, foresight)
+            job.aliases_repaired += repaired.aliases
+            if repaired.go_on is None:
+                job.move_to("index")
+                return True
+            job.position.after = repaired.go_on
+        return False
+
     async def _walk(
-        self, visit: Callable[[PublishedPage], Awaitable[bool]], *, then: Literal["index", "done"]
+        self,
+        visit: Callable[[PublishedPage], Awaitable[bool]],
+        *,
+        then: Literal["alias-rows", "done"],
     ) -> bool:
         """Visit the pages that are left; a visit tells whether the page is done with."""
         env, job = self._env, self._job
@@ -188,9 +236,14 @@ class Step:
         for broken in page.malformed:
             job.add_error(broken.key, broken.reason)
         known = {entry.summary.name for entry in page.summaries} | set(self._env.seed.by_name)
-        aliases = {a.name: a.target or a.name for a in page.aliases if a.target not in known}
+        aliases = {a.name: a.name for a in page.aliases if a.target not in known}
         if aliases:
             ended = await unresolved_aliases(self._env, aliases)
+            claims = await database.find_claims([*ended, *ended.values()])
+            rows = await database.get_skills(sorted(set(claims.values())))
+            foresight = await self._foresight()
+            leading = {*rows, *foresight.first_slugs(claims.values())}
+            made = foresight.made([*ended, *ended.values()])
             for alias, slug in ended.items():
-                found = await database.get_skill(slug) or await database.get_skill(alias)
-                job.orphaned_aliases += found is None
+                leads = not leading.isdisjoint({claims.get(alias), claims.get(slug)})
+                job.orphaned_aliases += not leads and made.isdisjoint({alias, slug})

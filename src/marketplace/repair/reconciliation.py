@@ -6,7 +6,7 @@ same decisions from the same reads and leaves out the writes.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeGuard
 
 from marketplace.basics.json_text import Unreadable
 from marketplace.kv.access import chunks
@@ -20,9 +20,10 @@ from marketplace.publishing.kv_copy import leave_note, project_rows
 from marketplace.publishing.publish import Published, publish_skills
 from marketplace.publishing.slug_plan import certain_slug
 from marketplace.repair.bulk_upsert import upsert_in_bulk
+from marketplace.repair.foresight import Foresight, How
 from marketplace.repair.rebuild_job import RebuildJob
 from marketplace.skills.change import State, covers
-from marketplace.skills.merging import merge
+from marketplace.skills.merging import is_same, merge
 from marketplace.skills.rules import under_rules
 from marketplace.skills.skill import Skill
 
@@ -72,12 +73,74 @@ class Reconciler:
     job: RebuildJob
     database: SkillDatabase
 
+    @property
+    def foresight(self) -> Foresight:
+        return Foresight(self.env, self.job, self.database)
+
     async def repair(self, differences: Sequence[Difference], unmarked: Sequence[str]) -> None:
         """Repair differences of whole slugs, and give records the metadata that they lack.
 
-        Raises DatabaseError, KvError.
+        Where one skill has several records, the row that the first one changes is compared with
+        the next one. Raises DatabaseError, KvError.
         """
-        job, plan = self.job, await self._plan(differences, unmarked)
+        read = [found.name for found in differences if _is_of_record(found)]
+        skills = await self._read([*read, *unmarked])
+        waiting, later = self._foreseen(differences, skills)
+        while True:
+            compared = await self._compare(later, skills)
+            left = {found.name for found in later}
+            left -= {f.name for f in compared if f.kind is DifferenceKind.MISSING_IN_DATABASE}
+            unmarked = [name for name in unmarked if name not in left]
+            waiting, later = _first_of_each([*waiting, *compared], skills)
+            held = {found.name for found in later}
+            await self._repair(waiting, [name for name in unmarked if name not in held], skills)
+            if not later:
+                return
+            unmarked = [name for name in unmarked if name in held]
+            waiting = []
+
+    def _foreseen(
+        self, differences: Sequence[Difference], skills: Mapping[str, Skill]
+    ) -> tuple[list[Difference], list[Difference]]:
+        """The differences, and those that a rebuild would find changed by now."""
+        identities = {found.name: _identity(found, skills) for found in differences}
+        known = self.foresight.find({i for i in identities.values() if i is not None})
+        changed = [found for found in differences if identities[found.name] in known]
+        return [found for found in differences if found not in changed], changed
+
+    async def _compare(
+        self, differences: Sequence[Difference], skills: Mapping[str, Skill]
+    ) -> list[Difference]:
+        """What has become of differences, now that rows have changed."""
+        identities = {i for f in differences if (i := _identity(f, skills)) is not None}
+        rows = await self.foresight.rows(identities) if identities else {}
+        foreseen = self.foresight.find(identities)
+        compared = []
+        for found in differences:
+            skill, made = skills.get(found.name), foreseen.get(_identity(found, skills) or "")
+            if not _is_of_record(found):
+                compared += [found] if made is None else []
+                continue
+            row = None if skill is None else rows.get(skill.identity)
+            is_new = found.kind is DifferenceKind.MISSING_IN_DATABASE
+            if skill is None or row is None:
+                compared.append(found)
+            elif row.name != skill.name:
+                compared.append(Difference(DifferenceKind.OTHER_SLUG, found.name, row))
+                self.job.parted -= is_new  # the walk for the index finds it once more
+            elif not covers(row, skill):
+                compared.append(Difference(DifferenceKind.NEWER_IN_KV, found.name, row))
+            else:
+                self.job.parted -= is_new and made is not None and made.how is How.PLACED
+        return compared
+
+    async def _repair(
+        self,
+        differences: Sequence[Difference],
+        unmarked: Sequence[str],
+        skills: Mapping[str, Skill],
+    ) -> None:
+        job, plan = self.job, await self._plan(differences, unmarked, skills)
         # Records first move out of slugs that belong to others; then those write theirs.
         await self._into_database(plan)
         owned = {row.name for row in plan.into_kv}
@@ -90,12 +153,13 @@ class Reconciler:
         await self._place(others, leave_notes=True)
         job.metadata_restored += await self._write(plan.unmarked)
 
-    async def _plan(self, differences: Sequence[Difference], unmarked: Sequence[str]) -> _Plan:
+    async def _plan(
+        self,
+        differences: Sequence[Difference],
+        unmarked: Sequence[str],
+        skills: Mapping[str, Skill],
+    ) -> _Plan:
         plan = _Plan()
-        read = [
-            found.name for found in differences if found.kind is not DifferenceKind.MISSING_IN_KV
-        ]
-        skills = await self._read([*read, *unmarked])
         moved: list[tuple[Skill, Skill]] = []
         for found in differences:
             skill = skills.get(found.name)
@@ -114,12 +178,17 @@ class Reconciler:
                 moved.append((skill, found.row))
         written = {row.name for row in plan.into_kv}
         there = await read_records(self.env, [row.name for _, row in moved])
+        foreseen = self.foresight.find({row.identity for _, row in moved})
         for skill, row in moved:
             newer = not covers(row, skill)
             record = there[row.name]
-            is_current = isinstance(record, Skill) and covers(record, row)
+            made = foreseen.get(row.identity)
+            is_current = _is_of(record, row) and covers(record, row)
+            is_current |= made is not None and made.how is not How.INSERTED
             ahead = row.name > self.job.position.after and row.name not in written
-            plan.moved.append(_Misplaced(skill, newer, newer or (ahead and not is_current)))
+            # The row is written over its record, which must not know more.
+            both = merge(skill, record) if _is_of(record, row) else skill
+            plan.moved.append(_Misplaced(both, newer, newer or (ahead and not is_current)))
             if ahead:
                 self.job.place(row.name)
         plan.unmarked = [skills[name] for name in unmarked if name in skills]
@@ -128,9 +197,9 @@ class Reconciler:
     def _plan_both(self, plan: _Plan, record: Skill, row: Skill | None) -> None:
         """Each may have what the other lacks."""
         both = record if row is None else merge(row, record)
-        if row is None or both.revision != row.revision:
+        if row is None or not is_same(both, row):
             plan.into_database.append(record)
-        if both.revision != record.revision:
+        if not is_same(both, record):
             plan.into_kv.append(both)
 
     async def _read(self, names: Sequence[str]) -> dict[str, Skill]:
@@ -152,6 +221,10 @@ class Reconciler:
         in_kv = {record.identity: record.revision for record in plan.into_database}
         outcome = await upsert_in_bulk(ruled, upsert)
         self.job.prisma_backfilled += len(outcome.stored)
+        written = {row.identity for row in plan.into_kv}
+        for skill in outcome.stored:
+            how = How.PLACED if skill.identity in written else How.INSERTED
+            self.foresight.note(how, skill, [skill.name])
         if outcome.stored and not self.job.dry_run:
             keys = [RecordKey(s.name, s.identity, in_kv[s.identity]) for s in outcome.stored]
             await self.database.mark_in_kv(keys)
@@ -179,6 +252,8 @@ class Reconciler:
                 placed[skill.name] = skill
         if not self.job.dry_run:
             placed = await self._publish(placed, leave_notes=leave_notes)
+        else:
+            await self.foresight.place(list(placed.values()))
         done = [found for found in misplaced if found.skill.name in placed]
         self.job.conflicts_resolved += len(done)
         self.job.prisma_backfilled += sum(found.into_database for found in done)
@@ -189,7 +264,11 @@ class Reconciler:
         """Those that both stores took."""
         placed = {}
         for chunk in chunks(list(skills.values()), _PLACED_AT_ONCE):
-            outcomes = await publish_skills(self.env, [State(skill) for skill in chunk])
+            states: dict[str, Skill] = {}
+            for skill in chunk:
+                earlier = states.get(skill.identity)
+                states[skill.identity] = skill if earlier is None else merge(earlier, skill)
+            outcomes = await publish_skills(self.env, list(map(State, states.values())))
             for skill in chunk:
                 outcome = outcomes.get(skill.identity)
                 if not isinstance(outcome, Published) or not outcome.in_both:
@@ -220,3 +299,37 @@ class Reconciler:
                 )
                 self.job.add_error(f"skill:{skill.name}", str(reason))
         return len(written)
+
+
+def _is_of_record(found: Difference) -> bool:
+    """Whether KV has a record under the slug of a difference."""
+    return found.kind is not DifferenceKind.MISSING_IN_KV
+
+
+def _identity(found: Difference, skills: Mapping[str, Skill]) -> str | None:
+    """The skill that a difference is of; None where its record cannot be read."""
+    skill = skills.get(found.name) if _is_of_record(found) else found.row
+    return None if skill is None else skill.identity
+
+
+def _is_of(record: object, row: Skill) -> TypeGuard[Skill]:
+    return isinstance(record, Skill) and record.identity == row.identity
+
+
+def _first_of_each(
+    differences: Sequence[Difference], skills: Mapping[str, Skill]
+) -> tuple[list[Difference], list[Difference]]:
+    """The differences to repair now, and those to compare once more after that: a further record
+    of a skill, unless its row knows all of it, and what else concerns the slug of that record."""
+    now: list[Difference] = []
+    later: list[Difference] = []
+    seen: set[str | None] = {None}
+    held: set[str] = set()
+    for found in sorted(differences, key=lambda each: (each.name, not _is_of_record(each))):
+        identity, skill = _identity(found, skills), skills.get(found.name)
+        told = found.row is not None and skill is not None and covers(found.row, skill)
+        if _is_of_record(found) and skill is not None and identity in seen and not told:
+            held.add(found.name)
+        (later if found.name in held else now).append(found)
+        seen.add(identity)
+    return now, later

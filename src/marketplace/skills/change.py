@@ -12,7 +12,7 @@ from typing import Protocol
 import msgspec
 
 from marketplace.skills.acts import Act, union
-from marketplace.skills.merging import as_listed, merge
+from marketplace.skills.merging import as_listed, is_same, merge
 from marketplace.skills.rules import Rule, under_rules
 from marketplace.skills.scan import Refusal, Scan, apply_scan, has_changed_hands
 from marketplace.skills.skill import Skill, Status
@@ -141,4 +141,4 @@ def withdraws(stored: Skill | None, outcome: Skill | Refusal) -> bool:
 
 def covers(one: Skill, other: Skill) -> bool:
     """Whether a state knows all that another state of the same skill knows."""
-    return merge(one, other).revision == one.revision
+    return is_same(merge(one, other), one)

@@ -3,7 +3,8 @@
 `merge` is commutative, associative and idempotent, so any order of messages, repairs and retries
 ends in the same revision. It has three registers, of which the greater (moment, digest) wins: what
 the repository says, what the newest PASS says, and the newest verdict; and the set of acts.
-``updated_at`` and ``published_at`` only help a reader, and the revision does not count them.
+``updated_at`` and ``published_at`` only help a reader, and the revision does not count them. The
+first publication is compared besides, as `is_same` does.
 """
 
 from collections.abc import Callable, Sequence
@@ -44,6 +45,11 @@ def merge(one: Skill, other: Skill) -> Skill:
         "acts": union(one.acts, other.acts),
     }
     return as_listed(msgspec.structs.replace(one, **values))
+
+
+def is_same(one: Skill, other: Skill) -> bool:
+    """Whether two states of one skill say the same, the first publication included."""
+    return (one.revision, one.published_at) == (other.revision, other.published_at)
 
 
 def as_listed(skill: Skill) -> Skill:

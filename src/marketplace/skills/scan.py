@@ -10,7 +10,7 @@ from marketplace.basics.timestamps import seconds_since
 from marketplace.skills.acts import ActKind, in_force, of_kind
 from marketplace.skills.merging import as_said, merge
 from marketplace.skills.skill import DEFAULT_CATEGORY, DEFAULT_VERSION, Skill
-from marketplace.skills.slugs import identity_of, repository_owner, slugify
+from marketplace.skills.slugs import identity_of, repository_author, slugify
 from marketplace.skills.stored import storable
 from marketplace.skills.submission import Submission
 from marketplace.skills.tiers import CertMethod, CertTier, Verdict
@@ -181,7 +181,7 @@ def _new(scan: Scan) -> Skill:
         base_slug=scan.base_slug,
         display_name=scan.skill_name,
         description="",
-        author=repository_owner(scan.repo_url),
+        author=repository_author(scan.repo_url),
         repo_url=scan.repo_url,
         skill_path=scan.path or "",
         provisional=True,
@@ -204,6 +204,8 @@ def _state(skill: Skill, scan: Scan) -> Skill:
             "cert_tier": scan.cert_tier,
             "cert_method": scan.cert_method,
             "certified_at": scan.scanned_at,
+            # In whatever order the verdicts come.
+            "published_at": min(skill.published_at, scan.scanned_at),
         }
         found |= {} if scan.skill is None else _content(scan, scan.skill)
     return storable(msgspec.structs.replace(skill, **found))

@@ -16,7 +16,8 @@ SEED_FILE = Path(__file__).parent / "seed_data" / "skills.json"
 
 
 class Claim(NamedTuple):
-    """A published skill, which the seed gives way to: its slug and its identity."""
+    """A published skill, which the seed gives way to: its identity and its slug, or one that it has
+    left and that leads to it."""
 
     name: str
     identity: str
@@ -26,7 +27,8 @@ class Claim(NamedTuple):
 class Seed:
     """The seed skills in file order, with the look-ups that reads and publishing need.
 
-    ``claimable``: every slug that one of them may have.
+    ``claimable``: every slug that one of them may have; where several may, the one whose slug in
+    the file it is, or else the first.
     """
 
     skills: tuple[Skill, ...]
@@ -38,28 +40,34 @@ class Seed:
         """The seed as it is listed beside published skills.
 
         One that is published itself is listed, or withheld, as that. One whose slug another skill
-        has gets the next candidate.
+        has, or has left, gets the next candidate that neither a published nor a seed skill has.
         """
-        owners = {claim.name: claim.identity for claim in claims}
-        published = set(owners.values())
-        if not owners:
+        claims = list(claims)
+        if not claims:
             return self.skills
-        return tuple(
-            _placed(skill, owners) for skill in self.skills if skill.identity not in published
-        )
+        published = {claim.identity for claim in claims}
+        taken = {claim.name for claim in claims}
+        listed = [skill for skill in self.skills if skill.identity not in published]
+        placed: list[Skill] = []
+        for skill in listed:
+            free = (s for s in slugs_of_seed(skill) if s not in taken and self._may_have(skill, s))
+            placed.append(skill.renamed(next(free, slugs_of_seed(skill)[-1])))
+            taken.add(placed[-1].name)
+        return tuple(placed)
+
+    def _may_have(self, skill: Skill, slug: str) -> bool:
+        other = self.by_name.get(slug)
+        return other is None or other is skill
 
     def find(self, name: str, claims: Iterable[Claim]) -> Skill | None:
         """The skill that is listed under a slug beside published skills."""
         return next((skill for skill in self.beside(claims) if skill.name == name), None)
 
 
-def _placed(skill: Skill, owners: Mapping[str, str]) -> Skill:
-    free = (name for name in _slugs(skill) if owners.get(name, skill.identity) == skill.identity)
-    return skill.renamed(next(free))
-
-
-def _slugs(skill: Skill) -> Iterable[str]:
-    return dict.fromkeys((skill.name, *assignable_candidates(skill.repo_url, skill.base_slug)))
+def slugs_of_seed(skill: Skill) -> tuple[str, ...]:
+    """The slugs that a skill of the seed may have, its own first."""
+    candidates = assignable_candidates(skill.repo_url, skill.base_slug)
+    return tuple(dict.fromkeys((skill.name, *candidates)))
 
 
 EMPTY_SEED = Seed((), {}, {}, {})
@@ -71,7 +79,9 @@ def seed_of(skills: Sequence[Skill]) -> Seed:
     by_identity = {skill.identity: skill for skill in skills}
     if not len(skills) == len(by_name) == len(by_identity):
         raise ValueError("the seed repeats a slug or an identity")
-    claimable = {slug: skill for skill in skills for slug in _slugs(skill)}
+    claimable = {
+        slug: skill for skill in reversed(skills) for slug in slugs_of_seed(skill)
+    } | by_name
     return Seed(tuple(skills), by_name, by_identity, claimable)
 
 

@@ -13,7 +13,11 @@ import msgspec
 
 from marketplace.basics.timestamps import EPOCH, parse_timestamp
 from marketplace.skills.acts import Acts
-from marketplace.skills.slugs import identity_of
+from marketplace.skills.slugs import (
+    identity_of,
+    is_on_github,
+    repository_owner,
+)
 from marketplace.skills.tiers import CertMethod, CertTier, Verdict
 from marketplace.skills.versions import MAX_VERSION_LENGTH
 
@@ -185,7 +189,13 @@ class Skill(SkillSummary, frozen=True, kw_only=True, rename="camel"):
         """What the repository says, with the moment; a field at its default is left out."""
         said: dict[str, object] = {} if self.said is None else msgspec.structs.asdict(self.said)
         values = {f: said.get(f, getattr(self, f)) for f in CONTENT}
+        values["author"] = self._author_in_revision()
         return [self.facts_at, {f: v for f, v in values.items() if v != _DEFAULTS[f]}]
+
+    def _author_in_revision(self) -> str:
+        """On another forge than GitHub the owner alone. So a state that was stored before authors
+        had the forge in front has the same revision as now."""
+        return self.author if is_on_github(self.repo_url) else repository_owner(self.repo_url)
 
     def _verdicts(self) -> list[object]:
         tier = self.cert_tier if self.said is None else self.said.cert_tier

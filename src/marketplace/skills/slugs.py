@@ -28,7 +28,8 @@ DIGEST_LENGTH: Final = 10
 MAX_SLUG_LENGTH: Final = (
     MAX_OWNER_LENGTH + 1 + MAX_REPOSITORY_LENGTH + 1 + MAX_BASE_SLUG_LENGTH + 1 + DIGEST_LENGTH
 )
-"""216 characters; with its longest KV prefix still well under KV's 512 bytes for a key."""
+"""216 characters on GitHub. Another forge's host, of at most 253, comes in front: with its longest
+KV prefix that is still under KV's 512 bytes for a key."""
 
 MAX_REPOSITORY_URL_LENGTH: Final = 2048
 """Of any repository, also of one stored long ago; what was parsed is kept, and must stay small."""
@@ -36,6 +37,8 @@ MAX_REPOSITORY_URL_LENGTH: Final = 2048
 RESERVED_SLUGS: Final = frozenset({"count", "categories", "search"})
 """Words that are routes under ``/api/v1/skills/``; a skill of that slug could not be reached."""
 
+NAME_PATTERN: Final = "^[A-Za-z0-9 ._-]+$"
+_NAME: Final = re.compile(NAME_PATTERN)
 _SEPARATORS: Final = re.compile(r"[^A-Za-z0-9]+")
 _DIGEST_SHAPE: Final = re.compile(rf"-[0-9a-f]{{{DIGEST_LENGTH}}}\Z")
 _UNSAFE: Final = re.compile(r"[^\x21-\x7e]|\\")
@@ -44,6 +47,7 @@ _SEGMENT: Final = re.compile(r"[A-Za-z0-9._~-]+\Z")
 _SCP_FORM: Final = re.compile(r"[^@/:]+@(?P<host>[^/:]+):(?P<path>[^/].*)\Z")
 _SCHEMES: Final = frozenset({"https", "http", "git", "ssh", "git+https", "git+ssh"})
 _DEFAULT_PORTS: Final = frozenset({None, 80, 443})
+_GITHUB: Final = "github.com"
 
 
 class _Repository(NamedTuple):
@@ -82,13 +86,13 @@ def _parse_repository(repo_url: str) -> _Repository:
     if not _HOST.match(host):
         raise ValueError("repository URL has no valid host")
     if host == "www.github.com":
-        host = "github.com"
+        host = _GITHUB
     port = parts.port
     is_web = parts.scheme in {"https", "http", "git+https"}
     address = f"{host}:{port}" if is_web and port not in _DEFAULT_PORTS else host
 
     segments = [segment for segment in parts.path.split("/") if segment]
-    if host == "github.com":
+    if host == _GITHUB:
         segments = segments[:2]  # what follows is a page of the repository: /tree/main/…
     elif "-" in segments:
         segments = segments[: segments.index("-")]  # GitLab's mark of the same
@@ -123,6 +127,25 @@ def repository_owner(repo_url: str) -> str:
     return _parse_repository(repo_url).owner
 
 
+def repository_author(repo_url: str) -> str:
+    """Who a skill's author is: the owner, and on another forge than GitHub ``gitlab.com/owner``.
+    Raises ValueError."""
+    repository = _parse_repository(repo_url)
+    return repository.owner if is_on_github(repo_url) else f"{repository.host}/{repository.owner}"
+
+
+def author_of(repo_url: str, stored: str) -> str:
+    """The author of a stored skill; on another forge than GitHub as the repository tells, since it
+    may have been stored without the forge. Raises ValueError."""
+    return stored if is_on_github(repo_url) else repository_author(repo_url)
+
+
+def is_on_github(repo_url: str) -> bool:
+    """Raises ValueError."""
+    plain = repo_url.startswith(f"https://{_GITHUB}/")  # as nearly all of them are
+    return plain or _parse_repository(repo_url).host == _GITHUB
+
+
 def repository_name(repo_url: str) -> str:
     """The name, without ``.git``, in the case it is written in. Raises ValueError."""
     return _parse_repository(repo_url).name
@@ -142,11 +165,26 @@ def slug_candidates(repo_url: str, base_slug: str) -> tuple[str, str, str, str]:
     """The slugs that a skill may have, in the order in which they are tried. Raises ValueError.
 
     ``slug``, ``owner-slug``, ``owner-repo-slug``, ``owner-repo-slug-digest``; the digest is of the
-    identity. The first three are tried only where `assignable_candidates` has them.
+    identity. On another forge than GitHub the owner is ``gitlab-com-owner``, so that no owner there
+    takes a slug of their namesake's on GitHub. The first three are tried only where
+    `assignable_candidates` has them.
     """
+    return _candidates(repo_url, base_slug, repository_author(repo_url))
+
+
+def known_slugs(repo_url: str, base_slug: str) -> tuple[str, ...]:
+    """All slugs that this rule gives a skill or has ever given it. Raises ValueError.
+
+    Those of other forges than GitHub had no host in front; who has such a slug keeps it.
+    """
+    given = slug_candidates(repo_url, base_slug)
+    before = _candidates(repo_url, base_slug, repository_owner(repo_url))
+    return tuple(dict.fromkeys([*given, *before]))
+
+
+def _candidates(repo_url: str, base_slug: str, author: str) -> tuple[str, str, str, str]:
     identity = identity_of(repo_url, base_slug)
-    repository = _parse_repository(repo_url)
-    owner, name = slugify(repository.owner), slugify(repository.name)
+    owner, name = slugify(author), slugify(repository_name(repo_url))
     digest = hashlib.sha256(identity.encode()).hexdigest()[:DIGEST_LENGTH]
     return (
         base_slug,
@@ -170,6 +208,12 @@ def assignable_candidates(repo_url: str, base_slug: str) -> tuple[str, ...]:
     *readable, last = slug_candidates(repo_url, base_slug)
     usable = (s for s in readable if s not in RESERVED_SLUGS and not _DIGEST_SHAPE.search(s))
     return tuple(dict.fromkeys([*usable, last]))
+
+
+def is_name(text: str) -> bool:
+    """Whether a skill may be called so from now on: other characters would be lost in its slug, as
+    in "C++" and "C#"."""
+    return bool(_NAME.fullmatch(text))
 
 
 def is_slug(text: str) -> bool:

@@ -18,7 +18,12 @@ from marketplace.skills.skill import (
     revision_encoder,
     shorten,
 )
-from marketplace.skills.slugs import MAX_REPOSITORY_URL_LENGTH, is_slug, repository_owner
+from marketplace.skills.slugs import (
+    MAX_REPOSITORY_URL_LENGTH,
+    author_of,
+    is_slug,
+    repository_author,
+)
 from marketplace.skills.tiers import CertTier
 
 # As the limits in ``skill``: what every store can hold.
@@ -114,12 +119,13 @@ def storable(skill: Skill) -> Skill:
         revision_encoder.encode(skill)  # refuses broken Unicode
     except ValueError as error:
         raise InvalidData(str(error)) from error
+    stored = msgspec.structs.replace(skill, author=_author(skill))
     mended = {
         field: fitting
         for field, limit in LIMITS.items()
-        if (fitting := _mended(value := getattr(skill, field), limit)) != value
+        if (fitting := _mended(value := getattr(stored, field), limit)) != value
     }
-    stored = msgspec.structs.replace(skill, **mended)
+    stored = msgspec.structs.replace(stored, **mended)
     stored = msgspec.structs.replace(
         stored,
         description=shorten(stored.description, MAX_STORED_DESCRIPTION_BYTES),
@@ -167,9 +173,16 @@ def without_nul(text: str) -> str:
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
+def _author(skill: Skill) -> str:
+    try:
+        return author_of(skill.repo_url, skill.author)
+    except ValueError as error:
+        raise InvalidData(str(error)) from error
+
+
 def _owner(repo_url: str) -> str:
     try:
-        return repository_owner(repo_url)
+        return repository_author(repo_url)
     except ValueError as error:
         raise InvalidData(str(error)) from error
 

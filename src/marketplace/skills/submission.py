@@ -45,6 +45,20 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
         return identity_of(self.repo_url, self.base_slug)
 
 
+class OtherName(Exception):
+    """A submission of a name that only the slug rule makes equal to that of a listed skill of the
+    repository. ``name`` and ``slug`` are that skill's."""
+
+    def __init__(self, submitted: str, *, name: str, slug: str) -> None:
+        super().__init__(
+            f"This repository's skill {slug} is called {name!r}, and {submitted!r} would have the"
+            f" same address. Submit {name!r} to have that skill scanned again; give another skill a"
+            " name that differs in letters or digits."
+        )
+        self.name = name
+        self.slug = slug
+
+
 def new_submission_id() -> str:
     """An id that cannot be guessed: 128 random bits as 32 hex digits."""
     return secrets.token_hex(16)

@@ -19,6 +19,7 @@ from marketplace.repair.rebuild import DatabaseNeeded
 from marketplace.skills.forges import UnknownForge
 from marketplace.skills.listing_rules import InvalidQuery
 from marketplace.skills.skill import Skill, Status
+from marketplace.skills.submission import OtherName
 from marketplace.skills.withholding import ScanFailure, Withholding, failure_of, withholding_of
 from marketplace.web.answers import NO_STORE
 from marketplace.web.auth import Forbidden, Unauthenticated
@@ -132,6 +133,7 @@ def add_problem_handlers(app: FastAPI) -> None:
         RequestValidationError: _invalid_request,
         InvalidQuery: _invalid_field,
         UnknownForge: _invalid_field,
+        OtherName: _other_name,
         NotFound: _telling(HTTPStatus.NOT_FOUND),
         Withheld: _withheld,
         FailedScan: _failed_scan,
@@ -210,6 +212,11 @@ async def _storage_failed(request: Request, error: Exception) -> Response:
 async def _too_many_calls(_request: Request, error: TooManyCalls) -> Response:
     retry = {"Retry-After": str(error.retry_after)}
     return problem(HTTPStatus.TOO_MANY_REQUESTS, str(error), headers=retry)
+
+
+async def _other_name(_request: Request, error: OtherName) -> Response:
+    listed = {"name": error.name, "slug": error.slug}
+    return problem(HTTPStatus.CONFLICT, str(error), members={"listed": listed})
 
 
 async def _withheld(_request: Request, error: Withheld) -> Response:

@@ -103,9 +103,9 @@ def letters(market: Market) -> list[str]:
     return sorted(letter.reason for letter in market.tables.dead_letters.values())
 
 
-async def items(env: Env, search: str | None = None) -> list[dict[str, Any]]:
+async def items(env: Env, search: str | None = None, **filters: Any) -> list[dict[str, Any]]:
     """What a listing shows."""
-    page = (await get_skills(env, ListingQuery(limit=100, search=search))).value
+    page = (await get_skills(env, ListingQuery(limit=100, search=search, **filters))).value
     return [msgspec.json.decode(item) for item in page.items]
 
 

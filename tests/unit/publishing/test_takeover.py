@@ -12,7 +12,7 @@ from marketplace.publishing.submissions import get_submission_status, submit
 from marketplace.skills.acts import ActKind
 from marketplace.skills.scan import Facts, ScanReport
 from marketplace.skills.skill import Skill, Status
-from marketplace.skills.submission import Submission, SubmissionState, SubmissionStatus
+from marketplace.skills.submission import OtherName, Submission, SubmissionState, SubmissionStatus
 from marketplace.skills.tiers import Verdict
 from marketplace.web.api.requests import SubmissionRequest
 from tests.doubles.database import no_hook
@@ -49,7 +49,7 @@ ATTEMPTS: dict[str, dict[str, Any]] = {
     "a folder that there is not": {"skillPath": "evil/reader"},
     "another branch": {"ref": "evil", "branch": "evil", "commit": "e" * 40},
     "letter case of the name": {"skillName": "READER"},
-    "a name with the same slug": {"skillName": "Reader!"},
+    "a name with the same slug": {"skillName": "Reader."},
     "another name": {"skillName": "Evil"},
     "what only operators say": {"trusted": True, "certTier": "CERTIFIED", "labels": ["verified"]},
     "another category and licence": {"category": "evil", "license": "Evil-1.0"},
@@ -66,7 +66,10 @@ def body(**fields: Any) -> dict[str, Any]:
 async def posted(market: Market, id_: str, fields: dict[str, Any]) -> bool:
     """Whether the public interface takes it as something to look at."""
     request = SubmissionRequest.model_validate(fields)
-    receipt = await submit(market.env, request.to_submission(id_, market.env.now()))
+    try:
+        receipt = await submit(market.env, request.to_submission(id_, market.env.now()))
+    except OtherName:
+        return False
     return receipt.id == id_
 
 

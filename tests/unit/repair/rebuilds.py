@@ -20,6 +20,7 @@ _NUMBERS = (
     "kvBackfilled",
     "conflictsResolved",
     "metadataRestored",
+    "aliasesRepaired",
 )
 
 

@@ -16,8 +16,11 @@ from marketplace.skills.slugs import (
     MAX_SLUG_LENGTH,
     RESERVED_SLUGS,
     assignable_candidates,
+    author_of,
     identity_of,
+    known_slugs,
     normalize_repository,
+    repository_author,
     repository_name,
     repository_owner,
     slug_candidates,
@@ -173,6 +176,43 @@ def test_candidates_are_these_for_good() -> None:
         "acme-my-tools-pdf",
         "acme-my-tools-pdf-f5200aad3f",
     )
+
+
+def test_candidates_on_another_forge_have_its_host() -> None:
+    repository = "https://gitlab.com/Acme/Sub/My_Tools.git"
+    digest = slug_candidates(repository, "pdf")[3][-10:]
+    assert slug_candidates(repository, "pdf") == (
+        "pdf",
+        "gitlab-com-acme-sub-pdf",
+        "gitlab-com-acme-sub-my-tools-pdf",
+        f"gitlab-com-acme-sub-my-tools-pdf-{digest}",
+    )
+    assert known_slugs(repository, "pdf") == (
+        *slug_candidates(repository, "pdf"),
+        "acme-sub-pdf",
+        "acme-sub-my-tools-pdf",
+        f"acme-sub-my-tools-pdf-{digest}",
+    )
+    assert known_slugs(TOOLS, "pdf") == slug_candidates(TOOLS, "pdf")
+
+
+@pytest.mark.parametrize(
+    ("repo_url", "author"),
+    [
+        ("https://github.com/Acme/tools", "Acme"),
+        ("git@github.com:Acme/tools.git", "Acme"),
+        ("https://GitLab.com/Acme/Sub/tools", "gitlab.com/Acme/Sub"),
+        ("git@codeberg.org:Acme/tools", "codeberg.org/Acme"),
+        ("https://git.acme.example:8443/a/b", "git.acme.example:8443/a"),
+    ],
+)
+def test_the_author_is_the_owner_with_the_forge(repo_url: str, author: str) -> None:
+    assert repository_author(repo_url) == author
+    assert author_of(repo_url, "Acme") == author
+
+
+def test_the_author_of_a_skill_on_github_is_as_it_was_stored() -> None:
+    assert author_of("https://github.com/Acme/tools", "Jane Doe") == "Jane Doe"
 
 
 def test_the_longest_slug() -> None:

@@ -30,7 +30,7 @@ from marketplace.skills.skill import (
     MAX_SCORE,
     MAX_SKILL_NAME_LENGTH,
 )
-from marketplace.skills.slugs import is_slug, repository_name, slugify
+from marketplace.skills.slugs import NAME_PATTERN, is_name, is_slug, repository_name, slugify
 from marketplace.skills.submission import Submission
 from marketplace.skills.tiers import CertMethod, CertTier, Verdict
 from marketplace.skills.versions import MAX_VERSION_LENGTH, is_version
@@ -87,6 +87,17 @@ Category = Annotated[
 ]
 
 
+_SkillName = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=MAX_SKILL_NAME_LENGTH,
+        json_schema_extra={"pattern": NAME_PATTERN},
+    ),
+    ONE_LINE,
+    _must("have only letters a-z, digits, spaces, '.', '_' and '-'", is_name),
+    _must("contain a letter a-z or a digit", lambda text: bool(slugify(text))),
+]
 _Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 ForgeId = Annotated[
     str, BeforeValidator(_forge_id), Field(min_length=1, max_length=MAX_FORGE_ID_LENGTH), ONE_LINE
@@ -106,12 +117,7 @@ class SubmissionRequest(Document):
     repo_url: Annotated[
         str, Field(max_length=MAX_REPO_URL_LENGTH), ONE_LINE, AfterValidator(repository_address)
     ]
-    skill_name: Annotated[
-        str,
-        Field(min_length=1, max_length=MAX_SKILL_NAME_LENGTH),
-        ONE_LINE,
-        _must("contain a letter a-z or a digit", lambda text: bool(slugify(text))),
-    ] = ""
+    skill_name: _SkillName = ""
     display_name: (
         Annotated[str, Field(min_length=1, max_length=MAX_DISPLAY_NAME_LENGTH), ONE_LINE] | None
     ) = None
@@ -152,11 +158,7 @@ class SubmissionRequest(Document):
 class SkillFacts(Document):
     """What the repository says the skill is. Fields not named here are ignored."""
 
-    name: Annotated[
-        str,
-        Field(min_length=1, max_length=MAX_SKILL_NAME_LENGTH, pattern="^[A-Za-z0-9 ._-]+$"),
-        _must("contain a letter a-z or a digit", lambda text: bool(slugify(text))),
-    ]
+    name: _SkillName
     display_name: (
         Annotated[str, Field(min_length=1, max_length=MAX_DISPLAY_NAME_LENGTH), ONE_LINE] | None
     ) = None

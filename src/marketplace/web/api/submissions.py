@@ -33,7 +33,7 @@ async def submit(
     request: Request, env: CurrentEnv, caller: Caller, body: SubmissionRequest
 ) -> Response:
     """Ask for a skill to be listed. 202: taken; 200: an earlier request or listing stands, or
-    the skill is blocked.
+    the skill is blocked; 409: the repository's skill of that slug has another name.
 
     Anybody may, a limited number of times a minute: what the skill is called and does is read in
     the repository. With a credential there is no limit. ``rescan`` asks for another scan of a
