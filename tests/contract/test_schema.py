@@ -287,7 +287,7 @@ _READ_OF_SKILLS: dict[str, set[str]] = {
     "category": set(),
     "categories": set(),
     "author": {"Index Only Scan"},
-    "claims": {"Bitmap Heap Scan"},
+    "claims": {"Bitmap Heap Scan", "Index Only Scan"},
 }
 
 

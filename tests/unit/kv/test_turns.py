@@ -7,7 +7,7 @@ import pytest
 
 from marketplace.basics.concurrency import TURN
 from marketplace.catalog.published_skills import get_published_skills_list
-from marketplace.health.readings import count_records
+from marketplace.health.readings import read_pages
 from marketplace.kv.records import enumerate_published_skills
 from marketplace.ports.env import Env
 from tests.doubles.marketplace import Market, make_skills
@@ -20,7 +20,7 @@ async def enumerate_all(env: Env) -> None:
         pass
 
 
-@pytest.mark.parametrize("walk", [enumerate_all, count_records, get_published_skills_list])
+@pytest.mark.parametrize("walk", [enumerate_all, read_pages, get_published_skills_list])
 async def test_a_walk_over_a_thousand_records_leaves_others_ten_turns(
     market: Market, walk: Callable[[Env], Awaitable[object]]
 ) -> None:
