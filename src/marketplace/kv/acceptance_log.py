@@ -4,7 +4,8 @@ An entry is written once and never changed, and holds all that it takes to do ag
 Its metadata tells the identity and the kind, so that a walk costs one list call for a thousand.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import asyncio
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -31,6 +32,7 @@ from marketplace.ports.env import Env
 from marketplace.ports.errors import KvError
 from marketplace.ports.kv import KV_METADATA_LIMIT
 from marketplace.skills.acts import Act, ActKind
+from marketplace.skills.logged import Logged, that_stand
 from marketplace.skills.rules import Rule, RuleLift, Target
 from marketplace.skills.scan import Scan
 from marketplace.skills.skill import digest_of
@@ -91,6 +93,12 @@ async def read_verdicts(env: Env, identity: str, *, newest: int | None = None) -
 async def read_acts(env: Env, identity: str) -> list[Act]:
     """Every act on a skill, the oldest first. Raises KvError."""
     return [logged.act for logged in await _read(env, act_prefix(identity), LoggedAct)]
+
+
+async def read_logged(env: Env, identity: str, *, listed: Collection[str] = ()) -> Logged:
+    """All that stands of a skill; ``listed`` as in `that_stand`. Raises KvError."""
+    verdicts, acts = await asyncio.gather(read_verdicts(env, identity), read_acts(env, identity))
+    return Logged(tuple(that_stand(verdicts, listed=listed)), tuple(acts))
 
 
 async def read_rules(env: Env, targets: Iterable[Target]) -> list[Rule]:

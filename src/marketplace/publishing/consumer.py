@@ -7,7 +7,7 @@ from typing import Final
 from marketplace.basics.concurrency import map_bounded
 from marketplace.basics.json_text import Unreadable
 from marketplace.catalog.lookup import find_by_identity
-from marketplace.kv.acceptance_log import read_verdicts
+from marketplace.kv.acceptance_log import read_logged
 from marketplace.kv.access import Stored
 from marketplace.kv.index.writing import add_to_published_index
 from marketplace.kv.outbox import find_identity_in_outbox
@@ -32,7 +32,7 @@ from marketplace.publishing.messages import (
 from marketplace.publishing.publish import Published, publish_skills
 from marketplace.publishing.withheld import update_withheld
 from marketplace.skills.change import Change, Scanned
-from marketplace.skills.scan import Refusal, Scan, that_count
+from marketplace.skills.scan import Refusal, Scan
 from marketplace.skills.submission import Publication
 from marketplace.skills.tiers import Verdict
 
@@ -159,10 +159,8 @@ async def _changes(
 
 
 async def _passed(env: Env, scan: Scan) -> Change:
-    """A PASS, with what the log has besides of a skill that may not be listed yet."""
-    logged = that_count(await read_verdicts(env, scan.identity))
-    later = [other for other in logged if other.scanned_at >= scan.scanned_at and other != scan]
-    return Scanned(scan, tuple(later))
+    """A PASS, with what the log has besides of a skill that the stores may lack."""
+    return Scanned(scan, await read_logged(env, scan.identity))
 
 
 async def _withdrawn(env: Env, scan: Scan) -> Change:
@@ -214,8 +212,9 @@ async def _note_publications(
 
     await map_bounded(scans, note)
     if stored:
-        await add_to_published_index(env, list(stored.values()))
         in_database = {found.skill.name for found in published if found.in_database}
+        # What waits has no slug for certain, and every listing out of KV reads the outbox.
+        await add_to_published_index(env, [stored[name] for name in sorted(in_database)])
         await update_withheld(
             env,
             [skill for name, skill in stored.items() if name in in_database],

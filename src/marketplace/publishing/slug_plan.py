@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from marketplace.kv.records import Records, read_records
 from marketplace.ports.env import Env
 from marketplace.ports.errors import KvError
-from marketplace.skills.change import Change, Knowing
+from marketplace.skills.change import Change, Knowing, Waiting
 from marketplace.skills.skill import Skill
 from marketplace.skills.slugs import assignable_candidates
 
@@ -69,8 +69,9 @@ def plan_slug(env: Env, change: Change, records: Records) -> SlugPlan:
     candidates = [slug for slug in wanted[:-1] if is_free(slug)] + [wanted[-1]]
     owned = [holders[slug] for slug in candidates if slug in holders]
     own = max(owned, key=lambda record: record.revision, default=None)
-    if own is not None:  # a published skill keeps its slug, also where PostgreSQL lost the row
-        candidates.sort(key=lambda slug: slug != own.name)
+    shown = own or (change.skill if isinstance(change, Waiting) else None)
+    if shown is not None:  # a skill keeps its slug, also where PostgreSQL lost or lacks the row
+        candidates.sort(key=lambda slug: slug != shown.name)
     known = own or env.seed.by_identity.get(identity)
     change = change if known is None else Knowing(change, known)
     return SlugPlan(change, candidates, own, wanted[-1] in records)

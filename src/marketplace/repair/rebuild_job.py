@@ -19,7 +19,8 @@ from marketplace.ports.errors import StorageError
 MAX_ERROR_DETAILS: Final = 100
 MAX_REASON: Final = 200  # characters
 MAX_PLACED: Final = 50_000
-"""Slugs written ahead that a job remembers, some MB. Further ones may be counted twice."""
+"""Slugs written ahead, or drained identities, that a job remembers, some MB. Further ones may be
+counted twice."""
 REBUILD_JOB: Final = "rebuildJob"
 REBUILD_STATE: Final = "rebuild"
 MAX_RACES: Final = 10  # changes of the state that others were quicker with
@@ -56,6 +57,7 @@ class RebuildJob(msgspec.Struct, kw_only=True, rename="camel"):
     failure: str | None = None
     finished_at: str | None = None
     placed: list[str] = []  # slugs written ahead of the walk
+    drained: list[str] = []  # identities that a dry run would have brought in from the outbox
     parted: int = 0  # skills that a dry run would give a slug besides the one they share
     rebuilt: int = 0
     errors: int = 0
@@ -78,6 +80,10 @@ class RebuildJob(msgspec.Struct, kw_only=True, rename="camel"):
     def place(self, slug: str) -> None:
         if len(self.placed) < MAX_PLACED:
             self.placed.append(slug)
+
+    def drain(self, identity: str) -> None:
+        if len(self.drained) < MAX_PLACED:
+            self.drained.append(identity)
 
     def end(self, error: StorageError) -> None:
         """End before everything is done; what was repaired stays repaired."""
@@ -135,7 +141,7 @@ class Rebuilds(msgspec.Struct, rename="camel"):
     def followed_by(self, env: Env, job: RebuildJob) -> "Rebuilds":
         begun = new_job(env, dry_run=job.dry_run)
         begun.id = job.id
-        ended = msgspec.structs.replace(self.current, placed=[])
+        ended = msgspec.structs.replace(self.current, placed=[], drained=[])
         following = None if self.following is job else self.following
         return Rebuilds(begun, previous=ended, following=following)
 

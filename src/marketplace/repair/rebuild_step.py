@@ -17,7 +17,7 @@ from marketplace.kv.index.writing import IndexWriter
 from marketplace.kv.records import PublishedPage, enumerate_published_skills
 from marketplace.ports.database import Difference, SkillDatabase
 from marketplace.ports.env import Env, get_db
-from marketplace.publishing.outbox import OUTBOX_BATCH, drain_outbox
+from marketplace.publishing.outbox import OUTBOX_BATCH, drain_outbox, preview_outbox
 from marketplace.publishing.withheld import refresh_withheld
 from marketplace.repair.logged_acts import REPLAY_OPERATIONS, replay_acts
 from marketplace.repair.logged_rules import replay_rules
@@ -74,17 +74,29 @@ class Step:
 
     async def _outbox(self) -> bool:
         """What only KV took comes first, under the slug that it has there."""
-        job = self._job
-        job.estimated_total = (await (await get_db(self._env)).fingerprint()).count
-        more = not job.dry_run  # for which the walk finds the outbox's records
-        while more:
-            if not self._has_room(_OUTBOX_OPERATIONS):
-                return False
-            drained = await drain_outbox(self._env)
-            job.prisma_backfilled += drained.news
-            more = drained.entries == OUTBOX_BATCH
-        job.move_to("reconcile" if job.dry_run else "rules")
-        return True
+        job, position = self._job, self._job.position
+        if position.cursor is None:
+            job.estimated_total = (await (await get_db(self._env)).fingerprint()).count
+        visit = self._preview if job.dry_run else self._drain
+        while self._has_room(_OUTBOX_OPERATIONS):
+            position.cursor = await visit(position.cursor)
+            if position.cursor is None:
+                job.move_to("reconcile" if job.dry_run else "rules")
+                return True
+        return False
+
+    async def _drain(self, cursor: str | None) -> str | None:
+        drained = await drain_outbox(self._env, cursor)
+        self._job.prisma_backfilled += drained.news
+        return drained.cursor
+
+    async def _preview(self, cursor: str | None) -> str | None:
+        preview = await preview_outbox(self._env, cursor)
+        for identity in preview.news - set(self._job.drained):
+            self._job.prisma_backfilled += 1
+            self._job.rebuilt += identity in preview.unlisted
+            self._job.drain(identity)
+        return preview.cursor
 
     async def _rules(self) -> bool:
         """Rules that the log alone has. The checks apply them."""

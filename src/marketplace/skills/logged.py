@@ -1,0 +1,78 @@
+"""What the acceptance log makes of a skill: every verdict on it, in the order of their moments."""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from marketplace.skills.acts import Acts, union
+from marketplace.skills.merging import as_listed
+from marketplace.skills.scan import Refusal, Scan, apply_scan, that_count
+from marketplace.skills.skill import Skill
+from marketplace.skills.tiers import Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """What the log has of one skill: the verdicts that stand, the oldest first, and the acts."""
+
+    verdicts: tuple[Scan, ...] = ()
+    acts: Acts = ()
+
+    def with_verdict(self, scan: Scan) -> "Logged":
+        """This log and a verdict that it may not show yet."""
+        others = (other for other in self.verdicts if other != scan)
+        return Logged(tuple(sorted((*others, scan), key=_moment)), self.acts)
+
+
+NOTHING_LOGGED: Final = Logged()
+
+
+@dataclass(frozen=True, slots=True)
+class Folded:
+    """What a log made of a state: a state, or None where no verdict lists the skill; and the
+    verdicts that were refused in their turn."""
+
+    skill: Skill | None
+    refused: Sequence[tuple[Scan, Refusal]]
+
+    def refusal_of(self, scan: Scan) -> Refusal | None:
+        return next((refusal for other, refusal in self.refused if other == scan), None)
+
+
+def fold(stored: Skill | None, logged: Logged) -> Folded:
+    """Every verdict and act of a log on a state, as if each had come in its turn."""
+    skill, refused = with_acts(stored, logged.acts), []
+    for scan in logged.verdicts:
+        outcome = apply_scan(skill, scan)
+        if isinstance(outcome, Skill):
+            skill = with_acts(outcome, logged.acts)
+        else:
+            refused.append((scan, outcome))
+    return Folded(skill, refused)
+
+
+def with_acts(skill: Skill | None, acts: Acts) -> Skill | None:
+    if skill is None or not acts:
+        return skill
+    return as_listed(msgspec.structs.replace(skill, acts=union(skill.acts, acts)))
+
+
+def that_stand(verdicts: Iterable[Scan], *, listed: Collection[str] = ()) -> list[Scan]:
+    """Of all verdicts on a skill, the oldest first, those that a fold counts.
+
+    A FAIL takes back the PASS on its submission, unless that had listed the skill before:
+    ``listed`` are the submissions that did.
+    """
+    counting = that_count(verdicts)
+    failed = {scan.submission_id for scan in counting if scan.verdict is Verdict.FAIL}
+    return [
+        scan
+        for scan in counting
+        if scan.verdict is not Verdict.PASS or scan.submission_id not in failed - set(listed)
+    ]
+
+
+def _moment(scan: Scan) -> str:
+    return scan.scanned_at
