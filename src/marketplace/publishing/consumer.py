@@ -31,7 +31,7 @@ from marketplace.publishing.messages import (
 )
 from marketplace.publishing.publish import Published, publish_skills
 from marketplace.publishing.withheld import update_withheld
-from marketplace.skills.change import Change, Scanned
+from marketplace.skills.change import Change, Scanned, Waiting
 from marketplace.skills.scan import Refusal, Scan
 from marketplace.skills.submission import Publication
 from marketplace.skills.tiers import Verdict
@@ -115,9 +115,13 @@ async def _publish(
     while scans:
         # Verdicts on one skill one after the other, since a batch changes each skill once.
         batch = {scan.identity: scan for scan in reversed(scans)}
-        made = await publish_skills(env, await _changes(env, list(batch.values()), approved))
+        changes = await _changes(env, list(batch.values()), approved)
+        made = await publish_skills(env, changes)
+        by_identity = {change.identity: change for change in changes}
         for identity, scan in batch.items():
-            outcomes[scan.submission_id] = await _outcome(env, identity, made)
+            change = by_identity.get(identity)
+            outcome = None if change is None else await _outcome(env, change, made)
+            outcomes[scan.submission_id] = outcome
         scans = [scan for scan in scans if scan.submission_id not in outcomes]
     done: list[Scan] = []
     for message, reading in zip(messages, readings, strict=True):
@@ -131,12 +135,17 @@ async def _publish(
     await _note_publications(env, done, outcomes)
 
 
-async def _outcome(env: Env, identity: str, made: Mapping[str, Published | Refusal]) -> _Outcome:
-    """What became of a verdict. One on a skill that only waits in the outbox comes again."""
-    outcome = made.get(identity)
-    if outcome is Refusal.NOT_LISTED and await find_identity_in_outbox(env, identity) is not None:
-        return None
-    return outcome
+async def _outcome(env: Env, change: Change, made: Mapping[str, Published | Refusal]) -> _Outcome:
+    """What a change came to. One of a skill that only waits in the outbox needs that first."""
+    outcome = made.get(change.identity)
+    if outcome is not Refusal.NOT_LISTED:
+        return outcome
+    waiting = await find_identity_in_outbox(env, change.identity)
+    if waiting is None:
+        return outcome
+    await publish_skills(env, [Waiting(waiting.skill)])
+    outcome = (await publish_skills(env, [change])).get(change.identity)
+    return None if outcome is Refusal.NOT_LISTED else outcome
 
 
 async def _changes(

@@ -19,11 +19,15 @@ from marketplace.ports.errors import StorageError
 MAX_ERROR_DETAILS: Final = 100
 MAX_REASON: Final = 200  # characters
 MAX_PLACED: Final = 50_000
-"""Slugs written ahead, or drained identities, that a job remembers, some MB. Further ones may be
+"""Slugs written ahead, or identities brought in, that a job remembers, some MB. Further ones may be
 counted twice."""
 REBUILD_JOB: Final = "rebuildJob"
 REBUILD_STATE: Final = "rebuild"
 MAX_RACES: Final = 10  # changes of the state that others were quicker with
+
+
+Stage = Literal["outbox", "rules", "verdicts", "acts", "reconcile", "index", "done"]
+"""In the order of a rebuild; a dry run leaves out rules and acts."""
 
 
 class ErrorDetail(msgspec.Struct):
@@ -43,7 +47,7 @@ class RebuildJob(msgspec.Struct, kw_only=True, rename="camel"):
     started_at: str
     dry_run: bool
     index: IndexProgress
-    stage: Literal["outbox", "rules", "acts", "reconcile", "index", "done"] = "outbox"
+    stage: Stage = "outbox"
     position: Position = msgspec.field(default_factory=Position)
     sequence: int = 0  # grows with every saved state
     saved_at: str | None = None
@@ -57,7 +61,7 @@ class RebuildJob(msgspec.Struct, kw_only=True, rename="camel"):
     failure: str | None = None
     finished_at: str | None = None
     placed: list[str] = []  # slugs written ahead of the walk
-    drained: list[str] = []  # identities that a dry run would have brought in from the outbox
+    drained: list[str] = []  # identities that a dry run would have brought in
     parted: int = 0  # skills that a dry run would give a slug besides the one they share
     rebuilt: int = 0
     errors: int = 0
@@ -91,7 +95,7 @@ class RebuildJob(msgspec.Struct, kw_only=True, rename="camel"):
         self.add_error("rebuild", f"{error.reason}: {error}")
         self.stage = "done"
 
-    def move_to(self, stage: Literal["rules", "acts", "reconcile", "index", "done"]) -> None:
+    def move_to(self, stage: Stage) -> None:
         self.stage = stage
         self.position = Position()
 

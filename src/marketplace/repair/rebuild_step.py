@@ -21,6 +21,7 @@ from marketplace.publishing.outbox import OUTBOX_BATCH, drain_outbox, preview_ou
 from marketplace.publishing.withheld import refresh_withheld
 from marketplace.repair.logged_acts import REPLAY_OPERATIONS, replay_acts
 from marketplace.repair.logged_rules import replay_rules
+from marketplace.repair.logged_verdicts import LogPlace, replay_verdicts
 from marketplace.repair.rebuild_job import Position, RebuildJob
 from marketplace.repair.reconciliation import RESTORING_COST, Reconciler, kv_cost
 from marketplace.repair.slug_range import find_differences, merge_portion, unmarked_slugs
@@ -55,6 +56,8 @@ class Step:
                 return await self._outbox()
             case "rules":
                 return await self._rules()
+            case "verdicts":
+                return await self._verdicts()
             case "acts":
                 return await self._acts()
             case "reconcile":
@@ -81,7 +84,7 @@ class Step:
         while self._has_room(_OUTBOX_OPERATIONS):
             position.cursor = await visit(position.cursor)
             if position.cursor is None:
-                job.move_to("reconcile" if job.dry_run else "rules")
+                job.move_to("verdicts" if job.dry_run else "rules")
                 return True
         return False
 
@@ -104,8 +107,30 @@ class Step:
         while self._has_room():
             position.cursor = (await replay_rules(self._env, position.cursor)).cursor
             if position.cursor is None:
-                self._job.move_to("acts")
+                self._job.move_to("verdicts")
                 return True
+        return False
+
+    async def _verdicts(self) -> bool:
+        """What both stores lost, and entries for what the log never had."""
+        job, position = self._job, self._job.position
+        while self._has_room():
+            place = LogPlace(position.cursor, position.after)
+            replayed = await replay_verdicts(
+                self._env,
+                place,
+                operations=self._operations_left - _PAGE_OPERATIONS,
+                dry_run=job.dry_run,
+            )
+            for identity in set(replayed.news) - set(job.drained):
+                job.prisma_backfilled += 1
+                if job.dry_run:
+                    job.rebuilt += identity in replayed.unlisted
+                    job.drain(identity)
+            if replayed.place is None:
+                job.move_to("reconcile" if job.dry_run else "acts")
+                return True
+            position.cursor, position.after = replayed.place.cursor, replayed.place.after
         return False
 
     async def _acts(self) -> bool:

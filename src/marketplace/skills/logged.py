@@ -7,8 +7,8 @@ from typing import Final
 import msgspec
 
 from marketplace.skills.acts import Acts, union
-from marketplace.skills.merging import as_listed
-from marketplace.skills.scan import Refusal, Scan, apply_scan, that_count
+from marketplace.skills.merging import as_listed, as_said
+from marketplace.skills.scan import Facts, Refusal, Scan, apply_scan, that_count
 from marketplace.skills.skill import Skill
 from marketplace.skills.tiers import Verdict
 
@@ -25,6 +25,9 @@ class Logged:
         others = (other for other in self.verdicts if other != scan)
         return Logged(tuple(sorted((*others, scan), key=_moment)), self.acts)
 
+
+_BEFORE_THE_LOG: Final = "before-the-log"
+"""Stands in for submissions in the verdicts that are made of a row."""
 
 NOTHING_LOGGED: Final = Logged()
 
@@ -72,6 +75,53 @@ def that_stand(verdicts: Iterable[Scan], *, listed: Collection[str] = ()) -> lis
         for scan in counting
         if scan.verdict is not Verdict.PASS or scan.submission_id not in failed - set(listed)
     ]
+
+
+def verdicts_of(skill: Skill) -> list[Scan]:
+    """Verdicts that a fold makes this state of, but for its acts: for one from before the log."""
+    said = as_said(skill)
+    first = _verdict(said, Verdict.PASS, said.published_at)
+    told = [first] if said.published_at < said.facts_at else []
+    if not said.provisional:
+        told.append(_read(said))
+    if said.certified_at is not None and said.certified_at > said.facts_at:
+        told.append(_verdict(said, Verdict.PASS, said.certified_at))
+    if said.verdict is not Verdict.PASS:
+        told.append(_verdict(said, said.verdict, said.decided_at))
+    return told or [first]
+
+
+def _verdict(said: Skill, verdict: Verdict, moment: str) -> Scan:
+    return Scan(
+        submission_id=f"{_BEFORE_THE_LOG}-{verdict.lower()}",
+        repo_url=said.repo_url,
+        skill_name=said.display_name,
+        base_slug=said.base_slug,
+        verdict=verdict,
+        score=said.cert_score,
+        scanned_at=moment,
+        cert_tier=said.cert_tier,
+        cert_method=said.cert_method,
+        reason=None if verdict is Verdict.PASS else said.verdict_reason,
+        path=said.skill_path,
+    )
+
+
+def _read(said: Skill) -> Scan:
+    facts = Facts(
+        name=said.display_name,
+        display_name=said.display_name,
+        description=said.description,
+        version=said.current_version,
+        license=said.license,
+        labels=said.labels,
+        category=said.category,
+        extensible=said.extensible,
+        extension_points=said.extension_points,
+    )
+    fields = ("commit", "ref", "repository_id", "owner_id", "content_digest", "skill_md_digest")
+    read = {field: getattr(said, field) for field in fields}
+    return msgspec.structs.replace(_verdict(said, Verdict.PASS, said.facts_at), skill=facts, **read)
 
 
 def _moment(scan: Scan) -> str:
