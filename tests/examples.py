@@ -19,6 +19,7 @@ from marketplace.skills.tiers import CertMethod, CertTier, Verdict
 JANUARY: Final = "2026-01-01T00:00:00.000Z"
 FEBRUARY: Final = "2026-02-01T00:00:00.000Z"
 MARCH: Final = "2026-03-01T00:00:00.000Z"
+APRIL: Final = "2026-04-01T00:00:00.000Z"
 
 # Few of each, so that sort keys and prefixes meet; with what Unicode has to confuse two sorters.
 _WORDS: Final = (

@@ -16,7 +16,9 @@ from marketplace.ports.database import (
     Upserted,
 )
 from marketplace.skills.skill import Skill
-from tests.examples import FEBRUARY, JANUARY, MARCH, key_of, publish, random_skills, skill
+from marketplace.skills.slugs import key_digest
+from marketplace.skills.tiers import Verdict
+from tests.examples import APRIL, FEBRUARY, JANUARY, MARCH, key_of, publish, random_skills, skill
 
 
 async def test_a_skill_is_dirty_until_kv_holds_its_revision(connect: DatabaseConnector) -> None:
@@ -261,3 +263,44 @@ async def test_bulk_upserts_bring_an_earlier_first_publication(
 async def _published(found: Awaitable[Sequence[Skill] | Mapping[str, Skill]]) -> list[str]:
     skills = await found
     return [s.published_at for s in (skills.values() if isinstance(skills, Mapping) else skills)]
+
+
+async def test_the_log_and_the_rows_are_compared_by_a_range_of_digests(
+    connect: DatabaseConnector,
+) -> None:
+    records = [skill(f"log-{number}", certified_at=FEBRUARY) for number in range(8)]
+    records.append(skill("other", repository="ünal/a-b"))
+    in_order = sorted((record.identity for record in records), key=key_digest)
+    digests = [key_digest(identity) for identity in in_order]
+    with await connect() as db:
+        await db.upsert_skills(records)
+        logged = {in_order[2]: FEBRUARY, in_order[3]: MARCH, "https://github.com/no/row#x": JANUARY}
+        found = await db.compare_log(logged, after=digests[0], until=digests[5], limit=10)
+        assert found.behind == {in_order[3], "https://github.com/no/row#x"}
+        assert [row.identity for row in found.unlogged] == [in_order[i] for i in (1, 4, 5)]
+        found = await db.compare_log(logged, after=digests[0], until=None, limit=3)
+        assert [row.identity for row in found.unlogged] == [in_order[i] for i in (1, 4, 5)]
+        found = await db.compare_log({}, after="", until=None, limit=100)
+        assert (found.behind, len(found.unlogged)) == (frozenset(), len(records))
+
+
+async def test_a_verdict_is_newer_than_the_moment_that_decides_of_a_row(
+    connect: DatabaseConnector,
+) -> None:
+    failed = skill("failed", certified_at=JANUARY, verdict=Verdict.FAIL, verdict_at=MARCH)
+    passed = skill("passed", certified_at=FEBRUARY, updated_at=MARCH)
+    read = skill("read", certified_at=None, read_at=FEBRUARY, updated_at=JANUARY)
+    rows = [failed, passed, read]
+    with await connect() as db:
+        await db.upsert_skills(rows)
+        for moment, behind in (
+            (JANUARY, []),
+            (FEBRUARY, []),
+            (MARCH, ["passed", "read"]),
+            (APRIL, ["failed", "passed", "read"]),
+        ):
+            found = await db.compare_log(
+                {row.identity: moment for row in rows}, after="", until=None, limit=1
+            )
+            names = [row.base_slug for row in rows if row.identity in found.behind]
+            assert names == behind

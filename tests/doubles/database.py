@@ -29,6 +29,7 @@ from marketplace.ports.database import (
     LackingAlias,
     ListingRow,
     ListingRows,
+    LogComparison,
     RecordKey,
     SkillDatabase,
     Upserted,
@@ -57,7 +58,7 @@ from marketplace.skills.rules import Rule, RuleLift, Target, owners_of
 from marketplace.skills.scan import Refusal
 from marketplace.skills.seed import Claim, Seed
 from marketplace.skills.skill import KEPT, MOMENTS, Skill, SkillSummary, Status
-from marketplace.skills.slugs import is_slug, slugify
+from marketplace.skills.slugs import is_slug, key_digest, slugify
 from marketplace.skills.submission import Submission
 from marketplace.skills.updates import FoundInstalled, Installed, is_superseded
 from marketplace.skills.version_history import SkillVersion, is_new_version, version_of
@@ -503,6 +504,23 @@ class DoubleSession:
         ]
         skills.sort(key=lambda skill: (skill.updated_at, skill.name))
         return skills[:limit]
+
+    @_operation("compare_log")
+    def compare_log(
+        self, newest: Mapping[str, str], *, after: str, until: str | None, limit: int
+    ) -> LogComparison:
+        rows = self.tables.rows
+        unlogged = [
+            row.skill
+            for digest, row in sorted((key_digest(i), row) for i, row in rows.items())
+            if row.identity not in newest and digest > after and (until is None or digest <= until)
+        ]
+        behind = {
+            identity
+            for identity, moment in newest.items()
+            if identity not in rows or rows[identity].skill.decided_at < moment
+        }
+        return LogComparison(frozenset(behind), unlogged[:limit])
 
     @_operation("compare_range")
     def compare_range(

@@ -5,6 +5,8 @@ from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, 
 from dataclasses import dataclass, field, replace
 from typing import Final, cast
 
+import msgspec
+
 from marketplace.catalog.answer import Source
 from marketplace.kv import access as kv_access
 from marketplace.kv.index.blocks import (
@@ -156,7 +158,8 @@ class _Enumeration:
 
 
 async def _make_list(env: Env, end: float, *, use_index: bool) -> PublishedSkills:
-    enumeration, index, outbox = _Enumeration(env.seed), IndexReading(), BlockBuilder()
+    enumeration, index = _Enumeration(env.seed), IndexReading()
+    outbox: list[PublishedSummary] = []
     withheld: dict[str, str] = {}
     results = await asyncio.gather(
         _attempt(env, end, "enumeration", lambda: _enumerate(env, enumeration)),
@@ -169,7 +172,9 @@ async def _make_list(env: Env, end: float, *, use_index: bool) -> PublishedSkill
     enumerated = enumeration.blocks.blocks()
     indexed = merge(index.layers()) if use_index else []
     published = merge([enumerated, indexed], without=enumeration.moved)
-    blocks = merge([published, outbox.blocks()], without=enumeration.moved)
+    waiting = BlockBuilder()
+    waiting.add(map(entry_of, _placed(outbox, published)))
+    blocks = merge([published, waiting.blocks()], without=enumeration.moved)
     if not blocks and not enumeration.complete:
         raise _nothing_found(failures, index)
     larger_index = count(indexed) > count(enumerated)
@@ -237,8 +242,25 @@ async def _enumerate(env: Env, found: _Enumeration) -> None:
     found.complete = listed
 
 
-async def _read_outbox(env: Env, into: BlockBuilder) -> None:
-    into.add(map(entry_of, await list_outbox_summaries(env)))
+async def _read_outbox(env: Env, into: list[PublishedSummary]) -> None:
+    into += await list_outbox_summaries(env)
+
+
+def _placed(
+    waiting: Sequence[PublishedSummary], published: Sequence[Block]
+) -> Iterator[PublishedSummary]:
+    """What waits, each under the slug that its skill is published under, if it is."""
+    slugs = {slug for state in waiting for slug in _wanted(state.summary.identity)}
+    names = {e.summary.identity: e.summary.name for e in pick(published, slugs)}
+    for state in waiting:
+        name = names.get(state.summary.identity, state.summary.name)
+        summary = msgspec.structs.replace(state.summary, name=name)
+        yield PublishedSummary(summary, state.revision)
+
+
+def _wanted(identity: str) -> Sequence[str]:
+    repo_url, _, base_slug = identity.rpartition("#")
+    return known_slugs(repo_url, base_slug)
 
 
 async def _read_withheld(env: Env, into: dict[str, str]) -> None:

@@ -4,7 +4,8 @@ An entry is written once and never changed, and holds all that it takes to do ag
 Its metadata tells the identity and the kind, so that a walk costs one list call for a thousand.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import asyncio
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -16,11 +17,13 @@ from marketplace.kv import access as kv_access
 from marketplace.kv.keys import (
     ACT_PREFIX,
     RULE_PREFIX,
+    VERDICT_PREFIX,
     act_key,
     act_prefix,
     is_lift_key,
     lift_key,
     made_key_of,
+    parse_verdict_key,
     rule_id_in,
     rule_key,
     rule_prefix,
@@ -29,11 +32,13 @@ from marketplace.kv.keys import (
 )
 from marketplace.ports.env import Env
 from marketplace.ports.errors import KvError
-from marketplace.ports.kv import KV_METADATA_LIMIT
+from marketplace.ports.kv import KV_LIST_LIMIT, KV_METADATA_LIMIT
 from marketplace.skills.acts import Act, ActKind
+from marketplace.skills.logged import Logged, that_stand
 from marketplace.skills.rules import Rule, RuleLift, Target
 from marketplace.skills.scan import Scan
 from marketplace.skills.skill import digest_of
+from marketplace.skills.tiers import Verdict
 
 T = TypeVar("T")
 
@@ -91,6 +96,12 @@ async def read_verdicts(env: Env, identity: str, *, newest: int | None = None) -
 async def read_acts(env: Env, identity: str) -> list[Act]:
     """Every act on a skill, the oldest first. Raises KvError."""
     return [logged.act for logged in await _read(env, act_prefix(identity), LoggedAct)]
+
+
+async def read_logged(env: Env, identity: str, *, listed: Collection[str] = ()) -> Logged:
+    """All that stands of a skill; ``listed`` as in `that_stand`. Raises KvError."""
+    verdicts, acts = await asyncio.gather(read_verdicts(env, identity), read_acts(env, identity))
+    return Logged(tuple(that_stand(verdicts, listed=listed)), tuple(acts))
 
 
 async def read_rules(env: Env, targets: Iterable[Target]) -> list[Rule]:
@@ -170,6 +181,40 @@ async def find_logged_rule(env: Env, rule_id: str) -> Rule | None:
                 rules = [] if rule is None else await read_rules(env, [rule.target])
                 return next((each for each in rules if each.id == rule_id), None)
     return None
+
+
+@dataclass(frozen=True, slots=True)
+class VerdictPage:
+    """What a part of the log of verdicts is about, by the identities of the skills."""
+
+    newest: Mapping[str, str]  # moments of the newest verdicts
+    passed: Collection[str]  # with a PASS
+    last: str  # the digest of the last identity; empty where there is none
+    cursor: str | None  # of the next part
+
+
+async def list_verdicts(
+    env: Env, *, cursor: str | None = None, limit: int = KV_LIST_LIMIT
+) -> VerdictPage:
+    """One list call, and one bulk get for every hundred entries without metadata. Raises
+    KvError."""
+    page = await kv_access.list_page(env, VERDICT_PREFIX, cursor=cursor, limit=limit)
+    told: list[tuple[str, str, Verdict]] = []
+    untold: list[str] = []
+    for key in page.keys:
+        metadata = kv_access.decode_record(_encoded(key.metadata), tuple[str, Verdict])
+        if isinstance(metadata, tuple):
+            told.append((metadata[0], parse_verdict_key(key.name)[1], metadata[1]))
+        else:
+            untold.append(key.name)
+    scans = await _read_entries(env, untold, Scan)
+    told += [(scan.identity, scan.scanned_at, scan.verdict) for scan in scans]
+    newest: dict[str, str] = {}
+    for identity, moment, _ in told:
+        newest[identity] = max(moment, newest.get(identity, ""))
+    passed = {identity for identity, _, verdict in told if verdict is Verdict.PASS}
+    last = parse_verdict_key(page.keys[-1].name)[0] if page.keys else ""
+    return VerdictPage(newest, passed, last, page.cursor)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,9 @@
 """The names of everything that the marketplace keeps in KV, in one place."""
 
-import hashlib
 from typing import Final
 
 from marketplace.basics.timestamps import EPOCH, normalize_timestamp
+from marketplace.skills.slugs import KEY_DIGEST_LENGTH, key_digest
 
 SKILL_PREFIX: Final = "skill:"
 ALIAS_PREFIX: Final = "skill:alias:"
@@ -18,7 +18,6 @@ VERDICT_PREFIX: Final = "verdict:"
 ACT_PREFIX: Final = "act:"
 RULE_PREFIX: Final = "rule:"
 _LIFTED: Final = ":lifted:"
-_DIGEST_LENGTH: Final = 32
 
 
 def skill_key(slug: str) -> str:
@@ -69,21 +68,21 @@ def parse_mark(prefix: str, key: str) -> tuple[str, str]:
 
 def identity_key(identity: str) -> str:
     """The latest submission of an identity."""
-    return f"identity:{_digest(identity)}"
+    return f"identity:{key_digest(identity)}"
 
 
 def outbox_prefix(identity: str) -> str:
-    return f"{OUTBOX_PREFIX}{_digest(identity)}:"
+    return f"{OUTBOX_PREFIX}{key_digest(identity)}:"
 
 
 def outbox_key(identity: str, revision: str) -> str:
     """A skill that waits for its place in the database; repeats fall on the same key."""
-    return f"{outbox_prefix(identity)}{_digest(revision)}"
+    return f"{outbox_prefix(identity)}{key_digest(revision)}"
 
 
 def verdict_prefix(identity: str) -> str:
     """What the keys of all verdicts on one skill begin with."""
-    return f"{VERDICT_PREFIX}{_digest(identity)}:"
+    return f"{VERDICT_PREFIX}{key_digest(identity)}:"
 
 
 def verdict_key(identity: str, moment: str, submission_id: str, digest: str) -> str:
@@ -94,9 +93,15 @@ def verdict_key(identity: str, moment: str, submission_id: str, digest: str) -> 
     return f"{verdict_prefix(identity)}{moment}:{submission_id}:{digest}"
 
 
+def parse_verdict_key(key: str) -> tuple[str, str]:
+    """The digest of the identity and the moment in a `verdict_key`."""
+    digest, _, rest = key.removeprefix(VERDICT_PREFIX).partition(":")
+    return digest, rest[: len(EPOCH)]
+
+
 def act_prefix(identity: str) -> str:
     """What the keys of all acts on one skill begin with."""
-    return f"{ACT_PREFIX}{_digest(identity)}:"
+    return f"{ACT_PREFIX}{key_digest(identity)}:"
 
 
 def act_key(identity: str, moment: str, act_id: str) -> str:
@@ -106,7 +111,7 @@ def act_key(identity: str, moment: str, act_id: str) -> str:
 
 def rule_prefix(matches: str, value: str) -> str:
     """What the keys of all rules on one target begin with, and those that say they are lifted."""
-    return f"{RULE_PREFIX}{_digest(f'{matches} {value}')}:"
+    return f"{RULE_PREFIX}{key_digest(f'{matches} {value}')}:"
 
 
 def rule_key(matches: str, value: str, rule_id: str) -> str:
@@ -130,12 +135,8 @@ def made_key_of(key: str) -> str:
 
 def rule_id_in(key: str) -> str:
     """The id of the rule that a `rule_key` or `lift_key` is about."""
-    return made_key_of(key)[len(RULE_PREFIX) + _DIGEST_LENGTH + 1 :]
+    return made_key_of(key)[len(RULE_PREFIX) + KEY_DIGEST_LENGTH + 1 :]
 
 
 def state_key(name: str) -> str:
     return f"state:{name}"
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:_DIGEST_LENGTH]

@@ -29,6 +29,14 @@ class OutboxEntry:
     skill: Skill
 
 
+@dataclass(frozen=True, slots=True)
+class OutboxPage:
+    """Waiting skills in no particular order; ``cursor`` of the next part, if there is one."""
+
+    entries: Sequence[OutboxEntry]
+    cursor: str | None
+
+
 async def write_outbox(env: Env, skill: Skill) -> str:
     """Keep a skill until the database takes it; returns its key. Idempotent.
 
@@ -41,30 +49,13 @@ async def write_outbox(env: Env, skill: Skill) -> str:
     return key
 
 
-async def list_outbox(env: Env, *, limit: int = KV_BULK_GET_LIMIT) -> list[OutboxEntry]:
-    """Up to ``limit`` waiting skills, in no particular order. Raises KvError.
+async def list_outbox(
+    env: Env, *, cursor: str | None = None, limit: int = KV_BULK_GET_LIMIT
+) -> OutboxPage:
+    """A part of the outbox: one list call and one bulk get. Raises KvError.
 
     Entries that cannot be read are logged, stay where they are and hide no others.
     """
-    entries: list[OutboxEntry] = []
-    async for page in _pages(env):
-        async for entry in _read_entries(env, [key.name for key in page.keys]):
-            entries.append(entry)
-            if len(entries) >= limit:
-                return entries
-    return entries
-
-
-@dataclass(frozen=True, slots=True)
-class OutboxPage:
-    """A part of the outbox; ``cursor``: where it goes on, None: nowhere."""
-
-    entries: Sequence[OutboxEntry]
-    cursor: str | None
-
-
-async def list_outbox_page(env: Env, *, cursor: str | None, limit: int) -> OutboxPage:
-    """Up to ``limit`` waiting skills, in the order of their keys. Raises KvError."""
     page = await kv_access.list_page(env, OUTBOX_PREFIX, cursor=cursor, limit=limit)
     entries = [entry async for entry in _read_entries(env, [key.name for key in page.keys])]
     return OutboxPage(entries, page.cursor)

@@ -121,6 +121,14 @@ class AliasRow:
 
 
 @dataclass(frozen=True, slots=True)
+class LogComparison:
+    """What a part of the acceptance log and the rows lack of each other."""
+
+    behind: frozenset[str]  # identities without a row, or whose row has an older verdict
+    unlogged: Sequence[Skill]  # rows that the log says nothing of, by the identity's digest
+
+
+@dataclass(frozen=True, slots=True)
 class WithoutVersions:
     """Skills that have no version, of a part of the table; ``after``: the identity to go on
     after, None where the table ends."""
@@ -234,6 +242,15 @@ class SkillDatabase(AbstractContextManager["SkillDatabase"], Protocol):
 
     async def skills_not_in_kv(self, *, limit: int) -> Sequence[Skill]:
         """Rows whose newest revision is not known to be in KV, oldest first."""
+
+    async def compare_log(
+        self, newest: Mapping[str, str], *, after: str, until: str | None, limit: int
+    ) -> LogComparison:
+        """Compare a part of the acceptance log with the rows.
+
+        ``newest``: the moments of the newest verdicts in it by identity, all those with digests
+        beyond ``after`` up to ``until`` (None: the end). At most ``limit`` rows are ``unlogged``.
+        """
 
     async def compare_range(
         self,

@@ -25,6 +25,7 @@ from marketplace.ports.database import (
     LackingAlias,
     ListingRow,
     ListingRows,
+    LogComparison,
     RecordKey,
     SkillDatabase,
     Upserted,
@@ -374,6 +375,19 @@ class PostgresSkillDatabase:
     async def skills_not_in_kv(self, *, limit: int) -> Sequence[Skill]:
         result = await self._query(queries.SKILLS_NOT_IN_KV, limit)
         return [_read_skill_json(skill) for (skill,) in _filled(result)]
+
+    async def compare_log(
+        self, newest: Mapping[str, str], *, after: str, until: str | None, limit: int
+    ) -> LogComparison:
+        identities = list(newest)
+        behind, unlogged = await self._pipeline(
+            Statement(queries.ROWS_BEHIND_THE_LOG, (identities, list(newest.values()))),
+            Statement(queries.ROWS_NOT_IN_THE_LOG, (identities, after, until, limit)),
+        )
+        return LogComparison(
+            behind=frozenset(identity for (identity,) in _filled(behind)),
+            unlogged=[_read_skill_json(skill) for (skill,) in _filled(unlogged)],
+        )
 
     async def compare_range(
         self,

@@ -55,7 +55,14 @@ SKILL_COLUMNS: Final = {
 """Columns of ``skill`` that an upsert writes, and the type each is read as from the parameter: a
 skill's fields, and what is made of them for looking up and searching."""
 
-MANAGED_COLUMNS: Final = ("revision_in_kv", "title_vector", "search_vector", "digest", "due_at")
+MANAGED_COLUMNS: Final = (
+    "revision_in_kv",
+    "title_vector",
+    "search_vector",
+    "digest",
+    "due_at",
+    "identity_digest",
+)
 """Columns that ``mark_in_kv``, ``hand_out_due_scans`` or PostgreSQL itself fills."""
 
 _KEPT_ON_UPDATE: Final = {"identity", *KEPT}
@@ -398,6 +405,9 @@ from (
 order by updated_at, name
 """
 
+_DECIDED_AT = "coalesce(skill.verdict_at, skill.certified_at, skill.read_at, skill.updated_at)"
+"""`Skill.decided_at`."""
+
 COMPARE_RANGE: Final = f"""
 with record as (
     select name collate "C" as name, identity collate "C" as identity,
@@ -469,6 +479,32 @@ order by alias
 limit $5::bigint
 """
 """$1 old slugs, $2 the slugs that they lead to; $3 after, $4 until (NULL: the end), $5 limit."""
+
+ROWS_BEHIND_THE_LOG: Final = f"""
+select logged.identity
+from unnest($1::text[], $2::text[]) as logged (identity, moment)
+left join skill on skill.identity = logged.identity
+where skill.identity is null or {_DECIDED_AT} < logged.moment collate "C"
+"""
+"""$1 identities, each once, $2 the moments of their newest verdicts in the log."""
+
+ROWS_NOT_IN_THE_LOG: Final = f"""
+select {skill_json("unlogged")}
+from (
+    select *
+    from skill
+    where identity_digest > $2::text and ($3::text is null or identity_digest <= $3::text)
+        and not exists (
+            select from unnest($1::text[]) as logged (identity)
+            where logged.identity = skill.identity
+        )
+    order by identity_digest
+    limit $4::bigint
+) as unlogged
+order by identity_digest
+"""
+"""$1 identities that the log has, $2 the digest after which, $3 until which (NULL: the end),
+$4 limit."""
 
 LIST_ACTED: Final = f"""
 select {skill_json("acted")}
@@ -734,9 +770,7 @@ order by attempts > 1, reason <> 'new', requested_at, identity
 """$1 limit, $2 now, $3 when the first, second … hand-out is over, $4 the moment up to which
 requests are expired, $5 the hour."""
 
-_READ_AT = """greatest(
-    coalesce(skill.verdict_at, skill.certified_at, skill.read_at, skill.updated_at), skill.due_at
-)"""
+_READ_AT = f"greatest({_DECIDED_AT}, skill.due_at)"
 
 HAND_OUT_DUE_SCANS: Final = f"""
 with due as (

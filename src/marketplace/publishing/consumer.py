@@ -7,7 +7,7 @@ from typing import Final
 from marketplace.basics.concurrency import map_bounded
 from marketplace.basics.json_text import Unreadable
 from marketplace.catalog.lookup import find_by_identity
-from marketplace.kv.acceptance_log import read_verdicts
+from marketplace.kv.acceptance_log import read_logged
 from marketplace.kv.access import Stored
 from marketplace.kv.index.writing import add_to_published_index
 from marketplace.kv.outbox import find_identity_in_outbox
@@ -31,8 +31,8 @@ from marketplace.publishing.messages import (
 )
 from marketplace.publishing.publish import Published, publish_skills
 from marketplace.publishing.withheld import update_withheld
-from marketplace.skills.change import Change, Scanned
-from marketplace.skills.scan import Refusal, Scan, that_count
+from marketplace.skills.change import Change, Scanned, Waiting
+from marketplace.skills.scan import Refusal, Scan
 from marketplace.skills.submission import Publication
 from marketplace.skills.tiers import Verdict
 
@@ -115,9 +115,13 @@ async def _publish(
     while scans:
         # Verdicts on one skill one after the other, since a batch changes each skill once.
         batch = {scan.identity: scan for scan in reversed(scans)}
-        made = await publish_skills(env, await _changes(env, list(batch.values()), approved))
+        changes = await _changes(env, list(batch.values()), approved)
+        made = await publish_skills(env, changes)
+        by_identity = {change.identity: change for change in changes}
         for identity, scan in batch.items():
-            outcomes[scan.submission_id] = await _outcome(env, identity, made)
+            change = by_identity.get(identity)
+            outcome = None if change is None else await _outcome(env, change, made)
+            outcomes[scan.submission_id] = outcome
         scans = [scan for scan in scans if scan.submission_id not in outcomes]
     done: list[Scan] = []
     for message, reading in zip(messages, readings, strict=True):
@@ -131,12 +135,17 @@ async def _publish(
     await _note_publications(env, done, outcomes)
 
 
-async def _outcome(env: Env, identity: str, made: Mapping[str, Published | Refusal]) -> _Outcome:
-    """What became of a verdict. One on a skill that only waits in the outbox comes again."""
-    outcome = made.get(identity)
-    if outcome is Refusal.NOT_LISTED and await find_identity_in_outbox(env, identity) is not None:
-        return None
-    return outcome
+async def _outcome(env: Env, change: Change, made: Mapping[str, Published | Refusal]) -> _Outcome:
+    """What a change came to. One of a skill that only waits in the outbox needs that first."""
+    outcome = made.get(change.identity)
+    if outcome is not Refusal.NOT_LISTED:
+        return outcome
+    waiting = await find_identity_in_outbox(env, change.identity)
+    if waiting is None:
+        return outcome
+    await publish_skills(env, [Waiting(waiting.skill)])
+    outcome = (await publish_skills(env, [change])).get(change.identity)
+    return None if outcome is Refusal.NOT_LISTED else outcome
 
 
 async def _changes(
@@ -159,10 +168,8 @@ async def _changes(
 
 
 async def _passed(env: Env, scan: Scan) -> Change:
-    """A PASS, with what the log has besides of a skill that may not be listed yet."""
-    logged = that_count(await read_verdicts(env, scan.identity))
-    later = [other for other in logged if other.scanned_at >= scan.scanned_at and other != scan]
-    return Scanned(scan, tuple(later))
+    """A PASS, with what the log has besides of a skill that the stores may lack."""
+    return Scanned(scan, await read_logged(env, scan.identity))
 
 
 async def _withdrawn(env: Env, scan: Scan) -> Change:
@@ -214,8 +221,9 @@ async def _note_publications(
 
     await map_bounded(scans, note)
     if stored:
-        await add_to_published_index(env, list(stored.values()))
         in_database = {found.skill.name for found in published if found.in_database}
+        # What waits has no slug for certain, and every listing out of KV reads the outbox.
+        await add_to_published_index(env, [stored[name] for name in sorted(in_database)])
         await update_withheld(
             env,
             [skill for name, skill in stored.items() if name in in_database],

@@ -187,8 +187,8 @@ async def store_without_row(env: Env, plan: SlugPlan) -> Skill | Refusal | None:
     """Keep a skill in KV alone, in the outbox, until PostgreSQL takes it. The skill as it waits
     there; None: KV failed, or cannot say whether there is anything to change, or a rule against it.
 
-    Its record is written only under the slug that carries the digest: any other may have become
-    another skill's since it was read. The outbox is shown in place of a record that stays older.
+    It gets no record: a record tells what PostgreSQL has decided, and is taken for that. The outbox
+    is shown in place of a record that stays older.
     """
     if not plan.checked:
         return None
@@ -205,12 +205,8 @@ async def store_without_row(env: Env, plan: SlugPlan) -> Skill | Refusal | None:
     except KvError as error:
         env.log("rules-not-read", level="warning", reason=error.reason)
         return None
-    own, certain = plan.own, certain_slug(plan.identity)
-    skill = ruled.renamed(certain if own is None else own.name)
+    own = plan.own
+    skill = ruled.renamed(certain_slug(plan.identity) if own is None else own.name)
     if waiting is not None and covers(waiting.skill, skill):
         return waiting.skill
-    if await _write_failure(env, skill, write_outbox) is not None:
-        return None
-    if skill.name == certain and (own is None or own.revision < skill.revision):
-        await _write_failure(env, skill, write_record)
-    return skill
+    return None if await _write_failure(env, skill, write_outbox) is not None else skill

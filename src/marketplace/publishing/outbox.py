@@ -4,33 +4,62 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from marketplace.kv.acceptance_log import read_logged
+from marketplace.kv.index.writing import add_to_published_index
 from marketplace.kv.outbox import OutboxEntry, clear_outbox, list_outbox
-from marketplace.ports.env import Env
+from marketplace.ports.env import Env, send_messages
+from marketplace.publishing.messages import publish_message
 from marketplace.publishing.publish import Published, publish_skills
-from marketplace.skills.change import Waiting
+from marketplace.skills.change import Replayed, Waiting
+from marketplace.skills.logged import Logged, fold
 from marketplace.skills.merging import merge
+from marketplace.skills.scan import Refusal
+from marketplace.skills.skill import Skill
 
 OUTBOX_BATCH: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
 class DrainedOutbox:
-    entries: int  # of one batch, which have left the outbox
     news: int  # skills of which PostgreSQL had an older state or none
+    cursor: str | None  # where the outbox goes on
 
 
-async def drain_outbox(env: Env) -> DrainedOutbox:
-    """Publish a batch of waiting skills and clear those that both stores took. Raises KvError."""
-    entries = await list_outbox(env, limit=OUTBOX_BATCH)
-    outcomes = await publish_skills(env, changes_of(entries))
+async def drain_outbox(env: Env, cursor: str | None = None) -> DrainedOutbox:
+    """Publish a part of the waiting skills and clear those that both stores took.
+
+    What cannot be placed stays, and hides nothing that comes after it. Where PostgreSQL refuses
+    what was made without it, the acceptance log tells what stands; a verdict that this refuses too
+    is sent to the consumer, which lets an operator decide. Raises KvError, QueueError.
+    """
+    page = await list_outbox(env, cursor=cursor, limit=OUTBOX_BATCH)
+    outcomes = dict(await publish_skills(env, changes_of(page.entries)))
+    refused = [i for i, outcome in outcomes.items() if isinstance(outcome, Refusal)]
+    logged = {identity: await read_logged(env, identity) for identity in refused}
+    outcomes |= await publish_skills(env, [Replayed(i, log) for i, log in logged.items()])
     placed = {
         identity: outcome
         for identity, outcome in outcomes.items()
         if isinstance(outcome, Published) and outcome.in_both
     }
-    done = [entry.key for entry in entries if entry.skill.identity in placed]
-    await clear_outbox(env, done)
-    return DrainedOutbox(len(done), sum(outcome.changed_database for outcome in placed.values()))
+    await _send_refused(env, [(placed[i].skill, logged[i]) for i in refused if i in placed])
+    await add_to_published_index(env, [outcome.skill for outcome in placed.values()])
+    await clear_outbox(env, [e.key for e in page.entries if e.skill.identity in placed])
+    news = sum(outcome.changed_database for outcome in placed.values())
+    return DrainedOutbox(news, page.cursor)
+
+
+async def _send_refused(env: Env, placed: Iterable[tuple[Skill, Logged]]) -> None:
+    """Send once more, of each skill, the newest verdict that it refuses although it says other
+    facts later. Raises QueueError."""
+    messages = [
+        publish_message(scan.submission_id, scan.scanned_at)
+        for skill, log in placed
+        for scan, _ in fold(skill, log).refused[-1:]
+        if scan.scanned_at > skill.facts_at
+    ]
+    if messages:
+        await send_messages(env, env.publish_queue, messages)
 
 
 def changes_of(entries: Iterable[OutboxEntry]) -> list[Waiting]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from marketplace.kv.aliases import Claims, read_claims
 from marketplace.ports.env import Env
 from marketplace.ports.errors import KvError
-from marketplace.skills.change import Change, Knowing
+from marketplace.skills.change import Change, Knowing, Waiting
 from marketplace.skills.merging import merge
 from marketplace.skills.skill import Skill
 from marketplace.skills.slugs import assignable_candidates, known_slugs
@@ -91,8 +91,9 @@ def plan_slug(env: Env, change: Change, claims: Claims) -> SlugPlan:
     perhaps = (holders.get(slug, left.get(slug)) for slug in slugs)
     owned = [skill for skill in perhaps if skill is not None and skill.identity == identity]
     owned.sort(key=lambda record: record.revision, reverse=True)
-    if owned:  # a published skill keeps its slug, also where PostgreSQL lost the row
-        candidates = list(dict.fromkeys([owned[0].name, *candidates]))
+    shown = [*owned, *([change.skill] if isinstance(change, Waiting) else [])]
+    if shown:  # a skill keeps its slug, also where PostgreSQL lost or lacks the row
+        candidates = list(dict.fromkeys([shown[0].name, *candidates]))
     seeded = env.seed.by_identity.get(identity)
     known = functools.reduce(merge, owned) if owned else seeded
     change = change if known is None else Knowing(change, known)

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from marketplace.kv.outbox import find_identity_in_outbox, list_outbox_page
+from marketplace.kv.acceptance_log import read_logged
+from marketplace.kv.outbox import find_identity_in_outbox, list_outbox
 from marketplace.kv.records import read_records
 from marketplace.operations.rules import rules_in_database
 from marketplace.ports.database import SkillDatabase
@@ -19,7 +20,7 @@ from marketplace.publishing.outbox import OUTBOX_BATCH, changes_of
 from marketplace.publishing.slug_plan import SlugPlan, plan_slug, read_wanted_slugs
 from marketplace.repair.bulk_upsert import upsert_in_bulk
 from marketplace.repair.rebuild_job import RebuildJob
-from marketplace.skills.change import Change, Ruled, State, Waiting
+from marketplace.skills.change import Change, Replayed, Ruled, State, Waiting
 from marketplace.skills.merging import is_same
 from marketplace.skills.rules import under_rules
 from marketplace.skills.skill import Skill
@@ -34,7 +35,7 @@ class How(StrEnum):
 
     INSERTED = "i"  # from its record, which stays as it is
     PLACED = "p"  # by publishing the skill, which writes its record
-    OUTBOX = "o"  # so too, before the walk began
+    OUTBOX = "o"  # so too, before the walk began: from the outbox or the acceptance log
 
 
 class Foreseen(NamedTuple):
@@ -99,6 +100,7 @@ class Foresight:
         waiting = await find_identity_in_outbox(self.env, identity)
         changes: list[Change] = [State(state) for state in states]
         changes += [] if waiting is None else [Waiting(waiting.skill)]
+        changes += [] if changes else [Replayed(identity, await read_logged(self.env, identity))]
         for change in changes:
             changed = change.onto(row)
             row = changed if isinstance(changed, Skill) else row
@@ -129,16 +131,21 @@ class Foresight:
 
         Raises DatabaseError, KvError.
         """
-        page = await list_outbox_page(self.env, cursor=cursor, limit=OUTBOX_BATCH)
-        changes = changes_of(page.entries)
+        page = await list_outbox(self.env, cursor=cursor, limit=OUTBOX_BATCH)
+        await self.publish(changes_of(page.entries))
+        return page.cursor
+
+    async def publish(self, changes: Sequence[Change]) -> None:
+        """Count what publishing would come to, before the walk. Raises DatabaseError, KvError."""
         claims = await read_wanted_slugs(self.env, [change.identity for change in changes])
         plans = {change.identity: plan_slug(self.env, change, claims) for change in changes}
         names = await self._names(list(plans.values()))
         rows = await self.rows(list(plans))
         made = []
         for change in changes:
-            rules = await rules_in_database(self.database, [change.skill])
-            changed = Ruled(plans[change.identity].change, rules).onto(rows.get(change.identity))
+            row, planned = rows.get(change.identity), plans[change.identity].change
+            rules = await rules_in_database(self.database, [planned.onto(row)])
+            changed = Ruled(planned, rules).onto(row)
             if isinstance(changed, Skill):
                 made.append(changed.renamed(names[change.identity]))
         for skill in (await upsert_in_bulk(made, self.database.check_skills)).stored:
@@ -151,7 +158,6 @@ class Foresight:
                 self.job.parted += 1  # the walk finds neither row nor record
             own = [record.name for record in plans[skill.identity].owned]
             self.note(How.OUTBOX, skill, [skill.name, *own])
-        return page.cursor
 
 
 def _digest(identity: str) -> str:

@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from marketplace.operations.dead_letters import move_letters
+from marketplace.operations.reports import load_place, save_place
 from marketplace.ports.env import Env, get_db
 from marketplace.ports.errors import StorageError
 from marketplace.publishing.kv_copy import project_rows
@@ -26,6 +27,12 @@ from marketplace.repair.rule_application import STEPS_OF_A_CHECK, apply_rules, a
 from marketplace.skills.change import State
 
 _ROW_BATCH: Final = 200
+_OUTBOX_PARTS: Final = 2
+_OUTBOX: Final = "outbox"
+
+
+class _OutboxPlace(msgspec.Struct, frozen=True):
+    cursor: str | None = None  # where the next check goes on
 
 
 class LightRepairReport(msgspec.Struct, rename="camel"):
@@ -121,7 +128,16 @@ async def _forget_scans(env: Env, _report: LightRepairReport) -> None:
 
 
 async def _drain_outbox(env: Env, report: LightRepairReport) -> None:
-    report.database_backfilled += (await drain_outbox(env)).entries
+    database = await get_db(env)
+    place = await load_place(env, database, _OUTBOX, _OutboxPlace())
+    cursor = place.cursor
+    for _ in range(_OUTBOX_PARTS):
+        drained = await drain_outbox(env, cursor)
+        report.database_backfilled += drained.news
+        cursor = drained.cursor
+        if cursor is None:
+            break
+    await save_place(database, _OUTBOX, _OutboxPlace(cursor), before=place)
 
 
 async def _write_missing_records(env: Env, report: LightRepairReport) -> None:

@@ -20,14 +20,25 @@ from marketplace.ports.errors import StorageError
 MAX_ERROR_DETAILS: Final = 100
 MAX_REASON: Final = 200  # characters
 MAX_PLACED: Final = 50_000
-"""Slugs written ahead that a job remembers, some MB. Further ones may be counted twice."""
+"""Slugs written ahead, or identities brought in, that a job remembers, some MB. Further ones may be
+counted twice."""
 REBUILD_JOB: Final = "rebuildJob"
 REBUILD_STATE: Final = "rebuild"
 MAX_RACES: Final = 10  # changes of the state that others were quicker with
 
 
-Stage = Literal["outbox", "rules", "acts", "alias-keys", "reconcile", "alias-rows", "index", "done"]
-"""In the order in which they come."""
+Stage = Literal[
+    "outbox",
+    "rules",
+    "verdicts",
+    "acts",
+    "alias-keys",
+    "reconcile",
+    "alias-rows",
+    "index",
+    "done",
+]
+"""In the order in which they come; a dry run leaves out rules and acts."""
 
 
 class ErrorDetail(msgspec.Struct):

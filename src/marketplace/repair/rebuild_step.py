@@ -24,6 +24,7 @@ from marketplace.repair.aliases import ALIAS_OPERATIONS, aliases_into_database, 
 from marketplace.repair.foresight import Foresight
 from marketplace.repair.logged_acts import REPLAY_OPERATIONS, replay_acts
 from marketplace.repair.logged_rules import replay_rules
+from marketplace.repair.logged_verdicts import LogPlace, replay_verdicts
 from marketplace.repair.rebuild_job import Position, RebuildJob
 from marketplace.repair.reconciliation import RESTORING_COST, Reconciler, kv_cost
 from marketplace.repair.slug_range import find_differences, merge_portion, unmarked_slugs
@@ -58,6 +59,8 @@ class Step:
                 return await self._outbox()
             case "rules":
                 return await self._rules()
+            case "verdicts":
+                return await self._verdicts()
             case "acts":
                 return await self._acts()
             case "alias-keys":
@@ -84,29 +87,21 @@ class Step:
 
     async def _outbox(self) -> bool:
         """What only KV took comes first, under the slug that it has there."""
-        job = self._job
-        job.estimated_total = (await (await get_db(self._env)).fingerprint()).count
-        if job.dry_run:
-            return await self._foresee_outbox()
-        more = True
-        while more:
-            if not self._has_room(_OUTBOX_OPERATIONS):
-                return False
-            drained = await drain_outbox(self._env)
-            job.prisma_backfilled += drained.news
-            more = drained.entries == OUTBOX_BATCH
-        job.move_to("rules")
-        return True
-
-    async def _foresee_outbox(self) -> bool:
-        job = self._job
-        foresight = await self._foresight()
+        job, position = self._job, self._job.position
+        if position.cursor is None:
+            job.estimated_total = (await (await get_db(self._env)).fingerprint()).count
+        visit = (await self._foresight()).outbox if job.dry_run else self._drain
         while self._has_room(_OUTBOX_OPERATIONS):
-            job.position.cursor = await foresight.outbox(job.position.cursor)
-            if job.position.cursor is None:
-                job.move_to("alias-keys")
+            position.cursor = await visit(position.cursor)
+            if position.cursor is None:
+                job.move_to("verdicts" if job.dry_run else "rules")
                 return True
         return False
+
+    async def _drain(self, cursor: str | None) -> str | None:
+        drained = await drain_outbox(self._env, cursor)
+        self._job.prisma_backfilled += drained.news
+        return drained.cursor
 
     async def _rules(self) -> bool:
         """Rules that the log alone has. The checks apply them."""
@@ -114,8 +109,26 @@ class Step:
         while self._has_room():
             position.cursor = (await replay_rules(self._env, position.cursor)).cursor
             if position.cursor is None:
-                self._job.move_to("acts")
+                self._job.move_to("verdicts")
                 return True
+        return False
+
+    async def _verdicts(self) -> bool:
+        """What both stores lost, and entries for what the log never had."""
+        job, position = self._job, self._job.position
+        foresight = await self._foresight() if job.dry_run else None
+        while self._has_room():
+            replayed = await replay_verdicts(
+                self._env,
+                LogPlace(position.cursor, position.after),
+                operations=self._operations_left - _PAGE_OPERATIONS,
+                preview=None if foresight is None else foresight.publish,
+            )
+            job.prisma_backfilled += replayed.news
+            if replayed.place is None:
+                job.move_to("alias-keys" if job.dry_run else "acts")
+                return True
+            position.cursor, position.after = replayed.place.cursor, replayed.place.after
         return False
 
     async def _acts(self) -> bool:

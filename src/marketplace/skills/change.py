@@ -12,10 +12,12 @@ from typing import Protocol
 import msgspec
 
 from marketplace.skills.acts import Act, union
+from marketplace.skills.logged import NOTHING_LOGGED, Logged, fold
 from marketplace.skills.merging import as_listed, is_same, merge
 from marketplace.skills.rules import Rule, under_rules
-from marketplace.skills.scan import Refusal, Scan, apply_scan, has_changed_hands
+from marketplace.skills.scan import Refusal, Scan, apply_scan, refusal_of_state
 from marketplace.skills.skill import Skill, Status
+from marketplace.skills.tiers import Verdict
 
 
 class Change(Protocol):
@@ -47,7 +49,7 @@ class State:
 class Waiting:
     """A state that was made without the source of truth, which may refuse it now.
 
-    Its acts are taken in any case.
+    Nobody knew then which folder is listed, and whose it is; `Replayed` tells what stands.
     """
 
     skill: Skill
@@ -57,20 +59,20 @@ class Waiting:
         return self.skill.identity
 
     def onto(self, stored: Skill | None) -> Skill | Refusal:
-        if stored is None:
-            return self.skill
-        if has_changed_hands(stored, self.skill):
-            return Refusal.CHANGED_HANDS
+        refusal = None if stored is None else refusal_of_state(stored, self.skill)
+        if stored is None or refusal is not None:
+            return refusal or self.skill
         return merge(stored, self.skill)
 
 
 @dataclass(frozen=True, slots=True)
 class Scanned:
-    """A verdict. ``others``: what the acceptance log has of the skill besides, which counts where
-    a store has nothing of it. ``may_withdraw``: whether it may take a skill out of the listing."""
+    """A verdict. ``logged``: what the acceptance log has of the skill besides, which counts where
+    a store may lack some of it. ``may_withdraw``: whether it may take a skill out of the listing.
+    """
 
     scan: Scan
-    others: tuple[Scan, ...] = ()
+    logged: Logged = NOTHING_LOGGED
     may_withdraw: bool = True
 
     @property
@@ -79,13 +81,30 @@ class Scanned:
 
     def onto(self, stored: Skill | None) -> Skill | Refusal:
         outcome = apply_scan(stored, self.scan)
-        if stored is None and isinstance(outcome, Skill):
-            for other in sorted(self.others, key=lambda scan: scan.scanned_at):
-                changed = apply_scan(outcome, other)
-                outcome = changed if isinstance(changed, Skill) else outcome
+        if outcome is Refusal.OTHER_PATH or (stored is None and isinstance(outcome, Skill)):
+            folded = fold(stored, self.logged.with_verdict(self.scan))
+            outcome = folded.refusal_of(self.scan) or folded.skill or outcome
         if not self.may_withdraw and withdraws(stored, outcome):
             return Refusal.TOO_MANY_WITHDRAWN
         return outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """All that the acceptance log has of a skill, where a store lacks some of it.
+
+    It takes no skill out of the listing by verdicts: each of those has to be counted.
+    """
+
+    identity: str
+    logged: Logged
+
+    def onto(self, stored: Skill | None) -> Skill | Refusal:
+        changed = fold(stored, self.logged).skill
+        if changed is None:
+            return Refusal.NOT_LISTED
+        by_verdict = changed.verdict is Verdict.WITHDRAWN and withdraws(stored, changed)
+        return Refusal.TOO_MANY_WITHDRAWN if by_verdict else changed
 
 
 @dataclass(frozen=True, slots=True)

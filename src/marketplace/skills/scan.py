@@ -157,6 +157,15 @@ def refusal_of(stored: Skill, scan: Scan) -> Refusal | None:
     return Refusal.CHANGED_HANDS if has_changed_hands(stored, scan) else None
 
 
+def refusal_of_state(stored: Skill, other: Skill) -> Refusal | None:
+    """Why a stored skill does not take another state of it, made without knowing the stored one,
+    or None."""
+    told = not (stored.provisional or other.provisional)
+    if told and other.skill_path != stored.skill_path:
+        return Refusal.OTHER_PATH
+    return Refusal.CHANGED_HANDS if has_changed_hands(stored, other) else None
+
+
 def _is_elsewhere(stored: Skill, scan: Scan) -> bool:
     if scan.path is None or stored.provisional or scan.path == stored.skill_path:
         return False

@@ -21,6 +21,7 @@ from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 MAX_OWNER_LENGTH: Final = 39
+KEY_DIGEST_LENGTH: Final = 32
 MAX_REPOSITORY_LENGTH: Final = 100
 MAX_BASE_SLUG_LENGTH: Final = 64
 DIGEST_LENGTH: Final = 10
@@ -149,6 +150,11 @@ def is_on_github(repo_url: str) -> bool:
 def repository_name(repo_url: str) -> str:
     """The name, without ``.git``, in the case it is written in. Raises ValueError."""
     return _parse_repository(repo_url).name
+
+
+def key_digest(text: str) -> str:
+    """32 hexadecimal digits that stand for an identity, or another text, in keys."""
+    return hashlib.sha256(text.encode()).hexdigest()[:KEY_DIGEST_LENGTH]
 
 
 def identity_of(repo_url: str, base_slug: str) -> str:

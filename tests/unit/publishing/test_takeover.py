@@ -100,7 +100,7 @@ async def _expect_unchanged(market: Market, before: Skill) -> None:
     record = await read_record(market.env, before.name)
     assert isinstance(record, Skill)
     assert _says(record) == _says(before)
-    for entry in await list_outbox(market.env):
+    for entry in (await list_outbox(market.env)).entries:
         assert _says(entry.skill) == _says(before)
     for env in (market.env, without_postgres(market)):
         (item,) = await items(env)

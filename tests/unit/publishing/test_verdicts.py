@@ -23,8 +23,7 @@ from marketplace.skills.scan import GONE_SECONDS, Facts
 from marketplace.skills.skill import Skill, Status
 from marketplace.skills.submission import SubmissionState, SubmissionStatus
 from marketplace.skills.tiers import CertTier, Verdict
-from tests.doubles.marketplace import Market, fault, make_skills, without_postgres
-from tests.doubles.network import Fault
+from tests.doubles.marketplace import Market, make_skills, without_postgres
 from tests.unit.publishing.reports import (
     acted,
     carried_out,
@@ -205,23 +204,19 @@ async def test_of_the_verdicts_on_a_submission_fail_wins_in_any_order(
     assert (await _status(market, "second")).verdict is Verdict.FAIL
 
 
-async def test_a_fail_on_what_waits_in_the_outbox_comes_again_until_it_is_placed(
-    market: Market,
-) -> None:
+async def test_a_fail_on_what_waits_in_the_outbox_has_that_placed_first(market: Market) -> None:
     await submitted(market)
     await reported(market, report(text="Reads."))
-    market.kv.faults = fault(Fault.FAIL, "put", key="skill:")
     await deliver(market, env=without_postgres(market))
-    market.kv.faults = None
     assert (market.kv.keys("skill:"), len(market.kv.keys("outbox:"))) == ([], 1)
     await asyncio.sleep(1)
     await reported(market, report(verdict=Verdict.FAIL))
     (message,) = await deliver(market)
-    assert message.retried
-    await run_light_repair(market.env)
-    (message,) = await deliver(market)
     assert message.acknowledged
     assert row(market).verdict is Verdict.FAIL
+    await run_light_repair(market.env)
+    assert row(market).verdict is Verdict.FAIL
+    assert market.kv.keys("outbox:") == []
 
 
 # --- WITHDRAWN

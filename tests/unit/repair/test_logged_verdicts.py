@@ -1,0 +1,238 @@
+"""What rows and records lost comes back from the acceptance log; and what it lacks, it gets."""
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import pytest
+
+from marketplace.kv.acceptance_log import log_act
+from marketplace.ports.env import Settings
+from marketplace.skills.acts import Act, ActKind
+from marketplace.skills.logged import Logged, fold, that_stand, verdicts_of
+from marketplace.skills.merging import as_listed
+from marketplace.skills.skill import Skill, Status
+from marketplace.skills.tiers import CertTier, Verdict
+from tests.doubles.database import Held
+from tests.doubles.marketplace import LATER, Market, make_skill, make_skills
+from tests.unit.publishing.reports import (
+    carried_out,
+    deliver,
+    items,
+    letters,
+    listed,
+    report,
+    reported,
+    row,
+    submitted,
+)
+from tests.unit.repair.rebuilds import changes, numbers, rebuild
+
+_LISTED: dict[str, Any] = {"path": "skills/reader", "owner_id": "7"}
+
+
+async def _verdict(market: Market, id_: str, verdict: Verdict, **fields: Any) -> None:
+    await asyncio.sleep(60)
+    await submitted(market, id_)
+    await carried_out(market, report(id_, verdict, **fields))
+
+
+def _lose(market: Market, *skills: Skill) -> None:
+    market.lose_rows(skills)
+    market.lose_records(skills)
+
+
+async def test_a_skill_that_both_stores_lost_is_made_of_every_verdict_on_it(
+    market: Market,
+) -> None:
+    await listed(market, **_LISTED)
+    await _verdict(market, "second", Verdict.PASS, text="Read again.", **_LISTED)
+    await _verdict(market, "third", Verdict.FAIL)
+    before = row(market)
+    _lose(market, before)
+    dry = await rebuild(market, dry_run=True)
+    real = await rebuild(market)
+    assert numbers(dry) == numbers(real)
+    assert row(market).revision == before.revision
+    assert (row(market).description, row(market).status) == ("Read again.", Status.LISTED)
+    assert row(market).scan_failed_at is not None
+    assert not any(changes(await rebuild(market)))
+
+
+async def test_its_acts_come_back_with_it(market: Market) -> None:
+    before = await listed(market, **_LISTED)
+    act = Act(id="block", kind=ActKind.BLOCK, reason="evil", at=market.env.now(), by="ops")
+    await log_act(market.env, before.identity, act)
+    _lose(market, before)
+    await rebuild(market)
+    assert row(market).status is Status.BLOCKED
+    assert await items(market.env) == []
+
+
+async def test_another_skill_that_took_its_slug_keeps_it(market: Market) -> None:
+    """A failover lost the row, a location that cached the miss gave the slug away, and the only
+    record was written over."""
+    lost = await listed(market, **_LISTED)
+    _lose(market, lost)
+    taker = make_skill("reader", repo_url="https://github.com/other/tools")
+    await market.fill([taker])
+    await rebuild(market)
+    rows = {held.skill.identity: held.skill for held in market.tables.rows.values()}
+    assert rows[taker.identity].name == "reader"
+    assert rows[lost.identity].name == "acme-reader"
+    assert rows[lost.identity].description == lost.description
+    assert {item["name"] for item in await items(market.env)} == {"reader", "acme-reader"}
+
+
+async def test_a_row_from_an_old_dump_gets_the_verdicts_since(market: Market) -> None:
+    old = await listed(market, **_LISTED)
+    await _verdict(market, "second", Verdict.PASS, text="Read again.", **_LISTED)
+    newest = row(market)
+    market.lose_records([newest])
+    market.tables.put(Held.of(old, None))
+    await rebuild(market)
+    assert row(market).revision == newest.revision
+
+
+async def test_a_withdrawal_that_an_old_dump_lacks_is_counted_by_the_consumer(
+    market: Market,
+) -> None:
+    old = await listed(market, **_LISTED)
+    await _verdict(market, "second", Verdict.WITHDRAWN)
+    market.lose_records([old])
+    market.tables.put(Held.of(old, None))
+    await rebuild(market)
+    assert row(market).status is Status.LISTED
+    await deliver(market)
+    assert row(market).status is Status.WITHDRAWN
+
+
+async def test_a_withdrawal_that_waits_for_an_operator_is_left_to_him(
+    market: Market, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("marketplace.operations.withdrawals.WITHDRAWN_AN_HOUR", 0)
+    await listed(market, **_LISTED)
+    await asyncio.sleep(60)
+    await submitted(market, "second")
+    await reported(market, report("second", Verdict.WITHDRAWN))
+    await deliver(market)
+    assert letters(market) == ["too-many-withdrawn"]
+    await asyncio.sleep(1)
+    await rebuild(market)
+    assert market.publish.bodies == []
+    assert row(market).status is Status.LISTED
+
+
+async def test_a_rejected_submission_lists_nothing(market: Market) -> None:
+    """Its PASS and its FAIL are both in the log; it failed before anything was listed."""
+    await submitted(market)
+    await reported(market, report(text="Reads."))
+    market.publish.bodies.clear()
+    await asyncio.sleep(1)
+    await reported(market, report(verdict=Verdict.FAIL))
+    await deliver(market)
+    assert market.tables.rows == {}
+    await rebuild(market)
+    assert market.tables.rows == {}
+
+
+async def test_a_skill_that_was_listed_when_its_submission_failed_comes_back(
+    market: Market,
+) -> None:
+    before = await listed(market, **_LISTED)
+    await asyncio.sleep(60)
+    await carried_out(market, report(verdict=Verdict.FAIL))
+    failed = row(market)
+    assert failed.scan_failed_at is not None
+    _lose(market, before)
+    await rebuild(market)
+    assert row(market).revision == failed.revision
+
+
+_PROVISIONAL: dict[str, Any] = {
+    "provisional": True,
+    "description": "",
+    "labels": (),
+    "license": None,
+    "repository_id": None,
+    "content_digest": None,
+    "read_at": None,
+}
+
+
+def _imported(**fields: Any) -> Skill:
+    values: dict[str, Any] = {
+        "description": "Imported.",
+        "labels": ("a", "b"),
+        "license": "MIT",
+        "skill_path": "skills/x",
+        "cert_score": 77,
+        "cert_tier": CertTier.VERIFIED,
+        "published_at": "2025-01-01T00:00:00.000Z",
+        "updated_at": "2025-02-01T00:00:00.000Z",
+        "read_at": "2025-02-01T00:00:00.000Z",
+        "certified_at": "2025-03-01T00:00:00.000Z",
+        "repository_id": "1",
+        "content_digest": "d" * 64,
+        **fields,
+    }
+    return make_skill("imported", **values)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        _PROVISIONAL,
+        {"verdict": Verdict.FAIL, "verdict_at": LATER, "verdict_reason": "bad"},
+        {"verdict": Verdict.WITHDRAWN, "verdict_at": LATER},
+        {"certified_at": "2025-02-01T00:00:00.000Z"},
+        {"published_at": "2025-02-01T00:00:00.000Z"},
+        {"extensible": True, "extension_points": ("format",), "category": "writing"},
+    ],
+)
+async def test_rows_from_before_the_log_get_entries_that_they_can_be_made_of(
+    market: Market, fields: dict[str, Any]
+) -> None:
+    skill = _imported(**fields)
+    await market.fill([as_listed(skill)])
+    before = row(market)
+    await rebuild(market)
+    _lose(market, before)
+    await rebuild(market)
+    after = row(market)
+    assert after.content()[1] == before.content()[1]
+    assert (after.status, after.verdict, after.published_at) == (
+        before.status,
+        before.verdict,
+        before.published_at,
+    )
+    assert (after.cert_score, after.cert_tier) == (before.cert_score, before.cert_tier)
+    entries = len(market.kv.keys("verdict:"))
+    await rebuild(market)
+    assert len(market.kv.keys("verdict:")) == entries
+
+
+async def test_the_walk_goes_on_where_a_step_ended(market: Market) -> None:
+    """Many skills lost, many without entries, and a budget for a few of each at a time."""
+    skills = make_skills(90)
+    await market.fill(skills)
+    market = replace(market, env=replace(market.env, settings=Settings(kv_operation_budget=130)))
+    await rebuild(market)
+    assert len({key.split(":")[1] for key in market.kv.keys("verdict:")}) == 90
+    _lose(market, *skills[:60])
+    report_ = await rebuild(market)
+    assert report_["prismaBackfilled"] == 60
+    assert len(market.tables.rows) == 90
+    assert report_["progress"]["maxKvOperations"] <= 130
+    assert not any(changes(await rebuild(market)))
+
+
+def test_a_fold_of_verdicts_made_of_a_state_is_that_state() -> None:
+    skill = _imported()
+    folded = fold(None, Logged(tuple(that_stand(verdicts_of(skill))))).skill
+    assert folded is not None
+    assert folded.published_at == skill.published_at
+    assert folded.content() == skill.content()
+    assert msgspec.json.encode(folded.cert_score) == b"77"
