@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final, Generic, TypeVar
 
+from marketplace.kv.acknowledged import expect_acknowledged
 from marketplace.ports.database import DatabaseSession, SkillDatabase
 from marketplace.ports.env import Env, Settings
 from marketplace.ports.isolate import FallbackCache
@@ -206,13 +207,14 @@ class World:
         conduct = KvConduct(stale_reads=self.weather.stale_reads, blind_to_own=0.1, network=network)
         return Env(
             submissions_kv=self.kv.at(location, self._kv_fault, conduct=conduct),
-            database=DatabaseSession(connect),
+            database=DatabaseSession(connect, self._fallback_caches[location].database),
             publish_queue=self._producer(self.publish_queue, network),
             maintenance_queue=self._producer(self.maintenance_queue, network),
             settings=self.settings,
             clock=lambda: self.clock(location),
             log=write_log,
             fallback_cache=self._fallback_caches[location],
+            expect_database=expect_acknowledged,
         )
 
     def _producer(self, queue: SimulatedQueue, network: Network) -> SimulatedProducer:

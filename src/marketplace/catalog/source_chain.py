@@ -17,6 +17,7 @@ from marketplace.catalog.published_skills import (
     PublishedSkills,
     get_published_skills_list,
 )
+from marketplace.kv.acknowledged import READ_EVERY, acknowledge, note_distrust
 from marketplace.kv.withheld import read_withheld
 from marketplace.ports.database import SkillDatabase
 from marketplace.ports.env import READ_BUDGET_SECONDS, Env, get_db
@@ -67,7 +68,9 @@ class Reading:
             return await read(database)
 
         seconds = min(self.env.settings.database_read_timeout, self.seconds_left)
-        return await self._within(seconds, in_session, Source.POSTGRES, DatabaseTimeout)
+        found = await self._within(seconds, in_session, Source.POSTGRES, DatabaseTimeout)
+        await acknowledge(self.env, every=READ_EVERY)
+        return found
 
     async def from_kv(self, read: Callable[[], Awaitable[T]]) -> T:
         """Run a read of KV in the time that is left. Raises KvError, noted, also when too slow.
@@ -94,6 +97,7 @@ class Reading:
             raise late from error
         except StorageError as error:
             self.note(source, error)
+            await note_distrust(self.env, error)
             raise
 
     def note(self, source: Source, error: StorageError) -> None:

@@ -65,7 +65,7 @@ async def check_health(env: Env) -> Health:
     heap = env.heap_bytes()
     health.heap = None if heap is None else {"bytes": heap}
     health.kv_operations = {"list": kv.lists, "all": kv.operations}
-    recommend(health, refused=database.refused)
+    recommend(health, database.failure)
     health.status = status_of(health)
     return health
 

@@ -4,6 +4,7 @@ from typing import Final, Literal
 
 from marketplace.health.report import REBUILD_CALL, REDRIVE_CALL, Health, Recommendation
 from marketplace.ports.dead_letter import PASSING_REASONS, DeadLetterReason
+from marketplace.ports.errors import DatabaseRefused, OlderDatabase, OtherDatabase, StorageError
 
 PENDING_TOLERATED: Final = 3_600.0  # seconds
 SCAN_TOLERATED: Final = 86_400.0  # seconds that the oldest request may wait for a scanner
@@ -31,13 +32,33 @@ _REFUSED: Final = (
 )
 
 
-def recommend(health: Health, *, refused: bool) -> None:
-    """``refused``: whether PostgreSQL refuses every session, which is another thing to do."""
+_OTHER: Final = (
+    "PostgreSQL is another database than the marketplace's; it is neither read nor written, nor"
+    " repaired. Correct the binding HYPERDRIVE. Only if the marketplace's database is gone for good"
+    " take this one over: python -m cli rebuild --adopt."
+)
+_OLDER: Final = (
+    "PostgreSQL lacks changes that it had, as after restoring a dump. It is neither read nor"
+    " written until the rebuild that was asked for has brought them back; it waits a minute for KV."
+    " If none is under way, rebuild."
+)
+
+
+def recommend(health: Health, database_failure: StorageError | None) -> None:
     add = health.recommendations.append
     for name, state in health.sources.items():
-        if not state.reachable:
-            action = _REFUSED if refused and name == "postgres" else _CHECKS[name]
-            add(Recommendation(action=action, reason=f"{name}: {state.error}"))
+        if state.reachable:
+            continue
+        reason = f"{name}: {state.error}"
+        match database_failure if name == "postgres" else None:
+            case DatabaseRefused():
+                add(Recommendation(action=_REFUSED, reason=reason))
+            case OtherDatabase():
+                add(Recommendation(action=_OTHER, reason=reason))
+            case OlderDatabase():
+                add(Recommendation(action=_OLDER, reason=reason, call=REBUILD_CALL))
+            case _:
+                add(Recommendation(action=_CHECKS[name], reason=reason))
     index = health.sources["kv_index"]
     if health.drifts:
         reason = " ".join(drift.message for drift in health.drifts)

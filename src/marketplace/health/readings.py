@@ -12,6 +12,7 @@ from typing import Final, Generic, TypeVar
 from marketplace.basics.timestamps import hour_of, shifted
 from marketplace.health.report import SourceState
 from marketplace.kv import access as kv_access
+from marketplace.kv.acknowledged import note_distrust
 from marketplace.kv.keys import ALIAS_PREFIX, SKILL_PREFIX
 from marketplace.kv.records import read_records
 from marketplace.kv.state import load_state
@@ -19,7 +20,7 @@ from marketplace.kv.submissions import PendingSubmission, oldest_pending
 from marketplace.kv.summaries import decode_revision
 from marketplace.operations.reports import LAST_CHECK, LAST_REPAIR
 from marketplace.ports.env import Env, get_db
-from marketplace.ports.errors import DatabaseRefused, StorageError, TimedOut
+from marketplace.ports.errors import StorageError, TimedOut
 from marketplace.ports.kv import KV_BULK_GET_LIMIT
 from marketplace.ports.scan_request import ScanWork
 from marketplace.skills.fingerprint import NO_SKILLS, add_versions_to_digest
@@ -43,7 +44,7 @@ class _Reading(Generic[T]):
     value: T | None
     milliseconds: float
     error: str | None = None  # why there is no value
-    refused: bool = False
+    failure: StorageError | None = None
 
     def state(self) -> SourceState:
         return SourceState(
@@ -92,7 +93,8 @@ async def read_source(
         return _Reading(value, milliseconds)
     error = f"{failure.reason}: {failure}"
     env.log("health-source-not-read", level=failure.level, source=source, reason=error)
-    return _Reading(None, milliseconds, error, refused=isinstance(failure, DatabaseRefused))
+    await note_distrust(env, failure)
+    return _Reading(None, milliseconds, error, failure=failure)
 
 
 async def read_database(env: Env) -> FoundInDatabase:

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -12,6 +12,7 @@ from marketplace.basics.timestamps import format_timestamp
 from marketplace.ports.database import DatabaseSession, SkillDatabase
 from marketplace.ports.errors import QueueError
 from marketplace.ports.isolate import FallbackCache
+from marketplace.ports.known_database import Expectation
 from marketplace.ports.kv import KvNamespace
 from marketplace.ports.queue import MessageQueue
 from marketplace.ports.rate_limit import RateLimits
@@ -36,6 +37,11 @@ class Settings:
     enumeration_page_budget: int = 10  # list pages that one listing may read
     kv_operation_budget: int = 900  # of the platform's 1,000 an invocation
     submission_ttl: int = 30 * 86_400  # of a submission without a verdict, or with a FAIL
+    kv_lateness: float = 65.0  # after which every read and list of KV shows what was written
+
+
+async def _as_known(env: "Env") -> Expectation:
+    return env.database.known.expectation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +59,8 @@ class Env:
     log: Logger = log_to_stdout
     heap_bytes: Callable[[], int | None] = lambda: None  # of the runtime, where it tells
     fallback_cache: FallbackCache | None = None  # the isolate's: plain data, outlives the Env
+    expect_database: Callable[["Env"], Awaitable[Expectation]] = _as_known
+    """What every session is held to: `kv.acknowledged` reads it from KV."""
 
     def close(self) -> None:
         self.database.close()
@@ -67,8 +75,14 @@ def split_secrets(text: str) -> tuple[str, ...]:
 
 
 async def get_db(env: Env) -> SkillDatabase:
-    """The invocation's session with the skill database. Raises DatabaseError."""
-    return await env.database.get()
+    """The invocation's session with the skill database. Raises DatabaseError.
+
+    It answers only if the database is the expected one: the one door to it, for reads and writes.
+    """
+    expectation = await env.expect_database(env)
+    database = await env.database.get()
+    database.hold_to(expectation)
+    return database
 
 
 async def send_messages(env: Env, queue: MessageQueue, bodies: Sequence[Mapping[str, Any]]) -> None:

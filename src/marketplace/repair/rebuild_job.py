@@ -21,6 +21,7 @@ MAX_REASON: Final = 200  # characters
 MAX_PLACED: Final = 50_000
 """Slugs written ahead that a job remembers, some MB. Further ones may be counted twice."""
 REBUILD_JOB: Final = "rebuildJob"
+ADOPT: Final = "adopt"
 REBUILD_STATE: Final = "rebuild"
 MAX_RACES: Final = 10  # changes of the state that others were quicker with
 
@@ -42,7 +43,9 @@ class RebuildJob(msgspec.Struct, kw_only=True, rename="camel"):
     started_at: str
     dry_run: bool
     index: IndexProgress
-    stage: Literal["outbox", "rules", "acts", "reconcile", "index", "done"] = "outbox"
+    adopt: bool = False  # whatever database it is
+    waits_until: str | None = None  # where changes are missing: until KV shows what it has
+    stage: Literal["outbox", "rules", "acts", "reconcile", "index", "complete", "done"] = "outbox"
     position: Position = msgspec.field(default_factory=Position)
     sequence: int = 0  # grows with every saved state
     saved_at: str | None = None
@@ -85,7 +88,14 @@ class RebuildJob(msgspec.Struct, kw_only=True, rename="camel"):
         self.add_error("rebuild", f"{error.reason}: {error}")
         self.stage = "done"
 
-    def move_to(self, stage: Literal["rules", "acts", "reconcile", "index", "done"]) -> None:
+    @property
+    def fills(self) -> bool:
+        """Whether it brings back what a database lacks that was emptied, restored or replaced."""
+        return self.waits_until is not None
+
+    def move_to(
+        self, stage: Literal["rules", "acts", "reconcile", "index", "complete", "done"]
+    ) -> None:
         self.stage = stage
         self.position = Position()
 
@@ -104,6 +114,8 @@ class RebuildJob(msgspec.Struct, kw_only=True, rename="camel"):
             "durationMs": None if seconds is None else 1000 * seconds,
             "complete": self.complete,
             "dryRun": self.dry_run,
+            "adopt": self.adopt,
+            "waitsUntil": self.waits_until,
             "resumed": self.resumed,
             "jobId": self.id,
             "progress": {
@@ -115,10 +127,12 @@ class RebuildJob(msgspec.Struct, kw_only=True, rename="camel"):
         }
 
 
-def new_job(env: Env, *, dry_run: bool) -> RebuildJob:
+def new_job(env: Env, *, dry_run: bool, adopt: bool = False) -> RebuildJob:
     now = env.now()
     progress = IndexProgress(generation=new_generation(env), begun_at=now)
-    return RebuildJob(id=secrets.token_hex(8), started_at=now, dry_run=dry_run, index=progress)
+    return RebuildJob(
+        id=secrets.token_hex(8), started_at=now, dry_run=dry_run, adopt=adopt, index=progress
+    )
 
 
 class Rebuilds(msgspec.Struct, rename="camel"):
@@ -133,8 +147,8 @@ class Rebuilds(msgspec.Struct, rename="camel"):
         return next((job for job in jobs if job is not None and job.id == job_id), None)
 
     def followed_by(self, env: Env, job: RebuildJob) -> "Rebuilds":
-        begun = new_job(env, dry_run=job.dry_run)
-        begun.id = job.id
+        begun = new_job(env, dry_run=job.dry_run, adopt=job.adopt)
+        begun.id, begun.waits_until = job.id, job.waits_until
         ended = msgspec.structs.replace(self.current, placed=[])
         following = None if self.following is job else self.following
         return Rebuilds(begun, previous=ended, following=following)
@@ -165,6 +179,16 @@ async def load_rebuilds(env: Env) -> Rebuilds | None:
     """Raises DatabaseError."""
     database = await get_db(env)
     return read_state(env, REBUILD_STATE, await database.load_state(REBUILD_STATE), Rebuilds)
+
+
+def message_of(job: RebuildJob) -> Mapping[str, Any]:
+    """The message that asks for the next step. To adopt it must be said: what is adopted, another
+    consumer would not read the state from."""
+    return {REBUILD_JOB: job.id} | ({ADOPT: True} if job.adopt else {})
+
+
+def asks_to_adopt(body: object) -> bool:
+    return isinstance(body, Mapping) and body.get(ADOPT) is True
 
 
 def job_id_of(body: object) -> str | None:

@@ -11,12 +11,14 @@ from itertools import groupby
 from typing import Final, Literal
 
 from marketplace.kv.access import write_again_if_refused
+from marketplace.kv.acknowledged import acknowledge_repaired, note_missing
 from marketplace.kv.aliases import unresolved_aliases
 from marketplace.kv.counting import CountingKv
 from marketplace.kv.index.writing import IndexWriter
 from marketplace.kv.records import PublishedPage, enumerate_published_skills
 from marketplace.ports.database import Difference, SkillDatabase
 from marketplace.ports.env import Env, get_db
+from marketplace.ports.errors import StorageError
 from marketplace.publishing.outbox import OUTBOX_BATCH, drain_outbox
 from marketplace.publishing.withheld import refresh_withheld
 from marketplace.repair.logged_acts import REPLAY_OPERATIONS, replay_acts
@@ -59,8 +61,10 @@ class Step:
                 return await self._acts()
             case "reconcile":
                 return await self._walk(self._reconcile, then="index")
+            case "index":
+                return await self._walk(self._list, then="complete")
             case _:
-                return await self._walk(self._list, then="done")
+                return await self._complete()
 
     @property
     def _operations_left(self) -> int:
@@ -110,7 +114,10 @@ class Step:
         return False
 
     async def _walk(
-        self, visit: Callable[[PublishedPage], Awaitable[bool]], *, then: Literal["index", "done"]
+        self,
+        visit: Callable[[PublishedPage], Awaitable[bool]],
+        *,
+        then: Literal["index", "complete"],
     ) -> bool:
         """Visit the pages that are left; a visit tells whether the page is done with."""
         env, job = self._env, self._job
@@ -161,6 +168,20 @@ class Step:
             if until is not None:
                 position.after = until
         await self._count_page(page, database)
+        return True
+
+    async def _complete(self) -> bool:
+        """Only what this rebuild has looked for all along is complete now."""
+        job = self._job
+        if job.dry_run:
+            job.move_to("done")
+            return True
+        database = await get_db(self._env)
+        if await note_missing(self._env, database) == job.fills:
+            await acknowledge_repaired(self._env, database)
+            job.move_to("done")
+        else:
+            job.end(StorageError("the database was replaced meanwhile", reason="replaced"))
         return True
 
     def _affordable_until(
