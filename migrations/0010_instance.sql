@@ -19,7 +19,7 @@ insert into instance default values;
 -- The instance, if it is the one that a session expects; else an error, so that nothing else of the
 -- transaction happens. `expected` NULL: any instance. `repairing`: also one that lacks changes.
 create function expect_instance(
-    expected text, least bigint, repairing boolean, out id text, out changes bigint
+    expected text, known bigint, repairing boolean, out id text, out changes bigint
 )
 language plpgsql stable as $$
 declare
@@ -31,9 +31,9 @@ begin
     if id is null or id <> expected then
         raise exception 'the database is the instance %, not %', id, expected
             using errcode = 'SM001';
-    elsif not repairing and (changes < least or missing_until is not null) then
+    elsif not repairing and (changes < known or missing_until is not null) then
         raise exception 'the database is at change %, and was at % before',
-            changes, greatest(least, missing_until) using errcode = 'SM002';
+            changes, greatest(known, missing_until) using errcode = 'SM002';
     end if;
 end
 $$;

@@ -79,9 +79,8 @@ async def get_db(env: Env) -> SkillDatabase:
 
     It answers only if the database is the expected one: the one door to it, for reads and writes.
     """
-    expectation = await env.expect_database(env)
     database = await env.database.get()
-    database.hold_to(expectation)
+    database.hold_to(await env.expect_database(env))
     return database
 
 
