@@ -17,7 +17,7 @@ from marketplace.basics import json_text
 from marketplace.basics.logs import Logger, log_to_stdout
 from marketplace.kv.acknowledged import expect_acknowledged
 from marketplace.ports.database import DatabaseSession
-from marketplace.ports.env import Env, Settings, split_secrets
+from marketplace.ports.env import KV_LATENESS, Env, Settings, split_secrets
 from marketplace.ports.errors import KvValueTooLarge, QueueError, RateLimitError, StorageError
 from marketplace.ports.isolate import FallbackCache
 from marketplace.ports.known_database import KnownDatabase
@@ -87,12 +87,14 @@ def _settings(raw: Any) -> Settings:
     def text(name: str) -> str:
         return str(getattr(raw, name, None) or "")
 
+    lateness = text("KV_LATENESS")
     return Settings(
         internal_keys=split_secrets(text("INTERNAL_KEY")),
         jwt_secrets=split_secrets(text("JWT_SECRET")),
         jwt_issuer=text("JWT_ISSUER") or None,
         jwt_audience=text("JWT_AUDIENCE") or None,
         forges=tuple(text("FORGES").lower().replace(",", " ").split()),
+        kv_lateness=float(lateness) if lateness.isdecimal() else KV_LATENESS,
     )
 
 
