@@ -16,29 +16,16 @@ create table instance (
 
 insert into instance default values;
 
--- The instance, if it is the one that a session expects; else an error, so that nothing else of the
--- transaction happens. `expected` NULL: any instance. `repairing`: also one that lacks changes.
-create function expect_instance(
-    expected text, known bigint, repairing boolean, out id text, out changes bigint
-)
-language plpgsql stable as $$
-declare
-    missing_until bigint;
-begin
-    select present.id, present.changes, present.missing_until
-    into id, changes, missing_until
-    from instance as present;
-    if id is null or id <> expected then
-        raise exception 'the database is the instance %, not %', id, expected
-            using errcode = 'SM001';
-    elsif not repairing and (changes < known or missing_until is not null) then
-        raise exception 'the database is at change %, and was at % before',
-            changes, greatest(known, missing_until) using errcode = 'SM002';
-    end if;
-end
-$$;
+-- What each transaction begins with is cast to these two. A false one is an error that names its
+-- constraint, so that nothing else of the transaction happens; a function in PL/pgSQL would do the
+-- same, and costs a new session more.
+create domain is_acknowledged as boolean
+    constraint instance_is_the_acknowledged_one check (value);
+create domain is_complete as boolean
+    constraint instance_lacks_no_changes check (value);
 
 -- migrate:down
 
-drop function expect_instance;
+drop domain is_complete;
+drop domain is_acknowledged;
 drop table instance;

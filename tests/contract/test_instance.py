@@ -206,15 +206,22 @@ async def test_numbers_rise_in_the_order_of_commits(
         assert (await standing(db)).changes == before + 2
 
 
-@pytest.mark.parametrize("damage", ["truncate instance", "drop function expect_instance"])
+@pytest.mark.parametrize(
+    ("damage", "repair"),
+    [
+        ("delete from instance", "insert into instance default values"),
+        ("alter table instance rename to absent", "alter table absent rename to instance"),
+    ],
+    ids=["emptied", "before the migration"],
+)
 async def test_a_database_that_cannot_say_which_it_is_does_not_answer(
-    postgres: DatabaseConnector, postgres_server: PostgresServer, database: str, damage: str
+    postgres: DatabaseConnector,
+    postgres_server: PostgresServer,
+    database: str,
+    damage: str,
+    repair: str,
 ) -> None:
-    """Its tables were emptied, or the migration has not run."""
     with await postgres_server.connect(database) as connection:
-        definition = (
-            await connection.query("select pg_get_functiondef('expect_instance'::regproc)")
-        ).scalar()
         await connection.query(damage)
         try:
             with await postgres() as db:
@@ -222,10 +229,9 @@ async def test_a_database_that_cannot_say_which_it_is_does_not_answer(
                     with pytest.raises(DatabaseError):
                         await operation(db)
         finally:
-            if damage.startswith("drop"):
-                await connection.query(str(definition))
-            else:
-                await connection.query("insert into instance default values")
+            await connection.query(repair)
+    with await postgres() as db:
+        assert await db.get_skill_by_identity(skill().identity) is None
 
 
 async def test_a_demand_costs_no_round_trip(postgres_server: PostgresServer, database: str) -> None:

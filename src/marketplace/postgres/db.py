@@ -91,7 +91,11 @@ Hyperdrive says 58000 when it has no connection to give."""
 _REFUSED_CLASSES: Final = ("28", "3D")
 """Credentials and database. A pooler may log in only when the first statement comes."""
 _PROTOCOL_VIOLATION: Final = "08P01"  # what a pooler says to a start-up that it does not accept
-_UNTRUSTED: Final = {"SM001": OtherDatabase, "SM002": OlderDatabase}  # by expect_instance
+_UNTRUSTED: Final = {
+    "instance_is_the_acknowledged_one": OtherDatabase,
+    "instance_lacks_no_changes": OlderDatabase,
+}
+"""By the constraint that EXPECT_INSTANCE violates."""
 _NO_SLUG: Final = "no-slug"  # as UPSERT_SKILL says it
 _NO_LIMIT: Final = 2**31
 _DIGEST_MODULUS: Final = 2**64
@@ -129,8 +133,8 @@ def database_error(
         return DatabaseError(str(error))
     if error.sqlstate == _QUERY_CANCELED:
         return DatabaseTimeout(str(error))
-    if untrusted := _UNTRUSTED.get(error.sqlstate):
-        return untrusted(error.message)
+    if untrusted := _UNTRUSTED.get(error.constraint or ""):
+        return untrusted(str(error))
     if _is_refusal(error, at_start_up=at_start_up):
         return DatabaseRefused(str(error))
     if error.sqlstate.startswith(_UNAVAILABLE_CLASSES):
@@ -678,7 +682,7 @@ class PostgresSkillDatabase:
 
 
 def _standing(result: Result) -> Standing:
-    ((instance, changes),) = _filled(result)
+    ((instance, changes, *_),) = _filled(result)
     return Standing(instance, int(changes))
 
 

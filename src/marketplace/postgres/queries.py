@@ -134,10 +134,16 @@ _COUNT_CHANGE = """
 """
 
 EXPECT_INSTANCE: Final = """
-select id, changes from expect_instance($1::text, $2::bigint, $3::boolean)
+select max(id), max(changes),
+    coalesce(bool_and(id = coalesce($1::text, id)), false)::is_acknowledged,
+    coalesce(
+        bool_and($3::boolean or changes >= $2::bigint and missing_until is null), false
+    )::is_complete
+from instance
 """
-"""$1 the instance's id or NULL, $2 the least number of its last change, $3 whether changes may be
-missing."""
+"""$1 the instance's id or NULL for any, $2 the least number of its last change, $3 whether changes
+may be missing. A check_violation tells by its constraint what is not so; without its one row the
+database is none that was acknowledged."""
 
 NOTE_MISSING: Final = """
 update instance
