@@ -38,7 +38,7 @@ _OTHER: Final = (
     " take this one over: python -m cli rebuild --adopt."
 )
 _OLDER: Final = (
-    "PostgreSQL lacks changes that it had, as after restoring a dump. It is neither read nor"
+    "PostgreSQL lacks changes that it had before, as after restoring a dump. It is neither read nor"
     " written until the rebuild that was asked for has brought them back; it waits a minute for KV."
     " If none is under way, rebuild."
 )

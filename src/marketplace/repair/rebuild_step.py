@@ -171,13 +171,14 @@ class Step:
         return True
 
     async def _complete(self) -> bool:
-        """Only what this rebuild has looked for all along is complete now."""
+        """A loss that was noted before the walk is made good now, and none that came since."""
         job = self._job
         if job.dry_run:
             job.move_to("done")
             return True
         database = await get_db(self._env)
-        if await note_missing(self._env, database) == job.fills:
+        noted = [await database.note_missing(None), await note_missing(self._env, database)]
+        if noted == [job.fills, job.fills]:
             await acknowledge_repaired(self._env, database)
             job.move_to("done")
         else:
