@@ -67,10 +67,7 @@ class KnownDatabase:
         """Take over what KV holds. A later adoption counts, and an earlier one does not: KV may
         show what was there a minute ago."""
         expectation = self.expectation
-        if found is not None and (not self.kv_was_read or self._is_newer(found)):
+        if found is not None and found.since >= self.since:
             expectation.instance, expectation.least = found.instance, found.changes
             self.since = found.since
         self.in_kv, self.kv_was_read = found, True
-
-    def _is_newer(self, found: Acknowledged) -> bool:
-        return self.expectation.instance is None or found.since >= self.since

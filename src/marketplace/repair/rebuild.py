@@ -134,8 +134,6 @@ def _ask(env: Env, kept: Rebuilds | None, job: RebuildJob, *, follow: bool) -> R
         kept.following = job
     elif not job.dry_run:
         kept.following.dry_run = False
-        kept.following.adopt = kept.following.adopt or job.adopt
-        kept.following.waits_until = kept.following.waits_until or job.waits_until
     return kept
 
 

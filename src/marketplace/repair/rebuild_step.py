@@ -177,12 +177,12 @@ class Step:
             job.move_to("done")
             return True
         database = await get_db(self._env)
-        noted = [await database.note_missing(None), await note_missing(self._env, database)]
-        if noted == [job.fills, job.fills]:
+        was_noted = job.fills and await database.note_missing(None)
+        if await note_missing(self._env, database) and not was_noted:
+            job.end(StorageError("the database was replaced meanwhile", reason="replaced"))
+        else:
             await acknowledge_repaired(self._env, database)
             job.move_to("done")
-        else:
-            job.end(StorageError("the database was replaced meanwhile", reason="replaced"))
         return True
 
     def _affordable_until(

@@ -200,6 +200,50 @@ async def test_kv_is_read_once_in_a_while_an_isolate(market: Market) -> None:
     assert len(asked) == 3
 
 
+async def test_to_read_it_again_holds_up_no_more_than_one_request(market: Market) -> None:
+    await filled(market)
+    isolate = Isolate(market)
+    await isolate.listed()
+    await asyncio.sleep(READ_EVERY)
+    market.kv.faults = fault(Fault.HANG, "get", key=ACKNOWLEDGED_KEY)
+    begun = asyncio.get_running_loop().time()
+    seconds: list[float] = []
+
+    async def read() -> None:
+        assert await isolate.listed() == GOOD
+        seconds.append(asyncio.get_running_loop().time() - begun)
+
+    await asyncio.gather(*(read() for _ in range(5)))
+    assert sum(taken > 0.5 * WAIT_SECONDS for taken in seconds) == 1
+
+
+async def test_nothing_is_written_where_nothing_has_changed(market: Market) -> None:
+    await filled(market)
+    isolate = Isolate(market)
+    await isolate.listed()
+    operations = market.kv.operations["put"]
+    for _ in range(5):
+        await asyncio.sleep(READ_EVERY)
+        await isolate.listed()
+    assert market.kv.operations["put"] == operations
+
+
+async def test_the_number_that_kv_has_replaces_what_an_isolate_has_seen(market: Market) -> None:
+    """After the repair of a loss that KV did not know of nobody waits for more than KV has."""
+    await filled(market)
+    isolate = Isolate(market)
+    await isolate.listed()
+    market.tables.changes = 15
+    await isolate.listed()
+    market.tables.changes = 12
+    assert (await isolate.listed())[1] == ("postgres: older-state",)
+    await asyncio.sleep(READ_EVERY)
+    assert await isolate.listed() == GOOD
+    acknowledge(market, "the double", 13)
+    await asyncio.sleep(READ_EVERY)
+    assert (await isolate.listed())[1] == ("postgres: older-state",)
+
+
 async def test_writers_tell_kv_at_most_once_a_second(market: Market) -> None:
     isolate = Isolate(market)
     await isolate.listed()

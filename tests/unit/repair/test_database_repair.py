@@ -110,7 +110,7 @@ async def test_a_restored_database_is_repaired_and_then_believed(market: Market)
 
 
 async def test_until_the_repair_has_ended_nobody_believes_it(market: Market) -> None:
-    """Nor when the repair has made more changes than were lost, so that the number tells nothing."""
+    """Nor when it has made more changes than were lost, so that the number tells nothing."""
     await published(market)
     restored(market)
     await listed(fresh(market))
@@ -300,8 +300,35 @@ async def test_a_rebuild_by_hand_repairs_it_too(market: Market) -> None:
     job = await start_rebuild(fresh(market), wait_seconds=5)
     assert not job.complete
     assert job.report(market.env.now())["waitsUntil"] is not None
+    assert "rebuild-step-failed" not in market.log.events()
     await deliver(market)
     assert await listed(fresh(market)) == (12, ())
+
+
+async def test_a_rebuild_that_is_asked_for_during_a_repair_follows_it(market: Market) -> None:
+    await published(market)
+    restored(market)
+    first = await start_rebuild(fresh(market))
+    second = await start_rebuild(fresh(market))
+    assert first.id != second.id
+    await deliver(market)
+    found = [await get_rebuild(fresh(market), job.id) for job in (first, second)]
+    assert [(job.complete, job.failure) for job in found if job] == [(True, None)] * 2
+
+
+async def test_a_loss_is_made_good_that_kv_did_not_know_of(market: Market) -> None:
+    """An isolate has seen more than KV has acknowledged: it says how much."""
+    await published(market)
+    market.tables.changes = 20
+    await listed(market.env)
+    assert acknowledged(market).changes == 12
+    restored(market, 12)
+    market.lose_rows(SKILLS[9:])
+    assert (await listed(market.env))[1] == ("postgres: older-state",)
+    await deliver(market)
+    assert len(market.tables.rows) == 12
+    assert market.tables.changes == 20
+    assert await listed(market.env) == (12, ())
 
 
 async def test_a_dry_run_of_an_older_database_notes_and_acknowledges_nothing(
@@ -376,6 +403,28 @@ async def test_an_adoption_that_is_cut_off_is_resumed_by_the_check(market: Marke
     await run_scheduled(fresh(market), CHECK)
     await deliver(market)
     assert await listed(fresh(market)) == (12, ())
+
+
+async def test_an_adoption_that_is_asked_for_twice_is_followed_by_another(market: Market) -> None:
+    await published(market)
+    another(market)
+    first = await start_rebuild(fresh(market), adopt=True)
+    second = await start_rebuild(fresh(market), adopt=True)
+    await asyncio.sleep(KV_LATENESS)
+    while len(market.maintenance.bodies) == 1 and not (await _is_complete(market, first)):
+        await deliver_one(market)
+    # Also where KV still shows the one before.
+    assert market.maintenance.bodies == [{"rebuildJob": second.id, "adopt": True}]
+    await deliver(market)
+    assert await _is_complete(market, second)
+    assert await listed(fresh(market)) == (12, ())
+
+
+async def _is_complete(market: Market, job: RebuildJob) -> bool:
+    found = await get_rebuild(fresh(market), job.id)
+    assert found is not None
+    assert found.failure is None
+    return found.complete
 
 
 async def test_an_isolate_of_before_follows_the_adoption(market: Market) -> None:
