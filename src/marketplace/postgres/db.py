@@ -96,6 +96,10 @@ _UNTRUSTED: Final = {
     "instance_lacks_no_changes": OlderDatabase,
 }
 """By the constraint that EXPECT_INSTANCE violates."""
+_UNTRUSTED_BECAUSE: Final = {
+    OtherDatabase: "it is another database than the acknowledged one",
+    OlderDatabase: "it lacks changes that it had before",
+}
 _NO_SLUG: Final = "no-slug"  # as UPSERT_SKILL says it
 _NO_LIMIT: Final = 2**31
 _DIGEST_MODULUS: Final = 2**64
@@ -134,7 +138,7 @@ def database_error(
     if error.sqlstate == _QUERY_CANCELED:
         return DatabaseTimeout(str(error))
     if untrusted := _UNTRUSTED.get(error.constraint or ""):
-        return untrusted(str(error))
+        return untrusted(_UNTRUSTED_BECAUSE[untrusted])
     if _is_refusal(error, at_start_up=at_start_up):
         return DatabaseRefused(str(error))
     if error.sqlstate.startswith(_UNAVAILABLE_CLASSES):
