@@ -28,8 +28,9 @@ from marketplace.ports.errors import (
 from marketplace.ports.known_database import Acknowledged, Expectation, Standing
 
 READ_EVERY: Final = 30.0  # seconds
-READ_AGAIN: Final = 5.0  # after a failure
-WAIT_SECONDS: Final = 0.4  # for KV at most: a read of PostgreSQL has a second for everything
+GOOD_FOR: Final = 45.0  # seconds; with the minute that KV may be late less than two minutes
+READ_AGAIN: Final = 2.0  # after a failure
+WAIT_SECONDS: Final = 0.6  # for KV at most: a read of PostgreSQL has a second for everything
 WRITE_EVERY: Final = 1.0
 TELL_EVERY: Final = 600.0  # one line of an isolate, however many requests it has
 ASK_EVERY: Final = 60.0  # for a repair
@@ -45,15 +46,16 @@ async def expect_acknowledged(env: Env) -> Expectation:
     Raises nothing.
     """
     known = env.database.known
-    if _now() >= known.read_next:
-        if known.kv_was_read:  # the others need not wait for this one
-            known.read_next = _now() + READ_EVERY
+    now = _now()
+    if now >= known.read_next:
+        if now - known.read_at < GOOD_FOR:  # the others need not wait for this one
+            known.read_next = now + READ_EVERY
         await _read(env)
     return known.expectation
 
 
 async def _read(env: Env) -> None:
-    known = env.database.known
+    known, begun = env.database.known, _now()
     try:
         async with asyncio.timeout(WAIT_SECONDS):
             found = await read_acknowledged(env)
@@ -63,7 +65,7 @@ async def _read(env: Env) -> None:
         known.read_next = _now() + READ_AGAIN
     else:
         known.learn(found)
-        known.read_next = _now() + READ_EVERY
+        known.read_at, known.read_next = begun, begun + READ_EVERY
 
 
 def repairing(env: Env, *, adopt: bool = False) -> Env:

@@ -58,7 +58,8 @@ class KnownDatabase:
     since: str = ""  # as of Acknowledged
     in_kv: Acknowledged | None = None  # what KV is known to hold
     kv_was_read: bool = False  # otherwise nobody knows whether the instance is the right one
-    read_next: float = -math.inf  # when KV is to be read again
+    read_at: float = -math.inf  # when it was read last
+    read_next: float = -math.inf  # when it is to be read again
     written: float = -math.inf  # when this isolate last wrote to KV
     told: float = -math.inf  # when it last logged that the database is not trusted
     repair_asked: float = -math.inf

@@ -12,6 +12,7 @@ from marketplace.catalog.listings import get_skills
 from marketplace.health.check import check_health
 from marketplace.kv.acknowledged import (
     ASK_EVERY,
+    GOOD_FOR,
     READ_AGAIN,
     READ_EVERY,
     TELL_EVERY,
@@ -25,8 +26,9 @@ from marketplace.ports.isolate import FallbackCache
 from marketplace.ports.known_database import Acknowledged
 from marketplace.publishing.publish import Published, publish_skill
 from marketplace.skills.listing_rules import ListingQuery
+from marketplace.worker.consumers import DEAD_LETTER_QUEUE, consume
 from tests.doubles.kv import KvOperation
-from tests.doubles.marketplace import Market, fault, make_skill, make_skills
+from tests.doubles.marketplace import Delivered, Market, fault, make_skill, make_skills
 from tests.doubles.network import Fault
 
 SKILLS = make_skills(5)
@@ -160,7 +162,7 @@ async def test_the_first_to_notice_an_older_state_asks_for_its_repair(market: Ma
     assert len(market.maintenance.bodies) == 2
 
 
-@pytest.mark.parametrize("operation", ["read", "publish", "health"])
+@pytest.mark.parametrize("operation", ["read", "publish", "health", "bury"])
 async def test_whoever_meets_an_older_state_asks_for_its_repair(
     market: Market, operation: str
 ) -> None:
@@ -171,8 +173,10 @@ async def test_whoever_meets_an_older_state_asks_for_its_repair(
         await get_skills(env, ListingQuery())
     elif operation == "publish":
         await publish_skill(env, make_skill("new-one"))
-    else:
+    elif operation == "health":
         await check_health(env)
+    else:
+        await consume(env, DEAD_LETTER_QUEUE, [Delivered({"submissionId": "unknown"})])
     assert market.maintenance.bodies == [{"repairDatabase": 11}]
 
 
@@ -215,6 +219,17 @@ async def test_to_read_it_again_holds_up_no_more_than_one_request(market: Market
 
     await asyncio.gather(*(read() for _ in range(5)))
     assert sum(taken > 0.5 * WAIT_SECONDS for taken in seconds) == 1
+
+
+async def test_what_an_idle_isolate_knows_is_not_good_for_ever(market: Market) -> None:
+    """Nobody goes by it while another reads what KV has by now."""
+    await filled(market)
+    isolate = Isolate(market)
+    await isolate.listed()
+    acknowledge(market, "the double", 11)
+    await asyncio.sleep(GOOD_FOR)
+    found = await asyncio.gather(*(isolate.listed() for _ in range(3)))
+    assert {reasons for _, reasons in found} == {("postgres: older-state",)}
 
 
 async def test_nothing_is_written_where_nothing_has_changed(market: Market) -> None:
