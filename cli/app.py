@@ -87,6 +87,9 @@ def rebuild(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Report only, change nothing.")
     ] = False,
+    adopt: Annotated[
+        bool, typer.Option("--adopt", help="Take over another database than before, too.")
+    ] = False,
     wait: Annotated[bool, typer.Option(help="Follow the rebuild to its end.")] = True,
     job: Annotated[
         str | None, typer.Option(help="Follow this rebuild instead of starting one.")
@@ -96,7 +99,12 @@ def rebuild(
 ) -> None:
     """Reconcile PostgreSQL and KV both ways and rewrite the index. Deletes nothing."""
     command = partial(
-        commands.rebuild, dry_run=dry_run, wait=wait, job=job, max_seconds=max_minutes * 60
+        commands.rebuild,
+        dry_run=dry_run,
+        adopt=adopt,
+        wait=wait,
+        job=job,
+        max_seconds=max_minutes * 60,
     )
     _run(ctx, command, as_json=as_json)
 

@@ -68,12 +68,16 @@ class MarketplaceClient:
         """The health of all sources."""
         return self._call("GET", "/api/v1/admin/health/skills")
 
-    def start_rebuild(self, *, dry_run: bool, wait_seconds: int) -> dict[str, Any]:
+    def start_rebuild(self, *, dry_run: bool, wait_seconds: int, adopt: bool) -> dict[str, Any]:
         """Start a rebuild and give it ``wait_seconds`` to finish; a report, complete or not."""
         return self._call(
             "POST",
             "/api/v1/admin/rebuild-index",
-            params={"dryRun": str(dry_run).lower(), "wait": str(wait_seconds)},
+            params={
+                "dryRun": str(dry_run).lower(),
+                "wait": str(wait_seconds),
+                **({"adopt": "true"} if adopt else {}),
+            },
             patience=wait_seconds,
         )
 

@@ -61,16 +61,18 @@ def rebuild(
     output: Output,
     *,
     dry_run: bool,
+    adopt: bool,
     wait: bool,
     job: str | None,
     max_seconds: float,
 ) -> int:
     """Start a rebuild, or look at ``job``; follow it to its end if asked to wait."""
-    if job is not None and dry_run:
-        raise UsageProblem("--dry-run starts a rebuild, --job follows one: give one of them")
+    if job is not None and (dry_run or adopt):
+        option = "--dry-run" if dry_run else "--adopt"
+        raise UsageProblem(f"{option} starts a rebuild, --job follows one: give one of them")
     if job is None:
         wait_seconds = FIRST_WAIT_SECONDS if wait else 0
-        answer = client.start_rebuild(dry_run=dry_run, wait_seconds=wait_seconds)
+        answer = client.start_rebuild(dry_run=dry_run, wait_seconds=wait_seconds, adopt=adopt)
     else:
         answer = client.rebuild_job(job)
     report = read(answer, Rebuild)

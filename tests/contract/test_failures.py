@@ -106,14 +106,14 @@ class LosingConnection:
         return result
 
     async def pipeline(self, statements: Sequence[Statement]) -> list[Result]:
-        (statement,) = statements
+        _, statement = statements
         if statement.sql == queries.UPSERT_SKILL:
             self.writes += 1
             if self.error is not None:
                 raise self.error
         else:
             self.reads += 1
-        return [Result((), [], "INSERT 0 0") for _ in statements]
+        return [Result(("id", "changes"), [("one", "0")], "SELECT 1"), Result((), [], "INSERT 0 0")]
 
 
 @pytest.mark.parametrize(

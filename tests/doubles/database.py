@@ -37,7 +37,15 @@ from marketplace.ports.database import (
     WithoutVersions,
 )
 from marketplace.ports.dead_letter import DeadLetter
-from marketplace.ports.errors import DatabaseBusy, DatabaseConflict, DatabaseError, DatabaseRejected
+from marketplace.ports.errors import (
+    DatabaseBusy,
+    DatabaseConflict,
+    DatabaseError,
+    DatabaseRejected,
+    OlderDatabase,
+    OtherDatabase,
+)
+from marketplace.ports.known_database import Expectation, Standing
 from marketplace.ports.scan_request import (
     ScanHour,
     ScanReason,
@@ -128,6 +136,18 @@ class DatabaseDouble:
     due: dict[str, str] = field(default_factory=dict)  # when an identity was last due to be read
     scan_hours: dict[str, ScanHour] = field(default_factory=dict)  # by the hour's beginning
     miscounted: int = 0  # groups of skills whose kept total is wrong, until it is mended
+    instance: str = "the double"
+    changes: int = 0
+    missing_until: int | None = None
+
+    def demand(self, expectation: Expectation) -> None:
+        """Raise DatabaseError where the database is not as expected."""
+        if expectation.instance not in (None, self.instance):
+            raise OtherDatabase(f"{self.instance}, not {expectation.instance}")
+        is_older = self.changes < expectation.least or self.missing_until is not None
+        if is_older and not expectation.repairing:
+            raise OlderDatabase(f"at change {self.changes}")
+        expectation.see(Standing(self.instance, self.changes))
 
     async def connect(self) -> SkillDatabase:
         """Open a session."""
@@ -199,6 +219,7 @@ class DatabaseDouble:
             for identity, each in sorted(merged.items())
             if self.write(each.skill, self.first_free([each.skill.name], identity), each.replaced)
         }
+        self.changes += bool(written)
         return [each.skill for identity, each in merged.items() if identity not in written]
 
     def matching(self, query: ListingQuery) -> list[SkillSummary]:
@@ -239,6 +260,7 @@ def _operation(
                 raise DatabaseError("the session is closed")
             await self.tables.before(name)
             await self.work(name)
+            self.tables.demand(self.expectation)
             result = step(self, *args, **kwargs)
             await self.tables.after(name)
             return result
@@ -320,6 +342,7 @@ class DoubleSession:
         self.tables = tables
         self.closed = False
         self.limit: float | None = None
+        self.expectation = Expectation()
 
     async def work(self, operation: str) -> None:
         """Let PostgreSQL work on an operation, no longer than the session's limit."""
@@ -333,6 +356,26 @@ class DoubleSession:
 
     def limit_statements(self, seconds: float | None) -> None:
         self.limit = seconds
+
+    def hold_to(self, expectation: Expectation) -> None:
+        self.expectation = expectation
+
+    @_operation("note_missing")
+    def note_missing(self, known: Standing | None) -> bool:
+        tables = self.tables
+        if known is not None:
+            is_other = known.instance != tables.instance
+            if is_other or tables.changes < known.changes:
+                least = 0 if is_other else known.changes
+                tables.missing_until = max(tables.missing_until or 0, least)
+        return tables.missing_until is not None
+
+    @_operation("note_complete")
+    def note_complete(self) -> Standing:
+        tables = self.tables
+        tables.changes = max(tables.changes, tables.missing_until or 0)
+        tables.missing_until = None
+        return Standing(tables.instance, tables.changes)
 
     @_operation("list_skills")
     def list_skills(
@@ -398,7 +441,10 @@ class DoubleSession:
         if name is None and identity not in tables.rows:
             raise DatabaseConflict(f"no slug is free for {identity}")
         outcome = tables.write(changed, name, replaced)
-        return None if outcome is None else UpsertResult(tables.rows[identity].skill, outcome)
+        if outcome is None:
+            return None
+        tables.changes += 1
+        return UpsertResult(tables.rows[identity].skill, outcome)
 
     async def upsert_skills(self, skills: Sequence[Skill]) -> Sequence[Skill]:
         return await upsert_all_in_steps(self, skills)

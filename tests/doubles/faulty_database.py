@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar, cast
 
 from marketplace.ports.database import SkillDatabase
 from marketplace.ports.errors import DatabaseError, DatabaseTimeout
+from marketplace.ports.known_database import Expectation
 from marketplace.skills.skill import Skill
 from pgwire.options import ConnectOptions
 from tests.doubles.chance import Chance
@@ -63,6 +64,9 @@ class FaultySession:
         self._after = after
         self._broken = False
         self.statements = 0
+
+    def hold_to(self, expectation: Expectation) -> None:
+        self._inner.hold_to(expectation)
 
     async def upsert_skill(self, *args: Any, **options: Any) -> Any:
         return await upsert_in_steps(self, *args, **options)

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any, NoReturn, TypeVar
 
 from marketplace.catalog.published_skills import PublishedSkills
+from marketplace.kv.acknowledged import expect_acknowledged
 from marketplace.kv.index.writing import IndexWriter
 from marketplace.kv.records import write_record
 from marketplace.ports.database import DatabaseSession, RecordKey, SkillDatabase
@@ -136,6 +137,7 @@ def new_market(
         settings=settings or Settings(),
         clock=clock,
         log=log,
+        expect_database=expect_acknowledged,
     )
     return Market(kv, tables, publish, maintenance, env, log)
 

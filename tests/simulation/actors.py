@@ -81,6 +81,8 @@ class Dump:
 
     rows: Mapping[str, Held]
     states: Mapping[str, bytes | None]
+    changes: int
+    missing_until: int | None
 
 
 def stamp(skill: SkillSummary) -> str:
@@ -218,7 +220,8 @@ class Marketplace:
 
     def dump(self, database: Any) -> "Dump":
         """The table as it is."""
-        return Dump(dict(database.rows), {name: database.states.get(name) for name in _WITH_ROWS})
+        states = {name: database.states.get(name) for name in _WITH_ROWS}
+        return Dump(dict(database.rows), states, database.changes, database.missing_until)
 
     def restore(self, database: Any, dump: "Dump", identities: Collection[str]) -> None:
         """Give the rows of these skills the state that a dump has of them."""
@@ -228,6 +231,7 @@ class Marketplace:
                 self.remove_row(database, identity)
             elif present is None or present.name == old.name:
                 database.put(old)
+        database.changes, database.missing_until = dump.changes, dump.missing_until
         for name, value in dump.states.items():
             if value is None:
                 database.states.pop(name, None)

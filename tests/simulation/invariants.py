@@ -156,6 +156,7 @@ class Expected:
     records: set[str]
     withheld: set[str]  # identities of rows that no listing may show
     blocked: set[str]  # whatever answers
+    lost: set[str]  # identities of listed rows that a restored table lacks, as all can know
     excused: set[str] = field(default_factory=set)  # damaged, withheld or restored since
 
 
@@ -174,6 +175,7 @@ class Truth:
         self._newest: dict[str, Held] = {}  # each row at its newest so far
         self._removed: set[str] = set()  # identities whose row the harness took away
         self._kept: dict[str, Held] = {}  # what KV has of those whose row was taken
+        self._lost: set[str] = set()  # of the removed: those that all can know to be missing
         self._damaged_at: dict[str, float] = {}  # by identity: when the harness last damaged it
         self._checks: list[tuple[float, float]] = []  # light repairs without errors: begin, end
         self._left: dict[tuple[str, str], float] = {}  # by (identity, verdict): when it withdrew
@@ -264,8 +266,10 @@ class Truth:
 
     def restore(self, dump: Dump, identities: Iterable[str]) -> None:
         """The harness puts an older table in the place of the present one."""
-        marketplace, database = self.world.marketplace, self.world.database
+        world = self.world
+        marketplace, database = world.marketplace, world.database
         before = dict(marketplace.rows(database))
+        is_known = world.knows_more_than(dump.changes)
         marketplace.restore(database, dump, [i for i in identities if i in before])
         rows = marketplace.rows(database)
         for identity, row in before.items():
@@ -277,6 +281,8 @@ class Truth:
                 self._rows.pop(identity, None)
                 if now is not None:
                     self._newest[identity] = now
+                elif is_known and row.skill.status is Status.LISTED:
+                    self._lost.add(identity)
 
     def approve(self) -> None:
         """An operator lets the withdrawals pass that wait now."""
@@ -452,6 +458,7 @@ class Truth:
             before = self._newest.get(identity)
             if before is None or not _goes_back(before, row):
                 self._removed.discard(identity)
+                self._lost.discard(identity)
                 self._newest[identity] = row
             elif not self._may_return_older(identity, row):
                 self._violated(f"5 no going back: row of {identity} from {before} to {row}")
@@ -578,6 +585,7 @@ class Truth:
             self._in_any_view(),
             rows.keys() - listed.keys(),
             self._blocked_for_sure(),
+            set(self._lost),
         )
         self._open.append(expected)
         return expected
@@ -625,6 +633,9 @@ class Truth:
         if listing.source == "seed" and listing.late:
             self._violated(f"2 visible: {outcome.name} takes a source that is late for empty")
         if listing.source == "postgres" and listing.complete:
+            lacking = (expected.lost & self._lost) - shown.keys()
+            if lacking and self.world.loop.time() > self.world.unknown_until:
+                self._violated(f"2 visible: {outcome.name} believes a table without {lacking}")
             rows = self.world.marketplace.rows(self.world.database)
             withheld = {i for i, row in rows.items() if row.skill.status is not Status.LISTED}
             if leaked := (expected.withheld & withheld & shown.keys()) - expected.excused:

@@ -26,6 +26,7 @@ from marketplace.kv.withheld import read_withheld, write_withheld
 from marketplace.ports.database import Upserted, UpsertResult
 from marketplace.ports.env import Env, get_db
 from marketplace.ports.errors import DatabaseError, StorageError, TimedOut
+from marketplace.ports.known_database import Standing
 from marketplace.ports.kv import KvListPage
 from marketplace.publishing.outbox import OUTBOX_BATCH, DrainedOutbox
 from marketplace.repair.logged_acts import Replayed
@@ -371,6 +372,25 @@ def enumerates_one_page(list_all: Any) -> Any:
             return
 
     return first_page
+
+
+# --- which database it is ------------------------------------------------------------------
+
+
+@_mutation("tests.doubles.database.DatabaseDouble.demand", profile="dump")
+def believes_any_state_of_the_database(_original: Any) -> Any:
+    """The database answers though it lacks changes that were acknowledged."""
+
+    def believed(tables: DatabaseDouble, expectation: Any) -> None:
+        expectation.see(Standing(tables.instance, tables.changes))
+
+    return believed
+
+
+@_mutation("marketplace.kv.acknowledged.write_acknowledged", profile="dump")
+def acknowledges_nothing(_original: Any) -> Any:
+    """KV is never told how far the database has come."""
+    return _nothing
 
 
 # --- dead letters and lost messages -----------------------------------------------------------

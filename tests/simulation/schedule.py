@@ -194,6 +194,27 @@ def _race_for_a_lost_row(chance: Chance) -> list[Step]:
     ]
 
 
+def _older_table(chance: Chance) -> list[Step]:
+    """The table becomes what it was at the beginning, and is read before, while and after it is
+    repaired."""
+    return [
+        *(Step(StepKind.SUBMIT, 0.5, _author(chance)) for _ in range(3)),
+        Step(StepKind.CONSUME, 1.0, 4),
+        Step(StepKind.CONSUME, 5.0, 4),
+        Step(StepKind.READ, 2.0, 0),
+        Step(StepKind.RESTORE_DUMP, 2.5 * SETTLING, 0),
+        Step(StepKind.READ, chance.pick((0.0, 1.0, 40.0)), 0),
+        Step(StepKind.SUBMIT, 0.5, _author(chance)),
+        Step(StepKind.CONSUME, 1.0, 4),
+        Step(StepKind.READ, 1.0, 0),
+        Step(StepKind.MAINTAIN, 1.0, 0),
+        Step(StepKind.READ, 1.0, 0),
+        Step(StepKind.MAINTAIN, 70.0, 0),
+        Step(StepKind.READ, 0.1, 0),
+        Step(StepKind.READ, 1.0, 0),
+    ]
+
+
 def _late_first_verdict(chance: Chance) -> list[Step]:
     """The message of a first PASS is lost. Another verdict on the skill comes and is given up, as
     nothing is listed; long after it the PASS is asked for again."""
@@ -308,6 +329,13 @@ PROFILES: Final[Mapping[str, Profile]] = {
         played=0.5,
         calm=0.0,
         steps=(10, 30),
+    ),
+    "dump": Profile(
+        more={StepKind.RESTORE_DUMP: 4, StepKind.READ: 6, StepKind.MAINTAIN: 4},
+        scenes=(_older_table,),
+        played=0.8,
+        calm=0.0,
+        steps=(5, 25),
     ),
     "race": Profile(
         more={StepKind.SUBMIT: 10, StepKind.CONSUME: 16},

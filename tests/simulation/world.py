@@ -6,9 +6,14 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final, Generic, TypeVar
 
+import msgspec
+
+from marketplace.kv.acknowledged import GOOD_FOR, READ_AGAIN, expect_acknowledged
+from marketplace.kv.keys import ACKNOWLEDGED_KEY
 from marketplace.ports.database import DatabaseSession, SkillDatabase
-from marketplace.ports.env import Env, Settings
+from marketplace.ports.env import READ_BUDGET_SECONDS, Env, Settings
 from marketplace.ports.isolate import FallbackCache
+from marketplace.ports.known_database import Acknowledged
 from tests.doubles.chance import Chance
 from tests.doubles.errors import SimulationError
 from tests.doubles.faulty_database import open_session
@@ -107,6 +112,7 @@ class World:
         self.database = marketplace.new_database()
         self.after_statement: Callable[[], None] = lambda: None
         self._kv_fault_was_chosen = False
+        self.unknown_until = 0.0  # when KV could not say which database is acknowledged
         self.mishaps = 0  # after which KV's list of withheld skills may be one of before
         self._fallback_caches = {location: FallbackCache() for location in LOCATIONS}
         self.trace: list[str] = []
@@ -142,6 +148,19 @@ class World:
     def forget_answers(self) -> None:
         """New isolates run everywhere, which have no earlier answers."""
         self._fallback_caches = {location: FallbackCache() for location in LOCATIONS}
+
+    def knows_more_than(self, changes: int) -> bool:
+        """Whether every location would miss something in a database that is at this change.
+
+        That is so where every read of KV shows a later one, and did so long enough.
+        """
+        values = self.kv.visible(ACKNOWLEDGED_KEY, margin=GOOD_FOR)
+        shown = [value and msgspec.json.decode(value, type=Acknowledged) for value in values]
+        return (
+            bool(shown)
+            and all(found and found.changes > changes for found in shown)
+            and not self.kv_has_failed
+        )
 
     # Faults
 
@@ -201,18 +220,21 @@ class World:
             )
 
         def write_log(event: str, *, level: str = "info", **fields: Any) -> None:
+            if event == "acknowledged-not-read":
+                self.unknown_until = self.loop.time() + READ_AGAIN + READ_BUDGET_SECONDS
             log.append(LogLine(self.loop.time(), invocation, event, level, fields))
 
         conduct = KvConduct(stale_reads=self.weather.stale_reads, blind_to_own=0.1, network=network)
         return Env(
             submissions_kv=self.kv.at(location, self._kv_fault, conduct=conduct),
-            database=DatabaseSession(connect),
+            database=DatabaseSession(connect, self._fallback_caches[location].database),
             publish_queue=self._producer(self.publish_queue, network),
             maintenance_queue=self._producer(self.maintenance_queue, network),
             settings=self.settings,
             clock=lambda: self.clock(location),
             log=write_log,
             fallback_cache=self._fallback_caches[location],
+            expect_database=expect_acknowledged,
         )
 
     def _producer(self, queue: SimulatedQueue, network: Network) -> SimulatedProducer:

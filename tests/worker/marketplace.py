@@ -74,6 +74,7 @@ def marketplace(request: pytest.FixtureRequest) -> Iterator[Marketplace]:
                     "INTERNAL_KEY": f"{INTERNAL_KEY},scan-1:scanner:{SCANNER_KEY}",
                     "JWT_SECRET": JWT_SECRET,
                     "FORGES": ADDED_FORGE,
+                    "KV_LATENESS": "1",  # locally it is never late
                 },
                 persist_to=state.bindings,
                 output=log,

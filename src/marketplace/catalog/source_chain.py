@@ -21,6 +21,7 @@ from marketplace.catalog.published_skills import (
     PublishedSkills,
     get_published_skills_list,
 )
+from marketplace.kv.acknowledged import READ_EVERY, acknowledge, note_distrust
 from marketplace.kv.withheld import read_withheld
 from marketplace.ports.database import SkillDatabase
 from marketplace.ports.database_reads import SILENT_SECONDS, DatabaseReads
@@ -83,10 +84,13 @@ class Reading:
         asked while PostgreSQL is silent.
         """
         try:
-            return await self._in_slot(read)
+            found = await self._in_slot(read)
         except DatabaseError as error:
             self.note(Source.POSTGRES, error)
+            await note_distrust(self.env, error)
             raise
+        await acknowledge(self.env, every=READ_EVERY)
+        return found
 
     async def _in_slot(self, read: Callable[[SkillDatabase], Awaitable[T]]) -> T:
         env, reads, begun = self.env, self._reads, _clock()

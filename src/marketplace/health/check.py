@@ -42,7 +42,7 @@ from marketplace.kv.index.manifest import IndexHeader, index_header
 from marketplace.kv.records import PublishedPage
 from marketplace.operations.reports import LAST_CHECK, LAST_REPAIR, newest_report
 from marketplace.ports.env import Env, get_db
-from marketplace.ports.errors import DatabaseRefused, StorageError, TimedOut
+from marketplace.ports.errors import StorageError, TimedOut
 from marketplace.ports.kv import KV_LIST_LIMIT
 
 HEAD_START_SECONDS: Final = 0.5
@@ -94,7 +94,7 @@ async def check_health(env: Env, *, live: bool = True) -> Health:
     heap = env.heap_bytes()
     health.heap = None if heap is None else {"bytes": heap}
     health.kv_operations = {"list": kv.lists, "all": kv.operations}
-    recommend(health, refused=isinstance(database.failure, DatabaseRefused))
+    recommend(health, database.failure)
     health.status = status_of(health)
     return health
 

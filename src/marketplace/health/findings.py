@@ -8,6 +8,7 @@ from marketplace.health.report import REBUILD_CALL, REDRIVE_CALL, Finding, Healt
 from marketplace.kv.index.manifest import IndexHeader
 from marketplace.ports.dead_letter import PASSING_REASONS, DeadLetterReason
 from marketplace.ports.env import Env
+from marketplace.ports.errors import DatabaseRefused, OlderDatabase, OtherDatabase, StorageError
 from marketplace.ports.kv import KV_LIST_LIMIT
 
 PENDING_TOLERATED: Final = 3_600.0  # seconds
@@ -72,6 +73,16 @@ _REFUSED: Final = (
     "PostgreSQL answers and refuses every session; waiting does not help. Correct the user,"
     " password and database in Hyperdrive's configuration, or what the database lets in."
 )
+_OTHER: Final = (
+    "PostgreSQL is another database than the marketplace's; it is neither read nor written, nor"
+    " repaired. Correct the binding HYPERDRIVE. Only if the marketplace's database is gone for good"
+    " take this one over: python -m cli rebuild --adopt."
+)
+_OLDER: Final = (
+    "PostgreSQL lacks changes that it had before, as after restoring a dump. It is neither read nor"
+    " written until the rebuild that was asked for has brought them back; it waits a minute for KV."
+    " If none is under way, rebuild."
+)
 
 
 def find(
@@ -116,13 +127,21 @@ def _tell(finding: Finding) -> str:
     return f"{finding.number} {_TOLD[Kind(finding.kind)]}: {named}{more}."
 
 
-def recommend(health: Health, *, refused: bool) -> None:
-    """``refused``: whether PostgreSQL refuses every session, which is another thing to do."""
+def recommend(health: Health, database_failure: StorageError | None) -> None:
     add = health.recommendations.append
     for name, state in health.sources.items():
-        if not state.reachable:
-            action = _REFUSED if refused and name == "postgres" else _CHECKS[name]
-            add(Recommendation(action=action, reason=f"{name}: {state.error}"))
+        if state.reachable:
+            continue
+        reason = f"{name}: {state.error}"
+        match database_failure if name == "postgres" else None:
+            case DatabaseRefused():
+                add(Recommendation(action=_REFUSED, reason=reason))
+            case OtherDatabase():
+                add(Recommendation(action=_OTHER, reason=reason))
+            case OlderDatabase():
+                add(Recommendation(action=_OLDER, reason=reason, call=REBUILD_CALL))
+            case _:
+                add(Recommendation(action=_CHECKS[name], reason=reason))
     index = health.sources["kv_index"]
     if health.drifts:
         reason = " ".join(drift.message for drift in health.drifts)

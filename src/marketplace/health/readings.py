@@ -13,6 +13,7 @@ from marketplace.basics.timestamps import hour_of, shifted
 from marketplace.health.differences import Counts, Suspect
 from marketplace.health.report import SourceState
 from marketplace.health.walk import load_suspects, load_walk
+from marketplace.kv.acknowledged import note_distrust
 from marketplace.kv.records import PublishedPage, enumerate_published_skills
 from marketplace.kv.state import load_state
 from marketplace.kv.submissions import PendingSubmission, oldest_pending
@@ -84,6 +85,7 @@ async def read_source(
         return Reading(value, milliseconds)
     error = f"{failure.reason}: {failure}"
     env.log("health-source-not-read", level=failure.level, source=source, reason=error)
+    await note_distrust(env, failure)
     return Reading(None, milliseconds, error, failure)
 
 

@@ -13,6 +13,7 @@ import msgspec
 
 from marketplace.ports.audit import AuditEntry, AuditFilter
 from marketplace.ports.dead_letter import DeadLetter
+from marketplace.ports.known_database import Expectation, KnownDatabase, Standing
 from marketplace.ports.scan_request import ScanRequest, ScanWork, WantedScan
 from marketplace.ports.skill_report import ReportPlace, SkillReport
 from marketplace.skills.change import Change
@@ -143,7 +144,24 @@ class SkillDatabase(AbstractContextManager["SkillDatabase"], Protocol):
     The order of trust between two states of a skill is ``Skill.revision``; identity is unique and
     so is the slug. Every method is one statement or one transaction. A row and the version that it
     begins are written together.
+
+    Each transaction begins by demanding what `hold_to` says, and does nothing where that is not so.
+    The number of the last change grows with each that changes the state of a skill, and with no
+    other.
     """
+
+    def hold_to(self, expectation: Expectation) -> None:
+        """Demand this from now on, and tell it what the database says of itself. Otherwise every
+        method raises OtherDatabase or OlderDatabase."""
+
+    async def note_missing(self, known: Standing | None) -> bool:
+        """Note that changes are missing, if this is another instance than the known one or its last
+        change an earlier one; whether any are missing. Until `note_complete` only sessions that
+        repair get an answer."""
+
+    async def note_complete(self) -> Standing:
+        """Note that no changes are missing. The number of the last one is not below the one that
+        was known when they were missed."""
 
     async def list_skills(
         self, query: ListingQuery, *, seed: Seed, offset: int, limit: int
@@ -439,9 +457,13 @@ DatabaseConnector = Callable[[], Awaitable[SkillDatabase]]
 
 
 class DatabaseSession:
-    """The one session of an invocation, for one task at a time."""
+    """The one session of an invocation, for one task at a time.
 
-    def __init__(self, connect: DatabaseConnector) -> None:
+    ``known`` is the isolate's; without one, what this invocation finds out.
+    """
+
+    def __init__(self, connect: DatabaseConnector, known: KnownDatabase | None = None) -> None:
+        self.known = KnownDatabase() if known is None else known
         self._connect = connect
         self._database: SkillDatabase | None = None
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -12,11 +12,13 @@ from marketplace.basics.timestamps import format_timestamp
 from marketplace.ports.database import DatabaseSession, SkillDatabase
 from marketplace.ports.errors import QueueError
 from marketplace.ports.isolate import FallbackCache
+from marketplace.ports.known_database import Expectation
 from marketplace.ports.kv import KvNamespace
 from marketplace.ports.queue import MessageQueue
 from marketplace.ports.rate_limit import RateLimits
 from marketplace.skills.seed import EMPTY_SEED, Seed
 
+KV_LATENESS: Final = 65.0  # Cloudflare says 60 s or more
 READ_BUDGET_SECONDS: Final = 2.0  # no read takes longer because of one source
 
 
@@ -41,6 +43,11 @@ class Settings:
     enumeration_page_budget: int = 10  # list pages that one listing may read
     kv_operation_budget: int = 900  # of the platform's 1,000 an invocation
     submission_ttl: int = 30 * 86_400  # of a submission without a verdict, or with a FAIL
+    kv_lateness: float = KV_LATENESS  # after which every read and list of KV shows what was written
+
+
+async def _as_known(env: "Env") -> Expectation:
+    return env.database.known.expectation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +65,8 @@ class Env:
     log: Logger = log_to_stdout
     heap_bytes: Callable[[], int | None] = lambda: None  # of the runtime, where it tells
     fallback_cache: FallbackCache | None = None  # the isolate's: plain data, outlives the Env
+    expect_database: Callable[["Env"], Awaitable[Expectation]] = _as_known
+    """What every session is held to: `kv.acknowledged` reads it from KV."""
 
     def close(self) -> None:
         self.database.close()
@@ -72,8 +81,13 @@ def split_secrets(text: str) -> tuple[str, ...]:
 
 
 async def get_db(env: Env) -> SkillDatabase:
-    """The invocation's session with the skill database. Raises DatabaseError."""
-    return await env.database.get()
+    """The invocation's session with the skill database. Raises DatabaseError.
+
+    It answers only if the database is the expected one: the one door to it, for reads and writes.
+    """
+    database = await env.database.get()
+    database.hold_to(await env.expect_database(env))
+    return database
 
 
 async def send_messages(env: Env, queue: MessageQueue, bodies: Sequence[Mapping[str, Any]]) -> None:

@@ -75,6 +75,22 @@ class DatabaseConflict(DatabaseError):
     reason = "conflict"
 
 
+class UntrustedDatabase(DatabaseError):
+    """PostgreSQL answers, and is not what KV has acknowledged: neither read nor written."""
+
+
+class OtherDatabase(UntrustedDatabase):
+    """Another instance: an empty database, or one of another marketplace."""
+
+    reason = "other-instance"
+
+
+class OlderDatabase(UntrustedDatabase):
+    """The right instance, and changes are missing: a dump, or a replica that was behind."""
+
+    reason = "older-state"
+
+
 class DatabaseRefused(DatabaseError):
     """PostgreSQL refuses every session until somebody corrects the configuration."""
 

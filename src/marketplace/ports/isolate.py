@@ -4,6 +4,7 @@
   request did that for itself, a handful of visitors at once would be too slow for any of them and
   need more memory than an isolate has. So one request reads, and those that come meanwhile take
   its listing. A request that comes later reads again.
+- Which database is the marketplace's (`known_database`).
 - The last whole answers. When the sources are too slow to answer now, the answer that they gave
   before stands in, marked as degraded, for KEPT_SECONDS.
 - What its reads know of PostgreSQL: see ``database_reads``.
@@ -18,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeVar
 
 from marketplace.ports.database_reads import DatabaseReads
+from marketplace.ports.known_database import KnownDatabase
 
 KEPT_SECONDS: Final = 600.0
 MAKING_SECONDS: Final = 1.0  # a request that makes a listing for longer may be gone
@@ -67,6 +69,7 @@ class FallbackCache:
     good_begun: float = -math.inf
     being_made_until: float = -math.inf
     reads: DatabaseReads = field(default_factory=DatabaseReads)
+    database: KnownDatabase = field(default_factory=KnownDatabase)
     _answers: dict[Hashable, KeptAnswer] = field(default_factory=dict)  # the oldest first
 
     def is_being_made(self) -> bool:

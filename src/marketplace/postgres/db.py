@@ -40,7 +40,10 @@ from marketplace.ports.errors import (
     DatabaseRefused,
     DatabaseRejected,
     DatabaseTimeout,
+    OlderDatabase,
+    OtherDatabase,
 )
+from marketplace.ports.known_database import Expectation, Standing
 from marketplace.ports.scan_request import (
     ScanHour,
     ScanReason,
@@ -93,6 +96,15 @@ Hyperdrive says 58000 when it has no connection to give."""
 _REFUSED_CLASSES: Final = ("28", "3D")
 """Credentials and database. A pooler may log in only when the first statement comes."""
 _PROTOCOL_VIOLATION: Final = "08P01"  # what a pooler says to a start-up that it does not accept
+_UNTRUSTED: Final = {
+    "instance_is_the_acknowledged_one": OtherDatabase,
+    "instance_lacks_no_changes": OlderDatabase,
+}
+"""By the constraint that EXPECT_INSTANCE violates."""
+_UNTRUSTED_BECAUSE: Final = {
+    OtherDatabase: "it is another database than the acknowledged one",
+    OlderDatabase: "it lacks changes that it had before",
+}
 _NO_SLUG: Final = "no-slug"  # as UPSERT_SKILL says it
 _NO_LIMIT: Final = 2**31
 _DIGEST_MODULUS: Final = 2**64
@@ -132,6 +144,8 @@ def database_error(
         return DatabaseTimeout(str(error))
     if error.sqlstate == _QUERY_CANCELED:
         return DatabaseBusy(str(error), reason="too-long")
+    if untrusted := _UNTRUSTED.get(error.constraint or ""):
+        return untrusted(_UNTRUSTED_BECAUSE[untrusted])
     if _is_refusal(error, at_start_up=at_start_up):
         return DatabaseRefused(str(error))
     if error.sqlstate.startswith(_UNAVAILABLE_CLASSES):
@@ -174,6 +188,23 @@ class PostgresSkillDatabase:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._expectation = Expectation()
+
+    def hold_to(self, expectation: Expectation) -> None:
+        self._expectation = expectation
+
+    async def note_missing(self, known: Standing | None) -> bool:
+        parameters = (None, 0) if known is None else (known.instance, known.changes)
+        _, missing = await self._pipeline(
+            Statement(queries.NOTE_MISSING, parameters), Statement(queries.IS_MISSING)
+        )
+        return missing.scalar() == "t"
+
+    async def note_complete(self) -> Standing:
+        _, instance = await self._pipeline(
+            Statement(queries.NOTE_COMPLETE), Statement(queries.GET_INSTANCE)
+        )
+        return _standing(instance)
 
     async def list_skills(
         self, query: ListingQuery, *, seed: Seed, offset: int, limit: int
@@ -693,6 +724,16 @@ class PostgresSkillDatabase:
         return result
 
     async def _pipeline(self, *statements: Statement) -> list[Result]:
+        """Run statements in one round trip, unless the database is not the expected one."""
+        expectation = self._expectation
+        demand = (expectation.instance, expectation.least, expectation.repairing)
+        instance, *results = await self._send(
+            Statement(queries.EXPECT_INSTANCE, demand), *statements
+        )
+        expectation.see(_standing(instance))
+        return results
+
+    async def _send(self, *statements: Statement) -> list[Result]:
         try:
             return await self._connection.pipeline(statements)
         except (PostgresError, ConnectionFailed) as error:
@@ -703,7 +744,7 @@ class PostgresSkillDatabase:
             _, *results, _ = await self._pipeline(Statement("begin"), *statements, Statement(end))
         except DatabaseError:
             if not self.closed:  # it is still in the transaction
-                await self._query("rollback")
+                await self._send(Statement("rollback"))
             raise
         return results
 
@@ -715,6 +756,11 @@ class PostgresSkillDatabase:
             except DatabaseConflict:
                 continue
         return await self._query(sql, *parameters)
+
+
+def _standing(result: Result) -> Standing:
+    ((instance, changes, *_),) = _filled(result)
+    return Standing(instance, int(changes))
 
 
 def _claims_statement(seed: Seed) -> Statement:

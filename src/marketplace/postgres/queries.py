@@ -142,6 +142,39 @@ def _add_versions(parameter: str, *, written: str) -> str:
     """
 
 
+_COUNT_CHANGE = """
+    -- When all is written: the row stays locked until the transaction ends.
+    update instance set changes = changes + 1 where (select count(*) from written) > 0
+"""
+
+EXPECT_INSTANCE: Final = """
+select max(id), max(changes),
+    coalesce(bool_and(id = coalesce($1::text, id)), false)::is_acknowledged,
+    coalesce(
+        bool_and($3::boolean or changes >= $2::bigint and missing_until is null), false
+    )::is_complete
+from instance
+"""
+"""$1 the instance's id or NULL for any, $2 the least number of its last change, $3 whether changes
+may be missing. A check_violation tells by its constraint what is not so; without its one row the
+database is none that was acknowledged."""
+
+NOTE_MISSING: Final = """
+update instance
+set missing_until = greatest(missing_until, case when id = $1::text then $2::bigint else 0 end)
+where id <> $1::text or changes < $2::bigint
+"""
+"""$1 the known instance or NULL, $2 the known number of its last change."""
+
+IS_MISSING: Final = "select missing_until is not null from instance"
+
+NOTE_COMPLETE: Final = """
+update instance set changes = greatest(changes, missing_until), missing_until = null
+where missing_until is not null
+"""
+
+GET_INSTANCE: Final = "select id, changes from instance"
+
 GET_SKILL: Final = f"""
 select {skill_json("skill")}
 from skill
@@ -232,7 +265,8 @@ written as (
 ),
 versioned as (
     {_add_versions("$5", written="exists (select from written)")}
-)
+),
+counted as ({_COUNT_CHANGE})
 select case when inserted then 'inserted' else 'updated' end, {skill_json("written")} from written
 union all
 select 'no-slug', '{{}}' from chosen where name is null
@@ -271,7 +305,8 @@ written as (
 ),
 versioned as (
     {_add_versions("$3", written="identity in (select identity from written)")}
-)
+),
+counted as ({_COUNT_CHANGE})
 select identity from record where identity not in (select identity from written)
 """
 """$1 JSON array of records, each identity once; $2 the revisions that they replace; $3 JSON array

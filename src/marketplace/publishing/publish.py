@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from marketplace.basics.concurrency import map_bounded
+from marketplace.kv.acknowledged import acknowledge, note_distrust
 from marketplace.operations.rules import rules_in_database
 from marketplace.ports.database import SkillDatabase, Upserted, UpsertResult
 from marketplace.ports.env import Env, get_db
@@ -67,6 +68,8 @@ async def publish_skills(env: Env, changes: Sequence[Change]) -> Mapping[str, Pu
     plans = [plan_slug(env, change, claims) for change in changes]
     rows, refused = await _store_in_database(env, plans)
     projected = await project_rows(env, [row.skill for row in rows.values()], claims.records)
+    if rows:
+        await acknowledge(env)
     in_kv = {row.identity for row in projected.written}
     stored = {
         identity: Published(
@@ -115,6 +118,7 @@ async def _store_in_database(
                 detail=str(error),
                 skills=len(waiting),
             )
+            await note_distrust(env, error)
             if isinstance(error, DatabaseTimeout | DatabaseBusy):
                 break  # a second wait as long would only delay what KV can take now
     stored = {i: found for i, found in outcomes.items() if isinstance(found, UpsertResult)}

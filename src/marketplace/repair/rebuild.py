@@ -6,25 +6,28 @@ repeated, so a step that is cut off is run again. `resume_stalled` finds out tha
 lost.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Final, TypeGuard
 
 import msgspec
 
-from marketplace.basics.timestamps import seconds_since
+from marketplace.basics.timestamps import seconds_between, seconds_since, shifted
+from marketplace.kv.acknowledged import REPAIR_DATABASE, note_missing, repairing
 from marketplace.operations.reports import LAST_REPAIR, save_report
-from marketplace.ports.env import Env, send_messages
-from marketplace.ports.errors import DatabaseError, KvError, StorageError
+from marketplace.ports.env import Env, get_db, send_messages
+from marketplace.ports.errors import DatabaseError, KvError, OtherDatabase, StorageError
 from marketplace.ports.queue import QueueMessage, retry_delay
 from marketplace.repair.index_from_kv import write_index_from_kv
 from marketplace.repair.rebuild_job import (
-    REBUILD_JOB,
     RebuildJob,
     Rebuilds,
+    asks_to_adopt,
     change_rebuilds,
     job_id_of,
     load_rebuilds,
+    message_of,
     new_job,
 )
 from marketplace.repair.rebuild_step import STEP_SECONDS, Step
@@ -36,7 +39,9 @@ STALLED_SECONDS: Final = 180.0
 MAX_RESUMED: Final = 3  # times in a row without a step that came to its end
 
 ONLY_THE_INDEX: Final = "PostgreSQL is away; the index was written from KV, and nothing else done."
+ADOPT_IT: Final = "It is another database: bind the right one, or adopt this one (adopt=true)."
 BRING_IT_BACK: Final = "Bring PostgreSQL back, then rebuild."
+REPAIR_PAUSE_SECONDS: Final = 600.0  # after a repair of the database that failed
 
 
 class DatabaseNeeded(DatabaseError):
@@ -46,8 +51,21 @@ class DatabaseNeeded(DatabaseError):
         super().__init__(f"{detail} {BRING_IT_BACK}")
 
 
+class TooEarly(StorageError):
+    """KV may not show yet all that the database lacks."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"KV may be late for another {seconds:.1f} s", reason="too-early")
+        self.seconds = seconds
+
+
 async def start_rebuild(
-    env: Env, *, dry_run: bool = False, wait_seconds: float = 0, follow: bool = True
+    env: Env,
+    *,
+    dry_run: bool = False,
+    wait_seconds: float = 0,
+    follow: bool = True,
+    adopt: bool = False,
 ) -> RebuildJob:
     """Begin a rebuild; with ``wait_seconds`` its first step is tried before this returns.
 
@@ -55,22 +73,49 @@ async def start_rebuild(
     will follow it or, without ``follow``, the current one; but a real rebuild ends a dry run. With
     PostgreSQL away the index alone is written, at once, and the report says so. Raises
     DatabaseNeeded when not even that is possible, and StorageError when the rebuild cannot go on.
+
+    A database that lacks changes is used by nothing else until this rebuild has brought them back.
+    It begins when KV shows them all. ``adopt``: another database is taken over at the end.
     """
-    job = new_job(env, dry_run=dry_run)
+    env = repairing(env, adopt=adopt)
+    job = new_job(env, dry_run=dry_run, adopt=adopt)
     try:
+        if not dry_run and await note_missing(env, await get_db(env)):
+            job.waits_until = shifted(env.now(), env.settings.kv_lateness)
         rebuilds = await change_rebuilds(env, lambda kept: _ask(env, kept, job, follow=follow))
     except DatabaseError as error:
         return await _write_index_alone(env, job, error)
     if rebuilds is not None and rebuilds.current.id != job.id:
         await resume_stalled(env)
         return (rebuilds.following if follow else None) or rebuilds.current
-    if wait_seconds > 0:
+    if wait_seconds > 0 and not job.fills:
         try:
             return await advance(env, job.id, seconds=min(wait_seconds, STEP_SECONDS)) or job
         except StorageError as error:
             _log_failure(env, job.id, error)
-    await send_messages(env, env.maintenance_queue, [{REBUILD_JOB: job.id}])
+    await send_messages(env, env.maintenance_queue, [message_of(job)])
     return job
+
+
+async def repair_database(env: Env, known_changes: int) -> None:
+    """Begin the rebuild of a database that lacks changes, unless that was done. One is enough,
+    however many ask for it; after one that failed the next waits. Raises StorageError.
+
+    ``known_changes``: the number of the last change, as who asks knows it.
+    """
+    env = repairing(env)
+    database = await get_db(env)
+    expectation = env.database.known.expectation
+    expectation.least = max(expectation.least, known_changes)
+    if not await note_missing(env, database):
+        return
+    rebuilds = await load_rebuilds(env)
+    latest = None if rebuilds is None else rebuilds.current
+    if latest is not None and latest.fills and latest.failure is not None:
+        ended_at = latest.finished_at or latest.started_at
+        if seconds_since(ended_at, env.now()) < REPAIR_PAUSE_SECONDS:
+            return
+    await start_rebuild(env, follow=False)
 
 
 def _ask(env: Env, kept: Rebuilds | None, job: RebuildJob, *, follow: bool) -> Rebuilds:
@@ -78,9 +123,9 @@ def _ask(env: Env, kept: Rebuilds | None, job: RebuildJob, *, follow: bool) -> R
     if kept is None:
         return Rebuilds(job)
     if kept.current.dry_run and not job.dry_run and not kept.current.complete:
-        detail = "a real rebuild was asked for meanwhile"
-        kept.current.end(StorageError(detail, reason="superseded"))
-        kept.current.finished_at = env.now()
+        _supersede(env, kept.current, "a real rebuild was asked for meanwhile")
+    if job.fills and not kept.current.fills and not kept.current.complete:
+        _supersede(env, kept.current, "it began before the database lacked changes")
     if kept.current.complete:
         return kept.followed_by(env, job)
     if not follow:
@@ -92,10 +137,16 @@ def _ask(env: Env, kept: Rebuilds | None, job: RebuildJob, *, follow: bool) -> R
     return kept
 
 
+def _supersede(env: Env, job: RebuildJob, detail: str) -> None:
+    job.end(StorageError(detail, reason="superseded"))
+    job.finished_at = env.now()
+
+
 async def _write_index_alone(env: Env, job: RebuildJob, away: DatabaseError) -> RebuildJob:
     env.log("rebuild-of-index-alone", level="error", job=job.id, reason=away.reason)
     if job.dry_run:
         raise DatabaseNeeded("A dry run needs PostgreSQL, which is away.") from away
+    next_step = ADOPT_IT if isinstance(away, OtherDatabase) else BRING_IT_BACK
     try:
         written = await write_index_from_kv(env)
     except KvError as error:
@@ -103,7 +154,7 @@ async def _write_index_alone(env: Env, job: RebuildJob, away: DatabaseError) -> 
         raise DatabaseNeeded(f"{detail} KV: {error.reason}.") from error
     job.failure = away.reason
     job.rebuilt, job.steps = written.skills, 1
-    job.add_error("postgres", f"{away.reason}: {ONLY_THE_INDEX} {BRING_IT_BACK}")
+    job.add_error("postgres", f"{away.reason}: {ONLY_THE_INDEX} {next_step}")
     for broken in written.malformed:
         job.add_error(broken.key, broken.reason)
     if not written.complete:
@@ -121,19 +172,45 @@ async def handle_rebuild_messages(env: Env, messages: Sequence[QueueMessage]) ->
         if job_id is None and asks_for_rules(message.body):
             await _apply_rules(env, message)
             continue
+        known_changes = _asks_for_repair(message.body)
+        if known_changes is not None:
+            await _repair_database(env, message, known_changes)
+            continue
         if job_id is None:
             env.log("rebuild-message-malformed", level="error", id=message.id)
             message.ack()
             continue
+        rebuild_env = repairing(env, adopt=asks_to_adopt(message.body))
         try:
-            await advance(env, job_id)
+            await advance(rebuild_env, job_id)
+        except TooEarly as early:
+            message.retry(delay_seconds=math.ceil(early.seconds))
+            continue
         except StorageError as error:
             _log_failure(env, job_id, error)
             if message.attempts < MAX_ATTEMPTS:
                 message.retry(delay_seconds=retry_delay(message.attempts))
                 continue
-            await _give_up(env, job_id, error)
+            await _give_up(rebuild_env, job_id, error)
         message.ack()
+
+
+def _asks_for_repair(body: object) -> int | None:
+    """The number of the last change that is known, if a message asks for the missing ones."""
+    changes = body.get(REPAIR_DATABASE) if isinstance(body, Mapping) else None
+    return changes if isinstance(changes, int) else None
+
+
+async def _repair_database(env: Env, message: QueueMessage, known_changes: int) -> None:
+    """What a message leaves undone the next one asks for that finds the database lacking."""
+    try:
+        await repair_database(env, known_changes)
+    except StorageError as error:
+        env.log("repair-not-begun", level="error", reason=error.reason, detail=str(error))
+        if message.attempts < MAX_ATTEMPTS:
+            message.retry(delay_seconds=retry_delay(message.attempts))
+            return
+    message.ack()
 
 
 async def _apply_rules(env: Env, message: QueueMessage) -> None:
@@ -181,6 +258,9 @@ async def advance(env: Env, job_id: str, *, seconds: float = STEP_SECONDS) -> Re
     def begin(kept: Rebuilds | None) -> Rebuilds | None:
         if not _is_unfinished(kept, job_id):
             return None
+        waits_until = kept.current.waits_until
+        if waits_until is not None and waits_until > env.now():
+            raise TooEarly(seconds_between(env.now(), waits_until))
         if kept.current.under_way:
             kept.current.resumed += 1
             kept.current.index.attempt += 1
@@ -241,7 +321,7 @@ async def _follow_up(env: Env, saved: Rebuilds | None, job_id: str) -> None:
     if job is not None and job.complete:
         await _report(env, job)
     if not saved.current.complete:
-        await send_messages(env, env.maintenance_queue, [{REBUILD_JOB: saved.current.id}])
+        await send_messages(env, env.maintenance_queue, [message_of(saved.current)])
 
 
 async def _report(env: Env, job: RebuildJob) -> None:
@@ -272,7 +352,8 @@ async def resume_stalled(env: Env) -> RebuildJob | None:
         return _saved(env, kept)
 
     try:
-        before = await load_rebuilds(env)
+        before = await load_rebuilds(repairing(env, adopt=True))
+        env = repairing(env, adopt=before is not None and before.current.adopt)
         resumed = await change_rebuilds(env, resume)
     except DatabaseError as error:
         env.log("rebuild-state-not-read", level="warning", reason=error.reason)
@@ -290,7 +371,7 @@ async def resume_stalled(env: Env) -> RebuildJob | None:
 async def get_rebuild(env: Env, job_id: str) -> RebuildJob | None:
     """A rebuild as far as it has come: the current one, the one before, or the next one."""
     try:
-        rebuilds = await load_rebuilds(env)
+        rebuilds = await load_rebuilds(repairing(env, adopt=True))
     except DatabaseError as error:
         detail = "The state of a rebuild is in PostgreSQL, which is away."
         raise DatabaseNeeded(detail) from error

@@ -23,6 +23,7 @@ MAX_PLACED: Final = 50_000
 """Slugs written ahead, or identities brought in, that a job remembers, some MB. Further ones may be
 counted twice."""
 REBUILD_JOB: Final = "rebuildJob"
+ADOPT: Final = "adopt"
 REBUILD_STATE: Final = "rebuild"
 MAX_RACES: Final = 10  # changes of the state that others were quicker with
 
@@ -36,6 +37,7 @@ Stage = Literal[
     "reconcile",
     "alias-rows",
     "index",
+    "complete",
     "done",
 ]
 """In the order in which they come; a dry run leaves out rules and acts."""
@@ -58,6 +60,8 @@ class RebuildJob(msgspec.Struct, kw_only=True, rename="camel"):
     started_at: str
     dry_run: bool
     index: IndexProgress
+    adopt: bool = False  # whatever database it is
+    waits_until: str | None = None  # where changes are missing: until KV shows what it has
     stage: Stage = "outbox"
     position: Position = msgspec.field(default_factory=Position)
     sequence: int = 0  # grows with every saved state
@@ -104,6 +108,11 @@ class RebuildJob(msgspec.Struct, kw_only=True, rename="camel"):
         self.add_error("rebuild", f"{error.reason}: {error}")
         self.stage = "done"
 
+    @property
+    def fills(self) -> bool:
+        """Whether it brings back what a database lacks that was emptied, restored or replaced."""
+        return self.waits_until is not None
+
     def move_to(self, stage: Stage) -> None:
         self.stage = stage
         self.position = Position()
@@ -126,6 +135,8 @@ class RebuildJob(msgspec.Struct, kw_only=True, rename="camel"):
             "durationMs": None if seconds is None else 1000 * seconds,
             "complete": self.complete,
             "dryRun": self.dry_run,
+            "adopt": self.adopt,
+            "waitsUntil": self.waits_until,
             "resumed": self.resumed,
             "jobId": self.id,
             "progress": {
@@ -137,10 +148,12 @@ class RebuildJob(msgspec.Struct, kw_only=True, rename="camel"):
         }
 
 
-def new_job(env: Env, *, dry_run: bool) -> RebuildJob:
+def new_job(env: Env, *, dry_run: bool, adopt: bool = False) -> RebuildJob:
     now = env.now()
     progress = IndexProgress(generation=new_generation(env), begun_at=now)
-    return RebuildJob(id=secrets.token_hex(8), started_at=now, dry_run=dry_run, index=progress)
+    return RebuildJob(
+        id=secrets.token_hex(8), started_at=now, dry_run=dry_run, adopt=adopt, index=progress
+    )
 
 
 class Rebuilds(msgspec.Struct, rename="camel"):
@@ -155,8 +168,8 @@ class Rebuilds(msgspec.Struct, rename="camel"):
         return next((job for job in jobs if job is not None and job.id == job_id), None)
 
     def followed_by(self, env: Env, job: RebuildJob) -> "Rebuilds":
-        begun = new_job(env, dry_run=job.dry_run)
-        begun.id = job.id
+        begun = new_job(env, dry_run=job.dry_run, adopt=job.adopt)
+        begun.id, begun.waits_until = job.id, job.waits_until
         ended = msgspec.structs.replace(self.current, placed=[], foreseen="")
         following = None if self.following is job else self.following
         return Rebuilds(begun, previous=ended, following=following)
@@ -187,6 +200,16 @@ async def load_rebuilds(env: Env) -> Rebuilds | None:
     """Raises DatabaseError."""
     database = await get_db(env)
     return read_state(env, REBUILD_STATE, await database.load_state(REBUILD_STATE), Rebuilds)
+
+
+def message_of(job: RebuildJob) -> Mapping[str, Any]:
+    """The message that asks for the next step. To adopt it must be said: what is adopted, another
+    consumer would not read the state from."""
+    return {REBUILD_JOB: job.id} | ({ADOPT: True} if job.adopt else {})
+
+
+def asks_to_adopt(body: object) -> bool:
+    return isinstance(body, Mapping) and body.get(ADOPT) is True
 
 
 def job_id_of(body: object) -> str | None:

@@ -12,12 +12,14 @@ from typing import Final, Literal
 
 from marketplace.health.walk import count_page, save_walk
 from marketplace.kv.access import write_again_if_refused
+from marketplace.kv.acknowledged import acknowledge_repaired, note_missing
 from marketplace.kv.aliases import unresolved_aliases
 from marketplace.kv.counting import CountingKv
 from marketplace.kv.index.writing import IndexWriter
 from marketplace.kv.records import PublishedPage, enumerate_published_skills
 from marketplace.ports.database import Difference, SkillDatabase
 from marketplace.ports.env import Env, get_db
+from marketplace.ports.errors import StorageError
 from marketplace.publishing.outbox import OUTBOX_BATCH, drain_outbox
 from marketplace.publishing.withheld import refresh_withheld
 from marketplace.repair.aliases import ALIAS_OPERATIONS, aliases_into_database, aliases_into_kv
@@ -69,8 +71,10 @@ class Step:
                 return await self._walk(self._reconcile, then="alias-rows")
             case "alias-rows":
                 return await self._alias_rows()
+            case "index":
+                return await self._walk(self._list, then="complete")
             case _:
-                return await self._walk(self._list, then="done")
+                return await self._complete()
 
     @property
     def _operations_left(self) -> int:
@@ -172,7 +176,7 @@ class Step:
         self,
         visit: Callable[[PublishedPage], Awaitable[bool]],
         *,
-        then: Literal["alias-rows", "done"],
+        then: Literal["alias-rows", "complete"],
     ) -> bool:
         """Visit the pages that are left; a visit tells whether the page is done with."""
         env, job = self._env, self._job
@@ -225,6 +229,21 @@ class Step:
             if until is not None:
                 position.after = until
         await self._count_page(page, database)
+        return True
+
+    async def _complete(self) -> bool:
+        """A loss that was noted before the walk is made good now, and none that came since."""
+        job = self._job
+        if job.dry_run:
+            job.move_to("done")
+            return True
+        database = await get_db(self._env)
+        was_noted = job.fills and await database.note_missing(None)
+        if await note_missing(self._env, database) and not was_noted:
+            job.end(StorageError("the database was replaced meanwhile", reason="replaced"))
+        else:
+            await acknowledge_repaired(self._env, database)
+            job.move_to("done")
         return True
 
     def _affordable_until(

@@ -15,10 +15,12 @@ from pyodide.ffi import JsException, to_js
 import pgwire.hyperdrive
 from marketplace.basics import json_text
 from marketplace.basics.logs import Logger, log_to_stdout
+from marketplace.kv.acknowledged import expect_acknowledged
 from marketplace.ports.database import DatabaseSession
-from marketplace.ports.env import Env, Settings, split_secrets
+from marketplace.ports.env import KV_LATENESS, Env, Settings, split_secrets
 from marketplace.ports.errors import KvValueTooLarge, QueueError, RateLimitError, StorageError
 from marketplace.ports.isolate import FallbackCache
+from marketplace.ports.known_database import KnownDatabase
 from marketplace.ports.kv import KV_LIST_LIMIT, KV_VALUE_LIMIT, KvListPage
 from marketplace.ports.rate_limit import RateLimits
 from marketplace.postgres.db import postgres_connector
@@ -48,7 +50,7 @@ def env_from_bindings(bindings: Any, fallback_cache: FallbackCache) -> Env:
     raw = _unwrapped(bindings)
     return Env(
         submissions_kv=WorkersKv(_binding(raw, "SUBMISSIONS_KV")),
-        database=_database(_binding(raw, "HYPERDRIVE")),
+        database=_database(_binding(raw, "HYPERDRIVE"), fallback_cache.database),
         publish_queue=WorkersQueue(_binding(raw, "PUBLISH_QUEUE")),
         maintenance_queue=WorkersQueue(_binding(raw, "MAINTENANCE_QUEUE")),
         settings=_settings(raw),
@@ -56,6 +58,7 @@ def env_from_bindings(bindings: Any, fallback_cache: FallbackCache) -> Env:
         seed=load_seed(),
         heap_bytes=_heap_bytes,
         fallback_cache=fallback_cache,
+        expect_database=expect_acknowledged,
     )
 
 
@@ -84,12 +87,14 @@ def _settings(raw: Any) -> Settings:
     def text(name: str) -> str:
         return str(getattr(raw, name, None) or "")
 
+    lateness = text("KV_LATENESS")
     return Settings(
         internal_keys=split_secrets(text("INTERNAL_KEY")),
         jwt_secrets=split_secrets(text("JWT_SECRET")),
         jwt_issuer=text("JWT_ISSUER") or None,
         jwt_audience=text("JWT_AUDIENCE") or None,
         forges=tuple(text("FORGES").lower().replace(",", " ").split()),
+        kv_lateness=float(lateness) if lateness.isdecimal() else KV_LATENESS,
     )
 
 
@@ -101,12 +106,13 @@ def _rate_limits(raw: Any) -> RateLimits:
     return RateLimits(**{field.name: limit(field.name.upper()) for field in fields(RateLimits)})
 
 
-def _database(hyperdrive: Any) -> DatabaseSession:
+def _database(hyperdrive: Any, known: KnownDatabase) -> DatabaseSession:
     # Hyperdrive gives each transaction another session, and refuses settings for a whole one.
     return DatabaseSession(
         postgres_connector(
             lambda: pgwire.hyperdrive.connect(hyperdrive, session_settings="transaction")
-        )
+        ),
+        known,
     )
 
 

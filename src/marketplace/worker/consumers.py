@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
+from marketplace.kv.acknowledged import note_distrust
 from marketplace.operations.dead_letters import bury
 from marketplace.ports.dead_letter import DeadLetterReason
 from marketplace.ports.env import Env
@@ -50,6 +51,7 @@ async def _keep_dead_letters(env: Env, messages: Sequence[QueueMessage]) -> None
         except StorageError as error:
             body = {"body": message.body} if message.attempts >= LAST_ATTEMPT else {}
             env.log("dead-letter-not-kept", level="error", reason=error.reason, **body)
+            await note_distrust(env, error)
             message.retry(delay_seconds=retry_delay(message.attempts))
         else:
             message.ack()

@@ -329,6 +329,14 @@ def test_a_dry_run_says_so(marketplace: FakeMarketplace) -> None:
     assert "nothing was changed" in result.stdout
 
 
+def test_a_database_is_adopted_only_where_that_was_asked_for(marketplace: FakeMarketplace) -> None:
+    marketplace.on("POST", REBUILD, report())
+    marketplace.run("rebuild")
+    marketplace.run("rebuild", "--adopt")
+    assert [r.url.params.get("adopt") for r in marketplace.requests] == [None, "true"]
+    assert marketplace.run("rebuild", "--job", "job-1", "--adopt").exit_code == 2
+
+
 def test_records_in_error_are_named_and_exit_with_1(marketplace: FakeMarketplace) -> None:
     details = [{"key": "skill:broken", "reason": "no repoUrl"}]
     marketplace.on("POST", REBUILD, report(errors=1, errorDetails=details))

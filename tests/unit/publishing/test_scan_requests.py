@@ -421,7 +421,10 @@ async def test_with_kv_away_the_leases_run_out(market: Market) -> None:
 @pytest.mark.parametrize("away", [False, True])
 async def test_after_a_flood_and_its_time_nothing_of_it_is_left(market: Market, away: bool) -> None:
     env = replace(market.env, settings=Settings(submission_ttl=60))
-    await run_light_repair(env)
+    await submit(env, asked(market, "before"))
+    await asyncio.sleep(61)
+    for _ in range(2):
+        await run_light_repair(env)
     before = market.kv.keys()
     taking = replace(env, database=DatabaseSession(postgres_away)) if away else env
     for number in range(200):

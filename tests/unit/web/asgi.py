@@ -14,6 +14,7 @@ from starlette.types import Message, Scope
 from marketplace.ports.database import DatabaseSession, SkillDatabase
 from marketplace.ports.env import Settings
 from marketplace.ports.errors import DatabaseError
+from marketplace.ports.known_database import Expectation
 from marketplace.web.app import create_app
 from tests.doubles.marketplace import Market, run
 
@@ -145,6 +146,10 @@ class _AsPostgres:
     def limit_statements(self, seconds: float | None) -> None:
         """As the session does."""
         self._database.limit_statements(seconds)
+
+    def hold_to(self, expectation: Expectation) -> None:
+        """As the session does."""
+        self._database.hold_to(expectation)
 
     def __getattr__(self, name: str) -> Any:
         operation = getattr(self._database, name)

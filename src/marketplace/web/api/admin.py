@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from starlette.responses import Response
 
 from marketplace.health.check import check_health
+from marketplace.kv.acknowledged import repairing
 from marketplace.operations import audit
 from marketplace.operations.redrive import (
     MAX_REDRIVEN,
@@ -46,11 +47,16 @@ async def rebuild_index(
     operator: Operator,
     dry_run: Annotated[bool, Query(alias="dryRun")] = False,
     wait: Annotated[float, Query(ge=0, le=60, allow_inf_nan=False)] = 0,
+    adopt: Annotated[bool, Query()] = False,
 ) -> Response:
-    """Reconcile PostgreSQL and KV both ways and rewrite the index; 202 while it goes on."""
-    job = await start_rebuild(env, dry_run=dry_run, wait_seconds=wait)
+    """Reconcile PostgreSQL and KV both ways and rewrite the index; 202 while it goes on.
+
+    With adopt=true PostgreSQL may be another database than before, which this takes over.
+    """
+    job = await start_rebuild(env, dry_run=dry_run, wait_seconds=wait, adopt=adopt)
     if not dry_run:
-        await audit.record(env, operator, "rebuild", job.id, after={"complete": job.complete})
+        action, after = "adopt-database" if adopt else "rebuild", {"complete": job.complete}
+        await audit.record(repairing(env, adopt=adopt), operator, action, job.id, after=after)
     status = HTTPStatus.OK if job.complete else HTTPStatus.ACCEPTED
     return private(job.report(env.now()), status=status)
 

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from marketplace.kv.keys import ACKNOWLEDGED_KEY
 from marketplace.operations import audit
 from marketplace.operations.dead_letters import bury
 from marketplace.ports.audit import AuditEntry
@@ -77,6 +78,19 @@ async def test_a_rebuild_is_recorded_with_its_principal(
     kept = entry(market)
     assert (kept.principal, kept.role, kept.action) == ("ann", Role.OPERATOR, "rebuild")
     assert (kept.target, kept.after) == (answer.json()["jobId"], {"complete": True})
+
+
+async def test_an_adoption_is_recorded_in_the_database_that_is_adopted(
+    market: Market, client: httpx.AsyncClient
+) -> None:
+    market.kv.damage(ACKNOWLEDGED_KEY, b'{"instance": "the one before", "changes": 9}')
+    url = "/api/v1/admin/rebuild-index"
+    answer = await client.post(url, params={"adopt": "true"}, headers=OPERATOR)
+    assert answer.status_code == 202
+    assert answer.json()["adopt"] is True
+    kept = entry(market)
+    assert (kept.principal, kept.action) == ("ann", "adopt-database")
+    assert kept.target == answer.json()["jobId"]
 
 
 async def test_a_redrive_is_recorded_with_what_became_of_each_letter(

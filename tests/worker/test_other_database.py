@@ -1,0 +1,163 @@
+"""The running Worker's database emptied, restored from a dump, replaced: what was listed stays so.
+
+An answer that is not marked as degraded never lacks a skill that was acknowledged.
+"""
+
+import subprocess
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+import httpx
+
+from local.setup.migrations import apply_migrations
+from tests.worker.marketplace import Marketplace
+from tests.worker.publishing import (
+    OPERATOR,
+    eventually,
+    listing,
+    names,
+    publish,
+    publish_many,
+)
+from tests.worker.storage import everything_listed, health, query, records, rows
+
+LIGHT_CHECK: Final = "*/5 * * * *"
+PAUSE: Final = 0.1  # seconds between two listings of who watches
+EMPTY: Final = "drop schema public cascade; create schema public;"
+
+
+def _program(marketplace: Marketplace, name: str, *arguments: str, given: str = "") -> str:
+    """What a program of PostgreSQL says of the marketplace's database."""
+    done = subprocess.run(
+        [marketplace.postgres.binaries / name, f"--dbname={marketplace.postgres.dsn}", *arguments],
+        input=given,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout
+
+
+def dump(marketplace: Marketplace) -> str:
+    """The database as it is, as SQL."""
+    return _program(marketplace, "pg_dump")
+
+
+def restore(marketplace: Marketplace, sql: str) -> None:
+    """Put a dump in the place of what there is, all or nothing."""
+    options = ("--no-psqlrc", "--quiet", "--single-transaction", "--set=ON_ERROR_STOP=1")
+    _program(marketplace, "psql", *options, given=EMPTY + sql)
+
+
+@contextmanager
+def watched(marketplace: Marketplace, owner: str, expected: set[str]) -> Iterator[list[str]]:
+    """Reads an owner's listing, its count and each skill over and over. In the end no undegraded
+    answer has lacked one of them; the sources that have answered."""
+    sources: list[str] = []
+    lacking: list[Any] = []
+    over = threading.Event()
+
+    def look() -> None:
+        with marketplace.client() as client:
+            while not over.wait(PAUSE):
+                answer = listing(client, author=owner, limit=100)
+                sources.append(f"{answer['source']} {answer['degraded']}")
+                if not answer["degraded"] and not expected <= names(answer):
+                    lacking.append(answer)
+                count = client.get("/api/v1/skills/count", params={"author": owner}).json()
+                if not count["degraded"] and count["count"] < len(expected):
+                    lacking.append(count)
+                for slug in sorted(expected)[-1:]:
+                    found = client.get(f"/api/v1/skills/{slug}")
+                    if found.status_code in {404, 410}:
+                        lacking.append(found.text)
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    try:
+        yield sources
+    finally:
+        over.set()
+        watcher.join()
+    assert lacking == []
+
+
+def trusted(client: httpx.Client, owner: str) -> dict[str, Any]:
+    """An owner's listing, as soon as it is PostgreSQL's."""
+    return eventually(
+        lambda: listing(client, author=owner, limit=100), lambda answer: not answer["degraded"]
+    )
+
+
+def slugs(prefix: str, count: int) -> Sequence[str]:
+    return [f"{prefix}-{number:02}" for number in range(count)]
+
+
+def test_a_database_from_an_old_dump_is_repaired_before_it_is_believed(
+    marketplace: Marketplace, client: httpx.Client
+) -> None:
+    early, late = slugs("early", 5), slugs("late", 8)
+    publish_many(client, "dumped", early)
+    kept = dump(marketplace)
+    publish_many(client, "dumped", late)
+    trusted(client, "dumped")
+
+    with watched(marketplace, "dumped", {*early, *late}) as sources:
+        restore(marketplace, kept)
+        assert not set(late) & rows(marketplace)
+        answer = listing(client, author="dumped", limit=100)
+        assert (answer["degraded"], answer["reasons"]) == (True, ["postgres: older-state"])
+        meanwhile = publish(client, "dumped", "Meanwhile")["slug"]
+        assert trusted(client, "dumped")["source"] == "postgres"
+        assert {*early, *late} <= rows(marketplace)
+        marketplace.worker.control.fire_scheduled(LIGHT_CHECK)  # publishes what waited
+        eventually(lambda: rows(marketplace), lambda found: meanwhile in found)
+    assert names(trusted(client, "dumped")) == {*early, *late, meanwhile}
+    assert any(source.endswith("True") for source in sources)
+    assert health(client)["prisma_count"] == len(records(marketplace))
+    assert marketplace.log().count('"database-adopted"') <= 1
+
+
+def test_an_emptied_database_is_not_believed_until_it_is_adopted(
+    marketplace: Marketplace, client: httpx.Client
+) -> None:
+    before = slugs("kept", 8)
+    publish_many(client, "emptied", before)
+    trusted(client, "emptied")
+    whole = everything_listed(client)["total"]
+
+    with watched(marketplace, "emptied", set(before)) as sources:
+        restore(marketplace, "")
+        assert listing(client, author="emptied")["degraded"] is True
+        apply_migrations(marketplace.postgres.dsn)
+        answer = listing(client, author="emptied", limit=100)
+        assert answer["reasons"] == ["postgres: other-instance"]
+        assert names(answer) == set(before)
+        meanwhile = publish(client, "emptied", "Meanwhile")["slug"]
+        found = health(client)
+        assert (found["status"], found["prisma_count"]) == ("failing", None)
+        advice = [r for r in found["recommendations"] if "--adopt" in r["action"]]
+        assert [r["call"] for r in advice] == [None]
+        ordinary = client.post("/api/v1/admin/rebuild-index", headers=OPERATOR).json()
+        assert ordinary["ok"] is False
+        assert rows(marketplace) == set()
+
+        url = "/api/v1/admin/rebuild-index"
+        begun = client.post(url, params={"adopt": "true"}, headers=OPERATOR)
+        assert begun.status_code == 202
+        report = eventually(
+            lambda: client.get(f"{url}/{begun.json()['jobId']}", headers=OPERATOR).json(),
+            lambda found: found["complete"],
+        )
+        assert report["ok"], report
+        answer = trusted(client, "emptied")
+        assert answer["source"] == "postgres"
+    assert names(answer) == {*before, meanwhile}
+    assert names(answer) <= rows(marketplace)
+    assert any(source.endswith("True") for source in sources)
+    assert everything_listed(client)["total"] == whole + 1
+    (audit,) = query(marketplace, "select action, target from audit")
+    assert audit == ("adopt-database", report["jobId"])
+    assert health(client)["status"] == "ok"
