@@ -25,7 +25,7 @@ from marketplace.publishing.messages import PUBLISH_QUEUE, publish_message
 from marketplace.publishing.publish import Published, publish_skills
 from marketplace.skills.change import Change, Replayed
 from marketplace.skills.logged import Logged, verdicts_of
-from marketplace.skills.scan import Refusal
+from marketplace.skills.scan import Scan
 from marketplace.skills.skill import Skill
 from marketplace.skills.slugs import key_digest
 from marketplace.skills.submission import Publication
@@ -106,9 +106,16 @@ async def _replay(
         await preview(changes)
         return 0
     outcomes = await publish_skills(env, changes)
-    held_back = [i for i, outcome in outcomes.items() if outcome is Refusal.TOO_MANY_WITHDRAWN]
-    await _send(env, database, [logs[identity] for identity in held_back])
-    return sum(isinstance(o, Published) and o.changed_database for o in outcomes.values())
+    stored = {i: o for i, o in outcomes.items() if isinstance(o, Published) and o.in_database}
+    held_back = [
+        withdrawal
+        for identity, outcome in stored.items()
+        for withdrawal in logs[identity].verdicts[-1:]
+        if withdrawal.verdict is Verdict.WITHDRAWN
+        and outcome.skill.verdict is not Verdict.WITHDRAWN
+    ]
+    await _send(env, database, held_back)
+    return sum(outcome.changed_database for outcome in stored.values())
 
 
 async def _read(env: Env, identity: str) -> Logged:
@@ -120,12 +127,11 @@ async def _read(env: Env, identity: str) -> Logged:
     return await read_logged(env, identity, listed=listed)
 
 
-async def _send(env: Env, database: SkillDatabase, logs: Sequence[Logged]) -> None:
-    """Let the consumer decide about the newest verdicts, unless they wait for an operator."""
-    newest = [log.verdicts[-1] for log in logs]
+async def _send(env: Env, database: SkillDatabase, withdrawals: Sequence[Scan]) -> None:
+    """Let the consumer decide about withdrawals, unless they wait for an operator."""
     messages = {
         dead_letter_id(PUBLISH_QUEUE, message): message
-        for scan in newest
+        for scan in withdrawals
         for message in [publish_message(scan.submission_id, scan.scanned_at)]
     }
     letters = await database.get_dead_letters(sorted(messages))

@@ -101,10 +101,15 @@ class Replayed:
 
     def onto(self, stored: Skill | None) -> Skill | Refusal:
         changed = fold(stored, self.logged).skill
-        if changed is None:
-            return Refusal.NOT_LISTED
-        by_verdict = changed.verdict is Verdict.WITHDRAWN and withdraws(stored, changed)
-        return Refusal.TOO_MANY_WITHDRAWN if by_verdict else changed
+        if changed is not None and changed.verdict is Verdict.WITHDRAWN:
+            changed = self._without_withdrawal(stored) or changed
+        return Refusal.NOT_LISTED if changed is None else changed
+
+    def _without_withdrawal(self, stored: Skill | None) -> Skill | None:
+        if stored is None or stored.verdict is Verdict.WITHDRAWN:
+            return None
+        counted = [scan for scan in self.logged.verdicts if scan.verdict is not Verdict.WITHDRAWN]
+        return fold(stored, Logged(tuple(counted), self.logged.acts)).skill
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from marketplace.catalog.listing_page import Page
 from marketplace.catalog.published_skills import KEPT_FROM_BEFORE
 from marketplace.catalog.updates import check_updates
 from marketplace.catalog.versions import versions_of
+from marketplace.kv.keys import ACKNOWLEDGED_KEY
 from marketplace.ports.database import DatabaseSession
 from marketplace.ports.database_reads import (
     GONE_AFTER_SECONDS,
@@ -49,7 +50,7 @@ SLOT_SECONDS = Settings().database_slot_timeout
 
 @dataclass(slots=True)
 class Isolate:
-    """What serves requests, and what it has asked KV."""
+    """What serves requests, and what it has asked KV, but for which database it has."""
 
     market: Market
     memory: FallbackCache = field(default_factory=FallbackCache)
@@ -60,7 +61,8 @@ class Isolate:
         """The Env of the next invocation."""
 
         def hear(operation: KvOperation) -> Fault | None:
-            self.asked_of_kv.append(operation)
+            if operation.key != ACKNOWLEDGED_KEY:
+                self.asked_of_kv.append(operation)
             return None
 
         return replace(

@@ -124,6 +124,24 @@ async def test_a_withdrawal_that_waits_for_an_operator_is_left_to_him(
     assert row(market).status is Status.LISTED
 
 
+async def test_facts_before_a_withdrawal_that_is_held_back_are_listed(
+    market: Market, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both came for one submission, and the consumer saw the later one alone."""
+    monkeypatch.setattr("marketplace.operations.withdrawals.WITHDRAWN_AN_HOUR", 0)
+    await listed(market, **_LISTED)
+    await asyncio.sleep(60)
+    await submitted(market, "second")
+    await reported(market, report("second", text="Read again.", **_LISTED))
+    await asyncio.sleep(1)
+    await reported(market, report("second", Verdict.WITHDRAWN))
+    await deliver(market)
+    assert row(market).description == "As listed."
+    await rebuild(market)
+    assert (row(market).description, row(market).status) == ("Read again.", Status.LISTED)
+    assert set(letters(market)) == {"too-many-withdrawn"}
+
+
 async def test_a_rejected_submission_lists_nothing(market: Market) -> None:
     """Its PASS and its FAIL are both in the log; it failed before anything was listed."""
     await submitted(market)
