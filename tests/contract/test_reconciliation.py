@@ -269,7 +269,7 @@ async def test_the_log_and_the_rows_are_compared_by_a_range_of_digests(
     connect: DatabaseConnector,
 ) -> None:
     records = [skill(f"log-{number}", certified_at=FEBRUARY) for number in range(8)]
-    records.append(skill("other", repository="ünal/a-b"))
+    records.append(skill("other", repository="Acme-2/a.b_c", certified_at=FEBRUARY))
     in_order = sorted((record.identity for record in records), key=key_digest)
     digests = [key_digest(identity) for identity in in_order]
     with await connect() as db:
