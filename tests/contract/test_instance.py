@@ -7,16 +7,16 @@ from typing import Any
 import pytest
 
 from marketplace.ports.database import DatabaseConnector, RecordKey, SkillDatabase
-from marketplace.ports.errors import DatabaseError, OlderDatabase, OtherDatabase
+from marketplace.ports.errors import DatabaseError, DatabaseRejected, OlderDatabase, OtherDatabase
 from marketplace.ports.known_database import Expectation, Standing
 from marketplace.postgres.db import PostgresSkillDatabase
 from marketplace.skills.acts import ActKind
-from marketplace.skills.change import Acted
+from marketplace.skills.change import Acted, State
 from marketplace.skills.listing_rules import ListingQuery
 from marketplace.skills.seed import EMPTY_SEED
 from pgwire import asyncio_stream
 from tests.contract.postgres import PostgresServer, migrations
-from tests.examples import FEBRUARY, JANUARY, act, key_of, publish, skill
+from tests.examples import FEBRUARY, JANUARY, MARCH, act, key_of, publish, skill
 
 
 async def standing(db: SkillDatabase) -> Standing:
@@ -109,6 +109,8 @@ async def test_each_change_of_a_skill_raises_the_number_and_nothing_else_does(
         assert await after(db.check_skills([skill(updated_at=FEBRUARY)])) == 0
         assert await after(publish(db, skill(updated_at=FEBRUARY))) == 1
         assert await after(publish(db, skill(updated_at=JANUARY))) == 0
+        newest = State(skill(updated_at=MARCH))  # made from a row that has changed meanwhile
+        assert await after(db.upsert_skill(newest, candidates=["pdf-tools"], row=first)) == 1
         several = [skill(name=name, base_slug=name) for name in ("one", "two", "three")]
         assert await after(db.upsert_skills(several)) == 1
         assert await after(db.upsert_skills(several)) == 0
@@ -207,10 +209,14 @@ async def test_numbers_rise_in_the_order_of_commits(
 
 
 @pytest.mark.parametrize(
-    ("damage", "repair"),
+    ("damage", "repair", "error"),
     [
-        ("delete from instance", "insert into instance default values"),
-        ("alter table instance rename to absent", "alter table absent rename to instance"),
+        ("delete from instance", "insert into instance default values", OtherDatabase),
+        (
+            "alter table instance rename to absent",
+            "alter table absent rename to instance",
+            DatabaseRejected,
+        ),
     ],
     ids=["emptied", "before the migration"],
 )
@@ -220,13 +226,14 @@ async def test_a_database_that_cannot_say_which_it_is_does_not_answer(
     database: str,
     damage: str,
     repair: str,
+    error: type[DatabaseError],
 ) -> None:
     with await postgres_server.connect(database) as connection:
         await connection.query(damage)
         try:
             with await postgres() as db:
                 for operation in (read, write):
-                    with pytest.raises(DatabaseError):
+                    with pytest.raises(error):
                         await operation(db)
         finally:
             await connection.query(repair)

@@ -387,12 +387,6 @@ def believes_any_state_of_the_database(_original: Any) -> Any:
     return believed
 
 
-@_mutation("marketplace.kv.acknowledged.write_acknowledged", profile="dump")
-def acknowledges_nothing(_original: Any) -> Any:
-    """KV is never told how far the database has come."""
-    return _nothing
-
-
 # --- dead letters and lost messages -----------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 An answer that is not marked as degraded never lacks a skill that was acknowledged.
 """
 
+import json
 import subprocess
 import threading
 from collections.abc import Iterator, Sequence
@@ -91,6 +92,12 @@ def trusted(client: httpx.Client, owner: str) -> dict[str, Any]:
     )
 
 
+def acknowledged(marketplace: Marketplace) -> str | None:
+    """The id of the database that KV has acknowledged."""
+    entry = marketplace.worker.control.kv_get("database:acknowledged")
+    return None if entry is None else json.loads(entry.value)["instance"]
+
+
 def slugs(prefix: str, count: int) -> Sequence[str]:
     return [f"{prefix}-{number:02}" for number in range(count)]
 
@@ -126,6 +133,7 @@ def test_an_emptied_database_is_not_believed_until_it_is_adopted(
     before = slugs("kept", 8)
     publish_many(client, "emptied", before)
     trusted(client, "emptied")
+    assert acknowledged(marketplace) == query(marketplace, "select id from instance")[0][0]
     whole = everything_listed(client)["total"]
 
     with watched(marketplace, "emptied", set(before)) as sources:
@@ -160,4 +168,5 @@ def test_an_emptied_database_is_not_believed_until_it_is_adopted(
     assert everything_listed(client)["total"] == whole + 1
     (audit,) = query(marketplace, "select action, target from audit")
     assert audit == ("adopt-database", report["jobId"])
+    assert acknowledged(marketplace) == query(marketplace, "select id from instance")[0][0]
     assert health(client)["status"] == "ok"
