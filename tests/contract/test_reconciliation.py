@@ -275,13 +275,17 @@ async def test_the_log_and_the_rows_are_compared_by_a_range_of_digests(
     with await connect() as db:
         await db.upsert_skills(records)
         logged = {in_order[2]: FEBRUARY, in_order[3]: MARCH, "https://github.com/no/row#x": JANUARY}
-        found = await db.compare_log(logged, after=digests[0], until=digests[5], limit=10)
+        found = await db.compare_log(
+            logged, after=digests[0], until=digests[5], before=MARCH, limit=10
+        )
         assert found.behind == {in_order[3], "https://github.com/no/row#x"}
         assert [row.identity for row in found.unlogged] == [in_order[i] for i in (1, 4, 5)]
-        found = await db.compare_log(logged, after=digests[0], until=None, limit=3)
+        found = await db.compare_log(logged, after=digests[0], until=None, before=MARCH, limit=3)
         assert [row.identity for row in found.unlogged] == [in_order[i] for i in (1, 4, 5)]
-        found = await db.compare_log({}, after="", until=None, limit=100)
+        found = await db.compare_log({}, after="", until=None, before=MARCH, limit=100)
         assert (found.behind, len(found.unlogged)) == (frozenset(), len(records))
+        found = await db.compare_log({}, after="", until=None, before=FEBRUARY, limit=100)
+        assert found.unlogged == []
 
 
 async def test_a_verdict_is_newer_than_the_moment_that_decides_of_a_row(
@@ -300,7 +304,7 @@ async def test_a_verdict_is_newer_than_the_moment_that_decides_of_a_row(
             (APRIL, ["failed", "passed", "read"]),
         ):
             found = await db.compare_log(
-                {row.identity: moment for row in rows}, after="", until=None, limit=1
+                {row.identity: moment for row in rows}, after="", until=None, before="", limit=1
             )
             names = [row.base_slug for row in rows if row.identity in found.behind]
             assert names == behind

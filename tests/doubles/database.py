@@ -553,13 +553,20 @@ class DoubleSession:
 
     @_operation("compare_log")
     def compare_log(
-        self, newest: Mapping[str, str], *, after: str, until: str | None, limit: int
+        self,
+        newest: Mapping[str, str],
+        *,
+        after: str,
+        until: str | None,
+        before: str,
+        limit: int,
     ) -> LogComparison:
         rows = self.tables.rows
         unlogged = [
             row.skill
             for digest, row in sorted((key_digest(i), row) for i, row in rows.items())
-            if row.identity not in newest and digest > after and (until is None or digest <= until)
+            if row.identity not in newest and row.skill.decided_at < before
+            if digest > after and (until is None or digest <= until)
         ]
         behind = {
             identity

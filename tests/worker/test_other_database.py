@@ -98,6 +98,15 @@ def acknowledged(marketplace: Marketplace) -> str | None:
     return None if entry is None else json.loads(entry.value)["instance"]
 
 
+def in_another_isolate(marketplace: Marketplace) -> None:
+    """Start the Worker again: what it knows from now on KV has told it."""
+    worker = marketplace.worker
+    worker.stop()
+    worker.port = httpx.URL(worker.url).port or 0
+    worker.start()
+    worker.wait_healthy()
+
+
 def slugs(prefix: str, count: int) -> Sequence[str]:
     return [f"{prefix}-{number:02}" for number in range(count)]
 
@@ -140,6 +149,10 @@ def test_an_emptied_database_is_not_believed_until_it_is_adopted(
         restore(marketplace, "")
         assert listing(client, author="emptied")["degraded"] is True
         apply_migrations(marketplace.postgres.dsn)
+        answer = listing(client, author="emptied", limit=100)
+        assert answer["reasons"] == ["postgres: other-instance"]
+    in_another_isolate(marketplace)
+    with watched(marketplace, "emptied", set(before)):
         answer = listing(client, author="emptied", limit=100)
         assert answer["reasons"] == ["postgres: other-instance"]
         assert names(answer) == set(before)

@@ -262,12 +262,19 @@ class SkillDatabase(AbstractContextManager["SkillDatabase"], Protocol):
         """Rows whose newest revision is not known to be in KV, oldest first."""
 
     async def compare_log(
-        self, newest: Mapping[str, str], *, after: str, until: str | None, limit: int
+        self,
+        newest: Mapping[str, str],
+        *,
+        after: str,
+        until: str | None,
+        before: str,
+        limit: int,
     ) -> LogComparison:
         """Compare a part of the acceptance log with the rows.
 
         ``newest``: the moments of the newest verdicts in it by identity, all those with digests
-        beyond ``after`` up to ``until`` (None: the end). At most ``limit`` rows are ``unlogged``.
+        beyond ``after`` up to ``until`` (None: the end). At most ``limit`` rows are ``unlogged``,
+        all of them decided before the moment ``before``.
         """
 
     async def compare_range(

@@ -408,12 +408,18 @@ class PostgresSkillDatabase:
         return [_read_skill_json(skill) for (skill,) in _filled(result)]
 
     async def compare_log(
-        self, newest: Mapping[str, str], *, after: str, until: str | None, limit: int
+        self,
+        newest: Mapping[str, str],
+        *,
+        after: str,
+        until: str | None,
+        before: str,
+        limit: int,
     ) -> LogComparison:
         identities = list(newest)
         behind, unlogged = await self._pipeline(
             Statement(queries.ROWS_BEHIND_THE_LOG, (identities, list(newest.values()))),
-            Statement(queries.ROWS_NOT_IN_THE_LOG, (identities, after, until, limit)),
+            Statement(queries.ROWS_NOT_IN_THE_LOG, (identities, after, until, limit, before)),
         )
         return LogComparison(
             behind=frozenset(identity for (identity,) in _filled(behind)),

@@ -529,6 +529,7 @@ from (
     select *
     from skill
     where identity_digest > $2::text and ($3::text is null or identity_digest <= $3::text)
+        and {_DECIDED_AT} < $5::text
         and not exists (
             select from unnest($1::text[]) as logged (identity)
             where logged.identity = skill.identity
@@ -539,7 +540,7 @@ from (
 order by identity_digest
 """
 """$1 identities that the log has, $2 the digest after which, $3 until which (NULL: the end),
-$4 limit."""
+$4 limit, $5 the moment before which a row was decided."""
 
 LIST_ACTED: Final = f"""
 select {skill_json("acted")}

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from marketplace.basics.concurrency import map_bounded
+from marketplace.basics.timestamps import shifted
 from marketplace.kv.acceptance_log import (
     VerdictPage,
     list_verdicts,
@@ -72,7 +73,11 @@ async def replay_verdicts(
     limit = max(operations // 2 // _FOR_ROW, 1)
     page = await list_verdicts(env, cursor=place.cursor)
     until = None if page.cursor is None else page.last
-    found = await database.compare_log(page.newest, after=place.after, until=until, limit=limit)
+    # What KV may not show yet is no row from before the log.
+    before = shifted(env.now(), -2 * env.settings.kv_lateness)
+    found = await database.compare_log(
+        page.newest, after=place.after, until=until, before=before, limit=limit
+    )
     # Entries of one skill may be in two parts, so the digest of the last part's end counts again.
     behind = sorted((key_digest(identity), identity) for identity in found.behind)
     behind = [item for item in behind if item[0] >= place.after]

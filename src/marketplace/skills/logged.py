@@ -78,13 +78,17 @@ def that_stand(verdicts: Iterable[Scan], *, listed: Collection[str] = ()) -> lis
 
 
 def verdicts_of(skill: Skill) -> list[Scan]:
-    """Verdicts that a fold makes this state of, but for its acts: for one from before the log."""
+    """Verdicts that a fold makes this state of, but for its acts: for one from before the log.
+
+    None has a later moment than the verdict that stands, so that none changes it.
+    """
     said = as_said(skill)
-    first = _verdict(said, Verdict.PASS, said.published_at)
-    told = [first] if said.published_at < said.facts_at else []
+    read_at = min(said.facts_at, said.decided_at)
+    first = _verdict(said, Verdict.PASS, min(said.published_at, read_at))
+    told = [first] if first.scanned_at < read_at else []
     if not said.provisional:
-        told.append(_read(said))
-    if said.certified_at is not None and said.certified_at > said.facts_at:
+        told.append(_read(said, read_at))
+    if said.certified_at is not None and said.certified_at > read_at:
         told.append(_verdict(said, Verdict.PASS, said.certified_at))
     if said.verdict is not Verdict.PASS:
         told.append(_verdict(said, said.verdict, said.decided_at))
@@ -102,12 +106,12 @@ def _verdict(said: Skill, verdict: Verdict, moment: str) -> Scan:
         scanned_at=moment,
         cert_tier=said.cert_tier,
         cert_method=said.cert_method,
-        reason=None if verdict is Verdict.PASS else said.verdict_reason,
+        reason=said.verdict_reason if moment == said.decided_at else None,
         path=said.skill_path,
     )
 
 
-def _read(said: Skill) -> Scan:
+def _read(said: Skill, moment: str) -> Scan:
     facts = Facts(
         name=said.display_name,
         display_name=said.display_name,
@@ -121,7 +125,7 @@ def _read(said: Skill) -> Scan:
     )
     fields = ("commit", "ref", "repository_id", "owner_id", "content_digest", "skill_md_digest")
     read = {field: getattr(said, field) for field in fields}
-    return msgspec.structs.replace(_verdict(said, Verdict.PASS, said.facts_at), skill=facts, **read)
+    return msgspec.structs.replace(_verdict(said, Verdict.PASS, moment), skill=facts, **read)
 
 
 def _moment(scan: Scan) -> str:

@@ -15,7 +15,7 @@ from marketplace.skills.merging import as_listed
 from marketplace.skills.skill import Skill, Status
 from marketplace.skills.tiers import CertTier, Verdict
 from tests.doubles.database import Held
-from tests.doubles.marketplace import LATER, Market, make_skill, make_skills
+from tests.doubles.marketplace import Market, make_skill, make_skills
 from tests.unit.publishing.reports import (
     carried_out,
     deliver,
@@ -168,6 +168,7 @@ async def test_a_skill_that_was_listed_when_its_submission_failed_comes_back(
     assert row(market).revision == failed.revision
 
 
+_JUNE = "2025-06-01T00:00:00.000Z"
 _PROVISIONAL: dict[str, Any] = {
     "provisional": True,
     "description": "",
@@ -203,9 +204,14 @@ def _imported(**fields: Any) -> Skill:
     [
         {},
         _PROVISIONAL,
-        {"verdict": Verdict.FAIL, "verdict_at": LATER, "verdict_reason": "bad"},
-        {"verdict": Verdict.WITHDRAWN, "verdict_at": LATER},
+        {
+            "verdict": Verdict.FAIL,
+            "verdict_at": _JUNE,
+            "verdict_reason": "bad",
+        },
+        {"verdict": Verdict.WITHDRAWN, "verdict_at": _JUNE},
         {"certified_at": "2025-02-01T00:00:00.000Z"},
+        {"certified_at": "2025-01-15T00:00:00.000Z"},  # before the facts
         {"published_at": "2025-02-01T00:00:00.000Z"},
         {"extensible": True, "extension_points": ("format",), "category": "writing"},
     ],
@@ -228,17 +234,30 @@ async def test_rows_from_before_the_log_get_entries_that_they_can_be_made_of(
     )
     assert (after.cert_score, after.cert_tier) == (before.cert_score, before.cert_tier)
     entries = len(market.kv.keys("verdict:"))
-    await rebuild(market)
+    assert not any(changes(await rebuild(market)))
     assert len(market.kv.keys("verdict:")) == entries
+
+
+async def test_what_the_log_may_not_show_yet_gets_no_entries(market: Market) -> None:
+    await listed(market, **_LISTED)
+    hidden = {key: market.kv.peek(key) for key in market.kv.keys("verdict:")}
+    for key in hidden:
+        market.kv.damage(key, None)
+    await rebuild(market)
+    assert market.kv.keys("verdict:") == []
+    await asyncio.sleep(3 * market.env.settings.kv_lateness)
+    await rebuild(market)
+    assert market.kv.keys("verdict:") != []
 
 
 async def test_the_walk_goes_on_where_a_step_ended(market: Market) -> None:
     """Many skills lost, many without entries, and a budget for a few of each at a time."""
-    skills = make_skills(90)
+    skills = make_skills(90, certified_at=_JUNE)
     await market.fill(skills)
     market = replace(market, env=replace(market.env, settings=Settings(kv_operation_budget=130)))
     await rebuild(market)
     assert len({key.split(":")[1] for key in market.kv.keys("verdict:")}) == 90
+    assert not any(changes(await rebuild(market)))
     _lose(market, *skills[:60])
     report_ = await rebuild(market)
     assert report_["prismaBackfilled"] == 60
