@@ -8,6 +8,7 @@ from marketplace.kv.acceptance_log import read_logged
 from marketplace.kv.index.writing import add_to_published_index
 from marketplace.kv.outbox import OutboxEntry, clear_outbox, list_outbox
 from marketplace.ports.env import Env, send_messages
+from marketplace.publishing.kv_copy import leave_note
 from marketplace.publishing.messages import publish_message
 from marketplace.publishing.publish import Published, publish_skills
 from marketplace.skills.change import Replayed, Waiting
@@ -30,7 +31,8 @@ async def drain_outbox(env: Env, cursor: str | None = None) -> DrainedOutbox:
 
     What cannot be placed stays, and hides nothing that comes after it. Where PostgreSQL refuses
     what was made without it, the acceptance log tells what stands; a verdict that this refuses too
-    is sent to the consumer, which lets an operator decide. Raises KvError, QueueError.
+    is sent to the consumer, which lets an operator decide. A slug that a skill had meanwhile leads
+    to its row. Raises DatabaseError, KvError, QueueError.
     """
     page = await list_outbox(env, cursor=cursor, limit=OUTBOX_BATCH)
     outcomes = dict(await publish_skills(env, changes_of(page.entries)))
@@ -44,6 +46,10 @@ async def drain_outbox(env: Env, cursor: str | None = None) -> DrainedOutbox:
     }
     await _send_refused(env, [(placed[i].skill, logged[i]) for i in refused if i in placed])
     await add_to_published_index(env, [outcome.skill for outcome in placed.values()])
+    for entry in page.entries:
+        row = placed.get(entry.skill.identity)
+        if row is not None and row.skill.name != entry.skill.name:
+            await leave_note(env, entry.skill, row.skill)
     await clear_outbox(env, [e.key for e in page.entries if e.skill.identity in placed])
     news = sum(outcome.changed_database for outcome in placed.values())
     return DrainedOutbox(news, page.cursor)

@@ -18,6 +18,7 @@ from marketplace.kv.acceptance_log import (
     read_logged,
     read_verdicts,
 )
+from marketplace.kv.outbox import find_identity_in_outbox
 from marketplace.kv.submissions import get_publications
 from marketplace.operations.dead_letters import dead_letter_id
 from marketplace.ports.database import SkillDatabase
@@ -104,7 +105,11 @@ async def _replay(
 ) -> int:
     """Make skills again of all that the log has of them; how many rows changed."""
     rows = await database.get_skills(taken)
-    listable = [identity for identity in taken if identity in rows or identity in page.passed]
+    listable = [
+        identity
+        for identity in taken
+        if identity in rows or (identity in page.passed and not await _waits(env, identity))
+    ]
     logs = dict(zip(listable, await map_bounded(listable, lambda i: _read(env, i)), strict=True))
     changes = [Replayed(identity, log) for identity, log in logs.items()]
     if preview is not None:
@@ -121,6 +126,11 @@ async def _replay(
     ]
     await _send(env, database, held_back)
     return sum(outcome.changed_database for outcome in stored.values())
+
+
+async def _waits(env: Env, identity: str) -> bool:
+    """Whether a skill is in the outbox, which gives it the slug that it has there."""
+    return await find_identity_in_outbox(env, identity) is not None
 
 
 async def _read(env: Env, identity: str) -> Logged:

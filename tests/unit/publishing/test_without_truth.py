@@ -184,6 +184,31 @@ async def test_the_slug_that_was_shown_without_postgres_stays(market: Market) ->
     assert row(market).name == shown["name"]
 
 
+async def test_a_slug_that_was_shown_leads_to_the_row_that_was_made_without_it(
+    market: Market,
+) -> None:
+    """A message came again before the outbox was drained, in a location that did not see it."""
+    await submitted(market)
+    await reported(market, report(text="New."))
+    messages = list(market.publish.bodies)
+    await deliver(market, env=without_postgres(market))
+    (shown,) = await items(without_postgres(market))
+    waiting = {key: market.kv.peek(key) for key in market.kv.keys("outbox:")}
+    for key in waiting:
+        market.kv.damage(key, None)
+    market.publish.bodies[:] = messages
+    await deliver(market)
+    for key, value in waiting.items():
+        market.kv.damage(key, value)
+    assert row(market).name == "reader" != shown["name"]
+    await repaired(market)
+    assert market.kv.keys("outbox:") == []
+    for env in (market.env, without_postgres(market)):
+        found = await get_skill_by_name(env, shown["name"])
+        assert found is not None
+        assert found.value.name == "reader"
+
+
 async def test_entries_that_cannot_be_placed_hide_none_that_follow(market: Market) -> None:
     """KV refuses the records of the first ones; each check goes on where the last one stopped."""
     skills = make_skills(3 * OUTBOX_BATCH)

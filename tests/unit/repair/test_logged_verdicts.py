@@ -9,13 +9,14 @@ import pytest
 
 from marketplace.kv.acceptance_log import log_act
 from marketplace.ports.env import Settings
+from marketplace.repair.logged_verdicts import replay_verdicts
 from marketplace.skills.acts import Act, ActKind
 from marketplace.skills.logged import Logged, fold, that_stand, verdicts_of
 from marketplace.skills.merging import as_listed
 from marketplace.skills.skill import Skill, Status
 from marketplace.skills.tiers import CertTier, Verdict
 from tests.doubles.database import Held
-from tests.doubles.marketplace import Market, make_skill, make_skills
+from tests.doubles.marketplace import Market, make_skill, make_skills, without_postgres
 from tests.unit.publishing.reports import (
     carried_out,
     deliver,
@@ -236,6 +237,17 @@ async def test_rows_from_before_the_log_get_entries_that_they_can_be_made_of(
     entries = len(market.kv.keys("verdict:"))
     assert not any(changes(await rebuild(market)))
     assert len(market.kv.keys("verdict:")) == entries
+
+
+async def test_what_waits_in_the_outbox_keeps_the_slug_that_it_has_there(market: Market) -> None:
+    await submitted(market)
+    await reported(market, report(text="New."))
+    await deliver(market, env=without_postgres(market))
+    (shown,) = await items(without_postgres(market))
+    replayed = await replay_verdicts(market.env, operations=100)
+    assert (replayed.news, market.tables.rows) == (0, {})
+    await rebuild(market)
+    assert row(market).name == shown["name"]
 
 
 async def test_what_the_log_may_not_show_yet_gets_no_entries(market: Market) -> None:
