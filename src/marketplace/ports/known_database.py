@@ -71,5 +71,4 @@ class KnownDatabase:
         if found is not None and found.since >= self.since:
             expectation.instance, expectation.least = found.instance, found.changes
             self.since = found.since
-        self.in_kv = found or self.in_kv  # KV may not show yet what this isolate wrote
-        self.kv_was_read = True
+        self.in_kv, self.kv_was_read = found, True
