@@ -308,7 +308,7 @@ def keeps_no_outbox(_original: Any) -> Any:
 def clears_the_outbox_unseen(_original: Any) -> Any:
     """Clears outbox records whether or not both stores took them."""
 
-    async def clear(env: Env, cursor: str | None = None) -> DrainedOutbox:
+    async def clear(env: Env, cursor: str | None = None, **_: Any) -> DrainedOutbox:
         page = await list_outbox(env, cursor=cursor, limit=OUTBOX_BATCH)
         await clear_outbox(env, [entry.key for entry in page.entries])
         return DrainedOutbox(0, page.cursor)

@@ -26,13 +26,15 @@ class DrainedOutbox:
     cursor: str | None  # where the outbox goes on
 
 
-async def drain_outbox(env: Env, cursor: str | None = None) -> DrainedOutbox:
+async def drain_outbox(
+    env: Env, cursor: str | None = None, *, leave_notes: bool = False
+) -> DrainedOutbox:
     """Publish a part of the waiting skills and clear those that both stores took.
 
     What cannot be placed stays, and hides nothing that comes after it. Where PostgreSQL refuses
     what was made without it, the acceptance log tells what stands; a verdict that this refuses too
-    is sent to the consumer, which lets an operator decide. A slug that a skill had meanwhile leads
-    to its row. Raises DatabaseError, KvError, QueueError.
+    is sent to the consumer, which lets an operator decide. With ``leave_notes`` a slug that a skill
+    had meanwhile leads to its row. Raises DatabaseError, KvError, QueueError.
     """
     page = await list_outbox(env, cursor=cursor, limit=OUTBOX_BATCH)
     outcomes = dict(await publish_skills(env, changes_of(page.entries)))
@@ -46,7 +48,7 @@ async def drain_outbox(env: Env, cursor: str | None = None) -> DrainedOutbox:
     }
     await _send_refused(env, [(placed[i].skill, logged[i]) for i in refused if i in placed])
     await add_to_published_index(env, [outcome.skill for outcome in placed.values()])
-    for entry in page.entries:
+    for entry in page.entries if leave_notes else ():
         row = placed.get(entry.skill.identity)
         if row is not None and row.skill.name != entry.skill.name:
             await leave_note(env, entry.skill, row.skill)

@@ -132,7 +132,7 @@ async def _drain_outbox(env: Env, report: LightRepairReport) -> None:
     place = await load_place(env, database, _OUTBOX, _OutboxPlace())
     cursor = place.cursor
     for _ in range(_OUTBOX_PARTS):
-        drained = await drain_outbox(env, cursor)
+        drained = await drain_outbox(env, cursor, leave_notes=True)
         report.database_backfilled += drained.news
         cursor = drained.cursor
         if cursor is None:
