@@ -31,6 +31,7 @@ from marketplace.ports.database import (
     ListingRows,
     LogComparison,
     RecordKey,
+    RowOfWaiting,
     SkillDatabase,
     Upserted,
     UpsertResult,
@@ -65,7 +66,7 @@ from marketplace.skills.merging import is_same, merge
 from marketplace.skills.rules import Rule, RuleLift, Target, owners_of
 from marketplace.skills.scan import Refusal
 from marketplace.skills.seed import Claim, Seed
-from marketplace.skills.skill import KEPT, MOMENTS, Skill, SkillSummary, Status
+from marketplace.skills.skill import KEPT, MOMENTS, PublishedSummary, Skill, SkillSummary, Status
 from marketplace.skills.slugs import is_slug, key_digest, slugify
 from marketplace.skills.submission import Submission
 from marketplace.skills.updates import FoundInstalled, Installed, is_superseded
@@ -226,6 +227,20 @@ class DatabaseDouble:
         """The listed summaries, in no particular order."""
         return [row.summary for row in self.rows.values() if matches(row.summary, query)]
 
+    def of_waiting(
+        self, waiting: Sequence[PublishedSummary], query: ListingQuery
+    ) -> list[RowOfWaiting]:
+        """The rows of skills in the outbox, and those that have their slugs."""
+        if matches_nothing(query):
+            return []
+        states = {state.summary.identity: state for state in waiting}
+        slugs = {state.summary.name for state in waiting}
+        return [
+            RowOfWaiting(row.skill.summary(), _is_outdone(row.skill, states.get(row.identity)))
+            for row in self.rows.values()
+            if row.identity in states or row.skill.name in slugs
+        ]
+
     def claims(self, seed: Seed, query: ListingQuery | None = None) -> list[Claim]:
         """What the seed gives way to; nothing for a query that matches nothing."""
         if query is not None and matches_nothing(query):
@@ -379,17 +394,30 @@ class DoubleSession:
 
     @_operation("list_skills")
     def list_skills(
-        self, query: ListingQuery, *, seed: Seed, offset: int, limit: int
+        self,
+        query: ListingQuery,
+        *,
+        seed: Seed,
+        offset: int,
+        limit: int,
+        waiting: Sequence[PublishedSummary] = (),
     ) -> ListingRows:
+        of_waiting = self.tables.of_waiting(waiting, query)
+        outdone = {each.row.identity for each in of_waiting if each.is_outdone}
         found = [(rank(summary, query), summary) for summary in self.tables.matching(query)]
         found.sort(key=lambda entry: entry[0])
         after = cursor_rank(query)
-        listed = [entry for entry in found if after is None or after < entry[0]]
+        listed = [
+            entry
+            for entry in found
+            if (after is None or after < entry[0]) and entry[1].identity not in outdone
+        ]
         rows = [
             ListingRow(position.key, position.name, msgspec.json.encode(summary))
             for position, summary in listed[offset : offset + limit]
         ]
-        return ListingRows(rows, _counted(query, len(found)), self.tables.claims(seed, query))
+        total, claims = _counted(query, len(found)), self.tables.claims(seed, query)
+        return ListingRows(rows, total, claims, of_waiting)
 
     @_operation("get_skill")
     def get_skill(self, name: str) -> Skill | None:
@@ -410,15 +438,21 @@ class DoubleSession:
         return {identity: skill for identity, skill in found.items() if skill is not None}
 
     @_operation("count_skills")
-    def count_skills(self, query: ListingQuery, *, seed: Seed) -> Counted[int]:
-        found = len(self.tables.matching(query))
-        return Counted(_counted(query, found), self.tables.claims(seed, query))
+    def count_skills(
+        self, query: ListingQuery, *, seed: Seed, waiting: Sequence[PublishedSummary] = ()
+    ) -> Counted[int]:
+        found, claims = len(self.tables.matching(query)), self.tables.claims(seed, query)
+        of_waiting = self.tables.of_waiting(waiting, query)
+        return Counted(_counted(query, found), claims, of_waiting)
 
     @_operation("count_categories")
-    def count_categories(self, *, seed: Seed) -> Counted[Mapping[str, int]]:
+    def count_categories(
+        self, *, seed: Seed, waiting: Sequence[PublishedSummary] = ()
+    ) -> Counted[Mapping[str, int]]:
         found = self.tables.matching(ListingQuery())
         counts = Counter(summary.category for summary in found)
-        return Counted(dict(sorted(counts.items())), self.tables.claims(seed))
+        of_waiting = self.tables.of_waiting(waiting, ListingQuery())
+        return Counted(dict(sorted(counts.items())), self.tables.claims(seed), of_waiting)
 
     @_operation("mend_counts")
     def mend_counts(self) -> int:
@@ -1018,6 +1052,15 @@ class DoubleSession:
         older = mine.revision < record.revision
         kind = DifferenceKind.NEWER_IN_KV if older else DifferenceKind.NEWER_IN_DATABASE
         return Difference(kind, record.name, mine.skill)
+
+
+def _is_outdone(row: Skill, waiting: PublishedSummary | None) -> bool:
+    if waiting is None or waiting.revision <= row.revision:
+        return False
+    if waiting.summary.status is not Status.LISTED:
+        return True
+    same = waiting.summary.provisional or row.skill_path == waiting.summary.skill_path
+    return not row.acts and (row.provisional or same)
 
 
 def _counted(query: ListingQuery, found: int) -> int:

@@ -1,20 +1,23 @@
 """Listings, counts and categories. Every answer says where it came from; see ``source_chain``.
 
-The seed is merged into every answer, and gives way to what is published (`Seed.beside`).
+The seed is merged into every answer, and gives way to what is published (`Seed.beside`); so is what
+waits for PostgreSQL.
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from marketplace.catalog.answer import Answer
 from marketplace.catalog.listing_page import Page, matching, merge_page, page_of, window
 from marketplace.catalog.published_skills import PublishedSkills
 from marketplace.catalog.source_chain import read_from_first
+from marketplace.catalog.waiting import stand_ins
 from marketplace.ports.database import SkillDatabase
 from marketplace.ports.env import Env
 from marketplace.skills.listing_rules import ListingQuery, Total, matches, total_of
 from marketplace.skills.seed import Claim
-from marketplace.skills.skill import Skill, SkillSummary, Status
+from marketplace.skills.skill import PublishedSummary, Skill, SkillSummary, Status
 
 
 async def get_skills(env: Env, query: ListingQuery) -> Answer[Page]:
@@ -22,31 +25,42 @@ async def get_skills(env: Env, query: ListingQuery) -> Answer[Page]:
     return await read_from_first(
         env,
         question=("page", query),
-        database=lambda database: get_published_skills_from_db(env, database, query),
+        database=lambda session, waiting: get_published_skills_from_db(
+            env, session, query, waiting
+        ),
         published=lambda skills: page_of(query, _Published(skills), _seed_beside(env, skills)),
         seed=lambda skills: page_of(query, None, _summaries(skills)),
     )
 
 
 async def get_published_skills_from_db(
-    env: Env, database: SkillDatabase, query: ListingQuery
+    env: Env,
+    database: SkillDatabase,
+    query: ListingQuery,
+    waiting: Sequence[PublishedSummary] = (),
 ) -> Page:
-    """One page from PostgreSQL, merged with the seed. Raises DatabaseError."""
-    wanted = window(query, len(env.seed.skills))
+    """One page from PostgreSQL, merged with the seed and with what waits. Raises DatabaseError."""
+    wanted = window(query, len(env.seed.skills) + len(waiting))
     rows = await database.list_skills(
-        query, seed=env.seed, offset=wanted.offset, limit=wanted.limit
+        query, seed=env.seed, offset=wanted.offset, limit=wanted.limit, waiting=waiting
     )
-    seeded = matching(_summaries(env.seed.beside(rows.claims)), query)
-    return merge_page(query, seeded, rows, wanted)
+    instead = stand_ins(waiting, rows.of_waiting)
+    seeded = _summaries(env.seed.beside([*rows.claims, *instead.claims]))
+    merged = matching([*seeded, *instead.states], query)
+    total = rows.total - sum(matches(row, query) for row in instead.outdone)
+    return merge_page(query, merged, replace(rows, total=total), wanted)
 
 
 async def get_skill_count(env: Env, query: ListingQuery) -> Answer[Total]:
     """How many skills match the filters. Raises TooLate."""
 
-    async def from_database(database: SkillDatabase) -> Total:
-        rows = await database.count_skills(query, seed=env.seed)
-        seeded = sum(matches(skill, query) for skill in _summaries(env.seed.beside(rows.claims)))
-        return total_of(query, rows.value + seeded)
+    async def from_database(database: SkillDatabase, waiting: Sequence[PublishedSummary]) -> Total:
+        rows = await database.count_skills(query, seed=env.seed, waiting=waiting)
+        instead = stand_ins(waiting, rows.of_waiting)
+        seeded = _summaries(env.seed.beside([*rows.claims, *instead.claims]))
+        more = sum(matches(skill, query) for skill in (*seeded, *instead.states))
+        less = sum(matches(row, query) for row in instead.outdone)
+        return total_of(query, rows.value + more - less)
 
     return await read_from_first(
         env,
@@ -60,9 +74,15 @@ async def get_skill_count(env: Env, query: ListingQuery) -> Answer[Total]:
 async def get_skill_categories(env: Env) -> Answer[Mapping[str, int]]:
     """Skills per category, the largest first, then by name. Raises TooLate."""
 
-    async def from_database(database: SkillDatabase) -> Mapping[str, int]:
-        rows = await database.count_categories(seed=env.seed)
-        return _tally(_summaries(env.seed.beside(rows.claims)), rows.value)
+    async def from_database(
+        database: SkillDatabase, waiting: Sequence[PublishedSummary]
+    ) -> Mapping[str, int]:
+        rows = await database.count_categories(seed=env.seed, waiting=waiting)
+        instead = stand_ins(waiting, rows.of_waiting)
+        seeded = _summaries(env.seed.beside([*rows.claims, *instead.claims]))
+        counted = Counter(rows.value)
+        counted.subtract(row.category for row in instead.outdone)
+        return _tally([*seeded, *instead.states], +counted)
 
     return await read_from_first(
         env,

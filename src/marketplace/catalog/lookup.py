@@ -11,6 +11,7 @@ import msgspec
 
 from marketplace.catalog.answer import Answer, Source
 from marketplace.catalog.source_chain import Reading
+from marketplace.catalog.waiting import look_at_outbox
 from marketplace.kv.aliases import follow_aliases, read_claims
 from marketplace.kv.index.reading import find_in_index
 from marketplace.kv.outbox import OutboxEntry, find_identity_in_outbox, find_in_outbox
@@ -19,6 +20,7 @@ from marketplace.kv.withheld import read_withheld
 from marketplace.ports.database import SkillDatabase
 from marketplace.ports.env import Env
 from marketplace.ports.errors import DatabaseBusy, DatabaseError, KvError, KvTimeout, StorageError
+from marketplace.skills.change import Waiting
 from marketplace.skills.seed import Claim, slugs_of_seed
 from marketplace.skills.skill import Skill, Status
 from marketplace.skills.slugs import identity_of, is_slug, known_slugs, slugify
@@ -44,7 +46,7 @@ async def get_skill_by_name(env: Env, name: str) -> Answer[Skill] | None:
     reading = Reading(env)
     skill = await _row(reading, lambda database: database.get_skill(name))
     if skill is not None:
-        return reading.answer(skill, Source.POSTGRES)
+        return await _with_what_waits(reading, skill)
     seeded = env.seed.claimable.get(name)
     try:
         found = await _kept_in_kv(reading, lambda: _by_name_in_kv(reading, name))
@@ -135,7 +137,7 @@ async def _find_by_identity(
         return None
     skill = await _row(reading, lambda database: database.get_skill_by_identity(identity))
     if skill is not None:
-        return reading.answer(skill, Source.POSTGRES)
+        return await _with_what_waits(reading, skill)
     candidates = known_slugs(repo_url, base_slug)
     seeded = reading.env.seed.by_identity.get(identity)
     try:
@@ -147,6 +149,21 @@ async def _find_by_identity(
             raise
         found = None
     return reading.answer(seeded, Source.SEED) if found is None and seeded is not None else found
+
+
+async def _with_what_waits(reading: Reading, row: Skill) -> Answer[Skill]:
+    """A row, or what it becomes of a newer state of its skill in the outbox."""
+    outbox, identity = await look_at_outbox(reading.env), row.identity
+    newest = {state.summary.identity: state.revision for state in outbox.states}
+    if outbox.lacks is not None and not outbox.truncated:
+        reading.reasons.append(outbox.lacks)
+    if outbox.truncated or newest.get(identity, "") > row.revision:
+        entry = await _attempt(reading, lambda: find_identity_in_outbox(reading.env, identity))
+        changed = None if entry is None else Waiting(entry.skill).onto(row)
+        # As listings have it: beside acts only what hides the skill counts.
+        if isinstance(changed, Skill) and not (row.acts and changed.status is Status.LISTED):
+            row = changed
+    return reading.answer(row, Source.POSTGRES)
 
 
 async def _unless_withheld(reading: Reading, found: Answer[Skill] | None) -> Answer[Skill] | None:
@@ -237,22 +254,35 @@ async def _newest_in_kv(
     """The record, a newer state of its skill in the outbox or, without either, the summary in the
     index.
 
-    Where PostgreSQL answered, the record alone counts: what waits in the outbox or is left in the
-    index is in no listing then.
+    Where PostgreSQL answered, what is left in the index is in no listing; nor is what waits in the
+    outbox, unless it is seen there.
     """
     kept = None if record is None else (record, Source.KV_ENUMERATION)
-    if not reading.reasons:
+    if reading.reasons:
+        waiting, indexed = await asyncio.gather(
+            _attempt(reading, find_waiting),
+            _summary_in_index(reading, slugs, identity, needed=record is None),
+        )
+    elif await _is_waiting(reading, slugs, identity):
+        waiting, indexed = await _attempt(reading, find_waiting), None
+    else:
         return kept
-    waiting, indexed = await asyncio.gather(
-        _attempt(reading, find_waiting),
-        _summary_in_index(reading, slugs, identity, needed=record is None),
-    )
     if waiting is not None and (
         record is None
         or (waiting.skill.identity == record.identity and waiting.skill.revision > record.revision)
     ):
         return waiting.skill, Source.KV_ENUMERATION
     return kept or indexed
+
+
+async def _is_waiting(reading: Reading, slugs: Collection[str], identity: str | None) -> bool:
+    """Whether a skill is seen in the outbox, by its identity or by slugs that it may have."""
+    outbox = await look_at_outbox(reading.env)
+    if outbox.lacks is not None:  # whoever looks for this one skill finds out
+        return True
+    if identity is not None:
+        return any(state.summary.identity == identity for state in outbox.states)
+    return any(state.summary.name in slugs for state in outbox.states)
 
 
 async def _summary_in_index(

@@ -21,6 +21,7 @@ from marketplace.catalog.published_skills import (
     PublishedSkills,
     get_published_skills_list,
 )
+from marketplace.catalog.waiting import look_at_outbox
 from marketplace.kv.acknowledged import READ_EVERY, acknowledge, note_distrust
 from marketplace.kv.withheld import read_withheld
 from marketplace.ports.database import SkillDatabase
@@ -38,7 +39,7 @@ from marketplace.ports.errors import (
     TimedOut,
 )
 from marketplace.skills.seed import Claim
-from marketplace.skills.skill import Skill
+from marketplace.skills.skill import PublishedSummary, Skill
 
 _MARGIN_SECONDS: Final = 0.2  # left for making the answer of what was read
 _ANSWERED: Final = (DatabaseBusy, DatabaseConflict, DatabaseRejected)
@@ -174,7 +175,7 @@ async def read_from_first(
     env: Env,
     *,
     question: Hashable,
-    database: Callable[[SkillDatabase], Awaitable[T]],
+    database: Callable[[SkillDatabase, Sequence[PublishedSummary]], Awaitable[T]],
     published: Callable[[PublishedSkills], T],
     seed: Callable[[Sequence[Skill]], T],
 ) -> Answer[T]:
@@ -183,11 +184,13 @@ async def read_from_first(
     When none does, in this order: the last whole answer to this question, what could be read, the
     seed. The seed alone answers only where no source ran out of time: raises TooLate otherwise.
     Where PostgreSQL is busy, it is the last whole answer or none: raises DatabaseBusy.
-    ``question`` tells what ``published`` makes of a listing from what other questions would.
+    ``database`` gets what waits in the outbox besides, and merges it in. ``question`` tells what
+    ``published`` makes of a listing from what other questions would.
     """
     reading, cache = Reading(env), env.fallback_cache
+    outbox = await look_at_outbox(env)
     try:
-        value = await reading.from_database(database)
+        value = await reading.from_database(lambda session: database(session, outbox.states))
     except DatabaseBusy:  # noted by the reading
         kept = _kept_from_before(reading, question)
         if kept is None:
@@ -196,7 +199,9 @@ async def read_from_first(
     except DatabaseError:
         pass
     else:
-        if cache is not None:
+        if outbox.lacks is not None:
+            reading.reasons.append(outbox.lacks)
+        elif cache is not None:
             cache.remember(question, value, Source.POSTGRES)
         return reading.answer(value, Source.POSTGRES)
     try:

@@ -76,6 +76,20 @@ async def list_outbox_summaries(env: Env) -> list[PublishedSummary]:
     return summaries
 
 
+async def list_waiting(env: Env) -> tuple[list[PublishedSummary], bool]:
+    """What one list call tells of the outbox, and whether that is all. Raises KvError.
+
+    Entries without usable metadata are read, up to a bulk get of them.
+    """
+    page = await kv_access.list_page(env, OUTBOX_PREFIX)
+    told = {key.name: _summary(key) for key in page.keys}
+    summaries = [summary for summary in told.values() if summary is not None]
+    by_value = [name for name, summary in told.items() if summary is None]
+    read = [entry async for entry in _read_entries(env, by_value[:KV_BULK_GET_LIMIT])]
+    summaries += [entry.skill.published_summary() for entry in read]
+    return summaries, page.cursor is None and len(by_value) <= KV_BULK_GET_LIMIT
+
+
 async def find_in_outbox(env: Env, slugs: Collection[str]) -> OutboxEntry | None:
     """The entry of the greatest revision that has one of these slugs, or None. Raises KvError."""
     found: list[OutboxEntry] = []

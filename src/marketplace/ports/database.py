@@ -22,7 +22,7 @@ from marketplace.skills.listing_rules import ListingQuery, SortKey
 from marketplace.skills.rules import Rule, RuleLift, Target
 from marketplace.skills.scan import Refusal
 from marketplace.skills.seed import Claim, Seed
-from marketplace.skills.skill import Skill
+from marketplace.skills.skill import PublishedSummary, Skill, SkillSummary
 from marketplace.skills.updates import FoundInstalled, Installed
 from marketplace.skills.version_history import SkillVersion
 from marketplace.skills.withholding import WithheldKey
@@ -50,14 +50,27 @@ class ListingRow:
 
 
 @dataclass(frozen=True, slots=True)
+class RowOfWaiting:
+    """A row of a skill that waits in the outbox, or one that has the slug of such a skill.
+
+    ``is_outdone``: the waiting state is to be listed in its place.
+    """
+
+    row: SkillSummary
+    is_outdone: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ListingRows:
     """A page of rows, how many rows the filters match in all, and what the seed gives way to;
     that may be left out for a query that nothing can match. Of a query that is not counted whole
-    the total is at most one over MOST_COUNTED."""
+    the total is at most one over MOST_COUNTED. The page lacks the outdone rows; the total does
+    not."""
 
     rows: Sequence[ListingRow]
     total: int
     claims: Sequence[Claim]
+    of_waiting: Sequence[RowOfWaiting] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +79,7 @@ class Counted(Generic[T]):
 
     value: T
     claims: Sequence[Claim]
+    of_waiting: Sequence[RowOfWaiting] = ()
 
 
 class RecordKey(msgspec.Struct, frozen=True, array_like=True):
@@ -164,11 +178,20 @@ class SkillDatabase(AbstractContextManager["SkillDatabase"], Protocol):
         was known when they were missed."""
 
     async def list_skills(
-        self, query: ListingQuery, *, seed: Seed, offset: int, limit: int
+        self,
+        query: ListingQuery,
+        *,
+        seed: Seed,
+        offset: int,
+        limit: int,
+        waiting: Sequence[PublishedSummary] = (),
     ) -> ListingRows:
         """The listed rows ``offset`` to ``offset + limit`` in the query's order.
 
         With ``query.cursor`` the rows after it (``offset`` is 0 then). ``total`` ignores the page.
+        ``waiting`` are states in the outbox, one a skill. Such a state outdoes the row of its
+        skill if it is the newer one, and the row has no act and no other path; or if it is newer
+        and not listed, so that it hides the row.
         """
 
     async def get_skill(self, name: str) -> Skill | None:
@@ -176,11 +199,15 @@ class SkillDatabase(AbstractContextManager["SkillDatabase"], Protocol):
 
     async def get_skill_by_identity(self, identity: str) -> Skill | None: ...
 
-    async def count_skills(self, query: ListingQuery, *, seed: Seed) -> Counted[int]:
+    async def count_skills(
+        self, query: ListingQuery, *, seed: Seed, waiting: Sequence[PublishedSummary] = ()
+    ) -> Counted[int]:
         """How many listed rows match; of a query that is not counted whole, at most one over
         MOST_COUNTED."""
 
-    async def count_categories(self, *, seed: Seed) -> Counted[Mapping[str, int]]:
+    async def count_categories(
+        self, *, seed: Seed, waiting: Sequence[PublishedSummary] = ()
+    ) -> Counted[Mapping[str, int]]:
         """Listed rows per category."""
 
     async def mend_counts(self) -> int:

@@ -8,18 +8,20 @@
 - The last whole answers. When the sources are too slow to answer now, the answer that they gave
   before stands in, marked as degraded, for KEPT_SECONDS.
 - What its reads know of PostgreSQL: see ``database_reads``.
+- What waits in the outbox, which is listed beside PostgreSQL's rows.
 
 Times are the event loop's, in seconds.
 """
 
 import asyncio
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeVar
 
 from marketplace.ports.database_reads import DatabaseReads
 from marketplace.ports.known_database import KnownDatabase
+from marketplace.skills.skill import PublishedSummary
 
 KEPT_SECONDS: Final = 600.0
 MAKING_SECONDS: Final = 1.0  # a request that makes a listing for longer may be gone
@@ -56,6 +58,17 @@ class SharedListing(Protocol):
 
 
 @dataclass(slots=True)
+class KnownOutbox:
+    """What waits for PostgreSQL, as KV told last; of no more than one list call."""
+
+    states: Sequence[PublishedSummary] = ()
+    complete: bool = True
+    failure: str = ""  # the reason of the last failure
+    read_at: float = -math.inf
+    read_next: float = -math.inf
+
+
+@dataclass(slots=True)
 class FallbackCache:
     """Made by the entry point, handed down in the Env.
 
@@ -70,6 +83,7 @@ class FallbackCache:
     being_made_until: float = -math.inf
     reads: DatabaseReads = field(default_factory=DatabaseReads)
     database: KnownDatabase = field(default_factory=KnownDatabase)
+    outbox: KnownOutbox = field(default_factory=KnownOutbox)
     _answers: dict[Hashable, KeptAnswer] = field(default_factory=dict)  # the oldest first
 
     def is_being_made(self) -> bool:

@@ -27,6 +27,7 @@ from marketplace.ports.database import (
     ListingRows,
     LogComparison,
     RecordKey,
+    RowOfWaiting,
     SkillDatabase,
     Upserted,
     UpsertResult,
@@ -55,6 +56,7 @@ from marketplace.ports.scan_request import (
 from marketplace.ports.skill_report import ReportPlace, SkillReport
 from marketplace.postgres import queries
 from marketplace.postgres.listing_sql import (
+    columns_of_waiting,
     count_statement,
     matches_nothing,
     page_statement,
@@ -68,7 +70,7 @@ from marketplace.skills.merging import merge
 from marketplace.skills.rules import Rule, RuleLift, Target
 from marketplace.skills.scan import Refusal
 from marketplace.skills.seed import Claim, Seed
-from marketplace.skills.skill import Skill, SkillSummary, Status
+from marketplace.skills.skill import PublishedSummary, Skill, SkillSummary, Status
 from marketplace.skills.slugs import normalize_repository
 from marketplace.skills.stored import without_nul
 from marketplace.skills.updates import FoundInstalled, Installed
@@ -207,22 +209,30 @@ class PostgresSkillDatabase:
         return _standing(instance)
 
     async def list_skills(
-        self, query: ListingQuery, *, seed: Seed, offset: int, limit: int
+        self,
+        query: ListingQuery,
+        *,
+        seed: Seed,
+        offset: int,
+        limit: int,
+        waiting: Sequence[PublishedSummary] = (),
     ) -> ListingRows:
         if matches_nothing(query):
             return ListingRows([], 0, [])
         in_front = [Statement(queries.ROOM_FOR_WORDS)] if query.search else []
-        *_, page, total, claims = await self._pipeline(
+        results = await self._pipeline(
             *in_front,
-            page_statement(query, offset=offset, limit=limit),
+            page_statement(query, offset=offset, limit=limit, waiting=waiting),
             count_statement(query),
             _claims_statement(seed),
+            *_rows_of_waiting(waiting),
         )
+        page, total, claims, *of_waiting = results[len(in_front) :]
         rows = [
             ListingRow(read_sort_key(query, relevance, key), name, item.encode())
             for relevance, key, name, item in _filled(page)
         ]
-        return ListingRows(rows, _integer(total), _claims(claims))
+        return ListingRows(rows, _integer(total), _claims(claims), _of_waiting(of_waiting))
 
     async def get_skill(self, name: str) -> Skill | None:
         return await self._one_skill(queries.GET_SKILL, name)
@@ -230,18 +240,26 @@ class PostgresSkillDatabase:
     async def get_skill_by_identity(self, identity: str) -> Skill | None:
         return await self._one_skill(queries.GET_SKILL_BY_IDENTITY, identity)
 
-    async def count_skills(self, query: ListingQuery, *, seed: Seed) -> Counted[int]:
+    async def count_skills(
+        self, query: ListingQuery, *, seed: Seed, waiting: Sequence[PublishedSummary] = ()
+    ) -> Counted[int]:
         if matches_nothing(query):
             return Counted(0, [])
-        total, claims = await self._pipeline(count_statement(query), _claims_statement(seed))
-        return Counted(_integer(total), _claims(claims))
+        total, claims, *of_waiting = await self._pipeline(
+            count_statement(query), _claims_statement(seed), *_rows_of_waiting(waiting)
+        )
+        return Counted(_integer(total), _claims(claims), _of_waiting(of_waiting))
 
-    async def count_categories(self, *, seed: Seed) -> Counted[Mapping[str, int]]:
-        result, claims = await self._pipeline(
-            Statement(queries.COUNT_CATEGORIES), _claims_statement(seed)
+    async def count_categories(
+        self, *, seed: Seed, waiting: Sequence[PublishedSummary] = ()
+    ) -> Counted[Mapping[str, int]]:
+        result, claims, *of_waiting = await self._pipeline(
+            Statement(queries.COUNT_CATEGORIES),
+            _claims_statement(seed),
+            *_rows_of_waiting(waiting),
         )
         counts = {category: int(count) for category, count in _filled(result)}
-        return Counted(counts, _claims(claims))
+        return Counted(counts, _claims(claims), _of_waiting(of_waiting))
 
     async def mend_counts(self) -> int:
         wrong = _integer(await self._query(queries.MISCOUNTED))
@@ -771,6 +789,21 @@ def _standing(result: Result) -> Standing:
 
 def _claims_statement(seed: Seed) -> Statement:
     return Statement(queries.SEED_CLAIMS, (list(seed.by_identity), list(seed.claimable)))
+
+
+def _rows_of_waiting(waiting: Sequence[PublishedSummary]) -> list[Statement]:
+    if not waiting:
+        return []
+    slugs = [state.summary.name for state in waiting]
+    return [Statement(queries.ROWS_OF_WAITING, (*columns_of_waiting(waiting), slugs))]
+
+
+def _of_waiting(results: Sequence[Result]) -> list[RowOfWaiting]:
+    return [
+        RowOfWaiting(_read_summary_json(row), is_outdone == "t")
+        for result in results
+        for row, is_outdone in _filled(result)
+    ]
 
 
 def _claims(result: Result) -> list[Claim]:

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from marketplace.postgres.queries import SKILL_COLUMNS, SUMMARY_JSON
+from marketplace.postgres.queries import IS_OUTDONE, SKILL_COLUMNS, SUMMARY_JSON
 from marketplace.skills.listing_rules import (
     EQUAL_RELEVANCE,
     MOST_COUNTED,
@@ -27,6 +27,7 @@ from marketplace.skills.listing_rules import (
     SortField,
     SortKey,
 )
+from marketplace.skills.skill import PublishedSummary, Status
 from marketplace.skills.slugs import slugify
 from pgwire import Parameter, Statement
 
@@ -116,11 +117,15 @@ def matches_nothing(query: ListingQuery) -> bool:
     )
 
 
-def page_statement(query: ListingQuery, *, offset: int, limit: int) -> Statement:
+def page_statement(
+    query: ListingQuery, *, offset: int, limit: int, waiting: Sequence[PublishedSummary] = ()
+) -> Statement:
     """Rows ``(relevance, sort key, slug, summary JSON)`` of one page, in order."""
     parameters = _Parameters()
     key, key_type = _sort_key(query)
     filters = _filters(query, parameters)
+    if waiting:
+        filters.append(_is_not_outdone(waiting, parameters))
     words = _words(query, parameters)
     segments = list(_segments(query, words, key, key_type, parameters)) or [_NOTHING]
     direction = query.sort_dir.value
@@ -165,6 +170,27 @@ def count_statement(query: ListingQuery) -> Statement:
     else:
         sql = f"select {_count(_some([_LISTED, *filters], MOST_COUNTED + 1))}"
     return Statement(sql, parameters.values)
+
+
+def columns_of_waiting(waiting: Sequence[PublishedSummary]) -> tuple[Parameter, ...]:
+    """Identities, revisions, whether each is withheld, and paths, as IS_OUTDONE wants them."""
+    summaries = [state.summary for state in waiting]
+    return (
+        [summary.identity for summary in summaries],
+        [state.revision for state in waiting],
+        [summary.status is not Status.LISTED for summary in summaries],
+        [None if summary.provisional else summary.skill_path for summary in summaries],
+    )
+
+
+def _is_not_outdone(waiting: Sequence[PublishedSummary], parameters: _Parameters) -> str:
+    types = ("text[]", "text[]", "boolean[]", "text[]")
+    columns = [
+        parameters.add(column, type_)
+        for column, type_ in zip(columns_of_waiting(waiting), types, strict=True)
+    ]
+    named = f"unnest({', '.join(columns)}) as waiting (identity, revision, hides, path)"
+    return f"not exists (select from {named} where {IS_OUTDONE})"
 
 
 def read_sort_key(query: ListingQuery, relevance: str, text: str) -> SortKey:

@@ -193,6 +193,17 @@ GET_SKILLS: Final = f"""
 select identity, revision, {skill_json("skill")} from skill where identity = any($1::text[])
 """
 
+IS_OUTDONE: Final = """
+    waiting.identity = skill.identity and waiting.revision collate "C" > skill.revision
+    and (
+        waiting.hides
+        or skill.acts = '[]'
+        and (skill.provisional or waiting.path is null or waiting.path = skill.skill_path)
+    )
+"""
+"""Whether a state in the outbox is listed in place of a row: identities, revisions, whether each is
+withheld, and paths, NULL where a scan has told none."""
+
 SEED_CLAIMS: Final = """
 select name, identity from skill
 where identity = any($1::text[]) or name = any($2::text[])
@@ -201,6 +212,17 @@ select alias, identity from skill_alias join skill using (identity)
 where alias = any($2::text[])
 """
 """$1 identities, $2 slugs of the seed."""
+
+ROWS_OF_WAITING: Final = f"""
+select {SUMMARY_JSON}, exists (
+    select from unnest($1::text[], $2::text[], $3::boolean[], $4::text[])
+        as waiting (identity, revision, hides, path)
+    where {IS_OUTDONE}
+)
+from skill
+where skill.identity = any($1::text[]) or skill.name = any($5::text[])
+"""
+"""$1 to $4 as in IS_OUTDONE, $5 the slugs of what waits."""
 
 ROOM_FOR_WORDS: Final = "select set_config('work_mem', '16MB', true)"
 """For the transaction. What the words' index collects of two beginnings of very many words fits in;
