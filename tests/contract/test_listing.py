@@ -40,6 +40,10 @@ from marketplace.skills.skill import Skill, SkillSummary, Status
 from marketplace.skills.tiers import CertTier, Verdict
 from tests.doubles import database as database_double
 from tests.examples import (
+    APRIL,
+    FEBRUARY,
+    JANUARY,
+    MARCH,
     act,
     change,
     claims_on,
@@ -350,3 +354,75 @@ async def test_a_made_up_cursor_is_refused_or_answered_but_never_fails_the_datab
         for asked in (query, replace(query, search="a", category="b")):
             page = await db.list_skills(asked, seed=EMPTY_SEED, offset=0, limit=5)
             assert page.rows == []
+
+
+_ACTS = (act(ActKind.CORRECT, JANUARY, category="data"),)
+_BLOCKED_AND_RESTORED = (
+    act(ActKind.BLOCK, MARCH, id="block"),
+    act(ActKind.RESTORE, APRIL, lifts=("block",)),
+)
+
+
+async def test_states_that_wait_are_compared_with_their_rows(connect: DatabaseConnector) -> None:
+    told = {"read_at": FEBRUARY, "updated_at": FEBRUARY, "certified_at": FEBRUARY}
+    later = {"read_at": MARCH, "updated_at": MARCH, "certified_at": MARCH}
+    cases = {  # by base slug: the row, the state that waits, and whether that outdoes the row
+        "newer": (skill("newer", **told), skill("newer", **later), True),
+        "older": (skill("older", **later), skill("older", **told), False),
+        "same": (skill("same", **told), skill("same", **told), False),
+        "acted": (with_acts(skill("acted", **told), *_ACTS), skill("acted", **later), False),
+        "hidden": (
+            skill("hidden", **later),
+            with_acts(skill("hidden", **told), act(ActKind.BLOCK, APRIL)),
+            True,
+        ),
+        "restored": (
+            with_acts(skill("restored", **told), *_BLOCKED_AND_RESTORED),
+            with_acts(skill("restored", **told), _BLOCKED_AND_RESTORED[0]),
+            False,
+        ),
+        "moved": (
+            skill("moved", skill_path="a", **told),
+            skill("moved", skill_path="b", **later),
+            False,
+        ),
+        "unread": (
+            skill("unread", provisional=True, skill_path="a", **told),
+            skill("unread", skill_path="b", **later),
+            True,
+        ),
+        "act-alone": (
+            skill("act-alone", **later),
+            with_acts(skill("act-alone", **told), act(ActKind.CORRECT, APRIL, category="data")),
+            False,
+        ),
+        "unchecked": (
+            skill("unchecked", **told | {"certified_at": APRIL}),
+            skill(
+                "unchecked", **told | {"read_at": MARCH, "updated_at": MARCH, "verdict_at": APRIL}
+            ),
+            False,
+        ),
+    }
+    rows = [row for row, _, _ in cases.values()]
+    taken = skill("taken", repository="first/x")
+    waiting = [state for _, state, _ in cases.values()]
+    waiting += [skill("taken", repository="second/x"), skill("nowhere")]
+    states = [state.published_summary() for state in waiting]
+    outdone = {name: is_outdone for name, (_, _, is_outdone) in cases.items()} | {"taken": False}
+    listed = {row.name for row in [*rows, taken] if row.status is Status.LISTED}
+    with await connect() as db:
+        await db.upsert_skills([*rows, taken])
+        for query in (ListingQuery(), ListingQuery(search="does"), ListingQuery(author="acme")):
+            expected = listed if query.author is None else listed - {"taken"}
+            found = await db.list_skills(
+                query, seed=EMPTY_SEED, offset=0, limit=100, waiting=states
+            )
+            assert {each.row.name: each.is_outdone for each in found.of_waiting} == outdone
+            page = {row.name for row in found.rows}
+            assert page == {name for name in expected if not outdone[name]}
+            assert found.total == len(expected)
+            counted = await db.count_skills(query, seed=EMPTY_SEED, waiting=states)
+            assert (counted.value, len(counted.of_waiting)) == (found.total, len(outdone))
+        tallied = await db.count_categories(seed=EMPTY_SEED, waiting=states)
+        assert len(tallied.of_waiting) == len(outdone)

@@ -1059,8 +1059,11 @@ def _is_outdone(row: Skill, waiting: PublishedSummary | None) -> bool:
         return False
     if waiting.summary.status is not Status.LISTED:
         return True
-    same = waiting.summary.provisional or row.skill_path == waiting.summary.skill_path
-    return not row.acts and (row.provisional or same)
+    state = waiting.summary
+    same = state.provisional or row.provisional or row.skill_path == state.skill_path
+    newer = state.updated_at >= row.updated_at
+    checked = (state.certified_at or "") >= (row.certified_at or "")
+    return not row.acts and same and newer and checked
 
 
 def _counted(query: ListingQuery, found: int) -> int:

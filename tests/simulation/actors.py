@@ -64,6 +64,7 @@ class Listing:
     late: bool
     knows_withheld: bool  # it is new, and KV's list of withheld skills could be read for it
     skills: Sequence[SkillSummary]
+    knows_outbox: bool = True  # it does not say that skills which wait may be missing
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +145,8 @@ class Marketplace:
         torn = any(_says_torn(reason) for reason in answer.reasons)
         late = any(reason.endswith(("deadline", "timeout")) for reason in answer.reasons)
         knows = not any(r == KEPT_FROM_BEFORE or r.startswith("withheld: ") for r in answer.reasons)
-        return Listing(str(answer.source), not torn, late, knows, skills)
+        outbox = not any(reason.startswith("outbox: ") for reason in answer.reasons)
+        return Listing(str(answer.source), not torn, late, knows, skills, outbox)
 
     async def find(self, env: Env, slug: str) -> Skill | None:
         """The skill of a slug or of an alias. Raises StorageError when that cannot be told."""

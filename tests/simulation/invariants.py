@@ -13,6 +13,7 @@ import msgspec
 
 from marketplace.basics.timestamps import format_timestamp, seconds_between
 from marketplace.catalog.source_chain import TooLate
+from marketplace.catalog.waiting import GOOD_FOR
 from marketplace.kv.acceptance_log import LoggedAct
 from marketplace.kv.keys import (
     ACT_PREFIX,
@@ -157,6 +158,7 @@ class Expected:
     withheld: set[str]  # identities of rows that no listing may show
     blocked: set[str]  # whatever answers
     lost: set[str]  # identities of listed rows that a restored table lacks, as all can know
+    waiting: set[str]  # identities of listed states in the outbox, as all can know
     excused: set[str] = field(default_factory=set)  # damaged, withheld or restored since
 
 
@@ -586,6 +588,7 @@ class Truth:
             rows.keys() - listed.keys(),
             self._blocked_for_sure(),
             set(self._lost),
+            self._waiting_in_any_view(),
         )
         self._open.append(expected)
         return expected
@@ -638,10 +641,15 @@ class Truth:
                 self._violated(f"2 visible: {outcome.name} believes a table without {lacking}")
             rows = self.world.marketplace.rows(self.world.database)
             withheld = {i for i, row in rows.items() if row.skill.status is not Status.LISTED}
+            excused = withheld | self._withheld_by_acts()  # an act may wait in the outbox
+            missing = (expected.waiting & self._in_outbox()) - shown.keys()
+            missing -= excused | expected.withheld | expected.excused
+            if missing and listing.knows_outbox:
+                self._violated(f"2 visible: {outcome.name} misses {missing}, which wait")
             if leaked := (expected.withheld & withheld & shown.keys()) - expected.excused:
                 self._violated(f"8 authority: {outcome.name} (postgres) shows {leaked}")
             for identity, least in expected.rows.items():
-                if identity in withheld:
+                if identity in excused:
                     continue
                 if shown.get(identity, "") < least and identity not in expected.excused:
                     self._violated(
@@ -656,6 +664,19 @@ class Truth:
             missing -= self._withheld_rows()
             if missing:
                 self._violated(f"2 visible: {outcome.name} (KV) misses {sorted(missing)}")
+
+    def _waiting_in_any_view(self) -> set[str]:
+        """Skills that every reader knows to wait and to be listed: KV has shown it for a while."""
+        kv, listed, hidden = self.world.kv, set[str](), set[str]()
+        for key in kv.keys(OUTBOX_PREFIX):
+            values = kv.visible(key, margin=READ_BUDGET_SECONDS + GOOD_FOR)
+            held = [self.read_record(key, value) for value in values]
+            shown = {each.identity for each in held if each is not None}
+            if all(each and each.skill.status is Status.LISTED for each in held):
+                listed |= shown
+            elif any(each and each.skill.status is not Status.LISTED for each in held):
+                hidden |= shown
+        return listed - hidden
 
     def _withheld_rows(self) -> set[str]:
         rows = self.world.marketplace.rows(self.world.database)

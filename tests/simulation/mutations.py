@@ -16,6 +16,7 @@ import msgspec
 from marketplace.basics.timestamps import format_timestamp
 from marketplace.catalog import source_chain
 from marketplace.catalog.answer import Source
+from marketplace.catalog.waiting import OutboxView, StandIns
 from marketplace.kv import access as kv_access
 from marketplace.kv.acceptance_log import log_verdict
 from marketplace.kv.aliases import Claims, mark_moved
@@ -32,7 +33,7 @@ from marketplace.publishing.outbox import OUTBOX_BATCH, DrainedOutbox
 from marketplace.repair.logged_acts import Replayed
 from marketplace.skills.acts import Act, ActKind
 from marketplace.skills.scan import Scan, ScanReport
-from marketplace.skills.skill import Skill, Status
+from marketplace.skills.skill import PublishedSummary, Skill, Status
 from marketplace.skills.withholding import WithheldKey
 from tests.doubles.database import DatabaseDouble
 from tests.doubles.loop import current_loop
@@ -547,6 +548,26 @@ def replays_no_acts(_original: Any) -> Any:
         return Replayed(0, None)
 
     return replay
+
+
+@_mutation("marketplace.catalog.source_chain.look_at_outbox", profile="outage")
+def lists_rows_alone(_original: Any) -> Any:
+    """Lists what PostgreSQL has, and not what waits for it."""
+
+    async def see_nothing(_env: Env) -> OutboxView:
+        return OutboxView(())
+
+    return see_nothing
+
+
+@_mutation("marketplace.catalog.listings.stand_ins", profile="any")
+def lists_what_waits_beside_its_row(_original: Any) -> Any:
+    """Lists every state in the outbox, also beside a row that knows more."""
+
+    def all_of(waiting: Sequence[PublishedSummary], _rows: object) -> StandIns:
+        return StandIns([state.summary for state in waiting], (), ())
+
+    return all_of
 
 
 @_mutation("marketplace.publishing.withheld._write_changes", profile="acts")

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from marketplace.postgres.queries import IS_OUTDONE, SKILL_COLUMNS, SUMMARY_JSON
+from marketplace.postgres.queries import IS_OUTDONE, SKILL_COLUMNS, SUMMARY_JSON, WAITING_COLUMNS
 from marketplace.skills.listing_rules import (
     EQUAL_RELEVANCE,
     MOST_COUNTED,
@@ -173,23 +173,22 @@ def count_statement(query: ListingQuery) -> Statement:
 
 
 def columns_of_waiting(waiting: Sequence[PublishedSummary]) -> tuple[Parameter, ...]:
-    """Identities, revisions, whether each is withheld, and paths, as IS_OUTDONE wants them."""
+    """The states as WAITING_COLUMNS."""
     summaries = [state.summary for state in waiting]
     return (
         [summary.identity for summary in summaries],
         [state.revision for state in waiting],
         [summary.status is not Status.LISTED for summary in summaries],
         [None if summary.provisional else summary.skill_path for summary in summaries],
+        [summary.updated_at for summary in summaries],
+        [summary.certified_at for summary in summaries],
     )
 
 
 def _is_not_outdone(waiting: Sequence[PublishedSummary], parameters: _Parameters) -> str:
-    types = ("text[]", "text[]", "boolean[]", "text[]")
-    columns = [
-        parameters.add(column, type_)
-        for column, type_ in zip(columns_of_waiting(waiting), types, strict=True)
-    ]
-    named = f"unnest({', '.join(columns)}) as waiting (identity, revision, hides, path)"
+    values = zip(columns_of_waiting(waiting), WAITING_COLUMNS.values(), strict=True)
+    columns = ", ".join(parameters.add(column, type_) for column, type_ in values)
+    named = f"unnest({columns}) as waiting ({', '.join(WAITING_COLUMNS)})"
     return f"not exists (select from {named} where {IS_OUTDONE})"
 
 

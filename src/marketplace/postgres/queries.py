@@ -199,10 +199,21 @@ IS_OUTDONE: Final = """
         waiting.hides
         or skill.acts = '[]'
         and (skill.provisional or waiting.path is null or waiting.path = skill.skill_path)
+        and waiting.updated_at collate "C" >= skill.updated_at
+        and coalesce(waiting.certified_at, '') collate "C" >= coalesce(skill.certified_at, '')
     )
 """
-"""Whether a state in the outbox is listed in place of a row: identities, revisions, whether each is
-withheld, and paths, NULL where a scan has told none."""
+"""Whether a state in the outbox, of WAITING_COLUMNS, is listed in place of a row. The greater
+revision may be an act's alone, so the moments of what is told are compared besides."""
+
+WAITING_COLUMNS: Final = {
+    "identity": "text[]",
+    "revision": "text[]",
+    "hides": "boolean[]",  # it is withheld
+    "path": "text[]",  # NULL where no scan has told one
+    "updated_at": "text[]",
+    "certified_at": "text[]",
+}
 
 SEED_CLAIMS: Final = """
 select name, identity from skill
@@ -213,16 +224,19 @@ where alias = any($2::text[])
 """
 """$1 identities, $2 slugs of the seed."""
 
+_WAITING_PARAMETERS = ", ".join(
+    f"${number}::{type_}" for number, type_ in enumerate(WAITING_COLUMNS.values(), 1)
+)
+
 ROWS_OF_WAITING: Final = f"""
 select {SUMMARY_JSON}, exists (
-    select from unnest($1::text[], $2::text[], $3::boolean[], $4::text[])
-        as waiting (identity, revision, hides, path)
+    select from unnest({_WAITING_PARAMETERS}) as waiting ({", ".join(WAITING_COLUMNS)})
     where {IS_OUTDONE}
 )
 from skill
-where skill.identity = any($1::text[]) or skill.name = any($5::text[])
+where skill.identity = any($1::text[]) or skill.name = any($7::text[])
 """
-"""$1 to $4 as in IS_OUTDONE, $5 the slugs of what waits."""
+"""The WAITING_COLUMNS in order, then the slugs of what waits."""
 
 ROOM_FOR_WORDS: Final = "select set_config('work_mem', '16MB', true)"
 """For the transaction. What the words' index collects of two beginnings of very many words fits in;
