@@ -11,7 +11,7 @@ from marketplace.skills.listing_rules import ListingQuery
 from marketplace.skills.seed import EMPTY_SEED
 from pgwire import Connection, Statement
 from tests.contract.postgres import PostgresServer
-from tests.examples import publish, skill
+from tests.examples import JANUARY, MARCH, publish, skill
 
 _LEFT_BEHIND = """
 select
@@ -36,7 +36,7 @@ CALLS: dict[str, Call] = {
         ListingQuery(search="pdf"), seed=EMPTY_SEED, offset=0, limit=9
     ),
     "totals": lambda db: db.mend_counts(),
-    "lease": lambda db: db.acquire_lease("x", "me", now="2026", expires_at="2027"),
+    "lease": lambda db: db.acquire_lease("x", "me", now=JANUARY, expires_at=MARCH),
     "state": lambda db: db.save_state("x", b"{}"),
 }
 
