@@ -8,6 +8,7 @@ from unittest.mock import patch
 import msgspec
 import pytest
 
+from marketplace.kv.keys import outbox_key
 from marketplace.kv.outbox import find_identity_in_outbox, write_outbox
 from marketplace.operations.redrive import RedriveOutcome, redrive_all
 from marketplace.ports.dead_letter import DeadLetter
@@ -117,15 +118,17 @@ async def test_letters_that_the_queue_does_not_take_hide_no_other(market: Market
 
 
 async def test_of_many_states_in_the_outbox_the_newest_is_found(market: Market) -> None:
-    states = [
-        make_skill(updated_at=f"2026-11-01T{n // 60:02d}:{n % 60:02d}:00.000Z")
-        for n in range(BLOCKED)
-    ]
-    for state in states:
+    """The keys of one skill are in no order of revisions: here the newest is behind the others."""
+    moments = [f"2026-11-01T{n // 60:02d}:{n % 60:02d}:00.000Z" for n in range(2 * BLOCKED)]
+    states = [make_skill(updated_at=moment) for moment in moments]
+    keys = [outbox_key(state.identity, state.revision) for state in states]
+    middle = sorted(keys)[BLOCKED]
+    newest = max(n for n, key in enumerate(keys) if key > middle)
+    for state in states[: newest + 1]:
         await write_outbox(market.env, state)
     found = await find_identity_in_outbox(market.env, states[0].identity)
     assert found is not None
-    assert found.skill == states[-1]
+    assert found.skill == states[newest]
 
 
 async def test_a_rebuild_carries_an_id_and_keeps_a_bounded_state(market: Market) -> None:
