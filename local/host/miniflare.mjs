@@ -84,7 +84,8 @@ async function miniflareOptions() {
         ...worker,
         ...(await collectModules(main, modulesRules, config.pythonModules)),
         compatibilityFlags: [...(worker.compatibilityFlags ?? []), ...DEVELOPMENT_FLAGS],
-        bindings: { ...worker.bindings, ...config.secrets },
+        // Queues are kept in memory: these begin empty, whatever was in those of the last start.
+        bindings: { ...worker.bindings, ...config.secrets, QUEUES_BEGAN_AT: new Date().toISOString() },
       },
       {
         name: KV_LOADER,

@@ -1,6 +1,7 @@
 """`python -m local run` as a user meets it: what it starts, it stops, however it is told to."""
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -16,7 +17,8 @@ import httpx
 import pytest
 
 from local.host.ports import LOOPBACK, free_port
-from local.paths import REPOSITORY
+from local.paths import DEV_VARS, REPOSITORY
+from local.setup.dev_vars import read_dev_vars
 
 START_SECONDS = 60
 STOP_SECONDS = 30
@@ -105,6 +107,96 @@ def test_nothing_outlives_a_killed_owner(state: Path) -> None:
         _wait_until_ready(process)
         process.kill()
         _wait(lambda: not _processes_of(state), "the guardians end what they guard")
+
+
+def _next_line(process: subprocess.Popen[str], part: str) -> str:
+    """The next line that says something; those before it are dropped."""
+    assert process.stdout is not None
+    return next(line for line in process.stdout if part in line)
+
+
+def test_verdicts_that_a_stop_took_out_of_the_queue_are_carried_out_by_the_first_check(
+    state: Path,
+) -> None:
+    names = [f"Interrupted {number}" for number in range(120)]
+    port = free_port()
+    with _running(state, port) as process, _client(port) as client:
+        _wait_until_ready(process)
+        ids = [_submit(client, name) for name in names]
+        for batch in (ids[:60], ids[60:]):
+            results = [{"submissionId": id_, "verdict": "PASS", "score": 90} for id_ in batch]
+            answer = client.post("/api/v1/webhooks/scan-results", json={"results": results})
+            assert answer.json()["accepted"] == batch
+        process.kill()
+        process.wait()
+        _wait(lambda: not _processes_of(state), "the guardians end what they guard")
+    with _running(state, port) as process, _client(port) as client:
+        _wait_until_ready(process)
+        report = _next_line(process, '"event":"scheduled-run-finished"')
+        asked = int(re.search(r'"askedAgain":(\d+)', report)[1])  # type: ignore[index]
+        assert 0 < asked <= len(ids)  # what it was made for; few may have been published before
+        _wait(lambda: _total(client, "interrupted") == len(ids), "all are published")
+
+
+def _submit(client: httpx.Client, name: str) -> str:
+    body = {"repoUrl": f"https://github.com/{name.replace(' ', '-')}/tools", "skillName": name}
+    id_: str = client.post("/api/v1/submissions", json=body).json()["id"]
+    return id_
+
+
+def _total(client: httpx.Client, word: str) -> int:
+    total: int = client.get("/api/v1/skills", params={"search": word}).json()["total"]
+    return total
+
+
+@contextmanager
+def _client(port: int) -> Iterator[httpx.Client]:
+    """An operator, who is not limited."""
+    key = read_dev_vars(DEV_VARS)["INTERNAL_KEY"].split(",")[0].rpartition(":")[2]
+    with httpx.Client(
+        base_url=f"http://{LOOPBACK}:{port}",
+        headers={"X-Internal-Key": key},
+        timeout=START_SECONDS,
+        trust_env=False,
+    ) as client:
+        yield client
+
+
+def test_a_killed_postgres_is_started_again_and_said_so_in_one_line(state: Path) -> None:
+    port = free_port()
+    with _running(state, port) as process, _client(port) as client:
+        _wait_until_ready(process)
+        whole = client.get("/api/v1/skills").json()
+        pid = _postmaster(state)
+        os.kill(pid, signal.SIGKILL)
+        line = _next_line(process, "PostgreSQL")
+        assert line == "PostgreSQL ended by itself; it is started again\n"
+        _wait(lambda: client.get("/api/v1/skills").json() == whole, "PostgreSQL answers again")
+        assert _postmaster(state) != pid
+        process.send_signal(signal.SIGINT)
+        assert process.wait(STOP_SECONDS) == 0
+        assert process.stdout is not None
+        assert "ended by itself" not in process.stdout.read()
+        assert _processes_of(state) == []
+
+
+def _postmaster(state: Path) -> int:
+    return int((state / "postgres" / "data" / "postmaster.pid").read_text().split()[0])
+
+
+def test_a_postgres_that_cannot_start_any_more_ends_everything_with_a_sentence(
+    state: Path,
+) -> None:
+    with _running(state, free_port()) as process:
+        _wait_until_ready(process)
+        (state / "postgres" / "data" / "global" / "pg_control").unlink()
+        os.kill(_postmaster(state), signal.SIGKILL)
+        output, _ = process.communicate(timeout=2 * STOP_SECONDS)
+        assert process.returncode == 1
+        assert output.count("PostgreSQL ended by itself") == 1
+        assert "PostgreSQL did not start" in output
+        assert "Traceback" not in output
+        assert _processes_of(state) == []
 
 
 def test_it_can_be_stopped_half_way_and_started_again(state: Path) -> None:
