@@ -1,7 +1,6 @@
 """`python -m local run` as a user meets it: what it starts, it stops, however it is told to."""
 
 import os
-import re
 import shutil
 import signal
 import socket
@@ -118,23 +117,19 @@ def _next_line(process: subprocess.Popen[str], part: str) -> str:
 def test_verdicts_that_a_stop_took_out_of_the_queue_are_carried_out_by_the_first_check(
     state: Path,
 ) -> None:
-    names = [f"Interrupted {number}" for number in range(120)]
+    names = [f"Interrupted {number}" for number in range(40)]
     port = free_port()
-    with _running(state, port) as process, _client(port) as client:
-        _wait_until_ready(process)
+    with _running(state, port) as process, _client(process, port) as client:
         ids = [_submit(client, name) for name in names]
-        for batch in (ids[:60], ids[60:]):
-            results = [{"submissionId": id_, "verdict": "PASS", "score": 90} for id_ in batch]
-            answer = client.post("/api/v1/webhooks/scan-results", json={"results": results})
-            assert answer.json()["accepted"] == batch
+        results = [{"submissionId": id_, "verdict": "PASS", "score": 90} for id_ in ids]
+        answer = client.post("/api/v1/webhooks/scan-results", json={"results": results})
         process.kill()
+        assert answer.json()["accepted"] == ids
         process.wait()
         _wait(lambda: not _processes_of(state), "the guardians end what they guard")
-    with _running(state, port) as process, _client(port) as client:
-        _wait_until_ready(process)
+    with _running(state, port) as process, _client(process, port) as client:
         report = _next_line(process, '"event":"scheduled-run-finished"')
-        asked = int(re.search(r'"askedAgain":(\d+)', report)[1])  # type: ignore[index]
-        assert 0 < asked <= len(ids)  # what it was made for; few may have been published before
+        assert f'"askedAgain":{len(ids)}' in report
         _wait(lambda: _total(client, "interrupted") == len(ids), "all are published")
 
 
@@ -150,8 +145,9 @@ def _total(client: httpx.Client, word: str) -> int:
 
 
 @contextmanager
-def _client(port: int) -> Iterator[httpx.Client]:
-    """An operator, who is not limited."""
+def _client(process: subprocess.Popen[str], port: int) -> Iterator[httpx.Client]:
+    """An operator, who is not limited, once it is ready."""
+    _wait_until_ready(process)
     key = read_dev_vars(DEV_VARS)["INTERNAL_KEY"].split(",")[0].rpartition(":")[2]
     with httpx.Client(
         base_url=f"http://{LOOPBACK}:{port}",
@@ -164,8 +160,7 @@ def _client(port: int) -> Iterator[httpx.Client]:
 
 def test_a_killed_postgres_is_started_again_and_said_so_in_one_line(state: Path) -> None:
     port = free_port()
-    with _running(state, port) as process, _client(port) as client:
-        _wait_until_ready(process)
+    with _running(state, port) as process, _client(process, port) as client:
         whole = client.get("/api/v1/skills").json()
         pid = _postmaster(state)
         os.kill(pid, signal.SIGKILL)
@@ -182,21 +177,6 @@ def test_a_killed_postgres_is_started_again_and_said_so_in_one_line(state: Path)
 
 def _postmaster(state: Path) -> int:
     return int((state / "postgres" / "data" / "postmaster.pid").read_text().split()[0])
-
-
-def test_a_postgres_that_cannot_start_any_more_ends_everything_with_a_sentence(
-    state: Path,
-) -> None:
-    with _running(state, free_port()) as process:
-        _wait_until_ready(process)
-        (state / "postgres" / "data" / "global" / "pg_control").unlink()
-        os.kill(_postmaster(state), signal.SIGKILL)
-        output, _ = process.communicate(timeout=2 * STOP_SECONDS)
-        assert process.returncode == 1
-        assert output.count("PostgreSQL ended by itself") == 1
-        assert "PostgreSQL did not start" in output
-        assert "Traceback" not in output
-        assert _processes_of(state) == []
 
 
 def test_it_can_be_stopped_half_way_and_started_again(state: Path) -> None:
