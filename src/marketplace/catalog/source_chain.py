@@ -21,7 +21,7 @@ from marketplace.catalog.published_skills import (
     PublishedSkills,
     get_published_skills_list,
 )
-from marketplace.catalog.waiting import look_at_outbox
+from marketplace.catalog.waiting import OutboxView, look_at_outbox
 from marketplace.kv.acknowledged import READ_EVERY, acknowledge, note_distrust
 from marketplace.kv.withheld import read_withheld
 from marketplace.ports.database import SkillDatabase
@@ -188,9 +188,16 @@ async def read_from_first(
     ``published`` makes of a listing from what other questions would.
     """
     reading, cache = Reading(env), env.fallback_cache
-    outbox = await look_at_outbox(env)
+    outbox = OutboxView(())
+
+    async def with_what_waits(session: SkillDatabase) -> T:
+        # Within a session: where there is none, KV's time is for the listing alone.
+        nonlocal outbox
+        outbox = await look_at_outbox(env)
+        return await database(session, outbox.states)
+
     try:
-        value = await reading.from_database(lambda session: database(session, outbox.states))
+        value = await reading.from_database(with_what_waits)
     except DatabaseBusy:  # noted by the reading
         kept = _kept_from_before(reading, question)
         if kept is None:
