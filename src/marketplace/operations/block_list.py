@@ -59,7 +59,8 @@ class BlockList:
 
 
 async def read_block_list(env: Env) -> BlockList:
-    """Every blocked skill. Raises KvError where no source can name them all in time; DatabaseBusy."""
+    """Every blocked skill. Raises KvError where no source can name them all in time, and
+    DatabaseBusy."""
     end = _now() + READ_BUDGET_SECONDS
     try:
         skills = await _from_database(env, _rows)
