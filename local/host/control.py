@@ -8,7 +8,7 @@ The host process (local/host/control_server.mjs) answers `POST` on a loopback po
 | /kv/get | binding, key | value: str or null, metadata |
 | /kv/put | binding, entries: [{key, value or base64, metadata?}] | written |
 | /kv/delete | binding, keys: [str] | deleted |
-| /kv/pace | milliseconds, hangsEvery: calls, 0 for never | the same; of the calls of the Worker alone |
+| /kv/pace | milliseconds, hangsEvery: calls, 0 for never | the same |
 | /kv/list | binding, prefix, cursor: str or null | keys: [{name, metadata?, expiration?}], cursor |
 | /queue/send | binding, messages: [any JSON] | sent |
 | /scheduled | cron, scheduledTime: milliseconds or null | outcome: "ok", "exception", … |

@@ -92,8 +92,9 @@ def slow_worker(folder: Path, *, part: int) -> Iterator[SlowWorker]:
         stack.callback(database.be, Postgres.REFUSES)
         stack.callback(worker.stop)
         worker.start()
+        stored = ((key, kv.peek(key) or b"") for key in kv.keys(prefix=""))
         worker.control.kv_put(
-            KvEntry(key, (kv.peek(key) or b"").decode(), kv.peek_metadata(key)) for key in kv.keys()
+            KvEntry(key, value.decode(), kv.peek_metadata(key)) for key, value in stored
         )
         worker.wait_healthy()
         yield SlowWorker(worker, database, market)

@@ -113,7 +113,7 @@ class Asked:
             return None
         document = self.document
         if "categories" in document:
-            return sum(category["count"] for category in document["categories"])
+            return sum(int(category["count"]) for category in document["categories"])
         total: int = document["total" if "total" in document else "count"]
         return total
 
