@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -109,9 +110,16 @@ def test_nothing_outlives_a_killed_owner(state: Path) -> None:
 
 
 def _next_line(process: subprocess.Popen[str], part: str) -> str:
-    """The next line that says something; those before it are dropped."""
+    """The next line that says something; those before it are dropped. Ends it if none comes."""
     assert process.stdout is not None
-    return next(line for line in process.stdout if part in line)
+    limit = threading.Timer(START_SECONDS, process.kill)
+    limit.start()
+    try:
+        return next(line for line in process.stdout if part in line)
+    except StopIteration:
+        pytest.fail(f"no line with {part!r}")
+    finally:
+        limit.cancel()
 
 
 def test_verdicts_that_a_stop_took_out_of_the_queue_are_carried_out_by_the_first_check(

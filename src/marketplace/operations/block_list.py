@@ -28,6 +28,7 @@ from marketplace.skills.withholding import withholding_of
 UNKNOWN_THREAT: Final = "unknown"  # where only the summary of a skill can be read
 
 _PAGE: Final = 500  # rows of one statement
+_MARGIN_SECONDS: Final = 0.2  # of a statement, before its read is given up
 _RECORDS_SECONDS: Final = 0.35  # left for the records of those that are found to be blocked
 
 T = TypeVar("T")
@@ -104,7 +105,12 @@ async def _from_database(env: Env, read: Callable[[SkillDatabase], Awaitable[T]]
     begun, limit = _now(), env.settings.database_read_timeout
     try:
         async with asyncio.timeout(limit):
-            return await read(await get_db(env))
+            database = await get_db(env)
+            database.limit_statements(limit - _MARGIN_SECONDS)  # PostgreSQL itself says so then
+            try:
+                return await read(database)
+            finally:
+                database.limit_statements(None)
     except TimeoutError as error:
         if reads is not None and reads.answers(begun, begun + limit):
             raise DatabaseBusy(f"no answer within {limit} s; others were answered") from error
