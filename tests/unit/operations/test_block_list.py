@@ -60,7 +60,7 @@ async def test_nor_is_a_read_without_an_answer_beside_others_with_one(
 ) -> None:
     market.tables.before = _for_ever
     env = _env(market)
-    asking = asyncio.create_task(question(env))  # type: ignore[arg-type]
+    asking = asyncio.ensure_future(question(env))
     await asyncio.sleep(0.5)
     assert env.fallback_cache is not None
     env.fallback_cache.reads.note_answer()
