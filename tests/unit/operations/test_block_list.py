@@ -12,7 +12,7 @@ from marketplace.kv.records import write_record
 from marketplace.kv.withheld import encode_withheld
 from marketplace.operations.block_list import find_blocked, read_block_list
 from marketplace.ports.database_reads import SILENT_AFTER
-from marketplace.ports.env import READ_BUDGET_SECONDS, Env
+from marketplace.ports.env import READ_BUDGET_SECONDS, Env, get_db
 from marketplace.ports.errors import DatabaseBusy, KvError
 from marketplace.ports.isolate import FallbackCache
 from marketplace.skills.skill import Status
@@ -106,3 +106,14 @@ async def test_what_is_not_read_in_time_is_no_answer(market: Market, key: str) -
     with pytest.raises(KvError):
         await read_block_list(_env(market))
     assert current_loop().time() - began <= READ_BUDGET_SECONDS
+
+
+async def test_its_limit_is_not_that_of_what_the_invocation_does_later(market: Market) -> None:
+    env = _env(market)
+    await read_block_list(env)
+
+    async def slow(_operation: str) -> None:
+        await asyncio.sleep(2 * env.settings.database_read_timeout)
+
+    market.tables.work = slow
+    assert await (await get_db(env)).get_skills([EVIL.identity]) == {}
