@@ -38,6 +38,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 _SHARING: Final = {
     "tests/worker/test_missing_binding.py": "a Worker that lacks a binding",
+    "tests/worker/test_slow_kv.py": "a Worker whose KV is slow",
     "tests/worker/": "the running Worker",
     "tests/browser/": "the running Worker",
     "tests/local/test_run.py": "a marketplace started by hand",

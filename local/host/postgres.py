@@ -100,10 +100,12 @@ class PostgresServer:
         deadline = time.monotonic() + START_SECONDS
         # After SIGKILL, sessions of the old server take a moment to notice and release its memory;
         # until then a new server refuses to start, so starting is tried again.
+        pause = 0.1
         while not self._try_to_start(deadline):
-            if time.monotonic() > deadline:
+            if time.monotonic() + pause > deadline:
                 raise LocalError(f"PostgreSQL did not start:\n{self.log_tail()}")
-            time.sleep(0.1)
+            time.sleep(pause)
+            pause *= 1.5
 
     def stop(self, mode: StopMode = "fast") -> None:
         """Stops it and ends its sessions; "immediate" skips the final checkpoint, like a crash."""

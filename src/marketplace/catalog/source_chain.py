@@ -196,6 +196,7 @@ async def read_from_first(
     reading, cache = Reading(env), env.fallback_cache
 
     async def ask(session: SkillDatabase) -> tuple[T, OutboxView]:
+        # Within a session: where there is none, KV's time is for the listing alone.
         outbox = await look_at_outbox(env)
         reading.limit_statements(session)
         return await database(session, outbox.states), outbox
