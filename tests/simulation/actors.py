@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import msgspec
 
 from marketplace.basics.json_text import InvalidData
-from marketplace.catalog.answer import Answer
 from marketplace.catalog.listings import get_skill_categories, get_skill_count, get_skills
 from marketplace.catalog.lookup import get_skill_by_name
 from marketplace.catalog.published_skills import KEPT_FROM_BEFORE
@@ -44,6 +43,7 @@ from tests.doubles.database import DatabaseDouble, Held
 from tests.doubles.kv import KvHandle, SimulatedKv
 
 if TYPE_CHECKING:
+    from marketplace.catalog.answer import Answer
     from marketplace.repair.light_repair import LightRepairReport
 
 LIGHT_CRON: Final = "*/5 * * * *"

@@ -631,6 +631,7 @@ class Run:
         world, marketplace = self.world, self.marketplace
         world.note("the faults end")
         world.weather.clear()
+        world.conditions = replace(world.conditions, slow_reads=0.0)
         world.publish_queue.duplicates = 0.0
         await self._end_with_one_database()
         await asyncio.sleep(SETTLING)
