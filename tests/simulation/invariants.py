@@ -24,6 +24,7 @@ from marketplace.kv.keys import (
     alias_key,
     scan_key,
 )
+from marketplace.kv.summaries import CompactAlias, fitting_metadata
 from marketplace.operations import withdrawals
 from marketplace.ports.env import READ_BUDGET_SECONDS
 from marketplace.ports.errors import DatabaseBusy, StorageError, TimedOut
@@ -355,6 +356,9 @@ class Truth:
         world = self.world
         self._let_go(list(world.marketplace.rows(world.database)))
         world.marketplace.keep_letters(world.database, world.bound)
+        for alias in list(self.old_links):  # both stores have lost it
+            if world.kv.peek(alias_key(alias)) is None:
+                del self.old_links[alias]
         world.database = world.bound
 
     def seeded(self, skill: Skill) -> None:
@@ -394,7 +398,9 @@ class Truth:
         world = self.world
         row = world.marketplace.rows(world.database)[identity]
         world.marketplace.aliases(world.database)[alias] = identity
-        world.kv.damage(alias_key(alias), msgspec.json.encode({"slug": row.name}))
+        metadata = fitting_metadata(msgspec.json.encode(CompactAlias(alias, row.name)))
+        value = msgspec.json.encode({"slug": row.name})
+        world.kv.damage(alias_key(alias), value, metadata=metadata)
         self.old_links[alias] = identity
         self.slugs.setdefault(alias, set()).add(identity)
 
