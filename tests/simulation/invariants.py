@@ -26,6 +26,7 @@ from marketplace.kv.keys import (
 )
 from marketplace.kv.summaries import CompactAlias, fitting_metadata
 from marketplace.operations import withdrawals
+from marketplace.ports.database_reads import SILENT_SECONDS
 from marketplace.ports.env import READ_BUDGET_SECONDS
 from marketplace.ports.errors import DatabaseBusy, StorageError, TimedOut
 from marketplace.ports.known_database import Acknowledged
@@ -197,6 +198,7 @@ class Truth:
         self._slugs_of_seed: dict[str, set[str]] = {}  # that skills of the seed may have
         self._seeds: set[str] = set()  # ids of the readings that the seed is taken for
         self._failed_over: set[str] = set()  # identities that the database lost with its end
+        self._changed_at: dict[str, float] = {}  # by identity: when its row last changed
         self._unseen: set[str] = set()  # of rows that are gone, and nobody can know yet
         self._open: list[Expected] = []
         self._owed: dict[str, str] = {}  # submission id → revision, from acknowledgement on
@@ -302,6 +304,8 @@ class Truth:
                     self._newest[identity] = now
                 elif is_known and row.skill.status is Status.LISTED:
                     self._lost.add(identity)
+                if self._changed_at.get(identity, 0.0) > world.loop.time() - PROMISE:
+                    self._unseen.add(identity)
 
     def fail_over(self, dump: Dump) -> set[str]:
         """The harness lets the database lose its last seconds; the identities of what is lost."""
@@ -653,6 +657,7 @@ class Truth:
                     f"{self.old_links[row.name]}"
                 )
             self._unseen.discard(identity)
+            self._changed_at[identity] = self.world.loop.time()
             if before_it is not None and before_it.skill.status is not row.skill.status:
                 for expected in self._open:  # it may be withheld and listed again meanwhile
                     expected.excused.add(identity)
@@ -819,6 +824,7 @@ class Truth:
     def check_listing(self, expected: Expected, outcome: Outcome[Listing]) -> None:
         """2, and 6 and 7 for a listing."""
         self._open.remove(expected)
+        self._check_shed(outcome)
         if outcome.value is None:
             if outcome.error is not None and not isinstance(outcome.error, TooLate | DatabaseBusy):
                 self._violated(f"2 visible: {outcome.name} raised {outcome.error!r}")
@@ -891,6 +897,14 @@ class Truth:
             promised &= rows.keys() if is_right else set()
         return promised
 
+    def _check_shed(self, outcome: Outcome[Any]) -> None:
+        """2: nobody is sent away because of a database that answers nobody."""
+        away = self.world.away_since
+        if away is None or not isinstance(outcome.error, DatabaseBusy):
+            return
+        if outcome.began > away + SILENT_SECONDS + READ_BUDGET_SECONDS:
+            self._violated(f"2 visible: {outcome.name} was shed, and PostgreSQL is away")
+
     def _check_seed(self, name: str, source: str, read: Iterable[str]) -> None:
         """2: the seed answers alone only where nothing else could be read."""
         if source != "seed":
@@ -920,6 +934,7 @@ class Truth:
     def check_told(self, expected: Expected, outcome: Outcome[Told]) -> None:
         """2, and 7, for searches, counts and categories."""
         self._open.remove(expected)
+        self._check_shed(outcome)
         told = outcome.value
         if told is None:
             if outcome.error is not None and not isinstance(outcome.error, TooLate | DatabaseBusy):
@@ -1038,6 +1053,10 @@ class Truth:
         if by_slug != records:
             differing = sorted(by_slug.items() ^ records.items())
             self._violated(f"3 convergent: the table and KV differ in {differing}")
+        first = {row.name: row.skill.published_at for row in snapshot.rows.values()}
+        firsts = {slug: record.skill.published_at for slug, record in snapshot.records.items()}
+        if differing := sorted(first.items() ^ firsts.items()):
+            self._violated(f"3 convergent: the table and KV differ in publishedAt: {differing}")
         if snapshot.outbox:
             self._violated(f"3 convergent: left in the outbox: {snapshot.outbox}")
         index = world.marketplace.index(world.kv)

@@ -507,22 +507,31 @@ class Run:
         ]
 
     async def _kv_outage(self, step: Step) -> None:
+        if self.world.bound is not self.world.database:
+            return
         self.world.weather.kv_outage = (Fault.FAIL, Fault.HANG, Fault.LATE)[step.choice % 3]
 
     async def _database_outage(self, step: Step) -> None:
         self.world.weather.database_outage = (Fault.FAIL, Fault.HANG)[step.choice % 2]
+        if self.world.away_since is None:
+            self.world.away_since = self.world.loop.time()
 
     async def _recover(self, step: Step) -> None:
         self.world.weather.clear()
+        self.world.away_since = None
         self.truth.bind_again()
 
     async def _read_only(self, step: Step) -> None:
         self.world.weather.read_only = True
 
     async def _rebind(self, step: Step) -> None:
-        """An empty database answers, after every location could learn which the right one is."""
+        """An empty database answers, after every location could learn which the right one is.
+
+        Not while KV fails: an isolate that could never ask it takes any database.
+        """
         world = self.world
-        if world.bound is world.database and world.knows_more_than(-1):
+        is_sound = world.weather.kv_outage is None and not world.kv_has_failed
+        if world.bound is world.database and is_sound and world.knows_more_than(-1):
             world.bound = self.marketplace.new_database("another")
             world.note("        another database answers")
 
@@ -631,6 +640,7 @@ class Run:
         world, marketplace = self.world, self.marketplace
         world.note("the faults end")
         world.weather.clear()
+        world.away_since = None
         world.conditions = replace(world.conditions, slow_reads=0.0)
         world.publish_queue.duplicates = 0.0
         await self._end_with_one_database()

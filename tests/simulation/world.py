@@ -138,6 +138,7 @@ class World:
         self.database = self.bound = marketplace.new_database()
         """The right one, and the one that answers."""
         self.seed = EMPTY_SEED
+        self.away_since: float | None = None  # when every statement began to fail or to hang
         self.conditions = conditions
         self.after_statement: Callable[[], None] = lambda: None
         self._kv_fault_was_chosen = False
