@@ -518,6 +518,8 @@ class Truth:
         rows = self.world.marketplace.rows(self.world.database)
         allowed = expected | (self.world.seed.by_identity.keys() - rows.keys())
         expected = expected | self._in_seed_alone()
+        if not listing.knows_withheld:
+            allowed |= self.world.seed.by_identity.keys()
         if leaked := shown - allowed:
             self._violated(f"8 authority: {outcome.name} ({source}) shows {sorted(leaked)}")
         if listing.complete and listing.knows_withheld and (missing := expected - shown):
@@ -1048,6 +1050,12 @@ class Truth:
             self._violated(f"6 nothing silent: no dead letter for {sorted(forgotten)}")
         self._check_final(snapshot.rows)
         self._check_slugs(snapshot.rows)
+        self._check_first_dates(snapshot.rows)
+        table = world.marketplace.aliases(world.database)
+        names = {row.name for row in snapshot.rows.values()}
+        lost = self.old_links.items() - table.items()
+        if lost := {alias for alias, _ in lost} - names:
+            self._violated(f"3 convergent: the table lacks the old slugs {sorted(lost)}")
         by_slug = {row.name: row.revision for row in snapshot.rows.values()}
         records = {slug: record.revision for slug, record in snapshot.records.items()}
         if by_slug != records:
@@ -1093,6 +1101,18 @@ class Truth:
             acts = {accepted.act.id for accepted in self.acts.get(identity, ())}
             if missing := acts - {act.id for act in skill.acts}:
                 self._violated(f"5 no going back: {identity} ended without the acts {missing}")
+
+    def _check_first_dates(self, rows: Mapping[str, Held]) -> None:
+        """3: a skill that only ever passed was published first by the earliest of its verdicts."""
+        others = {r.identity for r in self.readings.values() if r.verdict is not Verdict.PASS}
+        others |= {r.identity for r in self.readings.values() if r.wrong or r.id in self._seeds}
+        moments: dict[str, list[str]] = {}
+        for sent in self.owed_in_the_end():
+            moments.setdefault(sent.identity, []).extend(sent.moments)
+        for identity in moments.keys() & rows.keys() - others:
+            told, first = rows[identity].skill.published_at, min(moments[identity], default="")
+            if first and told != first:
+                self._violated(f"3 convergent: {identity} was published at {told}, not at {first}")
 
     def _held_back(self) -> set[str]:
         """The withdrawals that wait as dead letters, since too many left."""

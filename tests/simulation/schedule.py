@@ -183,6 +183,10 @@ _OTHER_VERDICT: Final = 768
 PASS, PASS, GONE, PASS and FAIL in turn."""
 
 
+_WITHDRAWN: Final = 6 * 256
+"""Added to a choice of SUBMIT for a PASS it makes the verdict WITHDRAWN."""
+
+
 def _author(chance: Chance) -> int:
     """A choice of SUBMIT: a PASS of any skill."""
     return chance.below(64) + 64 * chance.below(3)
@@ -340,8 +344,15 @@ def _slug_given_away(chance: Chance) -> list[Step]:
     author = chance.below(64)
     rival = author // 8 * 8 + chance.below(8)
     pause = chance.pick((0.0, 0.3, 2.0, 8.0))
+    looks: list[Step] = []  # at slugs that nobody has yet, so that locations keep the misses
+    for _ in range(chance.pick((0, 3, 5))):
+        other = author // 8 * 8 + chance.below(8) + _WITHDRAWN
+        looks += [Step(StepKind.SUBMIT, 0.1, other), Step(StepKind.CONSUME, 0.5, 4)]
+    flaky = chance.happens(0.5)
     return [
-        Step(StepKind.SUBMIT, 70.0, author),
+        *looks,
+        *([Step(StepKind.FLAKY, 0.0, choice=1)] if flaky else []),  # KV alone
+        Step(StepKind.SUBMIT, 5.0 if looks else 70.0, author),
         Step(StepKind.CONSUME, 0.1, 4),
         Step(StepKind.FAIL_OVER, chance.pick((0.5, 2.0, 5.0)), chance.below(8)),
         Step(StepKind.SUBMIT, pause, rival),
