@@ -199,6 +199,7 @@ class Truth:
         self._seeds: set[str] = set()  # ids of the readings that the seed is taken for
         self._failed_over: set[str] = set()  # identities that the database lost with its end
         self._changed_at: dict[str, float] = {}  # by identity: when its row last changed
+        self._let_go_until: dict[int, set[str]] = {}  # acknowledged number → what is lost of it
         self._unseen: set[str] = set()  # of rows that are gone, and nobody can know yet
         self._open: list[Expected] = []
         self._owed: dict[str, str] = {}  # submission id → revision, from acknowledgement on
@@ -311,11 +312,12 @@ class Truth:
         """The harness lets the database lose its last seconds; the identities of what is lost."""
         world = self.world
         before = dict(world.marketplace.rows(world.database))
-        is_known = self._acknowledges_more(dump.changes)
+        is_known = self._acknowledged_changes() > dump.changes
         world.marketplace.fail_over(world.database, dump)
         rows = world.marketplace.rows(world.database)
         lost = {i for i, row in before.items() if i not in rows or rows[i].revision != row.revision}
         self._let_go(lost)
+        self._let_go_until[self._acknowledged_changes()] = lost
         if not is_known:
             self._unseen |= lost
         if world.kv_has_failed:
@@ -330,10 +332,17 @@ class Truth:
             left = stored.get(identity, set())
             self.acts[identity] = [accepted for accepted in acts if accepted.act.id in left]
 
-    def _acknowledges_more(self, changes: int) -> bool:
-        """Whether KV will have every location know that the database lacks something."""
+    def _acknowledged_changes(self) -> int:
         value = self.world.kv.peek(ACKNOWLEDGED_KEY)
-        return value is not None and msgspec.json.decode(value, type=Acknowledged).changes > changes
+        return 0 if value is None else msgspec.json.decode(value, type=Acknowledged).changes
+
+    def _overlook(self, rows: Mapping[str, Held]) -> None:
+        """A database that lost changes may get as many others from an isolate that does not know
+        the acknowledged number yet. Then the number tells nothing, and a check finds the loss."""
+        database = self.world.database
+        for changes, lost in self._let_go_until.items():
+            if database.missing_until is None and database.changes >= changes:
+                self._unseen |= lost - rows.keys()
 
     def _let_go(self, identities: Iterable[str]) -> None:
         """The rows of these are gone or older, and only KV and the log have what they said."""
@@ -643,6 +652,7 @@ class Truth:
         if rows == self._rows:
             return
         earlier, self._rows = self._rows, dict(rows)
+        self._overlook(rows)
         slugs: dict[str, str] = {}
         for identity, row in rows.items():
             self.slugs.setdefault(row.name, set()).add(identity)

@@ -639,13 +639,13 @@ def reads_no_acknowledged_number(_original: Any) -> Any:
 @_mutation("marketplace.ports.database_reads.DatabaseReads.answers", profile="outage")
 def takes_an_outage_for_load(_original: Any) -> Any:
     """Sends visitors away while PostgreSQL answers nobody."""
-    return lambda *_: True
+    return lambda *_, **__: True
 
 
 @_mutation("marketplace.ports.database_reads.DatabaseReads.answers", profile="outage")
 def takes_load_for_an_outage(_original: Any) -> Any:
     """Asks KV, which costs more, whenever PostgreSQL has too much to do."""
-    return lambda *_: False
+    return lambda *_, **__: False
 
 
 @_mutation("marketplace.repair.rebuild_step.aliases_into_database", profile="sources")
