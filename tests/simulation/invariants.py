@@ -1063,9 +1063,9 @@ class Truth:
         self._check_first_dates(snapshot.rows)
         table = world.marketplace.aliases(world.database)
         names = {row.name for row in snapshot.rows.values()}
-        lost = self.old_links.items() - table.items()
-        if lost := {alias for alias, _ in lost} - names:
-            self._violated(f"3 convergent: the table lacks the old slugs {sorted(lost)}")
+        links = dict(self.old_links.items() - table.items())
+        if lacking := links.keys() - names:
+            self._violated(f"3 convergent: the table lacks the old slugs {sorted(lacking)}")
         by_slug = {row.name: row.revision for row in snapshot.rows.values()}
         records = {slug: record.revision for slug, record in snapshot.records.items()}
         if by_slug != records:
