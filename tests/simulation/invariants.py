@@ -98,6 +98,7 @@ class Sent:
     readings: list[Reading] = field(default_factory=list)
     kept: str = ""  # the moment owed that was seen in a store: from then on it must stay there
     acknowledged_at: float | None = None
+    consumed: set[str] = field(default_factory=set)  # moments of verdicts that consumers took
     stored_at: float | None = None  # when it was seen in a store after that
 
     @property
@@ -560,6 +561,7 @@ class Truth:
         if sent.acknowledged_at is None:
             sent.acknowledged_at = self.world.loop.time()
         owed = scanned_at_of(delivery.body)
+        sent.consumed.add(owed)
         self._owed[sent.id] = max(self._owed.get(sent.id, ""), owed)
         self.check_durable()
 
@@ -1118,10 +1120,10 @@ class Truth:
         others |= {r.identity for r in self.readings.values() if r.wrong or r.id in self._seeds}
         moments: dict[str, list[str]] = {}
         for sent in self.owed_in_the_end():
-            moments.setdefault(sent.identity, []).extend(sent.moments)
+            moments.setdefault(sent.identity, []).extend(sent.consumed)
         for identity in moments.keys() & rows.keys() - others:
-            told, first = rows[identity].skill.published_at, min(moments[identity], default="")
-            if first and told != first:
+            told, first = rows[identity].skill.published_at, min(moments[identity], default="~")
+            if told > first:
                 self._violated(f"3 convergent: {identity} was published at {told}, not at {first}")
 
     def _held_back(self) -> set[str]:
