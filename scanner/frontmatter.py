@@ -50,7 +50,7 @@ def read_frontmatter(content: bytes) -> Document:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise BadFrontmatter("it is not UTF-8", line) from None
-    lines = text.splitlines()
+    lines = text.split("\n")
     if not lines or lines[0].rstrip() != _FENCE:
         raise BadFrontmatter("it must begin with a line --- and YAML behind it")
     end = next((n for n, line in enumerate(lines[1:], 1) if line.rstrip() == _FENCE), None)
