@@ -25,6 +25,12 @@ class Output:
         self._out = Console(highlight=False)
         self._err = Console(stderr=True, highlight=False)
 
+    def head(self, sentence: Text) -> None:
+        """Write what an answer is, as its first line for people. For machines the answer says
+        it."""
+        if not self._as_json:
+            self._out.print(sentence, soft_wrap=True)
+
     def show(self, answer: object, view: RenderableType) -> None:
         """Write the answer for machines, or its view for people."""
         if self._as_json:

@@ -55,6 +55,18 @@ class ArchiveTree:
         """The contents by path."""
         return {entry.path: self._contents[entry.path] for entry in entries}
 
+    @property
+    def only_folder(self) -> str | None:
+        """The one folder that everything is in, as forges make archives."""
+        first = {path.partition("/")[0] for path in self._contents}
+        return first.pop() if len(first) == 1 and not first & self._contents.keys() else None
+
+    def below(self, folder: str) -> "ArchiveTree":
+        """What is in a folder; ``.`` is all."""
+        start = "" if folder.strip("/") in ("", ".") else folder.strip("/") + "/"
+        inner = self._contents.items()
+        return ArchiveTree({p.removeprefix(start): c for p, c in inner if p.startswith(start)})
+
 
 def read_archive(path: Path) -> ArchiveTree:
     """All files of a zip or tar.gz archive. Raises Refused, Unreadable."""

@@ -39,14 +39,10 @@ def pack(files: Mapping[str, bytes]) -> bytes:
             *(_VERSION, _UTF_8, _STORED, _TIME, _DATE),
             *(zlib.crc32(content), len(content), len(content), len(name), 0),
         )
-        directory += _CENTRAL.pack(
-            b"PK\x01\x02", _MADE_BY, *common, 0, 0, 0, _MODE, len(output)
-        )
+        directory += _CENTRAL.pack(b"PK\x01\x02", _MADE_BY, *common, 0, 0, 0, _MODE, len(output))
         directory += name
         output += _LOCAL.pack(b"PK\x03\x04", *common)
         output += name
         output += content
-    end = _END.pack(
-        b"PK\x05\x06", 0, 0, len(files), len(files), len(directory), len(output), 0
-    )
+    end = _END.pack(b"PK\x05\x06", 0, 0, len(files), len(files), len(directory), len(output), 0)
     return bytes(output + directory + end)

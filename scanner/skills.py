@@ -11,7 +11,16 @@ from scanner.findings import Finding, Severity
 from scanner.licenses import MAX_TEXT_BYTES, is_license_file, license_of
 from scanner.packing import MAX_UPLOAD_BYTES, pack, sha256
 from scanner.specification import Reading, read_skill_md
-from scanner.tree import Entry, Kind, Refused, Tree, Unreadable, require_fitting, require_safe_path
+from scanner.tree import (
+    Entry,
+    Kind,
+    Refused,
+    Tree,
+    Unreadable,
+    require_fitting,
+    require_safe_path,
+    shown,
+)
 
 SKILL_MD: Final = "SKILL.md"
 MAX_SKILLS: Final = 2_000
@@ -98,9 +107,9 @@ def find_skills(tree: Tree) -> list[str]:
     return found
 
 
-def scan(tree: Tree, *, only: Sequence[str] | None = None, advance: Advance = _nothing) -> list[
-    ScannedSkill
-]:
+def scan(
+    tree: Tree, *, only: Sequence[str] | None = None, advance: Advance = _nothing
+) -> list[ScannedSkill]:
     """Read all skills of a tree, or those of the folders ``only``. Raises Refused where there are
     more than MAX_SKILLS, Unreadable."""
     folders = find_skills(tree) if only is None else list(only)
@@ -132,7 +141,9 @@ def misnamed(tree: Tree) -> Iterator[Finding]:
         name = posixpath.basename(entry.path)
         if name != SKILL_MD and name.lower() == SKILL_MD.lower():
             message = f"it must be called {SKILL_MD} to make a skill"
-            yield Finding(path=entry.path, line=1, severity=Severity.WARNING, message=message)
+            yield Finding(
+                path=shown(entry.path), line=1, severity=Severity.WARNING, message=message
+            )
 
 
 def _parents(folder: str) -> Iterator[str]:
@@ -161,8 +172,8 @@ def _scan(
             require_safe_path(folder)
         contents = _contents(tree, folder, entries)
     except (Refused, Unreadable) as error:
-        finding = Finding(path=path, line=1, severity=Severity.ERROR, message=str(error))
-        return ScannedSkill(path=folder, verdict=Verdict.FAIL, findings=[finding])
+        finding = Finding(path=shown(path), line=1, severity=Severity.ERROR, message=str(error))
+        return ScannedSkill(path=shown(folder), verdict=Verdict.FAIL, findings=[finding])
     reading = read_skill_md(path, contents[SKILL_MD])
     archive = pack(contents)
     skill = ScannedSkill(
@@ -214,9 +225,7 @@ def _license(
 
 
 def _warn(skill: ScannedSkill, path: str, line: int, message: str) -> None:
-    skill.findings.append(
-        Finding(path=path, line=line, severity=Severity.WARNING, message=message)
-    )
+    skill.findings.append(Finding(path=path, line=line, severity=Severity.WARNING, message=message))
 
 
 def _contents(tree: Tree, folder: str, entries: Sequence[Entry]) -> Mapping[str, bytes]:

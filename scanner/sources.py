@@ -18,11 +18,19 @@ class Source:
     ref: str | None = None
 
 
-def open_source(path: Path, *, commit: str | None = None, as_it_lies: bool = False) -> Source:
+def open_source(
+    path: Path,
+    *,
+    commit: str | None = None,
+    as_it_lies: bool = False,
+    root: str | None = None,
+) -> Source:
     """What a path holds. Of a repository that is a commit, the head's unless another is named;
-    with ``as_it_lies`` its files as they lie in the work tree. Raises Refused, Unreadable."""
+    with ``as_it_lies`` its files as they lie in the work tree. ``root`` is the folder of an archive
+    that holds the repository. Raises Refused, Unreadable."""
     if path.is_file():
-        return Source(read_archive(path), commit)
+        tree = read_archive(path)
+        return Source(tree if root is None else tree.below(root), commit)
     if not path.is_dir():
         raise Unreadable(f"there is no {path}")
     if is_repository(path) and not as_it_lies:

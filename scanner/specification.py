@@ -57,9 +57,7 @@ def read_skill_md(path: str, content: bytes) -> Reading:
     try:
         document = read_frontmatter(content)
     except BadFrontmatter as error:
-        finding = Finding(
-            path=path, line=error.line, severity=Severity.ERROR, message=str(error)
-        )
+        finding = Finding(path=path, line=error.line, severity=Severity.ERROR, message=str(error))
         reading.findings.append(finding)
         return reading
     _Reader(path, document, reading).read()

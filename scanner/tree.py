@@ -13,7 +13,9 @@ MAX_PATH_LENGTH: Final = 256  # what the marketplace keeps
 MAX_ENTRIES: Final = 500_000  # of a whole repository, whose contents are not all read
 
 # Control characters, and those that turn the reading direction of all that follows.
-_UNFIT: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_UNFIT: Final = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 _DRIVE: Final = re.compile(r"[A-Za-z]:")
 
 
@@ -56,21 +58,26 @@ class Tree(Protocol):
         ...
 
 
+def shown(path: str) -> str:
+    """A path as it can be printed and reported, whatever bytes it has."""
+    return path.encode("utf-8", "backslashreplace").decode()
+
+
 def require_safe_path(path: str) -> None:
     """Refuse a path that leads out of its folder, or that not every machine can keep as it is.
     Raises Refused."""
-    shown = path[:200].encode("ascii", "backslashreplace").decode()
+    told = shown(path[:200])
     if path.startswith(("/", "\\")) or _DRIVE.match(path):
-        raise Refused(f"{shown!r} is an absolute path")
+        raise Refused(f"{told!r} is an absolute path")
     parts = path.split("/")
     if ".." in parts:
-        raise Refused(f"{shown!r} leads out of its folder")
+        raise Refused(f"{told!r} leads out of its folder")
     if "" in parts or "." in parts:
-        raise Refused(f"{shown!r} is no plain path")
+        raise Refused(f"{told!r} is no plain path")
     if "\\" in path or _UNFIT.search(path):
-        raise Refused(f"{shown!r} has a character that a path must not have")
+        raise Refused(f"{told!r} has a character that a path must not have")
     if len(path) > MAX_PATH_LENGTH:
-        raise Refused(f"{shown!r} has more than {MAX_PATH_LENGTH} characters")
+        raise Refused(f"{told!r} has more than {MAX_PATH_LENGTH} characters")
 
 
 def require_fitting(entries: Iterable[Entry]) -> None:
