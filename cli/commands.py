@@ -398,7 +398,7 @@ def scan(
     marketplace."""
     if report:
         client.require_credential()
-    output.head(tables.plain(WHAT_IT_IS, "bold"))
+    output.lines([tables.plain(WHAT_IT_IS, "bold")])
     scanned = _scan(client, output, path, target, report=report)
     reported: list[Reported] = []
     abort: CliError | None = None
@@ -417,7 +417,8 @@ def scan(
         "reported": reported if report else None,
         "error": None if abort is None else str(abort),
     }
-    output.show(answer, tables.scan(scanned, reported))
+    output.show(answer, tables.scan(scanned))
+    output.lines([*tables.findings(scanned), *map(tables.reported_line, reported)])
     if abort is not None:
         output.tell(abort)
         return abort.exit_code
@@ -471,7 +472,7 @@ def follow_requests(
     sources = Sources(read_map(folders), clone)
     if not sources.folders and not clone:
         raise UsageProblem("--follow needs --map https://host/owner/repository=FOLDER, or --clone")
-    output.head(tables.plain(WHAT_IT_IS, "bold"))
+    output.lines([tables.plain(WHAT_IT_IS, "bold")])
     follower = Follower(client, sources, lambda told: output.say(tables.reported_line(told)))
     exit_code, abort = EXIT_OK, None
     try:

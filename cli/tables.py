@@ -7,7 +7,7 @@ details, which must neither style nor control the operator's terminal.
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -559,26 +559,28 @@ def duration(seconds: float) -> str:
     return f"{seconds / 86_400:.1f} d"
 
 
-def scan(scanned: Scanned, reported: Sequence[Reported]) -> RenderableType:
-    """The skills that were read, what is wrong with them, and what became of the report."""
+def scan(scanned: Scanned) -> RenderableType:
+    """The skills that were read."""
     parts: list[RenderableType] = []
     if scanned.source.commit is not None:
         where = f"Commit {scanned.source.commit}"
         of_branch = "" if scanned.source.ref is None else f" of {scanned.source.ref}"
         parts.append(plain(where + of_branch))
     parts.append(_scanned(scanned.skills))
-    findings = [f for skill in scanned.skills for f in skill.findings] + [*scanned.findings]
-    # Text, and no table: whole on one line, so that editors find the place.
-    parts += [
-        _Line(plain(finding, "red" if finding.severity is Severity.ERROR else "yellow"))
-        for finding in findings
-    ]
-    parts += [_Line(reported_line(told)) for told in reported]
     return Group(*parts)
 
 
+def findings(scanned: Scanned) -> list[Text]:
+    """What is wrong with the skills, in the form in which editors find the place."""
+    found = [finding for skill in scanned.skills for finding in skill.findings]
+    return [
+        plain(finding, "red" if finding.severity is Severity.ERROR else "yellow")
+        for finding in [*found, *scanned.findings]
+    ]
+
+
 def _scanned(skills: Sequence[ScannedSkill]) -> Table:
-    right = ["files", "bytes", "score"]
+    right = ["files", "score"]
     table = _table(
         f"{len(skills):,} skills",
         *("path", "name", "version", "licence", *right, "verdict", "archive"),
@@ -592,22 +594,11 @@ def _scanned(skills: Sequence[ScannedSkill]) -> Table:
             plain(skill.version),
             plain(skill.license),
             plain(len(skill.files)),
-            plain(skill.archive_size),
             plain(skill.score if skill.verdict is Verdict.PASS else None),
             plain(skill.verdict, style),
-            plain(skill.content_digest and skill.content_digest[:12]),
+            plain(skill.content_digest and skill.content_digest[:8]),
         )
     return table
-
-
-class _Line:
-    """A text that a terminal's width does not break."""
-
-    def __init__(self, text: Text) -> None:
-        self._text = text
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield from console.render(self._text, options.update(no_wrap=True, overflow="ignore"))
 
 
 def reported_line(told: Reported) -> Text:
@@ -621,7 +612,7 @@ def reported_line(told: Reported) -> Text:
     return line
 
 
-def followed(outcomes: Mapping[str, int], no_content: str | None) -> RenderableType:
+def followed(outcomes: Mapping[ReportOutcome, int], no_content: str | None) -> RenderableType:
     """How many requests ended how."""
     counts = ", ".join(f"{count:,} {outcome}" for outcome, count in sorted(outcomes.items()))
     parts = [plain(counts or "No requests.")]

@@ -84,7 +84,7 @@ def read_archive(path: Path) -> ArchiveTree:
                 raise Unreadable(f"{path} is no folder, and no zip or tar.gz archive")
             contents = dict(_within_limits(members))
     except _DAMAGE as error:
-        raise Unreadable(f"{path} cannot be read: {error or type(error).__name__}") from None
+        raise Unreadable(f"{path} cannot be read: {str(error) or type(error).__name__}") from None
     require_fitting(Entry(name, Kind.FILE, len(data)) for name, data in contents.items())
     return ArchiveTree(contents)
 
@@ -160,7 +160,7 @@ def _zip_members(file: io.BufferedReader) -> Iterator[tuple[str, IO[bytes] | Non
 class _Bounded(io.RawIOBase):
     """What comes out of a gzip stream, up to the limit: headers that lie are within it too."""
 
-    def __init__(self, source: IO[bytes]) -> None:
+    def __init__(self, source: gzip.GzipFile) -> None:
         self._source: Final = source
         self._left = _MAX_TAR_BYTES
 
