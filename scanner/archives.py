@@ -71,7 +71,7 @@ class ArchiveTree:
 def read_archive(path: Path) -> ArchiveTree:
     """All files of a zip or tar.gz archive. Raises Refused, Unreadable."""
     try:
-        with path.open("rb") as file:
+        with _ArchiveFile(path.open("rb", buffering=0)) as file:
             start = file.read(4)
             file.seek(0)
             if path.stat().st_size > MAX_ARCHIVE_BYTES:
@@ -122,22 +122,27 @@ def _read_at_most(content: IO[bytes], limit: int) -> bytes:
     return bytes(data)
 
 
-class _DirectoryGuard(io.BufferedReader):
-    """Refuses the one long read by which zipfile takes a list of members, whose every entry would
+class _ArchiveFile(io.BufferedReader):
+    """While it is guarding, it refuses the one long read by which zipfile takes a list of members, whose every entry would
     cost a thousand bytes of memory."""
 
-    guarding = True
+    guarding = False
 
     def read(self, size: int | None = -1, /) -> bytes:
-        if self.guarding and (size is None or not 0 <= size <= _MAX_DIRECTORY_BYTES):
+        if not self.guarding:
+            return super().read(size)
+        # All that is left is asked for too, where that is no more than the end of the archive.
+        bound = _MAX_DIRECTORY_BYTES + 1
+        data = super().read(bound if size is None or size < 0 else min(size, bound))
+        if len(data) > _MAX_DIRECTORY_BYTES:
             raise Refused("its list of members is too long")
-        return super().read(size)
+        return data
 
 
-def _zip_members(file: io.BufferedReader) -> Iterator[tuple[str, IO[bytes] | None]]:
-    guard = _DirectoryGuard(file.raw)
-    archive = zipfile.ZipFile(guard)
-    guard.guarding = False
+def _zip_members(file: _ArchiveFile) -> Iterator[tuple[str, IO[bytes] | None]]:
+    file.guarding = True
+    archive = zipfile.ZipFile(file)
+    file.guarding = False
     if len(archive.infolist()) > MAX_MEMBERS:
         raise Refused(f"it has more than {MAX_MEMBERS:,} entries")
     for info in archive.infolist():
