@@ -123,8 +123,8 @@ def _read_at_most(content: IO[bytes], limit: int) -> bytes:
 
 
 class _ArchiveFile(io.BufferedReader):
-    """While it is guarding, it refuses the one long read by which zipfile takes a list of members, whose every entry would
-    cost a thousand bytes of memory."""
+    """While it is guarding, it refuses the one long read by which zipfile takes a list of members,
+    whose every entry would cost a thousand bytes of memory."""
 
     guarding = False
 

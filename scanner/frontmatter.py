@@ -26,13 +26,37 @@ class BadFrontmatter(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A value and its line. Of text, ``items``, ``fields`` those are given that it consists of."""
+    """A value. What it consists of is read when it is asked for: there may be millions of it."""
 
-    line: int
-    text: str | None = None
-    is_string: bool = False  # and neither a number nor a date to those who read YAML
-    items: tuple["Value", ...] | None = None
-    fields: dict[str, "Value"] | None = None
+    _node: yaml.Node
+
+    @property
+    def line(self) -> int:
+        return _line(self._node)
+
+    @property
+    def text(self) -> str | None:
+        """None for a list or for names with values."""
+        if not isinstance(self._node, yaml.ScalarNode):
+            return None
+        return "" if self._node.tag == _NULL else str(self._node.value)
+
+    @property
+    def is_string(self) -> bool:
+        """Whether it is a text, and neither a number nor a date, to those who read YAML."""
+        return bool(self._node.tag == _TEXT)
+
+    @property
+    def items(self) -> list["Value"] | None:
+        """Those of a list."""
+        is_list = isinstance(self._node, yaml.SequenceNode)
+        return [Value(node) for node in self._node.value] if is_list else None
+
+    def fields(self) -> dict[str, "Value"] | None:
+        """Those of names with values. Raises BadFrontmatter where a name is no text."""
+        if not isinstance(self._node, yaml.MappingNode):
+            return None
+        return {name: Value(node) for name, node in _pairs(self._node, {})}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +87,7 @@ def read_frontmatter(content: bytes) -> Document:
     if not isinstance(node, yaml.MappingNode):
         raise BadFrontmatter("its YAML must be names with values", _FIRST_LINE)
     repeated: dict[str, int] = {}
-    fields = {name: _value(value) for name, value in _pairs(node, repeated)}
+    fields = {name: Value(value) for name, value in _pairs(node, repeated)}
     return Document(fields, repeated)
 
 
@@ -93,22 +117,6 @@ def _pairs(node: yaml.MappingNode, repeated: dict[str, int]) -> list[tuple[str, 
         seen.add(key.value)
         pairs.append((key.value, value))
     return pairs
-
-
-def _value(node: yaml.Node, *, depth: int = 2) -> Value:
-    """A value and what it consists of, ``depth`` levels down."""
-    line = _line(node)
-    if isinstance(node, yaml.ScalarNode):
-        text = "" if node.tag == _NULL else node.value
-        return Value(line, text=text, is_string=node.tag == _TEXT)
-    if depth == 0:
-        return Value(line)
-    if isinstance(node, yaml.SequenceNode):
-        return Value(line, items=tuple(_value(item, depth=depth - 1) for item in node.value))
-    if isinstance(node, yaml.MappingNode):
-        pairs = _pairs(node, {})
-        return Value(line, fields={k: _value(v, depth=depth - 1) for k, v in pairs})
-    return Value(line)
 
 
 def _line(node: yaml.Node) -> int:

@@ -155,12 +155,13 @@ def _git(
     *arguments: str,
     standard_input: bytes = b"",
     at_most: int = 64 * 1024,
-    seconds: float = READ_SECONDS,
+    seconds: float | None = None,
     protocols: str = "",
     may_fail: bool = False,
 ) -> bytes:
     """What git writes. With ``may_fail`` its exit code 1 is an empty answer. Raises Refused where
     it writes more than ``at_most`` bytes, Unreadable."""
+    seconds = READ_SECONDS if seconds is None else seconds
     place = [] if repository is None else ["-C", str(repository)]
     # Output goes to a file, whose size the system itself limits.
     with (

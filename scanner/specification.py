@@ -55,12 +55,11 @@ def read_skill_md(path: str, content: bytes) -> Reading:
     """What the SKILL.md at ``path`` of the repository says, and what is wrong with it."""
     reading = Reading()
     try:
-        document = read_frontmatter(content)
+        _Reader(path, read_frontmatter(content), reading).read()
     except BadFrontmatter as error:
         finding = Finding(path=path, line=error.line, severity=Severity.ERROR, message=str(error))
         reading.findings.append(finding)
         return reading
-    _Reader(path, document, reading).read()
     if content.count(b"\n") > MAX_LINES:
         message = f"it has more than {MAX_LINES} lines; move some into files beside it"
         reading.findings.append(
@@ -149,15 +148,14 @@ class _Reader:
 
     def _read_metadata(self) -> None:
         metadata = self._fields.get("metadata")
-        told: dict[str, Value] = {}
-        if metadata is not None and metadata.fields is None:
-            if metadata.text != "":
+        told = metadata.fields() if metadata is not None else {}
+        if told is None:
+            told = {}
+            if metadata is not None and metadata.text != "":
                 self._error(metadata.line, "'metadata' must be names with values")
-        elif metadata is not None:
-            told = metadata.fields or {}
-            for name, value in told.items():
-                if not value.is_string and not (name == "labels" and value.items is not None):
-                    self._warn(value.line, f"metadata.{name:.80} should be a text: quote it")
+        for name, value in told.items():
+            if not value.is_string and not (name == "labels" and value.text is None):
+                self._warn(value.line, f"metadata.{name:.80} should be a text: quote it")
         self._read_version(told.get("version") or self._fields.get("version"))
         self._read_category(told.get("category") or self._fields.get("category"))
         self._read_labels(told.get("labels") or self._fields.get("labels"))
@@ -213,6 +211,7 @@ class _Reader:
 
 
 def _labels(value: Value) -> Iterator[str]:
-    if value.items is not None:
-        return (item.text.strip() for item in value.items if item.text is not None)
+    items = value.items
+    if items is not None:
+        return (item.text.strip() for item in items if item.text is not None)
     return (label.strip() for label in (value.text or "").split(","))

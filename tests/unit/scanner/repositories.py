@@ -45,8 +45,11 @@ def write(folder: Path, files: Mapping[str, str | bytes]) -> None:
 
 def git(folder: Path, *arguments: str, text: str = "") -> str:
     """What git answers, with nobody's settings."""
-    people = {f"GIT_{who}_{what}": "x@y.example" for who in ("AUTHOR", "COMMITTER")
-              for what in ("NAME", "EMAIL")}
+    people = {
+        f"GIT_{who}_{what}": "x@y.example"
+        for who in ("AUTHOR", "COMMITTER")
+        for what in ("NAME", "EMAIL")
+    }
     done = subprocess.run(
         ["git", "-c", "init.defaultBranch=main", "-C", str(folder), *arguments],  # noqa: S607
         env={

@@ -119,7 +119,9 @@ def test_names_that_some_machines_take_for_one_are_refused(
         read_archive(make(tmp_path, [(name, b"") for name in names]))
 
 
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
+@pytest.mark.parametrize(
+    "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE]
+)
 def test_links_and_special_files_in_a_tar_are_refused(tmp_path: Path, kind: bytes) -> None:
     path = tmp_path / "made.tar.gz"
     with tarfile.open(path, "w:gz") as archive:
@@ -169,9 +171,7 @@ def test_fifty_mib_are_taken_and_a_byte_more_is_not(tmp_path: Path, make: Make) 
         read_archive(make(tmp_path, [("a", zeros), ("b", zeros), ("c", b"1")]))
 
 
-def test_a_tar_of_headers_alone_is_bounded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_tar_of_headers_alone_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the library reads for itself, as a name of many MiB, is measured as well."""
     monkeypatch.setattr(archives, "_MAX_TAR_BYTES", MIB)
     path = tmp_path / "made.tar.gz"
