@@ -1,6 +1,8 @@
 """What is read of a repository, and that nothing of it is run."""
 
+import contextlib
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -148,10 +150,8 @@ def test_no_program_of_the_repository_is_run(tmp_path: Path) -> None:
     git(repository, "config", "remote.origin.promisor", "true")
     git(repository, "config", "protocol.ext.allow", "always")
     (repository / ".git/objects" / blob[:2] / blob[2:]).unlink()
-    try:
+    with contextlib.suppress(Unreadable):
         scan(open_source(repository).tree)
-    except Unreadable:
-        pass
     assert not ran.exists()
 
 
@@ -183,14 +183,12 @@ def test_git_ends_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     write(tmp_path, {"bin/git": "#!/bin/sh\nexec sleep 30\n"})
     slow.chmod(0o755)
     monkeypatch.setenv("PATH", f"{slow.parent}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setattr(
-        scanner_git._git, "__kwdefaults__", {**scanner_git._git.__kwdefaults__, "seconds": 0.1}
-    )
+    monkeypatch.setattr(scanner_git, "READ_SECONDS", 0.1)
     with pytest.raises(Unreadable, match="took more than"):
         find_commit(tmp_path)
 
 
-@pytest.mark.parametrize("url", ["ext::touch ran", "file:///", "ssh://x/y", "-u", "/tmp"])
+@pytest.mark.parametrize("url", ["ext::touch ran", "file:///", "ssh://x/y", "-u", "/srv"])
 def test_only_https_is_cloned(url: str) -> None:
     with pytest.raises(Unreadable, match="https"), cloned(url):
         pass
@@ -199,7 +197,7 @@ def test_only_https_is_cloned(url: str) -> None:
 def test_a_clone_that_fails_is_a_sentence_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scanner_git.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with pytest.raises(Unreadable), cloned("https://127.0.0.1:1/owner/repository"):
         pass
     assert list(tmp_path.iterdir()) == []
@@ -226,12 +224,9 @@ def test_which_folders_are_skills(tmp_path: Path) -> None:
 
 
 def test_a_name_that_is_no_text_is_shown_and_refused(tmp_path: Path) -> None:
-    folder = os.fsencode(tmp_path) + b"/\xff"
-    os.mkdir(folder)
-    with open(folder + b"/SKILL.md", "w") as file:  # noqa: PTH123 - no Path of such bytes
-        file.write(skill_md("x"))
+    write(tmp_path / os.fsdecode(b"\xff"), {"SKILL.md": skill_md("x")})
     (skill,) = scan(open_source(tmp_path).tree)
-    assert (skill.verdict, skill.path) == (Verdict.FAIL, "\\xff")
+    assert (skill.verdict, skill.path) == (Verdict.FAIL, "\\udcff")
 
 
 def test_what_changes_between_reading_and_reporting_is_not_uploaded(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from scanner.skills import ScannedSkill, scan
 from scanner.sources import open_source
 from tests.unit.scanner.repositories import commit, git, skill_md, write
 
-FILES = {
+FILES: dict[str, str | bytes] = {
     "csv/SKILL.md": skill_md("csv"),
     "csv/scripts/run.sh": "#!/bin/sh\necho x\n",
     "csv/b\u00e9.txt": "y\r\n",
@@ -24,8 +24,8 @@ FILES = {
 DIGEST = "a567f0438659"  # of the archive of FILES
 
 
-def only(path: Path, **options: bool) -> ScannedSkill:
-    (skill,) = scan(open_source(path, **options).tree)
+def only(path: Path, *, as_it_lies: bool = False) -> ScannedSkill:
+    (skill,) = scan(open_source(path, as_it_lies=as_it_lies).tree)
     return skill
 
 
