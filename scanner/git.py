@@ -30,7 +30,7 @@ _OPTIONS: Final = (
     *("-c", f"core.hooksPath={os.devnull}", "-c", "core.fsmonitor=false"),
     *("-c", "core.untrackedCache=false", "-c", "credential.helper=", "-c", "core.askPass="),
     *("-c", "submodule.recurse=false", "-c", "fetch.recurseSubmodules=false"),
-    *("-c", "gc.auto=0", "-c", "maintenance.auto=false", "-c", "fetch.fsckObjects=true"),
+    *("-c", "gc.auto=0", "-c", "maintenance.auto=false"),
     *("-c", "protocol.allow=never"),  # an object that a partial clone lacks is not fetched
 )
 _WAY: Final = (

@@ -1,6 +1,7 @@
 """Finds the skills of a tree, and reads each: what it says, what is wrong, and its archive."""
 
 import posixpath
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Final
@@ -115,12 +116,11 @@ def scan(
     folders = find_skills(tree) if only is None else list(only)
     if len(folders) > MAX_SKILLS:
         raise Refused(f"it has more than {MAX_SKILLS:,} skills")
-    members = _members(tree, folders)
     above = _license_texts(tree, [e for e in tree.entries if "/" not in e.path])
     skills = []
     for number, folder in enumerate(folders):
         advance(number, len(folders))
-        skills.append(_scan(tree, folder, members[folder], above))
+        skills.append(_scan(tree, folder, _members(tree, folder), above))
     advance(len(folders), len(folders))
     return skills
 
@@ -128,7 +128,7 @@ def scan(
 def archive_of(tree: Tree, skill: ScannedSkill) -> tuple[bytes, bytes]:
     """The archive of a skill that was read of this tree, and its SKILL.md. Raises Refused if the
     source has changed since, Unreadable."""
-    contents = _contents(tree, skill.path, _members(tree, [skill.path])[skill.path])
+    contents = _contents(tree, skill.path, _members(tree, skill.path))
     archive = pack(contents)
     if sha256(archive) != skill.content_digest:
         raise Refused(f"{skill.path or '.'!r} changed while it was reported")
@@ -153,14 +153,15 @@ def _parents(folder: str) -> Iterator[str]:
         folder = parent
 
 
-def _members(tree: Tree, folders: Sequence[str]) -> Mapping[str, list[Entry]]:
-    """What lies in each of these folders. One pass, however many skills a repository has."""
-    members: dict[str, list[Entry]] = {folder: [] for folder in folders}
-    for entry in tree.entries:
-        for parent in (*_parents(entry.path), ""):
-            if parent in members:
-                members[parent].append(entry)
-    return members
+def _members(tree: Tree, folder: str) -> Sequence[Entry]:
+    """What lies in a folder: one stretch of the entries, which are sorted."""
+    if not folder:
+        return tree.entries
+    start, end = (
+        bisect_left(tree.entries, folder + separator, key=lambda entry: entry.path)
+        for separator in ("/", chr(ord("/") + 1))
+    )
+    return tree.entries[start:end]
 
 
 def _scan(

@@ -48,7 +48,7 @@ class Entry:
 
 
 class Tree(Protocol):
-    """A repository's files at one state, the source's own limits checked."""
+    """A repository's files at one state, sorted by path; the source's own limits are checked."""
 
     entries: Sequence[Entry]
 

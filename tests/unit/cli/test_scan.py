@@ -12,8 +12,8 @@ import httpx
 import msgspec
 import pytest
 
-from cli import reporting
-from cli.following import KEPT_RESULTS, MAX_FAILURES, Gone, Request, Sources, choose
+from cli import following, reporting
+from cli.following import MAX_FAILURES, Gone, Request, Sources, choose
 from cli.scanning import WHAT_IT_IS
 from marketplace.web.api.requests import ScanResults, SubmissionRequest
 from scanner.skills import ScannedSkill, Verdict
@@ -461,14 +461,16 @@ def test_following_needs_to_know_where_repositories_are() -> None:
     assert registry.requests == []
 
 
-def test_the_results_that_are_kept_are_bounded(repository: Path) -> None:
+def test_the_results_that_are_kept_are_bounded(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "KEPT_RESULTS", 3)
     registry = Registry()
-    for _ in range(KEPT_RESULTS + 5):
+    for _ in range(5):
         registry.wants("skill-0")
-    result = follow(registry, repository, "--limit", "100", "--json")
-    answer = json.loads(result.stdout)
-    assert answer["outcomes"] == {"reported": KEPT_RESULTS + 5}
-    assert len(answer["results"]) == KEPT_RESULTS
+    answer = json.loads(follow(registry, repository, "--json").stdout)
+    assert answer["outcomes"] == {"reported": 5}
+    assert len(answer["results"]) == 3
 
 
 def opened(sources: Sources) -> str | None:
