@@ -25,14 +25,7 @@ MAX_CLONE_BYTES: Final = 512 * 1024 * 1024  # of any one file that git writes
 _MAX_LISTING_BYTES: Final = 128 * 1024 * 1024
 _MAX_MESSAGE: Final = 300
 
-_OPTIONS: Final = (
-    *("--no-pager", "--no-replace-objects", "--literal-pathspecs"),
-    *("-c", f"core.hooksPath={os.devnull}", "-c", "core.fsmonitor=false"),
-    *("-c", "core.untrackedCache=false", "-c", "credential.helper=", "-c", "core.askPass="),
-    *("-c", "submodule.recurse=false", "-c", "fetch.recurseSubmodules=false"),
-    *("-c", "gc.auto=0", "-c", "maintenance.auto=false"),
-    *("-c", "protocol.allow=never"),  # an object that a partial clone lacks is not fetched
-)
+_OPTIONS: Final = ("-c", f"core.hooksPath={os.devnull}", "-c", "core.fsmonitor=false")
 _WAY: Final = (
     *("HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy"),
     *("SSL_CERT_FILE", "SSL_CERT_DIR", "GIT_SSL_CAINFO"),
@@ -113,8 +106,8 @@ def cloned(url: str) -> Iterator[Path]:
         target = Path(folder) / "repository.git"
         _git(
             None,
-            *("-c", "protocol.https.allow=always", "clone", "--quiet", "--bare", "--depth=1"),
-            *("--single-branch", "--no-tags", "--template=", "--", url, str(target)),
+            *("clone", "--quiet", "--bare", "--depth=1", "--single-branch"),
+            *("--no-tags", "--template=", "--", url, str(target)),
             seconds=CLONE_SECONDS,
             protocols="https",
         )
@@ -209,13 +202,9 @@ def _environment(repository: Path | None, protocols: str) -> dict[str, str]:
         "LC_ALL": "C",
         "GIT_CONFIG_NOSYSTEM": "1",
         "GIT_CONFIG_GLOBAL": os.devnull,
-        "GIT_ATTR_NOSYSTEM": "1",
         "GIT_TERMINAL_PROMPT": "0",
-        "GIT_ASKPASS": "",
-        "SSH_ASKPASS": "",
-        "GIT_NO_LAZY_FETCH": "1",
         "GIT_NO_REPLACE_OBJECTS": "1",
-        "GIT_OPTIONAL_LOCKS": "0",
+        # None for reading: what a partial clone lacks is not fetched.
         "GIT_ALLOW_PROTOCOL": protocols,
         # A folder without a repository of its own does not belong to one further up.
         "GIT_CEILING_DIRECTORIES": "" if repository is None else str(repository.resolve().parent),

@@ -177,6 +177,35 @@ def test_the_number_of_files_is_bounded(tmp_path: Path, monkeypatch: pytest.Monk
         open_source(tmp_path)
 
 
+def test_git_is_told_to_run_and_ask_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For what no command of today does by itself, but one of another version may."""
+    said = tmp_path / "said"
+    write(tmp_path, {"bin/git": f'#!/bin/sh\necho "$@" >> {said}\nenv >> {said}\nexit 1\n'})
+    (tmp_path / "bin/git").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("GIT_DIR", "/elsewhere")
+    monkeypatch.setenv("GIT_SSH_COMMAND", "evil")
+    options = {f"-c core.hooksPath={os.devnull}", "-c core.fsmonitor=false"}
+    settings = {
+        *("GIT_CONFIG_NOSYSTEM=1", f"GIT_CONFIG_GLOBAL={os.devnull}", f"HOME={os.devnull}"),
+        *("GIT_TERMINAL_PROMPT=0", "GIT_NO_REPLACE_OBJECTS=1"),
+    }
+    with pytest.raises(Unreadable), cloned("https://127.0.0.1:1/owner/repository"):
+        pass
+    cloning = said.read_text()
+    said.unlink()
+    with pytest.raises(Unreadable):
+        find_commit(tmp_path)
+    for text, protocols in ((cloning, "https"), (said.read_text(), "")):
+        assert all(option in text for option in options)
+        assert settings | {f"GIT_ALLOW_PROTOCOL={protocols}"} <= set(text.splitlines())
+        assert "/elsewhere" not in text
+        assert "evil" not in text
+    assert {"--bare", "--depth=1", "--no-tags", "--template="} <= set(cloning.split())
+
+
 def test_git_ends_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commit(tmp_path, {})
     slow = tmp_path / "bin/git"
