@@ -16,7 +16,7 @@ from cli.answers import read
 from cli.client import MarketplaceClient
 from cli.errors import NoAnswer, UsageProblem
 from cli.reporting import Outcome, Reported, Reporter, Repository, absence
-from scanner.git import cloned
+from scanner.git import cloned, is_repository
 from scanner.skills import ScannedSkill, Verdict, scan
 from scanner.sources import Source, open_source
 from scanner.tree import Refused, Unreadable
@@ -73,6 +73,8 @@ class Sources:
             # A disk that is not there takes the folder's parent with it.
             if not folder.exists() and folder.parent.is_dir():
                 raise Gone(f"there is no {folder} any more")
+            if not is_repository(folder):
+                raise Unreadable(f"{folder} is no git repository")
             yield open_source(folder)
         elif self.clone:
             with self._clone(url) as path:

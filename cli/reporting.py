@@ -13,7 +13,7 @@ from cli.errors import CliError, NoAnswer, RequestRefused
 from scanner.findings import Finding
 from scanner.skills import ScannedSkill, Verdict, archive_of
 from scanner.sources import Source
-from scanner.tree import Refused
+from scanner.tree import Refused, Unreadable
 
 MAX_CALL_BYTES: Final = 200 * 1024  # the marketplace takes 256 KiB
 MAX_REASON_LENGTH: Final = 500
@@ -110,8 +110,8 @@ class Reporter:
         if skill.may_be_kept:
             try:
                 told.content = self._upload(source, skill)
-            except Refused as refusal:
-                told.reason = str(refusal)
+            except (Refused, Unreadable) as error:
+                told.outcome, told.reason = Outcome.LEFT, str(error)
                 self._kept(told)
                 return
         self.add(told, result_of(told, repository, source, skill, at))
@@ -156,7 +156,7 @@ class Reporter:
 
     def _upload(self, source: Source, skill: ScannedSkill) -> str | None:
         """Hand over archive and SKILL.md; why the marketplace does not have them, or None. Raises
-        NoAnswer, AccessRefused, Refused."""
+        NoAnswer, AccessRefused, Refused, Unreadable."""
         if self.no_content is not None:
             return self.no_content
         archive, skill_md = archive_of(source.tree, skill)

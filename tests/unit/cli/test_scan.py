@@ -17,7 +17,7 @@ from cli.following import MAX_FAILURES, Gone, Request, Sources, choose
 from cli.scanning import WHAT_IT_IS
 from marketplace.web.api.requests import ScanResults, SubmissionRequest
 from scanner.skills import ScannedSkill, Verdict
-from scanner.tree import Unreadable
+from scanner.tree import Refused, Unreadable
 from tests.unit.cli.double import FakeMarketplace
 from tests.unit.scanner.repositories import MIT, commit, git, skill_md, write
 from tests.unit.scanner.test_archives import make_tar
@@ -257,6 +257,23 @@ def test_content_that_cannot_be_kept_now_ends_the_report(repository: Path) -> No
     assert registry.results == []
 
 
+def test_what_changes_meanwhile_is_left_and_not_reported(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for error in (Refused("it changed"), Unreadable("git failed")):
+        registry = Registry()
+        registry.wants("skill-1", "skills/skill-1")
+
+        def fail(*_: object, error: Exception = error) -> None:
+            raise error
+
+        monkeypatch.setattr(reporting, "archive_of", fail)
+        result = follow(registry, repository)
+        assert result.exit_code == 1
+        assert "1 left" in result.stdout
+        assert registry.results == []
+
+
 def test_refusals_and_blocked_skills_are_told(repository: Path) -> None:
     registry = Registry()
     answers: list[dict[str, Any]] = [
@@ -394,16 +411,22 @@ def test_what_is_gone_is_withdrawn_where_it_is_listed_and_else_fails(repository:
 
 
 def test_nothing_is_said_of_what_cannot_be_read(repository: Path, tmp_path: Path) -> None:
-    """A disk that is away, a broken repository, or one that nobody mapped is not gone."""
+    """A disk that is away, a broken repository, a mere folder, or one that nobody mapped is not
+    gone."""
     (tmp_path / "broken/.git").mkdir(parents=True)
+    write(tmp_path / "folder", {"a/SKILL.md": skill_md("a")})
     registry = Registry()
-    folders = {"away": tmp_path / "disk/away", "broken": tmp_path / "broken"}
+    folders = {
+        "away": tmp_path / "disk/away",
+        "broken": tmp_path / "broken",
+        "folder": tmp_path / "folder",
+    }
     for name in (*folders, "unmapped"):
         registry.wants("a", reason="due", url=f"https://github.com/example/{name}")
     maps = [f"--map=https://github.com/example/{name}={path}" for name, path in folders.items()]
     result = follow(registry, repository, *maps)
     assert result.exit_code == 1
-    assert "3 left" in result.stdout
+    assert "4 left" in result.stdout
     assert registry.results == []
 
 
