@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from scanner import folders, tree
 from scanner import git as scanner_git
-from scanner import tree
+from scanner import skills as scanner_skills
 from scanner.git import CommitTree, cloned, find_commit, is_repository
 from scanner.skills import Verdict, archive_of, find_skills, misnamed, scan
 from scanner.sources import open_source
@@ -86,6 +87,7 @@ def test_links_and_submodules_of_a_skill_are_refused_and_others_are_not_read(
     (tmp_path / "b/pipe").parent.mkdir(exist_ok=True)
     os.mkfifo(tmp_path / "b/pipe")
     lying = {skill.path: skill for skill in scan(open_source(tmp_path, as_it_lies=True).tree)}
+    assert list(lying) == ["a", "b", "c"]
     assert "is a link" in lying["a"].findings[0].message
     assert "is a special file" in lying["b"].findings[0].message
     assert lying["c"].content_digest == skills["c"].content_digest
@@ -266,6 +268,27 @@ def test_what_changes_between_reading_and_reporting_is_not_uploaded(tmp_path: Pa
     write(tmp_path, {"a/x": "2"})
     with pytest.raises(Refused, match="changed"):
         archive_of(source.tree, skill)
+
+
+def test_a_file_that_grows_is_not_cut(tmp_path: Path) -> None:
+    write(tmp_path, {"a/SKILL.md": skill_md("a"), "a/x": "1"})
+    source = open_source(tmp_path)
+    write(tmp_path, {"a/x": "1" * 100})
+    (skill,) = scan(source.tree)
+    assert skill.verdict is Verdict.FAIL
+    assert "changed while it was read" in skill.findings[0].message
+
+
+def test_the_number_of_skills_and_entries_is_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, {f"{name}/SKILL.md": skill_md(name) for name in "abc"})
+    monkeypatch.setattr(scanner_skills, "MAX_SKILLS", 2)
+    with pytest.raises(Refused, match="2 skills"):
+        scan(open_source(tmp_path).tree)
+    monkeypatch.setattr(folders, "MAX_ENTRIES", 5)
+    with pytest.raises(Refused, match="5 entries"):
+        open_source(tmp_path)
 
 
 def test_a_file_that_becomes_a_link_is_not_followed(tmp_path: Path) -> None:
