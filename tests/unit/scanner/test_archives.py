@@ -244,6 +244,18 @@ def test_a_sparse_file_is_refused(tmp_path: Path) -> None:
         read_archive(path)
 
 
+def test_a_sparse_file_that_looks_like_any_other_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "made.tar.gz"
+    with tarfile.open(path, "w:gz", format=tarfile.PAX_FORMAT) as archive:
+        info = tarfile.TarInfo("a")
+        info.size = 512
+        told = {"major": "1", "minor": "0", "name": "a", "realsize": str(MIB)}
+        info.pax_headers = {f"GNU.sparse.{name}": value for name, value in told.items()}
+        archive.addfile(info, io.BytesIO(b"0\n".ljust(512, b"\0")))
+    with pytest.raises(Refused, match="special file"):
+        read_archive(path)
+
+
 @pytest.mark.parametrize(
     "data",
     [
