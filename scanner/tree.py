@@ -102,4 +102,4 @@ def require_fitting(entries: Iterable[Entry]) -> None:
 
 
 def _folded(path: str) -> str:
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
+    return unicodedata.normalize("NFC", path.casefold())
