@@ -441,6 +441,21 @@ def test_pauses_grow_and_honour_retry_after(repository: Path) -> None:
     assert registry.slept == [*tried, 1, *tried, 2, *tried, 4, 10, 10, 90]
 
 
+def test_an_answer_ends_the_count_of_failures(repository: Path) -> None:
+    registry = Registry()
+    away = httpx.Response(503, json={"title": "Away", "status": 503})
+    registry.on("POST", REQUESTS, *[away] * 6, {"requests": []}, *[away] * 3, {"requests": []})
+
+    def interrupt() -> None:
+        if registry.slept.count(60) == 2:
+            raise KeyboardInterrupt
+
+    registry.after_sleep = interrupt
+    assert registry.run("scan", "--follow", "--map", f"{URL}={repository}").exit_code == 130
+    tried = [0.5, 1]
+    assert registry.slept == [*tried, 1, *tried, 2, 60, *tried, 1, 60]
+
+
 def test_failures_without_end_end_it(repository: Path) -> None:
     registry = Registry()
     registry.on("POST", REQUESTS, httpx.ConnectError("refused"))
