@@ -11,6 +11,7 @@ from cli import commands
 from cli.access import DEFAULT_URL, check_access
 from cli.client import MarketplaceClient, Surroundings
 from cli.output import Output
+from cli.scanning import ScanTarget
 
 app = typer.Typer(
     help="Watch and repair a skill marketplace.",
@@ -356,4 +357,70 @@ def publish(
 ) -> None:
     """Submit the skills of a file. Exit code 1 if any failed."""
     command = partial(commands.publish, file=file, scan_score=score if scan_pass else None)
+    _run(ctx, command, as_json=as_json)
+
+
+@app.command()
+def scan(
+    ctx: typer.Context,
+    path: Annotated[
+        Path | None, typer.Argument(help="A git repository, a folder, or a zip or tar.gz archive.")
+    ] = None,
+    repo_url: Annotated[str | None, typer.Option(help="The repository's public address.")] = None,
+    commit: Annotated[
+        str | None, typer.Option(help="Read this commit, not the head; of an archive: its commit.")
+    ] = None,
+    root: Annotated[
+        str | None, typer.Option(help="The folder of an archive that is the repository.")
+    ] = None,
+    as_it_lies: Annotated[
+        bool, typer.Option("--as-it-lies", help="Read the work tree, and not a commit.")
+    ] = False,
+    repository_id: Annotated[
+        str | None, typer.Option(help="The forge's own id of the repository.")
+    ] = None,
+    owner_id: Annotated[str | None, typer.Option(help="The forge's own id of its owner.")] = None,
+    report: Annotated[
+        bool, typer.Option("--report", help="Upload what passed, and report the verdicts.")
+    ] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Work off what the marketplace wants scanned.")
+    ] = False,
+    folder: Annotated[
+        list[str] | None,
+        typer.Option("--map", help="With --follow: URL=FOLDER, where a repository is; repeat it."),
+    ] = None,
+    clone: Annotated[
+        bool, typer.Option("--clone", help="With --follow: clone repositories without --map.")
+    ] = False,
+    limit: Annotated[
+        int, typer.Option(min=1, max=100, help="With --follow: requests to take at a time.")
+    ] = 20,
+    once: Annotated[
+        bool, typer.Option("--once", help="With --follow: end when nothing waits.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Read skills as a scanner does: a check of form, not an audit.
+
+    Exit codes: 0 all skills pass or are withdrawn, and all was reported; 1 a skill fails, there is
+    none, or the marketplace did not take something; 2 the source cannot be read or is refused, no
+    answer, no access or wrong usage; 130 ended by Ctrl-C.
+    """
+    target = ScanTarget(
+        repo_url=repo_url,
+        commit=commit,
+        root=root,
+        as_it_lies=as_it_lies,
+        repository_id=repository_id,
+        owner_id=owner_id,
+    )
+    if follow == (path is not None):
+        raise typer.BadParameter("give a PATH, or --follow")
+    if path is not None:
+        command = partial(commands.scan, path=path, target=target, report=report)
+        _run(ctx, command, as_json=as_json)
+    command = partial(
+        commands.follow_requests, folders=folder or [], clone=clone, limit=limit, once=once
+    )
     _run(ctx, command, as_json=as_json)

@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -25,10 +26,15 @@ FIRST_DELAY_SECONDS: Final = 0.5  # doubled with every attempt
 LONGEST_DELAY_SECONDS: Final = 10.0  # however long Retry-After asks for
 CONNECT_TIMEOUT_SECONDS: Final = 5.0
 READ_TIMEOUT_SECONDS: Final = 30.0
+UPLOAD_TIMEOUT_SECONDS: Final = 120.0
 BATCH_SIZE: Final = 100  # dead letters, ids or verdicts in one call
 
 _PASSING_STATUSES: Final = frozenset({429, 502, 503, 504})
 _NOT_TAKEN_STATUSES: Final = frozenset({429})
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +44,7 @@ class Surroundings:
     transport: httpx.BaseTransport | None = None
     sleep: Callable[[float], None] = time.sleep
     monotonic: Callable[[], float] = time.monotonic
+    now: Callable[[], datetime] = _now
 
 
 class MarketplaceClient:
@@ -167,6 +174,25 @@ class MarketplaceClient:
         """Report scan verdicts as a scanner does, up to BATCH_SIZE."""
         return self._call("POST", "/api/v1/webhooks/scan-results", body={"results": list(results)})
 
+    def scan_requests(self, limit: int) -> list[Any]:
+        """Take up to ``limit`` requests for scans; they are the caller's for 15 minutes."""
+        answer = self._call("POST", "/api/v1/webhooks/scan-requests", params={"limit": str(limit)})
+        return _list_in(answer, "requests")
+
+    def upload(self, digest: str, content: bytes, media_type: str) -> None:
+        """Hand over a SKILL.md or an archive by its SHA-256. What is there already may come
+        again."""
+        request = self._http.build_request(
+            "PUT",
+            f"/api/v1/webhooks/content/{digest}",
+            content=content,
+            headers={**self._access.credential_headers(), "Content-Type": media_type},
+            timeout=httpx.Timeout(UPLOAD_TIMEOUT_SECONDS, connect=CONNECT_TIMEOUT_SECONDS),
+        )
+        response = self._send(request, repeatable=True)
+        if not response.is_success:
+            self._read(response)
+
     def _listed(
         self,
         route: str,
@@ -215,6 +241,9 @@ class MarketplaceClient:
             headers=self._access.credential_headers() if authenticated else None,
             timeout=httpx.Timeout(READ_TIMEOUT_SECONDS + patience, connect=CONNECT_TIMEOUT_SECONDS),
         )
+        return self._read(self._send(request, repeatable=repeatable))
+
+    def _send(self, request: httpx.Request, *, repeatable: bool) -> httpx.Response:
         passing = _PASSING_STATUSES if repeatable else _NOT_TAKEN_STATUSES
         delays = _delays()
         while True:
@@ -226,8 +255,8 @@ class MarketplaceClient:
                     raise self._unreachable(error) from None  # the cause may quote the headers
             else:
                 if response.status_code not in passing or delay is None:
-                    return self._read(response)
-                delay = max(delay, _retry_after(response))
+                    return response
+                delay = max(delay, min(_retry_after(response), LONGEST_DELAY_SECONDS))
             self.surroundings.sleep(delay)
 
     def _unreachable(self, error: httpx.RequestError) -> NoAnswer:
@@ -266,7 +295,7 @@ class MarketplaceClient:
         if status in {401, 403}:
             return AccessRefused(sentence, status=status)
         if status >= 500 or status in _PASSING_STATUSES:
-            return NoAnswer(sentence, status=status)
+            return NoAnswer(sentence, status=status, retry_after=_retry_after(response))
         return RequestRefused(sentence, status=status)
 
 
@@ -312,9 +341,9 @@ def _delays() -> Iterator[float]:
 
 
 def _retry_after(response: httpx.Response) -> float:
-    """Seconds that the server asks for, within reason; 0 for none, a date or nonsense."""
+    """Seconds that the server asks for, a day at most; 0 for none, a date or nonsense."""
     text = response.headers.get("Retry-After", "")
-    return min(float(text), LONGEST_DELAY_SECONDS) if text.isascii() and text.isdigit() else 0.0
+    return min(float(text), 86_400.0) if text.isascii() and text.isdigit() else 0.0
 
 
 def _list_in(answer: Mapping[str, Any], name: str) -> list[Any]:

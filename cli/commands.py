@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from rich.text import Text
 
+import scanner.skills
 from cli import tables
 from cli.answers import (
     Acted,
@@ -26,7 +27,10 @@ from cli.answers import (
 )
 from cli.client import MarketplaceClient
 from cli.errors import EXIT_FINDING, EXIT_INTERRUPTED, EXIT_OK, CliError, NoAnswer, UsageProblem
+from cli.following import Follower, Sources, read_map
 from cli.output import Output
+from cli.reporting import Reported, Reporter, is_done
+from cli.scanning import WHAT_IT_IS, Scanned, ScanTarget, readable
 from cli.submission_file import read_submissions
 from cli.submitting import Outcome, Submitter
 
@@ -380,3 +384,113 @@ def publish(
         output.tell(abort)
         return abort.exit_code
     return EXIT_FINDING if failed else EXIT_OK
+
+
+def scan(
+    client: MarketplaceClient,
+    output: Output,
+    *,
+    path: Path,
+    target: ScanTarget,
+    report: bool,
+) -> int:
+    """Read the skills of a folder, repository or archive; with ``report``, tell the
+    marketplace."""
+    if report:
+        client.require_credential()
+    output.lines([tables.plain(WHAT_IT_IS, "bold")])
+    scanned = _scan(client, output, path, target, report=report)
+    reported: list[Reported] = []
+    abort: CliError | None = None
+    try:
+        if report:
+            _report(client, output, scanned, target, reported)
+    except CliError as error:
+        abort = error  # told below, after what was done before it
+    answer = {
+        "check": WHAT_IT_IS,
+        "source": str(path),
+        "commit": scanned.source.commit,
+        "ref": scanned.source.ref,
+        "skills": scanned.skills,
+        "findings": scanned.findings,
+        "reported": reported if report else None,
+        "error": None if abort is None else str(abort),
+    }
+    output.show(answer, tables.scan(scanned))
+    output.lines([*tables.findings(scanned), *map(tables.reported_line, reported)])
+    if abort is not None:
+        output.tell(abort)
+        return abort.exit_code
+    return EXIT_OK if scanned.is_good and all(map(is_done, reported)) else EXIT_FINDING
+
+
+def _scan(
+    client: MarketplaceClient, output: Output, path: Path, target: ScanTarget, *, report: bool
+) -> Scanned:
+    at = client.surroundings.now()
+    with readable(), output.progress("Scanning") as show:
+        source = target.open(path, report=report)
+        skills = scanner.skills.scan(source.tree, advance=show)
+        return Scanned(source, skills, list(scanner.skills.misnamed(source.tree)), at)
+
+
+def _report(
+    client: MarketplaceClient,
+    output: Output,
+    scanned: Scanned,
+    target: ScanTarget,
+    reported: list[Reported],
+) -> None:
+    """``reported`` takes what became of each, also of those before an abort. Raises CliError."""
+    repository = target.repository()
+    reporter = Reporter(client, reported.append)
+    with readable(), output.progress("Reporting") as show:
+        try:
+            for number, skill in enumerate(scanned.skills):
+                show(number, len(scanned.skills))
+                told = reporter.submit(repository, skill)
+                if told is not None:
+                    reporter.report(told, repository, scanned.source, skill, scanned.at)
+            reporter.send()
+        except CliError as error:
+            reporter.drop(error)
+            raise
+
+
+def follow_requests(
+    client: MarketplaceClient,
+    output: Output,
+    *,
+    folders: Sequence[str],
+    clone: bool,
+    limit: int,
+    once: bool,
+) -> int:
+    """Work off what the marketplace wants scanned, until Ctrl-C."""
+    client.require_credential()
+    sources = Sources(read_map(folders), clone)
+    if not sources.folders and not clone:
+        raise UsageProblem("--follow needs --map https://host/owner/repository=FOLDER, or --clone")
+    output.lines([tables.plain(WHAT_IT_IS, "bold")])
+    follower = Follower(client, sources, lambda told: output.say(tables.reported_line(told)))
+    exit_code, abort = EXIT_OK, None
+    try:
+        follower.follow(limit=limit, once=once)
+    except KeyboardInterrupt:
+        exit_code = EXIT_INTERRUPTED
+    except CliError as error:
+        exit_code, abort = error.exit_code, error
+    answer = {
+        "check": WHAT_IT_IS,
+        "outcomes": follower.outcomes,
+        "results": list(follower.results),
+        "content": follower.no_content,
+        "error": None if abort is None else str(abort),
+    }
+    output.show(answer, tables.followed(follower.outcomes, follower.no_content))
+    if abort is not None:
+        output.tell(abort)
+    if exit_code == EXIT_OK and not all(map(is_done, follower.results)):
+        return EXIT_FINDING
+    return exit_code

@@ -13,9 +13,13 @@ class CliError(Exception):
 
     exit_code = EXIT_NO_ANSWER
 
-    def __init__(self, message: str, *, status: int | None = None) -> None:
+    def __init__(
+        self, message: str, *, status: int | None = None, retry_after: float = 0.0
+    ) -> None:
+        """``retry_after``: seconds that the marketplace asks to wait."""
         super().__init__(message)
         self.status = status
+        self.retry_after = retry_after
 
 
 class UsageProblem(CliError):

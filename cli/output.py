@@ -1,7 +1,7 @@
 """Where a command writes: answers to standard output, everything else to standard error."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -24,6 +24,11 @@ class Output:
         self._as_json: Final = as_json
         self._out = Console(highlight=False)
         self._err = Console(stderr=True, highlight=False)
+
+    def lines(self, lines: Iterable[Text]) -> None:
+        """Write a part of an answer for people line by line, whatever the terminal's width."""
+        for line in () if self._as_json else lines:
+            self._out.print(line, soft_wrap=True)
 
     def show(self, answer: object, view: RenderableType) -> None:
         """Write the answer for machines, or its view for people."""

@@ -26,7 +26,12 @@ from cli.answers import (
     ShownSkill,
     Source,
 )
+from cli.reporting import Outcome as ReportOutcome
+from cli.reporting import Reported
+from cli.scanning import Scanned
 from cli.submitting import Outcome, Result
+from scanner.findings import Severity
+from scanner.skills import ScannedSkill, Verdict
 
 _STATUS_STYLES: Final = {"ok": "bold green", "drift": "bold yellow"}  # any other: red
 _SKILL_STYLES: Final = {"LISTED": "bold green", "WITHDRAWN": "bold yellow"}  # any other: red
@@ -44,7 +49,10 @@ _OUTCOME_STYLES: Final = {  # any other: red
     Outcome.PASSED: "green",
     Outcome.DUPLICATE: "yellow",
     Outcome.ALREADY_VERIFIED: "yellow",
+    ReportOutcome.REPORTED: "green",
+    ReportOutcome.LEFT: "yellow",
 }
+_VERDICT_STYLES: Final = {Verdict.PASS: "bold green", Verdict.WITHDRAWN: "bold yellow"}
 
 
 def plain(value: object, style: str = "") -> Text:
@@ -549,3 +557,65 @@ def duration(seconds: float) -> str:
         if seconds < limit:
             return f"{seconds / size:.{1 if limit in {10, 172_800} else 0}f} {unit}"
     return f"{seconds / 86_400:.1f} d"
+
+
+def scan(scanned: Scanned) -> RenderableType:
+    """The skills that were read."""
+    parts: list[RenderableType] = []
+    if scanned.source.commit is not None:
+        where = f"Commit {scanned.source.commit}"
+        of_branch = "" if scanned.source.ref is None else f" of {scanned.source.ref}"
+        parts.append(plain(where + of_branch))
+    parts.append(_scanned(scanned.skills))
+    return Group(*parts)
+
+
+def findings(scanned: Scanned) -> list[Text]:
+    """What is wrong with the skills, in the form in which editors find the place."""
+    found = [finding for skill in scanned.skills for finding in skill.findings]
+    return [
+        plain(finding, "red" if finding.severity is Severity.ERROR else "yellow")
+        for finding in [*found, *scanned.findings]
+    ]
+
+
+def _scanned(skills: Sequence[ScannedSkill]) -> Table:
+    right = ["files", "score"]
+    table = _table(
+        f"{len(skills):,} skills",
+        *("path", "name", "version", "licence", *right, "verdict", "archive"),
+        right=right,
+    )
+    for skill in skills:
+        style = _VERDICT_STYLES.get(skill.verdict, "bold red")
+        table.add_row(
+            plain(skill.path or "."),
+            plain(skill.name or None),
+            plain(skill.version),
+            plain(skill.license),
+            plain(len(skill.files)),
+            plain(skill.score if skill.verdict is Verdict.PASS else None),
+            plain(skill.verdict, style),
+            plain(skill.content_digest and skill.content_digest[:8]),
+        )
+    return table
+
+
+def reported_line(told: Reported) -> Text:
+    """What became of a report, on one line."""
+    style = _OUTCOME_STYLES.get(told.outcome, "red")
+    line = plain(told.outcome, style).append_text(plain(f" {told.verdict or '-'} "))
+    line.append_text(plain(f"{told.name or '-'} at {told.path or '.'}", "bold"))
+    for text in (told.reason, told.content):
+        if text:
+            line.append_text(plain(f": {text}"))
+    return line
+
+
+def followed(outcomes: Mapping[ReportOutcome, int], no_content: str | None) -> RenderableType:
+    """How many requests ended how."""
+    counts = ", ".join(f"{count:,} {outcome}" for outcome, count in sorted(outcomes.items()))
+    parts = [plain(counts or "No requests.")]
+    if no_content:
+        parts.append(plain(no_content, "yellow"))
+    return Group(*parts)

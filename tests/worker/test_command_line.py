@@ -18,10 +18,12 @@ from local.host.control import KvEntry
 from local.host.ports import free_port
 from local.paths import REPOSITORY
 from marketplace.basics.timestamps import format_timestamp
+from tests.unit.scanner.repositories import MIT, commit, skill_md
 from tests.worker.credentials import token
 from tests.worker.marketplace import INTERNAL_KEY, JWT_SECRET, Marketplace
 from tests.worker.publishing import eventually, listing, names, submit
 from tests.worker.storage import (
+    empty,
     everything_listed,
     keys,
     publish_only,
@@ -438,3 +440,51 @@ class TestGettingAnAnswerAtAll:
         assert accepted.returncode == 0, accepted.stderr
         assert refused.returncode == 2
         assert "SUPER_ADMIN" in refused.stderr
+
+
+class TestScan:
+    def test_a_local_repository_is_scanned_and_published(
+        self, marketplace: Marketplace, tmp_path: Path
+    ) -> None:
+        empty(marketplace)
+        scanned = [f"scanned-{number:02}" for number in range(20)]
+        files: dict[str, str | bytes] = {"LICENSE": MIT}
+        files |= {f"skills/{name}/SKILL.md": skill_md(name) for name in scanned}
+        head = commit(tmp_path, files)
+
+        report = ["--report", "--repo-url", "https://github.com/scanned/skills"]
+        told = answer(run(marketplace.url, "scan", str(tmp_path), *report, "--json"))
+
+        assert told["error"] is None
+        assert [one["outcome"] for one in told["reported"]] == ["reported"] * 20
+        with marketplace.client() as client:
+            shown = eventually(
+                lambda: listing(client, author="scanned"), lambda a: a["total"] == 20
+            )
+            skill = client.get("/api/v1/skills/scanned-07").json()
+        assert names(shown) == set(scanned)
+        assert skill["commit"] == head
+        assert skill["skillPath"] == "skills/scanned-07"
+        (read,) = (one for one in told["skills"] if one["name"] == "scanned-07")
+        assert skill["contentDigest"] == read["contentDigest"]
+        assert skill["license"] == "MIT"
+
+    def test_what_is_wanted_is_worked_off(self, marketplace: Marketplace, tmp_path: Path) -> None:
+        empty(marketplace)
+        commit(tmp_path, {"wanted/SKILL.md": skill_md("wanted", "license: MIT")})
+        url = "https://github.com/scanned/wanted"
+        with marketplace.client() as client:
+            client.post("/api/v1/submissions", json={"repoUrl": url, "skillName": "wanted"})
+            followed = run(
+                marketplace.url,
+                "scan",
+                "--follow",
+                "--once",
+                "--map",
+                f"{url}={tmp_path}",
+                "--json",
+            )
+            assert answer(followed)["outcomes"] == {"reported": 1}, followed.stderr
+            eventually(
+                lambda: client.get("/api/v1/skills/wanted").status_code, lambda code: code == 200
+            )
