@@ -98,7 +98,7 @@ async def get_db(env: Env) -> SkillDatabase:
 def get_content_store(env: Env) -> ContentStore:
     """The archive of content. Raises ContentError without the binding."""
     if env.content is None:
-        raise ContentError("the binding CONTENT is missing from the configuration", reason="missing")
+        raise ContentError("the binding CONTENT is missing", reason="missing")
     return env.content
 
 
