@@ -10,6 +10,7 @@ from marketplace.web.api import (
     admin_skills,
     audit,
     block_list,
+    content,
     reports,
     rules,
     scan_requests,
@@ -35,6 +36,7 @@ def create_app() -> FastAPI:
     add_problem_handlers(app)
     app.include_router(skills.router)
     app.include_router(versions.router)
+    app.include_router(content.router)
     app.include_router(block_list.router)
     app.include_router(submissions.router)
     app.include_router(scan_requests.router)
@@ -64,5 +66,5 @@ class HeadAsGet:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "HEAD":
-            scope = {**scope, "method": "GET"}
+            scope = {**scope, "method": "GET", "is_head": True}
         await self._app(scope, receive, send)
