@@ -20,6 +20,7 @@ ORDER: Final = (
     {"kv", "postgres"},
     {"catalog", "operations"},
     {"publishing", "health"},
+    {"installs"},
     {"repair"},
     {"web", "worker"},
     {"entry"},

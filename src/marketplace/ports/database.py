@@ -152,6 +152,14 @@ class WithoutVersions:
     after: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class MeasuredRows:
+    """How many rows of a part of the table changed; ``after`` as in WithoutVersions."""
+
+    changed: int
+    after: str | None
+
+
 class SkillDatabase(AbstractContextManager["SkillDatabase"], Protocol):
     """The connection to the source of truth, one an invocation. Methods raise DatabaseError.
 
@@ -287,6 +295,24 @@ class SkillDatabase(AbstractContextManager["SkillDatabase"], Protocol):
 
     async def skills_not_in_kv(self, *, limit: int) -> Sequence[Skill]:
         """Rows whose newest revision is not known to be in KV, oldest first."""
+
+    async def add_installs(self, counts: Mapping[str, int], *, day: str) -> None:
+        """Count installs of a day, by identity. Atomic."""
+
+    async def measure_installs(
+        self, *, after: str, limit: int, week: str, month: str
+    ) -> MeasuredRows:
+        """Set installs and trends of the ``limit`` rows after an identity, as the counts tell them.
+
+        The trends are the installs since the days ``week`` and ``month``. Counts of days before
+        ``month`` are kept together from then on. A total never falls. Atomic.
+        """
+
+    async def list_measured(self, *, limit: int) -> Sequence[Skill]:
+        """Rows whose installs and trends have changed since KV was known to have them."""
+
+    async def note_measured(self, skills: Sequence[Skill]) -> None:
+        """Note that KV has the installs and trends of these, where they are the rows' still."""
 
     async def compare_log(
         self,

@@ -10,6 +10,7 @@ from marketplace.web.api import (
     admin_skills,
     audit,
     block_list,
+    installs,
     reports,
     rules,
     scan_requests,
@@ -35,6 +36,7 @@ def create_app() -> FastAPI:
     add_problem_handlers(app)
     app.include_router(skills.router)
     app.include_router(versions.router)
+    app.include_router(installs.router)
     app.include_router(block_list.router)
     app.include_router(submissions.router)
     app.include_router(scan_requests.router)
