@@ -219,6 +219,7 @@ _WHOLE: Final = as_listed(
         extensible=True,
         trending_score_7d=0.1,
         trending_score_30d=-3.5,
+        installs=2**31 - 1,
         published_at=JANUARY,
         updated_at=FEBRUARY,
         provisional=True,
