@@ -62,8 +62,7 @@ async def test_trends_and_totals_are_what_brute_force_adds_up(connect: DatabaseC
             return sum(n for (each, ago), n in told.items() if each == identity and ago < days)
 
         assert await _measured(db, *skills) == {
-            each.name: tuple(total(each.identity, days) for days in (999, 7, 30))
-            for each in skills
+            each.name: tuple(total(each.identity, days) for days in (999, 7, 30)) for each in skills
         }
         assert await _measure(db) == 0
 

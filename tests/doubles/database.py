@@ -23,6 +23,8 @@ from marketplace.ports.audit import AuditEntry, AuditFilter
 from marketplace.ports.database import (
     AliasKey,
     AliasRow,
+    ContentGroup,
+    ContentNaming,
     Counted,
     Difference,
     DifferenceKind,
@@ -756,6 +758,62 @@ class DoubleSession:
         if stored is not None and stored.lifted_at == rule.lifted_at:
             self.tables.rules[rule.id] = msgspec.structs.replace(stored, applied_at=at)
 
+    @_operation("find_content")
+    def find_content(self, digest: str) -> Sequence[ContentNaming]:
+        best: dict[str | None, Skill] = {}
+        for named, identity, license_, _ in self._naming():
+            row = self.tables.rows.get(identity)
+            if named == digest and row is not None:
+                earlier = best.get(license_, row.skill)
+                best[license_] = min(earlier, row.skill, key=_handed_out_first)
+        found = [ContentNaming(skill, license_) for license_, skill in best.items()]
+        return sorted(found, key=lambda each: (each.skill.name, each.license or "~"))
+
+    def _naming(self) -> Iterator[tuple[str, str, str | None, str | None]]:
+        """Each named digest, the identity, the licence and the slug of a skill that is listed and
+        names it now."""
+        states: list[tuple[str, Skill | SkillVersion, str | None]] = []
+        for identity, row in self.tables.rows.items():
+            name = row.skill.name if row.skill.status is Status.LISTED else None
+            states.append((identity, row.skill, name))
+        for identity, versions in self.tables.versions.items():
+            states += [(identity, version, None) for version in versions.values()]
+        for identity, state, name in states:
+            for digest in (state.content_digest, state.skill_md_digest):
+                if digest is not None:
+                    yield digest, identity, state.license, name
+
+    @_operation("compare_content")
+    def compare_content(
+        self, stored: Sequence[str], *, begin: str, end: str
+    ) -> Sequence[ContentGroup]:
+        licenses: dict[str, set[str]] = {}
+        names: dict[str, set[str]] = {}
+        for digest, _, license_, name in self._naming():
+            if begin <= digest < end:
+                licenses.setdefault(digest, set()).add(license_ or "")
+                names.setdefault(digest, set()).update([name] if name else [])
+        groups: dict[tuple[bool, tuple[str, ...] | None], list[str]] = {}
+        for digest in sorted({*stored, *licenses}):
+            if digest in stored or names[digest]:
+                under = tuple(sorted(licenses[digest])) if digest in licenses else None
+                groups.setdefault((digest in stored, under), []).append(digest)
+        return [
+            ContentGroup(
+                is_stored,
+                under,
+                len(digests),
+                digests[0],
+                min((name for each in digests for name in names.get(each, ())), default=None),
+            )
+            for (is_stored, under), digests in groups.items()
+        ]
+
+    @_operation("count_without_content")
+    def count_without_content(self) -> int:
+        rows = [row.skill for row in self.tables.rows.values()]
+        return sum(s.status is Status.LISTED and s.content_digest is None for s in rows)
+
     @_operation("withheld_keys")
     def withheld_keys(self) -> Sequence[WithheldKey]:
         return [key_of(skill) for skill in self._withheld()]
@@ -1135,6 +1193,10 @@ def _digest(text: str) -> int:
 
 def _measured(skill: Skill) -> tuple[int, float, float]:
     return skill.installs, skill.trending_score_7d, skill.trending_score_30d
+
+
+def _handed_out_first(skill: Skill) -> tuple[bool, bool, str]:
+    return skill.status is not Status.LISTED, skill.scan_failed_at is not None, skill.name
 
 
 def _breaks_a_constraint(skill: Skill) -> bool:

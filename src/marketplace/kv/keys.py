@@ -139,5 +139,10 @@ def rule_id_in(key: str) -> str:
     return made_key_of(key)[len(RULE_PREFIX) + KEY_DIGEST_LENGTH + 1 :]
 
 
+def files_key(digest: str) -> str:
+    """The list of files of this digest; not under ``skill:``, so that enumerations never meet it."""
+    return f"files:{digest}"
+
+
 def state_key(name: str) -> str:
     return f"state:{name}"

@@ -160,6 +160,30 @@ class MeasuredRows:
     after: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class ContentNaming:
+    """A skill that names a digest, now or in an earlier version, and the licence of that state."""
+
+    skill: Skill
+    license: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ContentGroup:
+    """Digests that are stored or not, and named under the same licences.
+
+    ``licenses``: of all skills and versions that name each, an empty one where none is stated;
+    None: nobody names them. ``digest``: the first of them. ``name``: the first listed skill that
+    names one now.
+    """
+
+    is_stored: bool
+    licenses: tuple[str, ...] | None
+    number: int
+    digest: str
+    name: str | None
+
+
 class SkillDatabase(AbstractContextManager["SkillDatabase"], Protocol):
     """The connection to the source of truth, one an invocation. Methods raise DatabaseError.
 
@@ -387,6 +411,19 @@ class SkillDatabase(AbstractContextManager["SkillDatabase"], Protocol):
 
     async def mark_applied(self, rule: Rule, *, at: str) -> None:
         """Note that a rule is applied, unless it has been lifted since it was read."""
+
+    async def find_content(self, digest: str) -> Sequence[ContentNaming]:
+        """Skills that name a digest, of an archive or a SKILL.md: of each licence one, listed and
+        not failed where there is such a one."""
+
+    async def compare_content(
+        self, stored: Sequence[str], *, begin: str, end: str
+    ) -> Sequence[ContentGroup]:
+        """Compare stored digests, all from ``begin`` on and before ``end``, with those that are
+        named. Named and not stored counts only what a listed skill names now."""
+
+    async def count_without_content(self) -> int:
+        """Listed skills that name no archive."""
 
     async def withheld_keys(self) -> Sequence[WithheldKey]:
         """Every skill that is not listed, in slug order."""

@@ -9,13 +9,15 @@ from typing import Any, Final
 
 from marketplace.basics.logs import Logger, log_to_stdout
 from marketplace.basics.timestamps import format_timestamp
+from marketplace.ports.content import ContentStore
 from marketplace.ports.database import DatabaseSession, SkillDatabase
-from marketplace.ports.errors import QueueError
+from marketplace.ports.errors import ContentError, QueueError
 from marketplace.ports.isolate import FallbackCache
 from marketplace.ports.known_database import Expectation
 from marketplace.ports.kv import KvNamespace
 from marketplace.ports.queue import MessageQueue
 from marketplace.ports.rate_limit import RateLimits
+from marketplace.skills.licenses import OPEN_LICENSES
 from marketplace.skills.seed import EMPTY_SEED, Seed
 
 KV_LATENESS: Final = 65.0  # Cloudflare says 60 s or more
@@ -31,6 +33,8 @@ class Settings:
     jwt_issuer: str | None = None
     jwt_audience: str | None = None
     forges: tuple[str, ...] = ()  # hosts that are taken besides the known ones
+    content_licenses: tuple[str, ...] = OPEN_LICENSES  # under which content is kept and served
+    content_timeout: float = 5.0  # of a call to the archive that sends no bytes
     database_read_timeout: float = 1.0  # to connect and answer one read
     database_reads_at_once: int = 8
     """Of an isolate; see `database_reads`. Measured with 64 clients on two cores: 8 give as many
@@ -59,6 +63,7 @@ class Env:
     publish_queue: MessageQueue
     maintenance_queue: MessageQueue
     settings: Settings = field(default_factory=Settings)
+    content: ContentStore | None = None  # None: the binding is missing
     rate_limits: RateLimits = field(default_factory=RateLimits)
     seed: Seed = EMPTY_SEED
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
@@ -88,6 +93,13 @@ async def get_db(env: Env) -> SkillDatabase:
     database = await env.database.get()
     database.hold_to(await env.expect_database(env))
     return database
+
+
+def get_content_store(env: Env) -> ContentStore:
+    """The archive of content. Raises ContentError without the binding."""
+    if env.content is None:
+        raise ContentError("the binding CONTENT is missing", reason="missing")
+    return env.content
 
 
 async def send_messages(env: Env, queue: MessageQueue, bodies: Sequence[Mapping[str, Any]]) -> None:

@@ -41,6 +41,20 @@ class KvValueTooLarge(KvError):
     reason = "too-large"
 
 
+class ContentError(StorageError):
+    """The archive of content failed."""
+
+
+class ContentTimeout(TimedOut, ContentError):
+    """The archive of content did not answer in time."""
+
+
+class WrongDigest(ContentError):
+    """The bytes have another SHA-256 than the one that was named for them."""
+
+    reason = "wrong-digest"
+
+
 class QueueError(StorageError):
     """The queue did not take a message."""
 

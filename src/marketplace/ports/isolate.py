@@ -9,6 +9,7 @@
   before stands in, marked as degraded, for KEPT_SECONDS.
 - What its reads know of PostgreSQL: see ``database_reads``.
 - What waits in the outbox, which is listed beside PostgreSQL's rows.
+- How many uploads are under way: see ``uploads``.
 
 Times are the event loop's, in seconds.
 """
@@ -21,6 +22,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from marketplace.ports.database_reads import DatabaseReads
 from marketplace.ports.known_database import KnownDatabase
+from marketplace.ports.uploads import Uploads
 from marketplace.skills.skill import PublishedSummary
 
 KEPT_SECONDS: Final = 600.0
@@ -84,6 +86,7 @@ class FallbackCache:
     reads: DatabaseReads = field(default_factory=DatabaseReads)
     database: KnownDatabase = field(default_factory=KnownDatabase)
     outbox: KnownOutbox = field(default_factory=KnownOutbox)
+    uploads: Uploads = field(default_factory=Uploads)
     _answers: dict[Hashable, KeptAnswer] = field(default_factory=dict)  # the oldest first
 
     def is_being_made(self) -> bool:

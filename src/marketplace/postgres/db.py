@@ -18,6 +18,8 @@ from marketplace.ports.audit import AuditEntry, AuditFilter
 from marketplace.ports.database import (
     AliasKey,
     AliasRow,
+    ContentGroup,
+    ContentNaming,
     Counted,
     DatabaseConnector,
     Difference,
@@ -556,6 +558,32 @@ class PostgresSkillDatabase:
     @staticmethod
     def _rules(result: Result) -> list[Rule]:
         return [_read_rule_json(rule) for (rule,) in _filled(result)]
+
+    async def find_content(self, digest: str) -> Sequence[ContentNaming]:
+        result = await self._query(queries.FIND_CONTENT, digest)
+        return [
+            ContentNaming(_read_skill_json(skill or ""), license_)
+            for skill, license_ in result.rows
+        ]
+
+    async def compare_content(
+        self, stored: Sequence[str], *, begin: str, end: str
+    ) -> Sequence[ContentGroup]:
+        result = await self._query(queries.COMPARE_CONTENT, stored, begin, end)
+        return [
+            ContentGroup(
+                is_stored == "t",
+                None if licenses is None else tuple(msgspec.json.decode(licenses)),
+                int(number or 0),
+                digest or "",
+                name,
+            )
+            for is_stored, licenses, number, digest, name in result.rows
+        ]
+
+    async def count_without_content(self) -> int:
+        ((count,),) = _filled(await self._query(queries.COUNT_WITHOUT_CONTENT))
+        return int(count)
 
     async def withheld_keys(self) -> Sequence[WithheldKey]:
         result = await self._query(queries.WITHHELD_KEYS)

@@ -733,6 +733,58 @@ update rule set applied_at = $2::text
 where id = $1::text and lifted_at is not distinct from $3::text
 """
 
+FIND_CONTENT: Final = f"""
+with named as (
+    select identity, license from skill where content_digest = $1::text
+    union select identity, license from skill where skill_md_digest = $1::text
+    union select identity, license from skill_version where content_digest = $1::text
+    union select identity, license from skill_version where skill_md_digest = $1::text
+), chosen as (
+    select distinct on (named.license) named.license, skill.identity
+    from named join skill on skill.identity = named.identity
+    order by named.license, skill.status <> 'LISTED', skill.scan_failed_at is not null, skill.name
+)
+select {skill_json("skill")}, chosen.license
+from chosen join skill on skill.identity = chosen.identity
+order by skill.name, chosen.license
+"""
+"""$1 digest."""
+
+COMPARE_CONTENT: Final = """
+with named as (
+    select digest, array_agg(distinct coalesce(license, '')) as licenses, min(name) as name
+    from (
+        select content_digest as digest, license, case when status = 'LISTED' then name end as name
+        from skill where content_digest >= $2::text and content_digest < $3::text
+        union all
+        select skill_md_digest, license, case when status = 'LISTED' then name end
+        from skill where skill_md_digest >= $2::text and skill_md_digest < $3::text
+        union all
+        select content_digest, license, null
+        from skill_version where content_digest >= $2::text and content_digest < $3::text
+        union all
+        select skill_md_digest, license, null
+        from skill_version where skill_md_digest >= $2::text and skill_md_digest < $3::text
+    ) as each
+    group by digest
+), compared as (
+    select stored.digest is not null as is_stored,
+        coalesce(stored.digest, named.digest) as digest, named.licenses, named.name
+    from unnest($1::text[]) as stored (digest)
+    full join named on named.digest = stored.digest
+)
+select is_stored, to_json(licenses), count(*), min(digest), min(name)
+from compared
+where is_stored or name is not null
+group by is_stored, licenses
+order by min(digest)
+"""
+"""$1 the stored digests from $2 on and before $3."""
+
+COUNT_WITHOUT_CONTENT: Final = """
+select count(*) from skill where status = 'LISTED' and content_digest is null
+"""
+
 WITHHELD_KEYS: Final = """
 select name, identity, status from skill where status <> 'LISTED' order by name
 """

@@ -15,6 +15,7 @@ from marketplace.kv import state as kv_state
 from marketplace.kv import submissions as kv_submissions
 from marketplace.kv.acceptance_log import log_verdict, read_rules, read_verdicts
 from marketplace.kv.access import Stored
+from marketplace.kv.files import keep_files
 from marketplace.kv.submissions import PendingSubmission
 from marketplace.operations.dead_letters import mark_sent_again, moment_of_sending
 from marketplace.operations.reports import read_state
@@ -25,7 +26,14 @@ from marketplace.publishing.messages import PUBLISH_QUEUE, publish_message
 from marketplace.publishing.scan_requests import ask_for_scan, note_results
 from marketplace.skills.acts import lifted_by
 from marketplace.skills.rules import targets_of
-from marketplace.skills.scan import Refusal, Scan, ScanReport, refusal_of, that_count
+from marketplace.skills.scan import (
+    Refusal,
+    Scan,
+    ScanReport,
+    files_digest,
+    refusal_of,
+    that_count,
+)
 from marketplace.skills.skill import Skill, Status
 from marketplace.skills.slugs import repository_name, slugify
 from marketplace.skills.submission import (
@@ -221,17 +229,21 @@ async def submissions_on(env: Env, identity: str, ids: Sequence[str]) -> list[Su
     return [status for status in found if isinstance(status, SubmissionStatus)]
 
 
-async def record_scan_results(env: Env, results: Sequence[ScanReport]) -> ResultsReceipt:
-    """Keep verdicts and enqueue them. Each is accepted or refused for itself.
+async def record_scan_results(
+    env: Env, results: Sequence[ScanReport], *, by: str | None = None
+) -> ResultsReceipt:
+    """Keep verdicts and enqueue them. Each is accepted or refused for itself. ``by``: the
+    principal that reports them.
 
     A verdict is kept before its message is sent: cut off in between, the submission keeps its mark
     and the light repair sends the message. Raises KvError when no submission can be read.
     """
     ids = sorted({result.submission_id for result in results})
     submissions = await kv_submissions.get_submissions(env, ids)
-    told = [_scan(env, submissions[result.submission_id], result) for result in results]
+    told = [_scan(env, submissions[result.submission_id], result, by) for result in results]
     rows = await _rows(env, [scan for scan in told if isinstance(scan, Scan)])
-    kept = await map_bounded(told, lambda scan: _keep(env, scan, rows))
+    lost = await _keep_files(env, results)
+    kept = await map_bounded(told, lambda scan: _keep(env, scan, rows, lost))
     standing = {scan.submission_id: scan for scan in kept if isinstance(scan, Scan)}
     sent = await _enqueue(env, _messages(standing.values()))
     noted = [result.submission_id for result in kept if isinstance(result, _Noted)]
@@ -249,12 +261,29 @@ def _settled(refused: Iterable[RefusedResult]) -> list[str]:
     return [result.submission_id for result in refused if result.reason in _FOR_GOOD]
 
 
-def _scan(env: Env, submission: Stored[Submission], result: ScanReport) -> Scan | RefusedResult:
+def _scan(
+    env: Env, submission: Stored[Submission], result: ScanReport, by: str | None
+) -> Scan | RefusedResult:
     if submission is None:
         return RefusedResult(result.submission_id, "unknown-submission")
     if isinstance(submission, Unreadable):
         return RefusedResult(result.submission_id, "invalid-record")
-    return result.on(submission, env.now())
+    return result.on(submission, env.now(), by)
+
+
+async def _keep_files(env: Env, results: Sequence[ScanReport]) -> Mapping[str, KvError]:
+    """Keep the lists of files, each once; of those that KV did not take why, by their digests."""
+    lists = {files_digest(result.files): result.files for result in results if result.files}
+    lost: dict[str, KvError] = {}
+
+    async def keep(digest: str) -> None:
+        try:
+            await keep_files(env, digest, lists[digest])
+        except KvError as error:
+            lost[digest] = error
+
+    await map_bounded(list(lists), keep)
+    return lost
 
 
 async def _rows(env: Env, scans: Sequence[Scan]) -> Mapping[str, Skill]:
@@ -268,7 +297,10 @@ async def _rows(env: Env, scans: Sequence[Scan]) -> Mapping[str, Skill]:
 
 
 async def _keep(
-    env: Env, scan: Scan | RefusedResult, rows: Mapping[str, Skill]
+    env: Env,
+    scan: Scan | RefusedResult,
+    rows: Mapping[str, Skill],
+    lost: Mapping[str, KvError],
 ) -> Scan | RefusedResult | _Noted:
     """The verdict that stands afterwards, which may be an earlier one."""
     if isinstance(scan, RefusedResult):
@@ -277,6 +309,8 @@ async def _keep(
     if row is not None and refusal_of(row, scan) is Refusal.OTHER_PATH:
         return RefusedResult(id_, Refusal.OTHER_PATH)
     try:
+        if (error := lost.get(scan.files_digest or "")) is not None:
+            raise error
         if scan.verdict is Verdict.GONE and not await _is_confirmed(env, scan):
             await log_verdict(env, scan)
             return _Noted(id_)

@@ -107,6 +107,7 @@ def _verdict(said: Skill, verdict: Verdict, moment: str) -> Scan:
         cert_tier=said.cert_tier,
         cert_method=said.cert_method,
         reason=said.verdict_reason if moment == said.decided_at else None,
+        scanned_by=said.scanned_by if moment == said.decided_at else None,
         path=said.skill_path,
     )
 
@@ -123,7 +124,8 @@ def _read(said: Skill, moment: str) -> Scan:
         extensible=said.extensible,
         extension_points=said.extension_points,
     )
-    fields = ("commit", "ref", "repository_id", "owner_id", "content_digest", "skill_md_digest")
+    forge, digests = ("repository_id", "owner_id"), ("content_digest", "skill_md_digest")
+    fields = ("commit", "ref", *forge, *digests, "files_digest")
     read = {field: getattr(said, field) for field in fields}
     return msgspec.structs.replace(_verdict(said, Verdict.PASS, moment), skill=facts, **read)
 

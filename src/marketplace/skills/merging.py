@@ -102,8 +102,9 @@ def _certified_rank(skill: Skill) -> tuple[str, str]:
     return skill.certified_at or EPOCH, digest_of(list(_values(skill, CERTIFIED).values()))
 
 
-def _decided_rank(skill: Skill) -> tuple[str, int, str]:
-    return skill.decided_at, _GRAVITY[skill.verdict], digest_of(skill.verdict_reason)
+def _decided_rank(skill: Skill) -> tuple[str, int, str, str]:
+    reason, by = digest_of(skill.verdict_reason), skill.scanned_by or ""
+    return skill.decided_at, _GRAVITY[skill.verdict], reason, by
 
 
 def _updated_at(states: tuple[Skill, Skill], content: Skill) -> str:

@@ -1,5 +1,6 @@
 """What a scan found, and what it makes of a skill."""
 
+import hashlib
 from collections.abc import Iterable
 from enum import StrEnum
 from typing import Any, Final
@@ -31,6 +32,12 @@ class File(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str
 
 
+def files_digest(files: Iterable[File]) -> str:
+    """SHA-256 of the lines ``path NUL size NUL sha256``, in the order of the paths."""
+    lines = sorted(f"{file.path}\0{file.size}\0{file.sha256}" for file in files)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
 class Facts(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
     """What the repository says a skill is, as a scanner read it."""
 
@@ -49,7 +56,9 @@ class Scan(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defau
     """A scanner's verdict on a submission, with all that it read; never changed.
 
     ``scanned_at`` is the moment that orders verdicts. ``repo_url``, ``skill_name`` and
-    ``base_slug`` are those of its skill, so that an entry of the log tells everything.
+    ``base_slug`` are those of its skill, so that an entry of the log tells everything but the
+    files, which are kept for themselves by ``files_digest``. Entries from before have ``files``.
+    ``scanned_by``: the principal that reported it.
     """
 
     submission_id: str
@@ -71,6 +80,8 @@ class Scan(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defau
     content_digest: str | None = None
     skill_md_digest: str | None = None
     files: tuple[File, ...] = ()
+    files_digest: str | None = None
+    scanned_by: str | None = None
 
     @property
     def identity(self) -> str:
@@ -98,8 +109,8 @@ class ScanReport(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     skill_md_digest: str | None = None
     files: tuple[File, ...] = ()
 
-    def on(self, submission: Submission, now: str) -> Scan:
-        """The verdict that is kept, of what was submitted, as received at ``now``.
+    def on(self, submission: Submission, now: str, by: str | None = None) -> Scan:
+        """The verdict that is kept, of what was submitted, as received at ``now`` from ``by``.
 
         Its moment is the scanner's, between the server's moments of asking and of receipt.
         """
@@ -110,6 +121,9 @@ class ScanReport(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
             "repo_url": submission.repo_url,
             "skill_name": name,
             "base_slug": submission.base_slug if self.skill is None else slugify(name),
+            "files": (),
+            "files_digest": files_digest(self.files) if self.files else None,
+            "scanned_by": by,
         }
         return Scan(**values)
 
@@ -206,6 +220,7 @@ def _state(skill: Skill, scan: Scan) -> Skill:
         "verdict": scan.verdict,
         "verdict_at": scan.scanned_at,
         "verdict_reason": scan.reason,
+        "scanned_by": scan.scanned_by,
     }
     if scan.verdict is Verdict.PASS:
         found |= {
@@ -238,6 +253,7 @@ def _content(scan: Scan, facts: Facts) -> dict[str, Any]:
         "owner_id": scan.owner_id,
         "content_digest": scan.content_digest,
         "skill_md_digest": scan.skill_md_digest,
+        "files_digest": scan.files_digest,
         "provisional": False,
         "read_at": scan.scanned_at,
         "updated_at": scan.scanned_at,

@@ -38,6 +38,7 @@ MAX_REF_LENGTH: Final = 256
 MAX_FORGE_ID_LENGTH: Final = 64
 MAX_DIGEST_LENGTH: Final = 64  # hexadecimal digits of SHA-256
 MAX_VERDICT_REASON_LENGTH: Final = 1000
+MAX_PRINCIPAL_LENGTH: Final = 100
 SUMMARY_DESCRIPTION_BYTES: Final = 400  # of UTF-8; lets a summary fit in 1,024 bytes of KV metadata
 
 # Records from before validation may exceed the limits above. They are cut to what every store can
@@ -159,6 +160,9 @@ class Skill(SkillSummary, frozen=True, kw_only=True, rename="camel"):
     verdict_reason: Annotated[str | None, AtMost(MAX_VERDICT_REASON_LENGTH), Mark.DECIDED] = None
     said: Annotated[Said | None, Mark.DERIVED, Mark.INTERNAL] = None
     acts: Annotated[Acts, Mark.DERIVED, Mark.INTERNAL] = ()
+    files_digest: Annotated[str | None, AtMost(MAX_DIGEST_LENGTH)] = None  # of the list of files
+    # The key that reported the newest verdict.
+    scanned_by: Annotated[str | None, AtMost(MAX_PRINCIPAL_LENGTH), Mark.DECIDED] = None
 
     @property
     def facts_at(self) -> str:
@@ -201,7 +205,8 @@ class Skill(SkillSummary, frozen=True, kw_only=True, rename="camel"):
     def _verdicts(self) -> list[object]:
         tier = self.cert_tier if self.said is None else self.said.cert_tier
         certified = [getattr(self, f) for f in CERTIFIED if f != "cert_tier"]
-        return [tier, *certified, self.verdict, self.decided_at, self.verdict_reason]
+        by = [] if self.scanned_by is None else [self.scanned_by]
+        return [tier, *certified, self.verdict, self.decided_at, self.verdict_reason, *by]
 
     @classmethod
     def from_summary(cls, summary: SkillSummary) -> "Skill":

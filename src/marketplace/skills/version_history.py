@@ -43,6 +43,7 @@ class SkillVersion(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     cert_score: int
     created_at: str
     diff_summary: str
+    license: str | None = None  # of a version from before it was kept: not known
 
 
 def place_of(skill: Skill) -> str:
@@ -80,6 +81,7 @@ def version_of(before: Skill | None, after: Skill) -> SkillVersion:
         cert_score=after.cert_score,
         created_at=after.facts_at,
         diff_summary=_summary(before, after),
+        license=after.license,
     )
 
 

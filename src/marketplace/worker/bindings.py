@@ -16,14 +16,23 @@ import pgwire.hyperdrive
 from marketplace.basics import json_text
 from marketplace.basics.logs import Logger, log_to_stdout
 from marketplace.kv.acknowledged import expect_acknowledged
+from marketplace.ports.content import LIST_LIMIT, ContentPage, Span, StoredContent, Stream
 from marketplace.ports.database import DatabaseSession
 from marketplace.ports.env import KV_LATENESS, Env, Settings, split_secrets
-from marketplace.ports.errors import KvValueTooLarge, QueueError, RateLimitError, StorageError
+from marketplace.ports.errors import (
+    ContentError,
+    KvValueTooLarge,
+    QueueError,
+    RateLimitError,
+    StorageError,
+    WrongDigest,
+)
 from marketplace.ports.isolate import FallbackCache
 from marketplace.ports.known_database import KnownDatabase
 from marketplace.ports.kv import KV_LIST_LIMIT, KV_VALUE_LIMIT, KvListPage
 from marketplace.ports.rate_limit import RateLimits
 from marketplace.postgres.db import postgres_connector
+from marketplace.skills.licenses import OPEN_LICENSES
 from marketplace.skills.seed import load_seed
 from marketplace.worker.kv_answers import kv_error, read_list_page, read_values
 
@@ -33,6 +42,10 @@ decoded. The platform allows 25 MiB of values; a hundred skills within their lim
 
 _MAX_MESSAGE_DEPTH: Final = json_text.MAX_DEPTH - 10
 """Of brackets: a message that cannot be published is kept within a record of its own."""
+
+_PURGED_AT: Final = "purgedAt"
+_NO_TYPE: Final = "application/octet-stream"
+_BAD_DIGEST: Final = "(10037)"  # R2's number of the error, which ends its message
 
 
 class MissingBinding(StorageError):
@@ -54,6 +67,7 @@ def env_from_bindings(bindings: Any, fallback_cache: FallbackCache) -> Env:
         publish_queue=WorkersQueue(_binding(raw, "PUBLISH_QUEUE")),
         maintenance_queue=WorkersQueue(_binding(raw, "MAINTENANCE_QUEUE")),
         settings=_settings(raw),
+        content=_content(raw),
         rate_limits=_rate_limits(raw),
         seed=load_seed(),
         heap_bytes=_heap_bytes,
@@ -94,8 +108,14 @@ def _settings(raw: Any) -> Settings:
         jwt_issuer=text("JWT_ISSUER") or None,
         jwt_audience=text("JWT_AUDIENCE") or None,
         forges=tuple(text("FORGES").lower().replace(",", " ").split()),
+        content_licenses=tuple(text("CONTENT_LICENSES").replace(",", " ").split()) or OPEN_LICENSES,
         kv_lateness=float(lateness) if lateness.isdecimal() else KV_LATENESS,
     )
+
+
+def _content(raw: Any) -> "WorkersContent | None":
+    bucket = getattr(raw, "CONTENT", None)
+    return None if bucket is None else WorkersContent(bucket)
 
 
 def _rate_limits(raw: Any) -> RateLimits:
@@ -173,6 +193,52 @@ class WorkersKv:
         return read_list_page(JSON.stringify(result), self._log)
 
 
+class WorkersContent:
+    """``ports.content.ContentStore`` over an R2 bucket.
+
+    What was purged is an object without bytes, so that no upload can take its place.
+    """
+
+    def __init__(self, bucket: Any) -> None:
+        self._bucket = bucket
+
+    async def put(self, digest: str, stream: Stream, *, media_type: str) -> bool:
+        options = _js_object(
+            {
+                "sha256": digest,
+                "httpMetadata": {"contentType": media_type},
+                "onlyIf": {"etagDoesNotMatch": "*"},
+            }
+        )
+        return _is_object(await _r2(self._bucket.put(digest, stream, options)))
+
+    async def find(self, digest: str) -> StoredContent | None:
+        return _stored_content(await _r2(self._bucket.head(digest)))
+
+    async def read(
+        self, digest: str, span: Span | None = None
+    ) -> tuple[StoredContent, Stream] | None:
+        wanted = {} if span is None else {"range": {"offset": span.offset, "length": span.length}}
+        found = await _r2(self._bucket.get(digest, _js_object(wanted)))
+        stored = _stored_content(found)
+        return None if stored is None else (stored, found.body)
+
+    async def purge(self, digest: str, *, at: str) -> None:
+        await _r2(self._bucket.put(digest, "", _js_object({"customMetadata": {_PURGED_AT: at}})))
+
+    async def list_page(self, *, prefix: str, cursor: str | None = None) -> ContentPage:
+        options: dict[str, Any] = {"prefix": prefix, "limit": LIST_LIMIT}
+        if cursor is not None:
+            options["cursor"] = cursor
+        result = await _r2(self._bucket.list(_js_object(options)))
+        told = json_text.decode(JSON.stringify(result))
+        return ContentPage(
+            [each["key"] for each in told["objects"]],
+            [each["size"] for each in told["objects"]],
+            told["cursor"] if told["truncated"] else None,
+        )
+
+
 class WorkersQueue:
     """``ports.queue.MessageQueue`` over a queue's producer binding."""
 
@@ -236,6 +302,22 @@ def _decoded(body: Any) -> Any:
         return f"unreadable: {str(error)[:100]}"
 
 
+def _is_object(found: Any) -> bool:
+    """R2 answers JavaScript's null where there is none, or where a condition does not hold."""
+    return hasattr(found, "key")
+
+
+def _stored_content(found: Any) -> StoredContent | None:
+    if not _is_object(found):
+        return None
+    return StoredContent(
+        digest=found.key,
+        size=int(found.size),
+        media_type=str(getattr(found.httpMetadata, "contentType", None) or _NO_TYPE),
+        purged_at=getattr(found.customMetadata, _PURGED_AT, None),
+    )
+
+
 def _js_object(value: Any) -> Any:
     return to_js(value, dict_converter=Object.fromEntries)
 
@@ -254,6 +336,14 @@ async def _read_at_most(reader: Any, max_bytes: int, key: str) -> bytes:
             await reader.cancel()
             raise KvValueTooLarge(f"{key} has more than the {max_bytes} bytes allowed")
     return bytes(value)
+
+
+async def _r2(promise: Any) -> Any:
+    try:
+        return await promise
+    except JsException as error:
+        kind = WrongDigest if _BAD_DIGEST in str(error) else ContentError
+        raise kind(str(error)[:300]) from error
 
 
 async def _kv(promise: Any) -> Any:

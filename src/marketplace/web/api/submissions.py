@@ -78,7 +78,7 @@ async def report_scan_results(
 ) -> Response:
     """Report verdicts; what passed is published. Each is accepted or rejected for itself."""
     receipt = await submissions.record_scan_results(
-        env, [result.to_report() for result in body.results]
+        env, [result.to_report() for result in body.results], by=principal.name
     )
     if receipt.accepted:
         counts = {"accepted": len(receipt.accepted), "rejected": len(receipt.rejected)}
