@@ -140,7 +140,7 @@ def rule_id_in(key: str) -> str:
 
 
 def files_key(digest: str) -> str:
-    """The list of files of this digest; not under ``skill:``, so that enumerations never meet it."""
+    """The list of files of this digest."""
     return f"files:{digest}"
 
 
