@@ -18,6 +18,7 @@ from marketplace.web.api import (
     submissions,
     versions,
 )
+from marketplace.web.installers import clawhub, skills_client
 from marketplace.web.limits import BodyLimit
 from marketplace.web.pages import skill_page
 from marketplace.web.problems import LastResort, add_problem_handlers
@@ -37,6 +38,8 @@ def create_app() -> FastAPI:
     app.include_router(skills.router)
     app.include_router(versions.router)
     app.include_router(installs.router)
+    app.include_router(skills_client.router)
+    app.include_router(clawhub.router)
     app.include_router(block_list.router)
     app.include_router(submissions.router)
     app.include_router(scan_requests.router)

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Path, Request
 from pydantic import Field
 from starlette.responses import Response
 
+from marketplace.catalog.lookup import get_skill_of_owner
 from marketplace.installs.counting import Install, count_installs
 from marketplace.skills.skill import MAX_REPO_URL_LENGTH
 from marketplace.web.answers import private
@@ -62,6 +63,15 @@ async def installs(
 async def install(request: Request, env: CurrentEnv, caller: Caller, slug: _Segment) -> Response:
     """Report an install of the skill of a slug. Anybody may, a limited number of times a minute."""
     return await _one(request, env, caller, slug)
+
+
+@router.post("/{owner}/{skill}/installs", responses=documented(CountedDocument))
+async def install_of_owner(
+    request: Request, env: CurrentEnv, caller: Caller, owner: _Segment, skill: _Segment
+) -> Response:
+    """Report an install of the skill of this slug, or of ``{owner}-{skill}``, if it is theirs."""
+    found = await get_skill_of_owner(env, owner, skill)
+    return await _one(request, env, caller, found.value.name if found else f"{owner}/{skill}")
 
 
 @router.post("/{owner}/{repo}/{skill}/installs", responses=documented(CountedDocument))
