@@ -49,6 +49,7 @@ def create_app() -> FastAPI:
     app.include_router(reports.router)
     app.include_router(admin_skills.router)
     app.include_router(rules.router)
+    app.include_router(skills.last_router)
     app.add_api_route("/api/v1/health", _liveness, methods=["GET"], tags=["health"])
     app.add_middleware(HeadAsGet)
     app.add_middleware(BodyLimit)

@@ -42,6 +42,8 @@ from marketplace.web.installers import vskill
 from marketplace.web.problems import NotFound, require_shown
 
 router = APIRouter(prefix="/api/v1/skills", tags=["skills"])
+last_router = APIRouter(prefix="/api/v1/skills", tags=["skills"])
+"""Of a path that others fit too: ``{slug}/versions`` is no skill of an owner."""
 
 _Filter = Annotated[str, Query(max_length=100), LOOKED_UP]
 _Search = Annotated[str, Query(max_length=MAX_SEARCH_LENGTH), SOUGHT]
@@ -153,7 +155,7 @@ async def get_skill_of_repository(
     return _skill(request, answer, f"{owner}/{repo}/{skill}")
 
 
-@router.get("/{owner}/{skill}", responses=documented(SkillDocument))
+@last_router.get("/{owner}/{skill}", responses=documented(SkillDocument))
 async def get_skill_of_owner(
     request: Request, env: CurrentEnv, owner: _Segment, skill: _Segment
 ) -> Response:

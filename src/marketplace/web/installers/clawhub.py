@@ -138,7 +138,7 @@ async def skill(
     except (NotFound, Withheld) as error:
         return _told(error)
     handle = _handle(found.value)
-    content = {
+    content: dict[str, object] = {
         "skill": _described(found.value),
         "latestVersion": None,
         "owner": None if handle is None else {"handle": handle},

@@ -29,7 +29,9 @@ INDEX_SCHEMA: Final = "https://schemas.agentskills.io/discovery/0.2.0/schema.jso
 _INDEX: Final = ".well-known/{kind}/index.json"
 
 _Segment = Annotated[str, Path(), LOOKED_UP]
-_Kind = Annotated[str, Path(pattern="^(agent-)?skills$")]  # the second is the older one
+_Kind = Annotated[
+    str, Path(alias="kind", pattern="^(agent-)?skills$")
+]  # the second is the older one
 _read_summary = msgspec.json.Decoder(SkillSummary).decode
 
 
@@ -64,14 +66,19 @@ async def search(
 
 
 @router.get("/skills/{slug}/" + _INDEX)
-async def index(request: Request, env: CurrentEnv, slug: _Segment, kind: _Kind) -> Response:
+async def index(request: Request, env: CurrentEnv, slug: _Segment, _kind: _Kind) -> Response:
     """The discovery index of one skill; an old slug has it too. 410, 423: it is not handed out."""
     return await _index(request, await lookup.get_skill_by_name(env, slug), slug)
 
 
 @router.get("/skills/{owner}/{repo}/{skill}/" + _INDEX)
 async def index_of_repository(
-    request: Request, env: CurrentEnv, owner: _Segment, repo: _Segment, skill: _Segment, kind: _Kind
+    request: Request,
+    env: CurrentEnv,
+    owner: _Segment,
+    repo: _Segment,
+    skill: _Segment,
+    _kind: _Kind,
 ) -> Response:
     """The discovery index of the skill that a GitHub repository calls by this name."""
     found = await lookup.get_skill_by_identity(env, owner, repo, skill)
