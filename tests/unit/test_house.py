@@ -19,6 +19,7 @@ ORDER: Final = (
     {"ports"},
     {"kv", "postgres"},
     {"catalog", "operations"},
+    {"content"},
     {"publishing", "health"},
     {"installs"},
     {"repair"},

@@ -32,12 +32,12 @@ def cacheable(
         return Response(body, media_type=media_type, headers=headers | NO_STORE)
     etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
     headers |= {"Cache-Control": _FRESHNESS, "ETag": etag, "Cache-Tag": ",".join(tags)}
-    if _matches(request.headers.get("if-none-match"), etag):
+    if matches(request.headers.get("if-none-match"), etag):
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
     return Response(body, media_type=media_type, headers=headers)
 
 
-def _matches(if_none_match: str | None, etag: str) -> bool:
+def matches(if_none_match: str | None, etag: str) -> bool:
     """Weak comparison, as RFC 9110 section 13.1.2 asks for."""
     if if_none_match is None:
         return False

@@ -10,6 +10,7 @@ from marketplace.web.api import (
     admin_skills,
     audit,
     block_list,
+    content,
     installs,
     reports,
     rules,
@@ -37,9 +38,13 @@ def create_app() -> FastAPI:
     add_problem_handlers(app)
     app.include_router(skills.router)
     app.include_router(versions.router)
+<<<<<<< HEAD
     app.include_router(installs.router)
     app.include_router(skills_client.router)
     app.include_router(clawhub.router)
+=======
+    app.include_router(content.router)
+>>>>>>> content
     app.include_router(block_list.router)
     app.include_router(submissions.router)
     app.include_router(scan_requests.router)
@@ -70,5 +75,5 @@ class HeadAsGet:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "HEAD":
-            scope = {**scope, "method": "GET"}
+            scope = {**scope, "method": "GET", "is_head": True}
         await self._app(scope, receive, send)

@@ -14,7 +14,8 @@ from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from marketplace.ports.errors import StorageError
+from marketplace.content.archive import Purged, TooManyUploads
+from marketplace.ports.errors import StorageError, WrongDigest
 from marketplace.repair.rebuild import DatabaseNeeded
 from marketplace.skills.forges import UnknownForge
 from marketplace.skills.listing_rules import InvalidQuery
@@ -93,11 +94,30 @@ class Withheld(Exception):
         self.told = told
 
 
-def withheld_detail(name: str, told: Withholding) -> str:
+def withheld_detail(name: str, told: Withholding, *, what: str = "skill") -> str:
     """Why a skill is not shown, as a sentence or two."""
     how = "blocked as a threat" if told.status is Status.BLOCKED else "withdrawn"
     when = f" on {told.at[:10]}" if told.at else ""
-    return f"The skill {name} was {how}{when}." + (f" {told.reason}" if told.reason else "")
+    return f"The {what} {name} was {how}{when}." + (f" {told.reason}" if told.reason else "")
+
+
+class WithheldContent(Withheld):
+    """A rule forbids this content, whichever skill names it."""
+
+    def __init__(self, digest: str, told: Withholding) -> None:
+        super().__init__(digest, told)
+        self.args = (withheld_detail(digest, told, what="content"),)
+
+
+class NotLicensed(Exception):
+    """Its licence does not let the marketplace hand the content on (451)."""
+
+    def __init__(self, digest: str, license_: str | None) -> None:
+        super().__init__(
+            f"The licence of the content {digest} ({license_ or 'not stated':.100}) does not let"
+            " the marketplace hand it on. Only the digest is kept; the skill's repository has it."
+        )
+        self.license = license_
 
 
 class FailedScan(Exception):
@@ -137,6 +157,10 @@ def add_problem_handlers(app: FastAPI) -> None:
         NotFound: _telling(HTTPStatus.NOT_FOUND),
         Withheld: _withheld,
         FailedScan: _failed_scan,
+        NotLicensed: _not_licensed,
+        Purged: _telling(HTTPStatus.GONE),
+        TooManyUploads: _too_many_calls,
+        WrongDigest: _wrong_digest,
         Unauthenticated: _telling(
             HTTPStatus.UNAUTHORIZED, {"WWW-Authenticate": 'Bearer realm="skill-marketplace"'}
         ),
@@ -209,7 +233,7 @@ async def _storage_failed(request: Request, error: Exception) -> Response:
     return problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers=retry)
 
 
-async def _too_many_calls(_request: Request, error: TooManyCalls) -> Response:
+async def _too_many_calls(_request: Request, error: TooManyCalls | TooManyUploads) -> Response:
     retry = {"Retry-After": str(error.retry_after)}
     return problem(HTTPStatus.TOO_MANY_REQUESTS, str(error), headers=retry)
 
@@ -227,6 +251,19 @@ async def _withheld(_request: Request, error: Withheld) -> Response:
 async def _failed_scan(_request: Request, error: FailedScan) -> Response:
     """As a member `failedScan`, as in `_withheld`."""
     return problem(HTTPStatus.LOCKED, str(error), members={"failedScan": error.told})
+
+
+async def _not_licensed(_request: Request, error: NotLicensed) -> Response:
+    members = {"license": error.license}
+    return problem(HTTPStatus.UNAVAILABLE_FOR_LEGAL_REASONS, str(error), members=members)
+
+
+async def _wrong_digest(_request: Request, _error: WrongDigest) -> Response:
+    return problem(
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        "The body has another SHA-256 than its address names. Nothing was stored.",
+        errors=[FieldError("sha256", "must be the SHA-256 of the body")],
+    )
 
 
 async def _damaged_record(request: Request, error: Exception) -> Response:

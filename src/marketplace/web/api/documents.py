@@ -215,6 +215,8 @@ class VersionDocument(Document):
     cert_tier: CertTier
     created_at: str
     content_hash: str | None
+    skill_md_digest: str | None
+    license: str | None
     cert_score: int
     diff_summary: str
     commit: str | None
@@ -225,6 +227,23 @@ class VersionsDocument(_Answered):
 
     versions: list[VersionDocument]
     next_cursor: str | None
+
+
+class FileDocument(Document):
+    """A file of a skill's folder; ``size`` in bytes."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+class FilesDocument(_Answered):
+    """The files of a skill. ``filesDigest``: SHA-256 of the lines ``path NUL size NUL sha256``,
+    sorted."""
+
+    files_digest: str
+    content_digest: str | None
+    files: list[FileDocument]
 
 
 UpdateDocument = create_model(

@@ -117,6 +117,8 @@ def told_version(version: SkillVersion) -> dict[str, Any]:
         "certTier": version.cert_tier,
         "createdAt": version.created_at,
         "contentHash": version.content_digest,
+        "skillMdDigest": version.skill_md_digest,
+        "license": version.license,
         "certScore": version.cert_score,
         "diffSummary": version.diff_summary,
         "commit": version.commit,

@@ -7,11 +7,12 @@ from typing import Final
 from marketplace.basics.json_text import Unreadable
 from marketplace.catalog.answer import Answer
 from marketplace.catalog.lookup import PerhapsMissing
+from marketplace.content.skill_content import Availability, Kept, content_of
 from marketplace.kv.files import Files, read_files
-from marketplace.ports.env import Env, get_content_store
+from marketplace.ports.env import Env
 from marketplace.skills.forges import raw_file
-from marketplace.skills.licenses import is_open
 from marketplace.skills.skill import Skill
+from marketplace.web.api.content import content_url
 
 SKILL_MD: Final = "SKILL.md"
 
@@ -36,20 +37,24 @@ async def artifact_of(env: Env, found: Answer[Skill]) -> Artifact | None:
     """The skill's archive as it is kept here; or of a skill that is one file that file, kept here
     or in its repository at the commit that was scanned. None where there is neither.
 
-    Raises ContentError, KvError; PerhapsMissing where the sources that answered know too little of
-    the skill: an installer takes "nothing" for "removed".
+    Raises KvError; PerhapsMissing where it cannot be told, as an installer takes "nothing" for
+    "removed".
     """
     skill = found.value
-    if await _is_served(env, skill, skill.content_digest):
-        return _kept_here(ArtifactKind.ARCHIVE, skill.content_digest)
-    if is_single_file(await files_of(env, skill)) and skill.skill_md_digest is not None:
-        if await _is_served(env, skill, skill.skill_md_digest):
-            return _kept_here(ArtifactKind.SKILL_MD, skill.skill_md_digest)
+    content = await content_of(env, skill)
+    if content.archive.is_stored:
+        return _kept_here(ArtifactKind.ARCHIVE, content.archive, skill)
+    if is_single_file(await files_of(env, skill)):
+        if content.skill_md.is_stored:
+            return _kept_here(ArtifactKind.SKILL_MD, content.skill_md, skill)
         url = raw_file(skill.repo_url, skill.commit, f"{skill.skill_path}/{SKILL_MD}")
-        if url is not None:
+        if url is not None and skill.skill_md_digest is not None:
             return Artifact(ArtifactKind.SKILL_MD, url, skill.skill_md_digest)
-    if found.degraded:
-        raise PerhapsMissing(f"an artifact of {skill.name}", found.reasons)
+    reasons = list(found.reasons)
+    if Availability.UNKNOWN in (content.archive.availability, content.skill_md.availability):
+        reasons.append("content: no answer")
+    if reasons:
+        raise PerhapsMissing(f"an artifact of {skill.name}", reasons)
     return None
 
 
@@ -66,13 +71,5 @@ def is_single_file(files: Files) -> bool:
     return [file.path for file in files] == [SKILL_MD]
 
 
-def _kept_here(kind: ArtifactKind, digest: str | None) -> Artifact:
-    return Artifact(kind, f"/content/{digest}", digest or "")
-
-
-async def _is_served(env: Env, skill: Skill, digest: str | None) -> bool:
-    """Whether `GET /content/{digest}` would answer for this skill. Raises ContentError."""
-    if digest is None or not is_open(skill.license, env.settings.content_licenses):
-        return False
-    stored = await get_content_store(env).find(digest)
-    return stored is not None and stored.purged_at is None
+def _kept_here(kind: ArtifactKind, kept: Kept, skill: Skill) -> Artifact:
+    return Artifact(kind, content_url(kept, skill.name), str(kept.digest))
