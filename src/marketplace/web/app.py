@@ -38,13 +38,10 @@ def create_app() -> FastAPI:
     add_problem_handlers(app)
     app.include_router(skills.router)
     app.include_router(versions.router)
-<<<<<<< HEAD
     app.include_router(installs.router)
     app.include_router(skills_client.router)
     app.include_router(clawhub.router)
-=======
     app.include_router(content.router)
->>>>>>> content
     app.include_router(block_list.router)
     app.include_router(submissions.router)
     app.include_router(scan_requests.router)
