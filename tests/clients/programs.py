@@ -54,7 +54,9 @@ class Person:
 
     def _run(self, package: str, program: str, *arguments: str) -> Done:
         path = NODE_MODULES / package / "bin" / program
-        assert path.is_file(), f"npm has not installed {package}: run `make setup`, then `make test`"
+        assert path.is_file(), (
+            f"npm has not installed {package}: run `make setup`, then `make test`"
+        )
         done = subprocess.run(
             [NODE, path, *arguments],
             cwd=self.project,
