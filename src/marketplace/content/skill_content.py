@@ -45,6 +45,11 @@ class SkillContent:
     archive: Kept
     skill_md: Kept
 
+    @property
+    def is_uncertain(self) -> bool:
+        """Whether the archive does not answer."""
+        return Availability.UNKNOWN in (self.archive.availability, self.skill_md.availability)
+
 
 async def get_skill_content(env: Env, slug: str) -> Answer[SkillContent] | None:
     """What the archive has of the skill of a slug; errors as `lookup.get_skill_by_name`."""

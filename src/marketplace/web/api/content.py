@@ -6,7 +6,6 @@ The bytes go from the request into the archive, and from there into the answer, 
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Annotated, Final
-from urllib.parse import quote, urlencode
 
 import msgspec
 from fastapi import APIRouter, Path, Query, Request
@@ -35,6 +34,7 @@ from marketplace.web.answers import NO_STORE, SKILLS_TAG, cacheable, matches, pr
 from marketplace.web.api.documents import Document, FilesDocument, documented
 from marketplace.web.byte_ranges import Unsatisfiable, wanted_span
 from marketplace.web.characters import LOOKED_UP, PROSE
+from marketplace.web.content_addresses import content_url
 from marketplace.web.context import CurrentEnv, Operator, OperatorOrScanner
 from marketplace.web.problems import (
     DamagedRecord,
@@ -297,11 +297,6 @@ async def _content(env: Env, found: Answer[Skill] | None, wanted: str) -> Answer
         raise NotFound(f"There is no skill {wanted!r:.300}.")
     require_installable(found.value)
     return Answer(await content_of(env, found.value), found.source, found.reasons)
-
-
-def content_url(kept: Kept, slug: str) -> str:
-    """Where stored content is, from the root of this site."""
-    return f"/content/{kept.digest}?{urlencode({'skill': slug}, quote_via=quote)}"
 
 
 def _leads_to(found: Answer[SkillContent], kept: Kept) -> Response:

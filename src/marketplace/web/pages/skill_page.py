@@ -10,15 +10,27 @@ from fastapi import APIRouter, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from marketplace.catalog import lookup
+from marketplace.content.skill_content import Availability, Kept, SkillContent, content_of
 from marketplace.ports.errors import StorageError
 from marketplace.skills.skill import Skill, Status
 from marketplace.skills.slugs import repository_page
 from marketplace.skills.withholding import Withholding, withholding_of
 from marketplace.web.answers import NO_STORE, SKILLS_TAG, cacheable
+from marketplace.web.content_addresses import content_url
 from marketplace.web.context import CurrentEnv
 from marketplace.web.problems import RETRY_AFTER_SECONDS, log_storage_failure
 
 router = APIRouter(include_in_schema=False)
+
+_NOT_KEPT: Final = {
+    Availability.NOT_NAMED: "not kept here: no scan has told its digest",
+    Availability.NOT_LICENSED: (
+        "only the digest is kept: the licence does not let this marketplace hand it on"
+    ),
+    Availability.NOT_UPLOADED: "not kept here: nobody has uploaded it yet",
+    Availability.PURGED: "removed by an operator",
+    Availability.UNKNOWN: "cannot be told now",
+}
 
 _PAGE: Final = Template("""<!doctype html>
 <html lang="en">
@@ -40,7 +52,7 @@ $content
 
 _SKILL: Final = Template("""<h1>$title</h1>
 <p class="byline">by $author · version $version · <span class="tier">$tier</span> $score/100</p>
-<p class="description">$description</p>
+$notices<p class="description">$description</p>
 <dl>
 <dt>Slug</dt><dd><code>$name</code></dd>
 <dt>Category</dt><dd><a href="/?category=$category_query">$category</a></dd>
@@ -48,6 +60,10 @@ _SKILL: Final = Template("""<h1>$title</h1>
 <dt>Path</dt><dd><code>$path</code></dd>
 <dt>License</dt><dd>$license</dd>
 <dt>Labels</dt><dd>$labels</dd>
+<dt>Commit</dt><dd>$commit</dd>
+<dt>Archive</dt><dd>$archive</dd>
+<dt>SKILL.md</dt><dd>$skill_md</dd>
+<dt>Scanned</dt><dd>$scanned</dd>
 <dt>Published</dt><dd><time datetime="$published_at">$published_on</time></dd>
 <dt>Updated</dt><dd><time datetime="$updated_at">$updated_on</time></dd>
 </dl>""")
@@ -73,17 +89,19 @@ async def skill_page(request: Request, env: CurrentEnv, slug: str) -> Response:
     if withholding is not None:
         page = render_withheld(skill.name, withholding)
         return HTMLResponse(page, HTTPStatus.GONE, headers=NO_STORE)
+    content = await content_of(env, skill)
     return cacheable(
         request,
-        render_skill(skill).encode(),
+        render_skill(content).encode(),
         tags=[SKILLS_TAG, f"skill-{skill.name}"],
-        degraded=answer.degraded,
+        degraded=answer.degraded or content.is_uncertain,
         media_type="text/html; charset=utf-8",
     )
 
 
-def render_skill(skill: Skill) -> str:
+def render_skill(kept: SkillContent) -> str:
     """The whole document. Every value comes from a stranger and is escaped."""
+    skill = kept.skill
     content = _SKILL.substitute(
         title=escape(skill.display_name),
         author=escape(skill.author),
@@ -98,6 +116,11 @@ def render_skill(skill: Skill) -> str:
         path=escape(skill.skill_path) or "/",
         license=escape(skill.license or "not stated"),
         labels=escape(", ".join(skill.labels)) or "none",
+        notices=_notices(skill),
+        commit=f"<code>{escape(skill.commit)}</code>" if skill.commit else "not told",
+        archive=_download(skill, kept.archive, "zip"),
+        skill_md=_download(skill, kept.skill_md, "text"),
+        scanned=_scanned(skill),
         published_at=escape(skill.published_at),
         published_on=escape(skill.published_at[:10]),
         updated_at=escape(skill.updated_at),
@@ -124,6 +147,36 @@ def render_withheld(name: str, withholding: Withholding) -> str:
     rows = "\n".join(f"<dt>{term}</dt><dd>{text}</dd>" for term, text in facts)
     title = "Blocked" if blocked else "Withdrawn"
     return _message(title, "This skill is not listed any more.", f"<dl>{rows}</dl>")
+
+
+def _notices(skill: Skill) -> str:
+    told = []
+    if skill.scan_failed_at is not None:
+        on = _day(skill.scan_failed_at)
+        reason = f" {escape(skill.verdict_reason)}" if skill.verdict_reason else ""
+        told.append(f"It failed its latest scan on {on} and is not handed out.{reason}")
+    if skill.source_gone_at is not None:
+        told.append(f"Its repository is gone, as a scan found on {_day(skill.source_gone_at)}.")
+    return "".join(f'<p class="notice">{sentence}</p>\n' for sentence in told)
+
+
+def _download(skill: Skill, kept: Kept, kind: str) -> str:
+    """A link to what is kept, or why there is none; and the digest."""
+    what = _NOT_KEPT.get(kept.availability, "")
+    if kept.is_stored and skill.scan_failed_at is None:
+        what = f'<a href="{escape(content_url(kept, skill.name))}">{kind}</a>'
+    elif kept.is_stored:
+        what = "kept, and not handed out"
+    return what + (f" <code>sha256:{escape(kept.digest)}</code>" if kept.digest else "")
+
+
+def _scanned(skill: Skill) -> str:
+    by = f" by {escape(skill.scanned_by)}" if skill.scanned_by else ""
+    return f"{_day(skill.decided_at)}{by}"
+
+
+def _day(moment: str) -> str:
+    return f'<time datetime="{escape(moment)}">{escape(moment[:10])}</time>'
 
 
 def _link(repo_url: str) -> str:
