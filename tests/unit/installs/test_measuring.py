@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
+from functools import partial
 
 import pytest
 
@@ -17,7 +18,8 @@ from marketplace.ports.env import get_db
 from marketplace.repair.light_repair import run_light_repair
 from marketplace.skills.listing_rules import ListingQuery, SortField
 from marketplace.skills.skill import Skill
-from tests.doubles.marketplace import Market, make_skill, postgres_away
+from tests.doubles.marketplace import Market, fault, make_skill, postgres_away
+from tests.doubles.network import Fault
 
 NAMES = ("a", "b", "c")
 
@@ -30,6 +32,10 @@ async def record_of(market: Market, name: str) -> Skill:
     record = await read_record(market.env, name)
     assert isinstance(record, Skill)
     return record
+
+
+def _same(moment: datetime) -> datetime:
+    return moment
 
 
 def measured(skill: Skill) -> tuple[int, float, float]:
@@ -54,7 +60,7 @@ async def test_a_check_shows_installs_in_answers_listings_and_records(market: Ma
         assert await listed(market, field) == ["b", "c", "a"]
         market.env = replace(market.env, database=DatabaseSession(postgres_away))
         assert await listed(market, field) == ["b", "c", "a"]
-        market.env = replace(market.env, database=DatabaseSession(market.connect))
+        market.env = replace(market.env, database=DatabaseSession(market.tables.connect))
 
     again = await run_light_repair(market.env)
     assert (again.measured, again.measured_in_kv) == (0, 0)
@@ -70,15 +76,13 @@ async def test_what_is_measured_makes_no_state_and_no_version(market: Market) ->
     assert await (await get_db(market.env)).skills_not_in_kv(limit=9) == []
 
 
-async def test_a_trend_ends_with_its_days_and_the_total_stays(
-    market: Market, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_trend_ends_with_its_days_and_the_total_stays(market: Market) -> None:
     await market.fill([make_skill("a")])
     await report(market, "a")
     begun = market.env.clock()
     for days, expected in ((6, (1, 1, 1)), (7, (1, 0, 1)), (29, (1, 0, 1)), (30, (1, 0, 0))):
         now = begun + timedelta(days=days)
-        market.env = replace(market.env, clock=lambda now=now: now)
+        market.env = replace(market.env, clock=partial(_same, now))
         await run_light_repair(market.env)
         assert measured(await record_of(market, "a")) == expected, days
 
@@ -108,7 +112,7 @@ async def test_while_kv_takes_nothing_it_is_tried_again(market: Market) -> None:
     await market.fill([make_skill("a")])
     await report(market, "a")
     await measure_installs(market.env)
-    market.kv.fail = True
+    market.kv.faults = fault(Fault.FAIL, "put")
     assert await write_measured(market.env) == 0
-    market.kv.fail = False
+    market.kv.faults = None
     assert await write_measured(market.env) == 1

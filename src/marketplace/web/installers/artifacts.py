@@ -12,7 +12,7 @@ from marketplace.kv.files import Files, read_files
 from marketplace.ports.env import Env
 from marketplace.skills.forges import raw_file
 from marketplace.skills.skill import Skill
-from marketplace.web.api.content import content_url
+from marketplace.web.content_addresses import content_url
 
 SKILL_MD: Final = "SKILL.md"
 
