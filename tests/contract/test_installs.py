@@ -117,19 +117,21 @@ async def test_what_kv_lacks_is_told_until_it_is_known_to_have_that(
     with await connect() as db:
         await publish(db, first)
         await publish(db, other)
-        assert await db.list_measured(limit=9) == []
+        assert await db.list_measured(after="", limit=9) == []
         await db.add_installs({first.identity: 4, other.identity: 1}, day=_day(0))
         await _measure(db)
-        before = await db.list_measured(limit=9)
+        before = await db.list_measured(after="", limit=9)
         assert [row.name for row in before] == ["a", "b"]
-        assert [row.name for row in await db.list_measured(limit=1)] == ["a"]
+        assert [row.name for row in await db.list_measured(after="", limit=1)] == ["a"]
+        later = await db.list_measured(after=first.identity, limit=9)
+        assert [row.name for row in later] == ["b"]
 
         await db.add_installs({first.identity: 1}, day=_day(0))
         await _measure(db)
         await db.note_measured(before)
-        assert [row.installs for row in await db.list_measured(limit=9)] == [5]
-        await db.note_measured(await db.list_measured(limit=9))
-        assert await db.list_measured(limit=9) == []
+        assert [row.installs for row in await db.list_measured(after="", limit=9)] == [5]
+        await db.note_measured(await db.list_measured(after="", limit=9))
+        assert await db.list_measured(after="", limit=9) == []
 
 
 async def test_installs_that_come_at_once_all_count(postgres: DatabaseConnector) -> None:

@@ -620,8 +620,9 @@ class DoubleSession:
         return True
 
     @_operation("list_measured")
-    def list_measured(self, *, limit: int) -> Sequence[Skill]:
-        return [self.tables.rows[each].skill for each in sorted(self.tables.measured)[:limit]]
+    def list_measured(self, *, after: str, limit: int) -> Sequence[Skill]:
+        found = sorted(identity for identity in self.tables.measured if identity > after)
+        return [self.tables.rows[identity].skill for identity in found[:limit]]
 
     @_operation("note_measured")
     def note_measured(self, skills: Sequence[Skill]) -> None:

@@ -332,8 +332,9 @@ class SkillDatabase(AbstractContextManager["SkillDatabase"], Protocol):
         ``month`` are kept together from then on. A total never falls. Atomic.
         """
 
-    async def list_measured(self, *, limit: int) -> Sequence[Skill]:
-        """Rows whose installs and trends have changed since KV was known to have them."""
+    async def list_measured(self, *, after: str, limit: int) -> Sequence[Skill]:
+        """Rows whose installs and trends have changed since KV was known to have them, in order,
+        after an identity."""
 
     async def note_measured(self, skills: Sequence[Skill]) -> None:
         """Note that KV has the installs and trends of these, where they are the rows' still."""

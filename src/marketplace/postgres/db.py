@@ -438,8 +438,8 @@ class PostgresSkillDatabase:
         ((last, count, changed),) = result.rows
         return MeasuredRows(int(changed or 0), last if int(count or 0) == limit else None)
 
-    async def list_measured(self, *, limit: int) -> Sequence[Skill]:
-        result = await self._query(queries.MEASURED, limit)
+    async def list_measured(self, *, after: str, limit: int) -> Sequence[Skill]:
+        result = await self._query(queries.MEASURED, after, limit)
         return [_read_skill_json(skill) for (skill,) in _filled(result)]
 
     async def note_measured(self, skills: Sequence[Skill]) -> None:

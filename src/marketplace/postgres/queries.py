@@ -534,8 +534,10 @@ removes is the same. The total of a row never falls: the counts may have been lo
 """
 
 MEASURED: Final = f"""
-select {skill_json("skill")} from skill where not measured_in_kv order by identity limit $1::bigint
+select {skill_json("skill")} from skill
+where not measured_in_kv and identity > $1::text order by identity limit $2::bigint
 """
+"""$1 the identity before, $2 limit."""
 
 NOTE_MEASURED: Final = """
 update skill set measured_in_kv = true

@@ -32,6 +32,7 @@ from marketplace.web.answers import NO_STORE, SKILLS_TAG, cacheable, private
 from marketplace.web.characters import LOOKED_UP, SOUGHT
 from marketplace.web.context import CurrentEnv
 from marketplace.web.installers.artifacts import Artifact, ArtifactKind, artifact_of, files_of
+from marketplace.web.installers.skills_client import MOST_ASKED
 from marketplace.web.problems import (
     FailedScan,
     NotFound,
@@ -54,11 +55,10 @@ _ORDERS: Final = {
     "installs": SortField.INSTALLS,
     "trending": SortField.TRENDING_SCORE_7D,
 }
-_MOST_ASKED: Final = 10_000  # a greater limit than we give is taken for ours
 
 _Slug = Annotated[str, LOOKED_UP]
 _Owner = Annotated[str | None, Query(alias="ownerHandle", max_length=300), LOOKED_UP]
-_Limit = Annotated[int, Query(ge=1, le=_MOST_ASKED)]
+_Limit = Annotated[int, Query(ge=1, le=MOST_ASKED)]
 _read_summary = msgspec.json.Decoder(SkillSummary).decode
 
 

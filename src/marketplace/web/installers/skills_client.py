@@ -26,6 +26,8 @@ from marketplace.web.problems import NotFound, require_installable
 router = APIRouter(tags=["installers"])
 
 INDEX_SCHEMA: Final = "https://schemas.agentskills.io/discovery/0.2.0/schema.json"
+MOST_ASKED: Final = 10_000
+"""The programs show an error as "nothing found", so a greater limit than ours is taken for ours."""
 _INDEX: Final = ".well-known/{kind}/index.json"
 
 _Segment = Annotated[str, Path(), LOOKED_UP]
@@ -40,13 +42,17 @@ async def search(
     request: Request,
     env: CurrentEnv,
     q: Annotated[str, Query(max_length=MAX_SEARCH_LENGTH), SOUGHT] = "",
-    limit: Annotated[int, Query(ge=1, le=MAX_LIMIT)] = 20,
+    limit: Annotated[int, Query(ge=1, le=MOST_ASKED)] = 20,
     owner: Annotated[str, Query(max_length=100), LOOKED_UP] = "",
 ) -> Response:
     """Skills for `skills find`. ``source`` is what `skills add` takes, ``name`` the skill in it."""
     field, direction = order_of(q)
     query = ListingQuery(
-        search=q or None, author=owner or None, sort_by=field, sort_dir=direction, limit=limit
+        search=q or None,
+        author=owner or None,
+        sort_by=field,
+        sort_dir=direction,
+        limit=min(limit, MAX_LIMIT),
     )
     answer = await listings.get_skills(env, query)
     summaries = [_read_summary(item) for item in answer.value.items]
