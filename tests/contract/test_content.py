@@ -98,13 +98,14 @@ async def test_stored_digests_are_compared_with_those_that_are_named(
         make_skill("beyond", content_digest="ac" + "0" * 62, license="MIT"),
         make_skill("before", content_digest="aa" + "f" * 62, license="MIT"),
         gone,
+        make_skill("purged", content_digest=digest(9), license="MIT"),
     )
     await withdraw(connect, gone)
     stored = [digest(2), digest(3), digest(7), digest(8)]
 
     with await connect() as database:
-        groups = await database.compare_content(stored, begin="ab", end="ac")
-        nothing = await database.compare_content([], begin="b", end="g")
+        groups = await database.compare_content(stored, [digest(9)], begin="ab", end="ac")
+        nothing = await database.compare_content([], [], begin="b", end="g")
 
     assert nothing == []
     assert groups == [

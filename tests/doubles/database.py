@@ -786,7 +786,7 @@ class DoubleSession:
 
     @_operation("compare_content")
     def compare_content(
-        self, stored: Sequence[str], *, begin: str, end: str
+        self, stored: Sequence[str], purged: Sequence[str], *, begin: str, end: str
     ) -> Sequence[ContentGroup]:
         licenses: dict[str, set[str]] = {}
         names: dict[str, set[str]] = {}
@@ -795,7 +795,7 @@ class DoubleSession:
                 licenses.setdefault(digest, set()).add(license_ or "")
                 names.setdefault(digest, set()).update([name] if name else [])
         groups: dict[tuple[bool, tuple[str, ...] | None], list[str]] = {}
-        for digest in sorted({*stored, *licenses}):
+        for digest in sorted({*stored, *licenses} - {*purged}):
             if digest in stored or names[digest]:
                 under = tuple(sorted(licenses[digest])) if digest in licenses else None
                 groups.setdefault((digest in stored, under), []).append(digest)

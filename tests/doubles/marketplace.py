@@ -13,6 +13,7 @@ from marketplace.ports.database import DatabaseSession, RecordKey, SkillDatabase
 from marketplace.ports.env import Env, Settings
 from marketplace.ports.errors import DatabaseError, QueueError
 from marketplace.skills.skill import Skill
+from tests.doubles.content import ContentDouble
 from tests.doubles.database import DatabaseDouble
 from tests.doubles.kv import KvFaults, KvOperation, SimulatedKv
 from tests.doubles.loop import current_loop, simulate
@@ -85,6 +86,7 @@ class Market:
     maintenance: ListQueue
     env: Env
     log: Log
+    content: ContentDouble
 
     async def database(self) -> SkillDatabase:
         return await self.tables.connect()
@@ -128,18 +130,19 @@ def new_market(
     """An empty marketplace; options are `SimulatedKv`'s."""
     kv, log = SimulatedKv(**options), Log()
     tables = DatabaseDouble(refuses=lambda skill: skill.category == REFUSED)
-    publish, maintenance = ListQueue(), ListQueue()
+    publish, maintenance, content = ListQueue(), ListQueue(), ContentDouble()
     env = Env(
         submissions_kv=kv,
         database=DatabaseSession(tables.connect),
         publish_queue=publish,
         maintenance_queue=maintenance,
+        content=content,
         settings=settings or Settings(),
         clock=clock,
         log=log,
         expect_database=expect_acknowledged,
     )
-    return Market(kv, tables, publish, maintenance, env, log)
+    return Market(kv, tables, publish, maintenance, env, log, content)
 
 
 def run(

@@ -21,7 +21,7 @@ from marketplace.health.differences import (
     look_again,
 )
 from marketplace.health.drift import find_drifts
-from marketplace.health.findings import find, recommend, status_of
+from marketplace.health.findings import find, recommend, recommend_on_content, status_of
 from marketplace.health.readings import (
     LIVE_PAGES,
     READ_SECONDS,
@@ -95,6 +95,7 @@ async def check_health(env: Env, *, live: bool = True) -> Health:
     health.heap = None if heap is None else {"bytes": heap}
     health.kv_operations = {"list": kv.lists, "all": kv.operations}
     recommend(health, database.failure)
+    recommend_on_content(health, has_archive=env.content is not None)
     health.status = status_of(health)
     return health
 
@@ -246,6 +247,7 @@ def _add_operations(
     if database:
         letters = dict(database.letters)
         health.open_rules = database.open_rules
+        health.content = database.content
         health.scanning = describe_scanning(database.scans, env.now())
         health.dead_letters = DeadLetterCounts(total=sum(letters.values()), by_reason=letters)
     sources = [source for source in (database, rest) if source is not None]

@@ -176,6 +176,27 @@ def recommend(health: Health, database_failure: StorageError | None) -> None:
         add(Recommendation(action="Check that scanners run and keep up.", reason=reason))
 
 
+def recommend_on_content(health: Health, *, has_archive: bool) -> None:
+    """What to do about the archive of content."""
+    add, content = health.recommendations.append, health.content
+    if not has_archive:
+        reason = "The binding CONTENT is missing: no content is taken or served."
+        add(Recommendation(action="Bind the R2 bucket in wrangler.toml.", reason=reason))
+    if content is not None and content.not_uploaded:
+        named = ", ".join(content.not_uploaded_of)
+        reason = f"{content.not_uploaded} digests are named and not uploaded, as of {named}."
+        action = "Let scanners upload what they name: submit these skills with rescan."
+        add(Recommendation(action=action, reason=reason))
+    if content is not None and content.not_licensed:
+        named = ", ".join(content.not_licensed_ones)
+        reason = (
+            f"{content.not_licensed} digests are stored, and no licence lets them be kept, as"
+            f" {named}."
+        )
+        action = "Purge them, or add their licence to CONTENT_LICENSES."
+        add(Recommendation(action=action, reason=reason))
+
+
 def _recommend_on_findings(health: Health) -> None:
     by_action: dict[str, list[Finding]] = {}
     for finding in health.findings:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 from marketplace.basics.timestamps import hour_of, shifted
+from marketplace.health.content import CONTENT_WALK, ContentCounts, read_counts
 from marketplace.health.differences import Counts, Suspect
 from marketplace.health.report import SourceState
 from marketplace.health.walk import load_suspects, load_walk
@@ -55,6 +56,7 @@ class FoundInDatabase:
     scans: ScanWork
     last_repair: bytes | None
     last_check: bytes | None
+    content: ContentCounts | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,7 @@ async def read_database(env: Env) -> FoundInDatabase:
         ),
         last_repair=await database.load_state(LAST_REPAIR),
         last_check=await database.load_state(LAST_CHECK),
+        content=read_counts(await database.load_state(CONTENT_WALK)),
     )
 
 

@@ -4,6 +4,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from marketplace.health.content import ContentCounts
 from marketplace.health.differences import Counts
 from marketplace.ports.scan_request import ScanHour
 
@@ -86,6 +87,7 @@ class Health(msgspec.Struct, kw_only=True):
     dead_letters: DeadLetterCounts = msgspec.field(default_factory=DeadLetterCounts)
     oldest_pending: dict[str, Any] | None = None
     scanning: Scanning | None = None  # None where PostgreSQL could not be read
+    content: ContentCounts | None = None  # None where no walk over the archive is complete
     heap: dict[str, Any] | None = None
     kv_operations: dict[str, int] = {}
 

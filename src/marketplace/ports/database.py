@@ -418,10 +418,11 @@ class SkillDatabase(AbstractContextManager["SkillDatabase"], Protocol):
         not failed where there is such a one."""
 
     async def compare_content(
-        self, stored: Sequence[str], *, begin: str, end: str
+        self, stored: Sequence[str], purged: Sequence[str], *, begin: str, end: str
     ) -> Sequence[ContentGroup]:
         """Compare stored digests, all from ``begin`` on and before ``end``, with those that are
-        named. Named and not stored counts only what a listed skill names now."""
+        named; the ``purged`` ones are left out. Named and not stored counts only what a listed
+        skill names now."""
 
     async def count_without_content(self) -> int:
         """Listed skills that name no archive."""

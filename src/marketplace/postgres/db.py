@@ -567,9 +567,9 @@ class PostgresSkillDatabase:
         ]
 
     async def compare_content(
-        self, stored: Sequence[str], *, begin: str, end: str
+        self, stored: Sequence[str], purged: Sequence[str], *, begin: str, end: str
     ) -> Sequence[ContentGroup]:
-        result = await self._query(queries.COMPARE_CONTENT, stored, begin, end)
+        result = await self._query(queries.COMPARE_CONTENT, stored, begin, end, purged)
         return [
             ContentGroup(
                 is_stored == "t",

@@ -777,11 +777,11 @@ with named as (
 )
 select is_stored, to_json(licenses), count(*), min(digest), min(name)
 from compared
-where is_stored or name is not null
+where (is_stored or name is not null) and digest <> all($4::text[])
 group by is_stored, licenses
 order by min(digest)
 """
-"""$1 the stored digests from $2 on and before $3."""
+"""$1 the stored digests from $2 on and before $3, $4 those to leave out."""
 
 COUNT_WITHOUT_CONTENT: Final = """
 select count(*) from skill where status = 'LISTED' and content_digest is null

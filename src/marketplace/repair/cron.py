@@ -12,6 +12,7 @@ import msgspec
 
 from marketplace.basics.timestamps import EPOCH, seconds_since
 from marketplace.health.check import check_health
+from marketplace.health.content import count_content
 from marketplace.health.differences import ADDED_TO_INDEX
 from marketplace.health.report import Finding, Health
 from marketplace.health.walk import load_suspects, walk_on
@@ -72,6 +73,7 @@ async def _check(env: Env) -> Report:
     if budget - kv.operations < _HEALTH_OPERATIONS:
         return {"ok": not repair.errors, "repair": repair, "cutShort": "KV operations"}
     is_counted = await _walk_on(env)
+    await _count_content(env)
     health = await check_health(env, live=not is_counted)
     if health.findings:
         found = [
@@ -101,6 +103,14 @@ async def _walk_on(env: Env) -> bool:
     except StorageError as error:
         env.log("walk-put-off", level="warning", reason=error.reason)
         return False
+
+
+async def _count_content(env: Env) -> None:
+    """Make a step of the walk over the archive. A failure is logged: the next check makes it."""
+    try:
+        await count_content(env)
+    except StorageError as error:
+        env.log("content-not-counted", level="warning", reason=error.reason)
 
 
 async def _mend_index(env: Env) -> None:

@@ -42,8 +42,8 @@ class BodyLimit:
 
 
 def _is_streamed(scope: Scope) -> bool:
-    path: str = scope["path"]
-    return scope["method"] == "PUT" and path.startswith(STREAMED_TO)
+    path: str = scope.get("path", "")
+    return scope.get("method") == "PUT" and path.startswith(STREAMED_TO)
 
 
 async def _read_body(scope: Scope, receive: Receive) -> bytes:

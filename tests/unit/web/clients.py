@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 import httpx
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from marketplace.ports.env import Settings
 from marketplace.web.app import create_app
@@ -22,7 +22,16 @@ def client_of(market: Market) -> httpx.AsyncClient:
 
     async def with_env(scope: Scope, receive: Receive, send: Send) -> None:
         scope["env"] = market.env
-        await app(scope, receive, send)
+        scope["stream"] = receive
+
+        async def as_bytes(message: Message) -> None:
+            """An answer's stream is the double's: bytes."""
+            stream = message.pop("stream", None)
+            if stream is not None:
+                message["body"] = stream
+            await send(message)
+
+        await app(scope, receive, as_bytes)
 
     transport = httpx.ASGITransport(app=with_env)
     return httpx.AsyncClient(transport=transport, base_url="https://skills.example")
