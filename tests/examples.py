@@ -121,6 +121,7 @@ def _random_skill(chance: random.Random, number: int) -> Skill:
         extension_points=tuple(chance.sample(_WORDS, k=chance.randint(0, 2))),
         trending_score_7d=chance.choice((0.0, 0.1, 1e-9, 12.75, 1e22)),
         trending_score_30d=chance.choice((0.0, 1.0, -3.5)),
+        installs=chance.choice((0, 1, 12, 2**31 - 1)),
         published_at=moment,
         updated_at=chance.choice((moment, "2026-04-01T12:00:00.500Z")),
         provisional=chance.random() < 0.1,

@@ -17,7 +17,7 @@ _DEADLINE_SECONDS: Final = 60.0
 TEMPLATE: Final = "migrated"  # the database to copy
 TABLES: Final = (
     "skill, skill_alias, skill_version, dead_letter, audit, report, rule, lease, state,"
-    " scan_request, scan_hour, skill_count"
+    " scan_request, scan_hour, skill_count, skill_install"
 )
 
 

@@ -72,7 +72,7 @@ async def test_another_repositorys_skill_gets_the_next_free_candidate(
 async def test_a_newer_revision_replaces_all_but_slug_first_publication_and_trending(
     connect: DatabaseConnector,
 ) -> None:
-    first = skill(published_at=FEBRUARY, trending_score_7d=3.5, trending_score_30d=4.5)
+    first = skill(published_at=FEBRUARY, trending_score_7d=3.5, trending_score_30d=4.5, installs=9)
     newer = skill(
         name="ignored",
         current_version="1.1.0",
@@ -93,6 +93,7 @@ async def test_a_newer_revision_replaces_all_but_slug_first_publication_and_tren
             published_at=FEBRUARY,
             trending_score_7d=3.5,
             trending_score_30d=4.5,
+            installs=9,
             read_at=MARCH,
             verdict_at=MARCH,
         )
@@ -218,6 +219,7 @@ _WHOLE: Final = as_listed(
         extensible=True,
         trending_score_7d=0.1,
         trending_score_30d=-3.5,
+        installs=2**31 - 1,
         published_at=JANUARY,
         updated_at=FEBRUARY,
         provisional=True,
@@ -353,6 +355,7 @@ async def test_an_alias_of_another_identity_is_not_free_but_ones_own_is(
         {"cert_score": -1},
         {"trending_score_7d": float("inf")},
         {"trending_score_30d": float("nan")},
+        {"installs": -1},
         {"published_at": "yesterday"},
         {"description": "a\0b"},
         {"acts": (act(ActKind.WITHDRAW, reason="a\0b"),)},

@@ -196,6 +196,7 @@ async def _columns(connection: Connection) -> set[str]:
         ("status = 'HIDDEN'", "skill_status_known"),
         ("verdict = 'MAYBE'", "skill_verdict_known"),
         ("cert_score = 101", "skill_cert_score_in_range"),
+        ("installs = -1", "skill_installs_not_negative"),
         ("trending_score_7d = 'nan'", "skill_trending_score_7d_finite"),
         ("trending_score_30d = '-infinity'", "skill_trending_score_30d_finite"),
         ("published_at = '2026-01-01T00:00:00Z'", "moment_check"),
@@ -240,7 +241,12 @@ _FILTERS = {
     "extensible": ListingQuery(extensible=True),
     "search": ListingQuery(search="word77"),
 }
-_SCORES = {SortField.CERT_SCORE, SortField.TRENDING_SCORE_7D, SortField.TRENDING_SCORE_30D}
+_SCORES = {
+    SortField.CERT_SCORE,
+    SortField.TRENDING_SCORE_7D,
+    SortField.TRENDING_SCORE_30D,
+    SortField.INSTALLS,
+}
 _ORDERS = [
     (field, direction)
     for field in SortField

@@ -33,6 +33,7 @@ from marketplace.ports.database import (
     ListingRow,
     ListingRows,
     LogComparison,
+    MeasuredRows,
     RecordKey,
     RowOfWaiting,
     SkillDatabase,
@@ -139,6 +140,8 @@ class DatabaseDouble:
     scans: dict[str, ScanRequest] = field(default_factory=dict)  # by identity
     due: dict[str, str] = field(default_factory=dict)  # when an identity was last due to be read
     scan_hours: dict[str, ScanHour] = field(default_factory=dict)  # by the hour's beginning
+    installs: dict[tuple[str, str], int] = field(default_factory=dict)  # by identity and day
+    measured: set[str] = field(default_factory=set)  # identities whose record may lack it
     miscounted: int = 0  # groups of skills whose kept total is wrong, until it is mended
     instance: str = "the double"
     changes: int = 0
@@ -590,6 +593,47 @@ class DoubleSession:
         ]
         skills.sort(key=lambda skill: (skill.updated_at, skill.name))
         return skills[:limit]
+
+    @_operation("add_installs")
+    def add_installs(self, counts: Mapping[str, int], *, day: str) -> None:
+        for identity, count in counts.items():
+            kept = self.tables.installs.get((identity, day), 0)
+            self.tables.installs[identity, day] = kept + count
+
+    @_operation("measure_installs")
+    def measure_installs(self, *, after: str, limit: int, week: str, month: str) -> MeasuredRows:
+        looked_at = sorted(identity for identity in self.tables.rows if identity > after)[:limit]
+        changed = [self._measure(identity, week, month) for identity in looked_at]
+        return MeasuredRows(sum(changed), looked_at[-1] if len(looked_at) == limit else None)
+
+    def _measure(self, identity: str, week: str, month: str) -> bool:
+        installs, row = self.tables.installs, self.tables.rows[identity]
+        days = {day: count for (each, day), count in installs.items() if each == identity}
+        for day in [day for day in days if day and day < month]:
+            installs[identity, ""] = installs.get((identity, ""), 0) + installs.pop((identity, day))
+        values = {
+            "installs": max(row.skill.installs, min(sum(days.values()), 2**31 - 1)),
+            "trending_score_7d": float(sum(n for day, n in days.items() if day >= week)),
+            "trending_score_30d": float(sum(n for day, n in days.items() if day >= month)),
+        }
+        skill = msgspec.structs.replace(row.skill, **values)
+        if skill == row.skill:
+            return False
+        self.tables.put(Held.of(skill, row.revision_in_kv))
+        self.tables.measured.add(identity)
+        return True
+
+    @_operation("list_measured")
+    def list_measured(self, *, after: str, limit: int) -> Sequence[Skill]:
+        found = sorted(identity for identity in self.tables.measured if identity > after)
+        return [self.tables.rows[identity].skill for identity in found[:limit]]
+
+    @_operation("note_measured")
+    def note_measured(self, skills: Sequence[Skill]) -> None:
+        for skill in skills:
+            row = self.tables.rows.get(skill.identity)
+            if row and _measured(row.skill) == _measured(skill):
+                self.tables.measured.discard(skill.identity)
 
     @_operation("compare_log")
     def compare_log(
@@ -1159,6 +1203,10 @@ def _digest(text: str) -> int:
     return int.from_bytes(sha256(text.encode()).digest()[:8], "big")
 
 
+def _measured(skill: Skill) -> tuple[int, float, float]:
+    return skill.installs, skill.trending_score_7d, skill.trending_score_30d
+
+
 def _handed_out_first(skill: Skill) -> tuple[bool, bool, str]:
     return skill.status is not Status.LISTED, skill.scan_failed_at is not None, skill.name
 
@@ -1168,6 +1216,7 @@ def _breaks_a_constraint(skill: Skill) -> bool:
     moments = [getattr(skill, field) for field in MOMENTS]
     return (
         not 0 <= skill.cert_score <= 100
+        or skill.installs < 0
         or not all(math.isfinite(value) for value in values if isinstance(value, float))
         or not all(_TIMESTAMP.fullmatch(moment) for moment in moments if moment is not None)
         or any("\0" in text for text in _texts(values))

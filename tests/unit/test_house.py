@@ -21,6 +21,7 @@ ORDER: Final = (
     {"catalog", "operations"},
     {"content"},
     {"publishing", "health"},
+    {"installs"},
     {"repair"},
     {"web", "worker"},
     {"entry"},

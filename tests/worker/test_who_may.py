@@ -14,6 +14,21 @@ from tests.worker.marketplace import INTERNAL_KEY, JWT_SECRET, SCANNER_KEY, Mark
 from tests.worker.storage import keys
 
 PUBLIC: Final = {
+    "/.well-known/clawhub.json",
+    "/api/search",
+    "/api/v1/skills/installs",
+    "/api/v1/skills/{owner}/{skill}",
+    "/api/v1/skills/{owner}/{skill}/installs",
+    "/api/v1/skills/{owner}/{repo}/{skill}/installs",
+    "/api/v1/skills/{slug}/installs",
+    "/clawhub/api/v1/download",
+    "/clawhub/api/v1/resolve",
+    "/clawhub/api/v1/search",
+    "/clawhub/api/v1/skills",
+    "/clawhub/api/v1/skills/{slug}",
+    "/clawhub/api/v1/skills/{slug}/install",
+    "/skills/{slug}/.well-known/{kind}/index.json",
+    "/skills/{owner}/{repo}/{skill}/.well-known/{kind}/index.json",
     "/api/v1/blocklist",
     "/api/v1/blocklist/check",
     "/api/v1/health",

@@ -4,7 +4,7 @@ The seed is looked into last: it is the oldest state of its skills.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -58,6 +58,26 @@ async def get_skill_by_name(env: Env, name: str) -> Answer[Skill] | None:
             raise
         found = reading.answer(seeded, Source.SEED)
     return _certain(reading, await _unless_withheld(reading, found), name)
+
+
+async def get_skill_of_owner(env: Env, owner: str, name: str) -> Answer[Skill] | None:
+    """The skill of a slug, or that an owner has under ``{owner}-{name}``; never another owner's.
+
+    Raises as ``get_skill_by_name`` does.
+    """
+    for slug in dict.fromkeys([name, slugify(f"{owner} {name}")]):
+        found = await get_skill_by_name(env, slug)
+        if found is not None and found.value.author.lower() == owner.lower():
+            return found
+    return None
+
+
+async def rows_of(env: Env, identities: Sequence[str]) -> Mapping[str, Skill]:
+    """The rows of these skills, as far as PostgreSQL tells."""
+    try:
+        return await Reading(env).from_database(lambda database: database.get_skills(identities))
+    except DatabaseError:  # noted by the reading
+        return {}
 
 
 async def _seeded(reading: Reading, seeded: Skill, name: str) -> Answer[Skill] | None:

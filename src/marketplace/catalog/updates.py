@@ -28,7 +28,7 @@ async def check_updates(env: Env, installed: Sequence[Installed]) -> Answer[list
     Raises KvError where neither tells it of all, and DatabaseBusy.
     """
     reading = Reading(env)
-    identities = [_identity(each, env.seed) for each in installed]
+    identities = [identity_asked(each, env.seed) for each in installed]
     try:
         found = await reading.from_database(
             lambda database: database.find_installed(installed, identities)
@@ -40,19 +40,19 @@ async def check_updates(env: Env, installed: Sequence[Installed]) -> Answer[list
         found = await reading.from_kv(lambda: _find_in_kv(env, installed, identities))
         source = Source.KV_ENUMERATION
     updates = [
-        update_of(each, skill or _seeded(env.seed, identity))
+        update_of(each, skill or found_in_seed(env.seed, identity))
         for each, identity, skill in zip(installed, identities, found, strict=True)
     ]
     return reading.answer(updates, source)
 
 
-def _identity(installed: Installed, seed: Seed) -> str:
+def identity_asked(installed: Installed, seed: Seed) -> str:
     """Where no slug leads to a skill: the identity that was named, or a seed skill's."""
     seeded = seed.claimable.get(installed.slug)
     return installed.identity if seeded is None else seeded.identity
 
 
-def _seeded(seed: Seed, identity: str) -> FoundInstalled | None:
+def found_in_seed(seed: Seed, identity: str) -> FoundInstalled | None:
     skill = seed.by_identity.get(identity)
     return None if skill is None else FoundInstalled(skill)
 

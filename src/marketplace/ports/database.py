@@ -160,6 +160,14 @@ class WithoutVersions:
 
 
 @dataclass(frozen=True, slots=True)
+class MeasuredRows:
+    """How many rows of a part of the table changed; ``after`` as in WithoutVersions."""
+
+    changed: int
+    after: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class ContentNaming:
     """A skill that names a digest, now or in an earlier version, and the licence of that state."""
 
@@ -320,6 +328,25 @@ class SkillDatabase(AbstractContextManager["SkillDatabase"], Protocol):
         self, *, after: ChangePlace | None = None, limit: int
     ) -> Sequence[Skill]:
         """Rows whose newest revision is not known to be in KV, oldest first, after a place."""
+
+    async def add_installs(self, counts: Mapping[str, int], *, day: str) -> None:
+        """Count installs of a day, by identity. Atomic."""
+
+    async def measure_installs(
+        self, *, after: str, limit: int, week: str, month: str
+    ) -> MeasuredRows:
+        """Set installs and trends of the ``limit`` rows after an identity, as the counts tell them.
+
+        The trends are the installs since the days ``week`` and ``month``. Counts of days before
+        ``month`` are kept together from then on. A total never falls. Atomic.
+        """
+
+    async def list_measured(self, *, after: str, limit: int) -> Sequence[Skill]:
+        """Rows whose installs and trends have changed since KV was known to have them, in order,
+        after an identity."""
+
+    async def note_measured(self, skills: Sequence[Skill]) -> None:
+        """Note that KV has the installs and trends of these, where they are the rows' still."""
 
     async def compare_log(
         self,

@@ -21,3 +21,4 @@ class RateLimits:
     submissions_by_client: RateLimit | None = None
     submissions_by_owner: RateLimit | None = None
     reports_by_client: RateLimit | None = None
+    installs_by_client: RateLimit | None = None

@@ -29,6 +29,7 @@ from marketplace.ports.database import (
     ListingRow,
     ListingRows,
     LogComparison,
+    MeasuredRows,
     RecordKey,
     RowOfWaiting,
     SkillDatabase,
@@ -430,6 +431,32 @@ class PostgresSkillDatabase:
         place = (None, None) if after is None else after
         result = await self._query(queries.SKILLS_NOT_IN_KV, *place, limit)
         return [_read_skill_json(skill) for (skill,) in _filled(result)]
+
+    async def add_installs(self, counts: Mapping[str, int], *, day: str) -> None:
+        await self._write(queries.ADD_INSTALLS, list(counts), list(counts.values()), day)
+
+    async def measure_installs(
+        self, *, after: str, limit: int, week: str, month: str
+    ) -> MeasuredRows:
+        result = await self._write(queries.MEASURE_INSTALLS, after, limit, week, month)
+        ((last, count, changed),) = result.rows
+        return MeasuredRows(int(changed or 0), last if int(count or 0) == limit else None)
+
+    async def list_measured(self, *, after: str, limit: int) -> Sequence[Skill]:
+        result = await self._query(queries.MEASURED, after, limit)
+        return [_read_skill_json(skill) for (skill,) in _filled(result)]
+
+    async def note_measured(self, skills: Sequence[Skill]) -> None:
+        told = [
+            {
+                "identity": skill.identity,
+                "installs": skill.installs,
+                "week": skill.trending_score_7d,
+                "month": skill.trending_score_30d,
+            }
+            for skill in skills
+        ]
+        await self._write(queries.NOTE_MEASURED, _json(told))
 
     async def compare_log(
         self,

@@ -196,7 +196,7 @@ def read_sort_key(query: ListingQuery, relevance: str, text: str) -> SortKey:
     match query.sort_by:
         case SortField.RELEVANCE:
             return int(relevance), float(text)
-        case SortField.CERT_SCORE:
+        case SortField.CERT_SCORE | SortField.INSTALLS:
             return int(text)
         case SortField.TRENDING_SCORE_7D | SortField.TRENDING_SCORE_30D:
             return float(text)

@@ -62,8 +62,10 @@ MANAGED_COLUMNS: Final = (
     "digest",
     "due_at",
     "identity_digest",
+    "measured_in_kv",
 )
-"""Columns that ``mark_in_kv``, ``hand_out_due_scans`` or PostgreSQL itself fills."""
+"""Columns that ``mark_in_kv``, ``hand_out_due_scans``, ``measure_installs`` or PostgreSQL itself
+fills."""
 
 _KEPT_ON_UPDATE: Final = {"identity", *KEPT}
 
@@ -477,6 +479,78 @@ from (
 order by updated_at, name
 """
 """$1 and $2 the place before the page or NULL, $3 limit."""
+
+ADD_INSTALLS: Final = """
+insert into skill_install as kept (identity, day, count)
+select identity, $3::text, count from unnest($1::text[], $2::bigint[]) as told (identity, count)
+-- One order for all sessions, so that they wait for each other in line, not in a circle.
+order by identity
+on conflict (identity, day) do update set count = kept.count + excluded.count
+"""
+"""$1 identities, each once, $2 how many installs of each, $3 the day."""
+
+MEASURE_INSTALLS: Final = """
+with looked_at as (
+    select identity from skill where identity > $1::text order by identity limit $2::bigint
+),
+counted as (
+    select looked_at.identity,
+        least(coalesce(sum(count), 0), 2147483647)::integer as installs,
+        coalesce(sum(count) filter (where day >= $3::text), 0)::double precision as week,
+        coalesce(sum(count) filter (where day >= $4::text), 0)::double precision as month
+    from looked_at left join skill_install using (identity)
+    group by looked_at.identity
+),
+changed as (
+    select counted.identity, greatest(skill.installs, counted.installs) as installs, week, month
+    from counted join skill using (identity)
+    where counted.installs > skill.installs
+        or (week, month) is distinct from (trending_score_7d, trending_score_30d)
+    order by identity
+    for no key update of skill
+),
+measured as (
+    update skill
+    set installs = changed.installs, trending_score_7d = week, trending_score_30d = month,
+        measured_in_kv = false
+    from changed where skill.identity = changed.identity
+    returning skill.identity
+),
+old as (
+    delete from skill_install using looked_at
+    where skill_install.identity = looked_at.identity and day < $4::text and day <> ''
+    returning skill_install.identity, count
+),
+kept_together as (
+    insert into skill_install as kept (identity, day, count)
+    select identity, '', sum(count) from old group by identity
+    on conflict (identity, day) do update set count = kept.count + excluded.count
+)
+select max(identity), count(*), (select count(*) from measured) from looked_at
+"""
+"""$1 the identity before, $2 limit, $3 the first day of the week, $4 that of the month. The last of
+the rows that were looked at, how many these are, and how many of them changed.
+
+Every part sees the counts as they were when the statement began, so what one adds up and another
+removes is the same. The total of a row never falls: the counts may have been lost with a database.
+"""
+
+MEASURED: Final = f"""
+select {skill_json("skill")} from skill
+where not measured_in_kv and identity > $1::text order by identity limit $2::bigint
+"""
+"""$1 the identity before, $2 limit."""
+
+NOTE_MEASURED: Final = """
+update skill set measured_in_kv = true
+from json_to_recordset($1::json) as told (
+    identity text, installs integer, week double precision, month double precision
+)
+where skill.identity = told.identity
+    and (skill.installs, trending_score_7d, trending_score_30d)
+        = (told.installs, told.week, told.month)
+"""
+"""$1 JSON array of what KV has of each skill."""
 
 _DECIDED_AT = "coalesce(skill.verdict_at, skill.certified_at, skill.read_at, skill.updated_at)"
 """`Skill.decided_at`."""

@@ -10,6 +10,7 @@ from typing import Final
 
 import msgspec
 
+from marketplace.installs.measuring import measure_installs, write_measured
 from marketplace.operations.dead_letters import move_letters
 from marketplace.operations.reports import load_place, save_place
 from marketplace.ports.database import ChangePlace
@@ -51,6 +52,8 @@ class LightRepairReport(msgspec.Struct, rename="camel"):
     rules_replayed: int = 0  # rules that the table got back from the log, or lifted
     rules_applied: int = 0  # skills that got the acts of rules, or lost them
     totals_mended: int = 0  # groups of skills whose kept total was wrong
+    measured: int = 0  # skills with other installs or trends than before
+    measured_in_kv: int = 0  # of which KV got these
     errors: list[str] = msgspec.field(default_factory=list)
 
 
@@ -71,6 +74,8 @@ async def run_light_repair(env: Env) -> LightRepairReport:
         _ask_again,
         _queue_scans,
         _forget_scans,
+        _measure_installs,
+        _write_measured,
     )
     for part in parts:
         try:
@@ -131,6 +136,14 @@ async def _queue_scans(env: Env, report: LightRepairReport) -> None:
 
 async def _forget_scans(env: Env, _report: LightRepairReport) -> None:
     await forget_old(env)
+
+
+async def _measure_installs(env: Env, report: LightRepairReport) -> None:
+    report.measured = await measure_installs(env)
+
+
+async def _write_measured(env: Env, report: LightRepairReport) -> None:
+    report.measured_in_kv = await write_measured(env)
 
 
 async def _drain_outbox(env: Env, report: LightRepairReport) -> None:

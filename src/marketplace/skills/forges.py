@@ -6,13 +6,14 @@ What is stored already is not held to this: it stays readable whatever it names 
 import re
 from collections.abc import Collection
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from marketplace.skills.slugs import (
     MAX_OWNER_LENGTH,
     MAX_REPOSITORY_LENGTH,
     repository_name,
     repository_owner,
+    repository_page,
 )
 
 KNOWN_FORGES: Final = ("github.com", "gitlab.com", "bitbucket.org", "codeberg.org")
@@ -63,6 +64,26 @@ def repository_address(repo_url: str) -> str:
     if not _REPOSITORY.fullmatch(name):
         raise ValueError("the repository has a character that repositories do not have")
     return f"https://{host}/{owner}/{name}"
+
+
+_RAW: Final = {
+    "github.com": "https://raw.githubusercontent.com/{repository}/{commit}/{path}",
+    "gitlab.com": "https://gitlab.com/{repository}/-/raw/{commit}/{path}",
+    "bitbucket.org": "https://bitbucket.org/{repository}/raw/{commit}/{path}",
+    "codeberg.org": "https://codeberg.org/{repository}/raw/commit/{commit}/{path}",
+}
+
+
+def raw_file(repo_url: str, commit: str | None, path: str) -> str | None:
+    """Where a forge gives out a file as it was at a commit; None for a forge that we do not know
+    that of. Raises ValueError."""
+    page = urlsplit(repository_page(repo_url))
+    form = _RAW.get(page.netloc)
+    if form is None or commit is None:
+        return None
+    return form.format(
+        repository=page.path.strip("/"), commit=quote(commit), path=quote(path.strip("/"))
+    )
 
 
 def _host(repo_url: str) -> str:

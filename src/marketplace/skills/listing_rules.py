@@ -35,6 +35,7 @@ EQUAL_RELEVANCE: Final = 1  # of all skills, where nothing is searched for
 
 _GREATEST_SCORE: Final = 100
 _GREATEST_TRENDING: Final = sys.float_info.max
+_MOST_INSTALLS: Final = 2**31 - 1
 
 _TERM = re.compile(r"[^\W_]+")
 
@@ -50,6 +51,7 @@ class SortField(StrEnum):
     CERT_SCORE = "certScore"
     TRENDING_SCORE_7D = "trendingScore7d"
     TRENDING_SCORE_30D = "trendingScore30d"
+    INSTALLS = "installs"
 
     @property
     def attribute(self) -> str:
@@ -294,6 +296,8 @@ def _is_sort_key(key: SortKey, sort_by: SortField) -> bool:
             return isinstance(key, tuple) and key[0] in (0, 1, 2) and _is_trending_score(key[1])
         case SortField.CERT_SCORE:
             return isinstance(key, int) and 0 <= key <= _GREATEST_SCORE
+        case SortField.INSTALLS:
+            return isinstance(key, int) and 0 <= key <= _MOST_INSTALLS
         case SortField.TRENDING_SCORE_7D | SortField.TRENDING_SCORE_30D:
             return _is_trending_score(key)
         case _:

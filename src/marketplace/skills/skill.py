@@ -118,6 +118,7 @@ class SkillSummary(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     scan_failed_at: Annotated[str | None, Mark.MOMENT, Mark.DERIVED] = None
     source_gone_at: Annotated[str | None, Mark.MOMENT, Mark.DERIVED] = None
     provisional: bool = False  # no scan has told what the repository says
+    installs: Annotated[int, Mark.KEPT] = 0  # as installers report them, in all
 
     @property
     def identity(self) -> str:

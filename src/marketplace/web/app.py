@@ -11,6 +11,7 @@ from marketplace.web.api import (
     audit,
     block_list,
     content,
+    installs,
     reports,
     rules,
     scan_requests,
@@ -18,6 +19,7 @@ from marketplace.web.api import (
     submissions,
     versions,
 )
+from marketplace.web.installers import clawhub, skills_client
 from marketplace.web.limits import BodyLimit
 from marketplace.web.pages import skill_page
 from marketplace.web.problems import LastResort, add_problem_handlers
@@ -36,6 +38,9 @@ def create_app() -> FastAPI:
     add_problem_handlers(app)
     app.include_router(skills.router)
     app.include_router(versions.router)
+    app.include_router(installs.router)
+    app.include_router(skills_client.router)
+    app.include_router(clawhub.router)
     app.include_router(content.router)
     app.include_router(block_list.router)
     app.include_router(submissions.router)
@@ -46,6 +51,7 @@ def create_app() -> FastAPI:
     app.include_router(reports.router)
     app.include_router(admin_skills.router)
     app.include_router(rules.router)
+    app.include_router(skills.last_router)
     app.add_api_route("/api/v1/health", _liveness, methods=["GET"], tags=["health"])
     app.add_middleware(HeadAsGet)
     app.add_middleware(BodyLimit)

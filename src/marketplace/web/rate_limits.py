@@ -49,6 +49,14 @@ async def limit_reports(request: Request, caller: Principal | None) -> None:
     await _limit(env, caller, (limit, _client(request), "reports of one client"))
 
 
+async def limit_installs(request: Request, caller: Principal | None, count: int) -> None:
+    """Count so many installs of their client. Raises TooManyCalls."""
+    env = env_of(request)
+    limit = env.rate_limits.installs_by_client
+    asked = (limit, _client(request), "installs of one client")
+    await _limit(env, caller, *[asked] * count)
+
+
 async def _limit(
     env: Env, caller: Principal | None, *asked: tuple[RateLimit | None, str, str]
 ) -> None:

@@ -48,9 +48,21 @@ SummaryDocument = create_model(
     __doc__="A skill as listings show it; ``name`` is the slug, ``description`` may be shortened.",
     **_fields_of(SkillSummary),
 )
+
+
+class _Trusted(Document):
+    """What installers judge a skill by. ``sha``: the commit; ``provenanceVerified``: a scanner has
+    told commit and digest of what is listed."""
+
+    sha: str | None
+    provenance_verified: bool
+    trust_tier: str
+    trust_score: int
+
+
 SkillDocument = create_model(
     "SkillDocument",
-    __base__=(SummaryDocument, _Answered),
+    __base__=(SummaryDocument, _Trusted, _Answered),
     __doc__="A skill, whole.",
     **_fields_of(Skill),
 )
@@ -65,6 +77,13 @@ class ListingDocument(_Answered):
     limit: int
     offset: int | None
     next_cursor: str | None
+
+
+class SearchDocument(ListingDocument):
+    """The best matches; ``results`` and ``pagination`` for the program `vskill`."""
+
+    results: list[dict[str, Any]]
+    pagination: dict[str, bool]
 
 
 class CountDocument(_Answered):

@@ -32,14 +32,18 @@ from marketplace.web.api.documents import (
     CategoriesDocument,
     CountDocument,
     ListingDocument,
+    SearchDocument,
     SkillDocument,
     documented,
 )
 from marketplace.web.characters import LOOKED_UP, SOUGHT
 from marketplace.web.context import CurrentEnv
+from marketplace.web.installers import vskill
 from marketplace.web.problems import NotFound, require_shown
 
 router = APIRouter(prefix="/api/v1/skills", tags=["skills"])
+last_router = APIRouter(prefix="/api/v1/skills", tags=["skills"])
+"""Of a path that others fit too: ``{slug}/versions`` is no skill of an owner."""
 
 _Filter = Annotated[str, Query(max_length=100), LOOKED_UP]
 _Search = Annotated[str, Query(max_length=MAX_SEARCH_LENGTH), SOUGHT]
@@ -117,17 +121,23 @@ async def list_categories(request: Request, env: CurrentEnv) -> Response:
     return _document(request, answer, {"categories": categories})
 
 
-@router.get("/search", responses=documented(ListingDocument))
+@router.get("/search", responses=documented(SearchDocument))
 async def search_skills(
     request: Request,
     env: CurrentEnv,
     q: Annotated[_Search, Query(min_length=1)],
     limit: Annotated[_Limit, BeforeValidator(_number)] = DEFAULT_LIMIT,
 ) -> Response:
-    """The best matches. Every word of ``q`` must begin a word of the skill."""
+    """The best matches. Every word of ``q`` must begin a word of the skill. ``results`` has them
+    once more, as the program `vskill` reads them."""
     field, direction = default_order(q)
     query = ListingQuery(search=q, sort_by=field, sort_dir=direction, limit=limit)
-    return _listing(request, query, await listings.get_skills(env, query))
+    answer = await listings.get_skills(env, query)
+    as_vskill_reads = {
+        "results": [vskill.found(item) for item in answer.value.items],
+        "pagination": {"hasMore": answer.value.next_cursor is not None},
+    }
+    return _listing(request, query, answer, **as_vskill_reads)
 
 
 @router.get("/{slug}", responses=documented(SkillDocument))
@@ -145,7 +155,18 @@ async def get_skill_of_repository(
     return _skill(request, answer, f"{owner}/{repo}/{skill}")
 
 
-def _listing(request: Request, query: ListingQuery, answer: Answer[Page]) -> Response:
+@last_router.get("/{owner}/{skill}", responses=documented(SkillDocument))
+async def get_skill_of_owner(
+    request: Request, env: CurrentEnv, owner: _Segment, skill: _Segment
+) -> Response:
+    """The skill of this slug, or of ``{owner}-{skill}``, if it is the owner's."""
+    answer = await lookup.get_skill_of_owner(env, owner, skill)
+    return _skill(request, answer, f"{owner}/{skill}")
+
+
+def _listing(
+    request: Request, query: ListingQuery, answer: Answer[Page], **more: object
+) -> Response:
     page = answer.value
     document = {
         "skills": [msgspec.Raw(item) for item in page.items],
@@ -155,7 +176,7 @@ def _listing(request: Request, query: ListingQuery, answer: Answer[Page]) -> Res
         "offset": None if query.cursor is not None else query.offset,
         "nextCursor": page.next_cursor,
     }
-    return _document(request, answer, document)
+    return _document(request, answer, document | more)
 
 
 def _skill(request: Request, answer: Answer[Skill] | None, wanted: str) -> Response:
@@ -164,6 +185,7 @@ def _skill(request: Request, answer: Answer[Skill] | None, wanted: str) -> Respo
     require_shown(answer.value)
     skill = msgspec.to_builtins(msgspec.structs.replace(answer.value, said=None, acts=()))
     content = {field: value for field, value in skill.items() if field not in INTERNAL}
+    content |= vskill.told(answer.value)
     return _document(request, answer, content, f"skill-{answer.value.name}")
 
 

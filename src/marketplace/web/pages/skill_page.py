@@ -1,5 +1,6 @@
 """The page of one skill, ``/skills/{slug}``, rendered here so that reading needs no script."""
 
+from collections.abc import Iterator
 from html import escape
 from http import HTTPStatus
 from string import Template
@@ -13,7 +14,12 @@ from marketplace.catalog import lookup
 from marketplace.content.skill_content import Availability, Kept, SkillContent, content_of
 from marketplace.ports.errors import StorageError
 from marketplace.skills.skill import Skill, Status
-from marketplace.skills.slugs import repository_page
+from marketplace.skills.slugs import (
+    is_on_github,
+    repository_name,
+    repository_owner,
+    repository_page,
+)
 from marketplace.skills.withholding import Withholding, withholding_of
 from marketplace.web.answers import NO_STORE, SKILLS_TAG, cacheable
 from marketplace.web.content_addresses import content_url
@@ -60,6 +66,8 @@ $notices<p class="description">$description</p>
 <dt>Path</dt><dd><code>$path</code></dd>
 <dt>License</dt><dd>$license</dd>
 <dt>Labels</dt><dd>$labels</dd>
+<dt>Installs</dt><dd>$installs</dd>
+<dt>Install</dt><dd>$commands</dd>
 <dt>Commit</dt><dd>$commit</dd>
 <dt>Archive</dt><dd>$archive</dd>
 <dt>SKILL.md</dt><dd>$skill_md</dd>
@@ -92,15 +100,16 @@ async def skill_page(request: Request, env: CurrentEnv, slug: str) -> Response:
     content = await content_of(env, skill)
     return cacheable(
         request,
-        render_skill(content).encode(),
+        render_skill(content, str(request.base_url)).encode(),
         tags=[SKILLS_TAG, f"skill-{skill.name}"],
         degraded=answer.degraded or content.is_uncertain,
         media_type="text/html; charset=utf-8",
     )
 
 
-def render_skill(kept: SkillContent) -> str:
-    """The whole document. Every value comes from a stranger and is escaped."""
+def render_skill(kept: SkillContent, site: str = "/") -> str:
+    """The whole document. Every value comes from a stranger and is escaped. ``site``: the address
+    of the front page."""
     skill = kept.skill
     content = _SKILL.substitute(
         title=escape(skill.display_name),
@@ -117,6 +126,9 @@ def render_skill(kept: SkillContent) -> str:
         license=escape(skill.license or "not stated"),
         labels=escape(", ".join(skill.labels)) or "none",
         notices=_notices(skill),
+        installs=f"{skill.installs:,}",
+        commands="<br>".join(f"<code>{escape(each)}</code>" for each in _commands(kept, site))
+        or "not handed out",
         commit=f"<code>{escape(skill.commit)}</code>" if skill.commit else "not told",
         archive=_download(skill, kept.archive, "zip"),
         skill_md=_download(skill, kept.skill_md, "text"),
@@ -147,6 +159,19 @@ def render_withheld(name: str, withholding: Withholding) -> str:
     rows = "\n".join(f"<dt>{term}</dt><dd>{text}</dd>" for term, text in facts)
     title = "Blocked" if blocked else "Withdrawn"
     return _message(title, "This skill is not listed any more.", f"<dl>{rows}</dl>")
+
+
+def _commands(kept: SkillContent, site: str) -> Iterator[str]:
+    """How people's programs install the skill."""
+    skill = kept.skill
+    if skill.scan_failed_at is not None:
+        return
+    if kept.archive.is_stored:
+        yield f"npx skills add {site}skills/{skill.name}"
+        yield f"npx clawhub install {skill.name} --registry {site}clawhub"
+    if skill.commit and skill.source_gone_at is None and is_on_github(skill.repo_url):
+        repository = f"{repository_owner(skill.repo_url)}/{repository_name(skill.repo_url)}"
+        yield f"gh skill install {repository} {skill.base_slug}@{skill.commit}"
 
 
 def _notices(skill: Skill) -> str:

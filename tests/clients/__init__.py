@@ -1,0 +1,1 @@
+"""The programs that people already have, as they are, against the running Worker."""
