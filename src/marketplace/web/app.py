@@ -10,7 +10,9 @@ from marketplace.web.api import (
     admin_skills,
     audit,
     block_list,
+    changes,
     reports,
+    restoring,
     rules,
     scan_requests,
     skills,
@@ -36,6 +38,7 @@ def create_app() -> FastAPI:
     app.include_router(skills.router)
     app.include_router(versions.router)
     app.include_router(block_list.router)
+    app.include_router(changes.router)
     app.include_router(submissions.router)
     app.include_router(scan_requests.router)
     app.include_router(skill_page.router)
@@ -44,6 +47,7 @@ def create_app() -> FastAPI:
     app.include_router(reports.router)
     app.include_router(admin_skills.router)
     app.include_router(rules.router)
+    app.include_router(restoring.router)
     app.add_api_route("/api/v1/health", _liveness, methods=["GET"], tags=["health"])
     app.add_middleware(HeadAsGet)
     app.add_middleware(BodyLimit)
