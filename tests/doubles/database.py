@@ -767,7 +767,7 @@ class DoubleSession:
             head=tables.changes,
             generation=tables.generation,
             claims=[(tables.rows[claim.identity].change, claim) for claim in tables.claims(seed)],
-            fingerprint=Fingerprint(len(changed), digest) if len(page) < limit else None,
+            fingerprint=Fingerprint(len(changed), digest) if len(page) == len(left) else None,
         )
 
     @_operation("store_dead_letter")

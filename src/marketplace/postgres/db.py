@@ -406,9 +406,7 @@ class PostgresSkillDatabase:
 
     async def add_aliases(self, aliases: Mapping[str, str]) -> None:
         added = (list(aliases), list(aliases.values()))
-        await self._pipeline(
-            Statement(queries.HOLD_NUMBERS), Statement(queries.ADD_ALIASES, added)
-        )
+        await self._pipeline(Statement(queries.HOLD_NUMBERS), Statement(queries.ADD_ALIASES, added))
 
     async def find_claims(self, slugs: Sequence[str]) -> Mapping[str, str]:
         if not slugs:
@@ -806,7 +804,9 @@ def _changes(lines: Sequence[tuple[str, ...]]) -> Changes:
         told.setdefault(kind, []).append(tuple(line))
     ((head, generation, _),) = told["head"]
     rows = [
-        ChangedSkill(int(number), _read_skill_json(skill), msgspec.json.decode(aliases, type=_Texts))
+        ChangedSkill(
+            int(number), _read_skill_json(skill), msgspec.json.decode(aliases, type=_Texts)
+        )
         for number, skill, aliases in told["change"]
     ]
     claims = [

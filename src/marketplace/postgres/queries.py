@@ -730,7 +730,7 @@ select 'claim', change, json_build_array(alias, identity)::text, ''
 from skill_alias join skill using (identity)
 where alias = any($4::text[])
 union all
--- Read only where the page is the last one, which is shorter than asked.
+-- Read only where the page is the last one.
 select 'fingerprint', all_skills.count,
     (all_skills.digest + coalesce(withheld.difference, 0))::text, ''
 from (select count(*), coalesce(sum(digest), 0) as digest from skill) as all_skills,
@@ -738,7 +738,9 @@ from (select count(*), coalesce(sum(digest), 0) as digest from skill) as all_ski
         select sum({_DIGEST_WITHHELD}::numeric - digest) as difference
         from skill where status <> 'LISTED'
     ) as withheld
-where (select count(*) from page) < $2::bigint
+where not exists (
+    select from skill where change > coalesce((select max(change) from page), $1::bigint)
+)
 """
 """$1 the number after which, $2 limit, $3 identities and $4 slugs of the seed. All of one moment:
 the number of the last change, the changes, what the seed gives way to and, with the last of them,

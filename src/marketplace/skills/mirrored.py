@@ -19,7 +19,7 @@ from marketplace.skills.skill import KEPT, Skill, Status
 from marketplace.skills.slugs import repository_author
 from marketplace.skills.stored import storable
 from marketplace.skills.tiers import Verdict
-from marketplace.skills.withholding import withholding_of
+from marketplace.skills.withholding import Withholding, withholding_of
 
 BY_OPERATOR: Final = "operator"
 BY_REPOSITORY: Final = "repository"
@@ -95,7 +95,7 @@ def _changed_at(skill: Skill) -> str:
 
 
 def _withheld(skill: Skill) -> dict[str, Any]:
-    told = withholding_of(skill)
+    told = withholding_of(skill) or Withholding(status=skill.status)
     kinds = {act.kind for act in in_force(skill.acts)}
     by_operator = bool(kinds & {ActKind.BLOCK, ActKind.WITHDRAW})
     return msgspec.to_builtins(  # type: ignore[no-any-return]
@@ -104,13 +104,13 @@ def _withheld(skill: Skill) -> dict[str, Any]:
             base_slug=skill.base_slug,
             repo_url=skill.repo_url,
             status=skill.status,
-            moment=(told and told.at) or _changed_at(skill),
+            moment=told.at or _changed_at(skill),
             withheld_by=BY_OPERATOR if by_operator else BY_REPOSITORY,
             published_at=skill.published_at,
-            reason=told and told.reason,
-            threat_type=told and told.threat_type,
-            severity=told and told.severity,
-            evidence_urls=told.evidence_urls if told else (),
+            reason=told.reason,
+            threat_type=told.threat_type,
+            severity=told.severity,
+            evidence_urls=told.evidence_urls,
             content_digest=skill.content_digest if skill.status is Status.BLOCKED else None,
         )
     )
@@ -160,7 +160,9 @@ def _stub(told: Tombstone) -> Skill:
 
 def _act_of(told: Tombstone) -> Act:
     return Act(
-        id=hashlib.sha256(f"{told.repo_url}#{told.base_slug} {told.moment}".encode()).hexdigest()[:16],
+        id=hashlib.sha256(f"{told.repo_url}#{told.base_slug} {told.moment}".encode()).hexdigest()[
+            :16
+        ],
         kind=ActKind.BLOCK if told.status is Status.BLOCKED else ActKind.WITHDRAW,
         reason=told.reason or "",
         at=told.moment,
