@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from cli.access import check_access
 from cli.client import MarketplaceClient, Surroundings
 from cli.commands import perform
@@ -16,7 +18,14 @@ from cli.errors import EXIT_OK
 from cli.mirroring import mirror
 from cli.output import Output
 from tests.worker.marketplace import Marketplace
-from tests.worker.publishing import OPERATOR, eventually, listing, publish_many
+from tests.worker.publishing import (
+    OPERATOR,
+    eventually,
+    listing,
+    report,
+    status,
+    submit_many,
+)
 from tests.worker.storage import rebuild, rows, without_postgres
 from tests.worker.test_command_line import run
 from tests.worker.test_other_database import dump, in_another_isolate, restore, trusted
@@ -75,6 +84,22 @@ def act_on_some(marketplace: Marketplace, slugs: Sequence[str]) -> None:
             assert client.post(path, json=body, headers=OPERATOR).status_code == 200
 
 
+def publish(client: httpx.Client, slugs: Sequence[str]) -> None:
+    """Submit, pass, and wait."""
+    ids = submit_many(client, OWNER, slugs)
+    report(client, *ids)
+    wait_for(client, ids)
+
+
+def wait_for(client: httpx.Client, ids: Sequence[str]) -> None:
+    """Wait until all are published; a marketplace that is too busy to say so is asked again."""
+    for submission_id in ids:
+        eventually(
+            lambda submission_id=submission_id: status(client, submission_id),  # type: ignore[misc]
+            lambda answer: answer.get("state") == "PUBLISHED",
+        )
+
+
 def publish_through_everything(marketplace: Marketplace, count: int) -> list[str]:
     """Publish through an outage, a restart and a restored dump; the slugs of what was published."""
     slugs = [f"followed-{number:04d}" for number in range(count)]
@@ -84,18 +109,20 @@ def publish_through_everything(marketplace: Marketplace, count: int) -> list[str
         for number, batch in enumerate(batches):
             if number == outage:
                 with without_postgres(marketplace):
-                    publish_many(client, OWNER, batch[: AT_ONCE // 5])
-                publish_many(client, OWNER, batch[AT_ONCE // 5 :])
+                    ids = submit_many(client, OWNER, batch[: AT_ONCE // 5])
+                    report(client, *ids)
+                wait_for(client, ids)
+                publish(client, batch[AT_ONCE // 5 :])
             elif number == old:
                 kept = dump(marketplace)
-                publish_many(client, OWNER, batch)
+                publish(client, batch)
                 act_on_some(marketplace, batch)
                 trusted(client, OWNER)
                 restore(marketplace, kept)
                 assert listing(client)["degraded"] is True
                 eventually(lambda: listing(client), lambda found: not found["degraded"])
             else:
-                publish_many(client, OWNER, batch)
+                publish(client, batch)
                 act_on_some(marketplace, batch[5:])
             if number == restart:
                 in_another_isolate(marketplace)

@@ -368,7 +368,7 @@ def test_large_skills_go_in_smaller_calls(feed: FeedDouble, folder: Path) -> Non
 def test_a_refused_skill_is_told_and_exit_code_1(feed: FeedDouble, folder: Path) -> None:
     empty = mirrored(feed, folder)
     told = [{"name": "s-1", "reason": "another skill has its slug"}]
-    empty._restore = lambda _: httpx.Response(  # type: ignore[method-assign]
+    empty._restore = lambda items: httpx.Response(  # type: ignore[method-assign] # noqa: ARG005
         200, json={"restored": 7, "present": 0, "rejected": told}
     )
     result = empty.run("restore", str(folder))
