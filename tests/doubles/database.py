@@ -761,7 +761,12 @@ class DoubleSession:
         digest = add_items(NO_SKILLS.digest, (row.skill for row in changed))
         return Changes(
             rows=[
-                ChangedSkill(row.change, row.skill, tuple(sorted(tables.aliases_of(row.identity))))
+                ChangedSkill(
+                    row.change,
+                    row.skill,
+                    row.revision,
+                    tuple(sorted(tables.aliases_of(row.identity))),
+                )
                 for row in page
             ],
             head=tables.changes,

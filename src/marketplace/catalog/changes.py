@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from marketplace.basics.concurrency import in_turns
 from marketplace.catalog.source_chain import Reading
 from marketplace.ports.database import Changes
 from marketplace.ports.env import Env
@@ -54,7 +55,7 @@ async def read_changes(env: Env, *, since: int, limit: int, generation: str | No
     found = await Reading(env).from_database(
         lambda database: database.list_changes(since=after, limit=limit, seed=env.seed)
     )
-    feed = _feed(found, env.seed, since=since, limit=limit)
+    feed = await _feed(found, env.seed, since=since, limit=limit)
     if generation not in (None, feed.generation):
         raise FeedRestarted("The marketplace has another generation", feed)
     if since > feed.head:
@@ -62,28 +63,44 @@ async def read_changes(env: Env, *, since: int, limit: int, generation: str | No
     return feed
 
 
-def _feed(found: Changes, seed: Seed, *, since: int, limit: int) -> Feed:
+async def _feed(found: Changes, seed: Seed, *, since: int, limit: int) -> Feed:
     placed = _numbered(seed, found)
+    revisions = _revisions(seed.skills)
     last = found.rows[-1].number + SEED_NUMBERS if found.fingerprint is None else None
     entries = [
-        (number, skill, (), True)
+        _Entry(number, skill, revisions[skill.identity], is_seed=True)
         for number, skill in placed
         if number > since and (last is None or number <= last)
-    ] + [(row.number + SEED_NUMBERS, row.skill, row.aliases, False) for row in found.rows]
-    entries.sort(key=lambda entry: (entry[0], entry[1].name))
+    ] + [
+        _Entry(row.number + SEED_NUMBERS, row.skill, row.revision, row.aliases)
+        for row in found.rows
+    ]
+    entries.sort(key=lambda entry: (entry.number, entry.skill.name))
     shown = _cut(entries, limit)
     head = found.head + SEED_NUMBERS
     is_last = found.fingerprint is not None and len(shown) == len(entries)
     return Feed(
-        changes=[
-            {"number": number} | item_of(skill, aliases=aliases, seed=is_seed)
-            for number, skill, aliases, is_seed in shown
-        ],
-        next=head if is_last else shown[-1][0],
+        changes=[entry.item() async for entry in in_turns(shown)],
+        next=head if is_last else shown[-1].number,
         head=head,
         generation=f"{found.generation}-{_digest(seed.skills)}",
-        fingerprint=_whole(found.fingerprint, placed, seed) if is_last else None,
+        fingerprint=_whole(found.fingerprint, placed, revisions) if is_last else None,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A change, before it is made an item of the feed."""
+
+    number: int
+    skill: Skill
+    revision: str
+    aliases: tuple[str, ...] = ()
+    is_seed: bool = False
+
+    def item(self) -> dict[str, Any]:
+        told = item_of(self.skill, self.revision, aliases=self.aliases, seed=self.is_seed)
+        return {"number": self.number} | told
 
 
 def _numbered(seed: Seed, found: Changes) -> list[tuple[int, Skill]]:
@@ -96,20 +113,19 @@ def _numbered(seed: Seed, found: Changes) -> list[tuple[int, Skill]]:
     ]
 
 
-def _cut(entries: Sequence[Any], limit: int) -> Sequence[Any]:
+def _cut(entries: Sequence[_Entry], limit: int) -> Sequence[_Entry]:
     """At most ``limit``, and what has the number of the last one."""
     if len(entries) <= limit:
         return entries
-    last = entries[limit - 1][0]
-    return [entry for entry in entries if entry[0] <= last]
+    last = entries[limit - 1].number
+    return [entry for entry in entries if entry.number <= last]
 
 
 def _whole(
-    rows: Fingerprint | None, placed: Sequence[tuple[int, Skill]], seed: Seed
+    rows: Fingerprint | None, placed: Sequence[tuple[int, Skill]], revisions: Mapping[str, str]
 ) -> Fingerprint | None:
     if rows is None:
         return None
-    revisions = _revisions(seed.skills)
     versions = [(skill.name, revisions[skill.identity]) for _, skill in placed]
     return Fingerprint(rows.count + len(versions), add_versions_to_digest(rows.digest, versions))
 

@@ -84,10 +84,11 @@ class Counted(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class ChangedSkill:
-    """A row, the number of its latest change, and the slugs that it has left."""
+    """A row, the number of its latest change, its revision, and the slugs that it has left."""
 
     number: int
     skill: Skill
+    revision: str
     aliases: tuple[str, ...] = ()
 
 

@@ -802,18 +802,21 @@ def _changes(lines: Sequence[tuple[str, ...]]) -> Changes:
     told: dict[str, list[tuple[str, ...]]] = {"change": [], "claim": [], "fingerprint": []}
     for kind, *line in lines:
         told.setdefault(kind, []).append(tuple(line))
-    ((head, generation, _),) = told["head"]
+    ((head, generation, *_),) = told["head"]
     rows = [
         ChangedSkill(
-            int(number), _read_skill_json(skill), msgspec.json.decode(aliases, type=_Texts)
+            int(number),
+            _read_skill_json(skill),
+            revision,
+            msgspec.json.decode(aliases, type=_Texts),
         )
-        for number, skill, aliases in told["change"]
+        for number, skill, revision, aliases in told["change"]
     ]
     claims = [
         (int(number), Claim(*msgspec.json.decode(claim, type=_Texts)))
-        for number, claim, _ in told["claim"]
+        for number, claim, *_ in told["claim"]
     ]
-    fingerprint = [_fingerprint(count, total) for count, total, _ in told["fingerprint"]]
+    fingerprint = [_fingerprint(count, total) for count, total, *_ in told["fingerprint"]]
     rows.sort(key=lambda row: (row.number, row.skill.name))
     return Changes(rows, int(head), generation, claims, next(iter(fingerprint), None))
 

@@ -714,25 +714,26 @@ with page as (
     order by change
     fetch first ($2::bigint) rows with ties
 )
-select 'head' as kind, changes as number, generation as told, '' as aliases from instance
+select 'head' as kind, changes as number, generation as told, '' as revision, '' as aliases
+from instance
 union all
-select 'change', page.change, {skill_json("skill")}::text,
+select 'change', page.change, {skill_json("skill")}::text, revision,
     (
         select coalesce(json_agg(alias order by alias), '[]')
         from skill_alias where skill_alias.identity = page.identity
     )::text
 from page join skill using (identity)
 union all
-select 'claim', change, json_build_array(name, identity)::text, '' from skill
+select 'claim', change, json_build_array(name, identity)::text, '', '' from skill
 where identity = any($3::text[]) or name = any($4::text[])
 union all
-select 'claim', change, json_build_array(alias, identity)::text, ''
+select 'claim', change, json_build_array(alias, identity)::text, '', ''
 from skill_alias join skill using (identity)
 where alias = any($4::text[])
 union all
 -- Read only where the page is the last one.
 select 'fingerprint', all_skills.count,
-    (all_skills.digest + coalesce(withheld.difference, 0))::text, ''
+    (all_skills.digest + coalesce(withheld.difference, 0))::text, '', ''
 from (select count(*), coalesce(sum(digest), 0) as digest from skill) as all_skills,
     (
         select sum({_DIGEST_WITHHELD}::numeric - digest) as difference

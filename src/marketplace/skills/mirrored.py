@@ -62,9 +62,12 @@ class Identified(msgspec.Struct, frozen=True, rename="camel"):
     aliases: tuple[str, ...] = ()
 
 
-def item_of(skill: Skill, *, aliases: Sequence[str] = (), seed: bool = False) -> dict[str, Any]:
+def item_of(
+    skill: Skill, revision: str, *, aliases: Sequence[str] = (), seed: bool = False
+) -> dict[str, Any]:
     """The skill for the feed, as JSON can hold it. ``aliases``: the slugs that it has left."""
-    told = _listed(skill) if skill.status is Status.LISTED else _withheld(skill)
+    is_listed = skill.status is Status.LISTED
+    told = _listed(skill) | {"revision": revision} if is_listed else _withheld(skill)
     told |= {"identity": skill.identity, "aliases": list(aliases), "seed": seed}
     return told | {"digest": digest_of_item(told)}
 
@@ -79,7 +82,7 @@ def _listed(skill: Skill) -> dict[str, Any]:
     acts = tuple(_without_words(act) for act in skill.acts)
     told = msgspec.to_builtins(msgspec.structs.replace(skill, acts=acts))
     told = {name: value for name, value in told.items() if name not in _COUNTED}
-    return told | {"moment": _changed_at(skill), "revision": skill.revision}
+    return told | {"moment": _changed_at(skill)}
 
 
 def _without_words(act: Act) -> Act:

@@ -10,9 +10,9 @@ import httpx
 import pytest
 
 from cli.mirroring import MAX_RESTARTS, PATIENCE_SECONDS
+from marketplace.skills import mirrored
 from marketplace.skills.acts import ActKind
 from marketplace.skills.fingerprint import NO_SKILLS, add_items
-from marketplace.skills.mirrored import item_of
 from marketplace.skills.skill import Skill
 from tests.examples import act, skill, with_acts
 from tests.unit.cli.double import Answer, FakeMarketplace
@@ -21,6 +21,10 @@ CHANGES = "/api/v1/changes"
 RESTORE = "/api/v1/admin/restore"
 ARCHIVE = b"an archive"
 DIGEST = hashlib.sha256(ARCHIVE).hexdigest()
+
+
+def item_of(told: Skill, **options: Any) -> dict[str, Any]:
+    return mirrored.item_of(told, told.revision, **options)
 
 
 @dataclass
@@ -309,7 +313,7 @@ def test_following_goes_on_until_it_is_interrupted(feed: FeedDouble, folder: Pat
 # --- filling a marketplace --------------------------------------------------------------------
 
 
-def mirrored(feed: FeedDouble, folder: Path) -> FeedDouble:
+def beside_a_mirror(feed: FeedDouble, folder: Path) -> FeedDouble:
     """A marketplace that has the seed alone, beside a mirror of one that has more."""
     seed = skill("seeded")
     feed.publish(seed, seed=True)
@@ -321,7 +325,7 @@ def mirrored(feed: FeedDouble, folder: Path) -> FeedDouble:
 
 
 def test_an_empty_marketplace_gets_all_but_the_seed(feed: FeedDouble, folder: Path) -> None:
-    empty = mirrored(feed, folder)
+    empty = beside_a_mirror(feed, folder)
     result = empty.run("restore", str(folder), "--json")
     assert result.exit_code == 0, result.output
     sent = [item["name"] for body in empty.bodies(RESTORE) for item in body["skills"]]
@@ -332,7 +336,7 @@ def test_an_empty_marketplace_gets_all_but_the_seed(feed: FeedDouble, folder: Pa
 def test_a_marketplace_that_has_skills_is_not_filled_unless_asked(
     feed: FeedDouble, folder: Path
 ) -> None:
-    there = mirrored(feed, folder)
+    there = beside_a_mirror(feed, folder)
     there.publish(skill("own"))
     result = there.run("restore", str(folder))
     assert result.exit_code == 2
@@ -345,7 +349,7 @@ def test_a_marketplace_that_has_skills_is_not_filled_unless_asked(
 
 
 def test_a_mirror_that_is_not_whole_fills_nothing(feed: FeedDouble, folder: Path) -> None:
-    empty = mirrored(feed, folder)
+    empty = beside_a_mirror(feed, folder)
     (folder / "skills" / "s-1.json").write_bytes(b"{")
     result = empty.run("restore", str(folder))
     assert result.exit_code == 2
@@ -358,7 +362,7 @@ def test_large_skills_go_in_smaller_calls(feed: FeedDouble, folder: Path) -> Non
     large = [skill(f"large-{n}", description="x" * 15_000) for n in range(30)]
     originals.update({each.identity: each for each in large})
     feed.publish(*large)
-    empty = mirrored(feed, folder)
+    empty = beside_a_mirror(feed, folder)
     assert empty.run("restore", str(folder)).exit_code == 0
     sizes = [len(r.content) for r in empty.requests if r.url.path == RESTORE]
     assert max(sizes) < 256 * 1024
@@ -366,9 +370,9 @@ def test_large_skills_go_in_smaller_calls(feed: FeedDouble, folder: Path) -> Non
 
 
 def test_a_refused_skill_is_told_and_exit_code_1(feed: FeedDouble, folder: Path) -> None:
-    empty = mirrored(feed, folder)
+    empty = beside_a_mirror(feed, folder)
     told = [{"name": "s-1", "reason": "another skill has its slug"}]
-    empty._restore = lambda items: httpx.Response(  # type: ignore[method-assign] # noqa: ARG005
+    empty._restore = lambda items: httpx.Response(  # type: ignore[method-assign]  # noqa: ARG005
         200, json={"restored": 7, "present": 0, "rejected": told}
     )
     result = empty.run("restore", str(folder))

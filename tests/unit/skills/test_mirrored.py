@@ -9,9 +9,10 @@ import msgspec
 import pytest
 
 from marketplace.basics.json_text import InvalidData
+from marketplace.skills import mirrored
 from marketplace.skills.acts import ActKind, Severity
 from marketplace.skills.change import Scanned
-from marketplace.skills.mirrored import item_of, read_item
+from marketplace.skills.mirrored import read_item
 from marketplace.skills.scan import Facts, Scan
 from marketplace.skills.skill import Skill, Status
 from marketplace.skills.stored import storable
@@ -27,6 +28,10 @@ BLOCK = act(
     evidence_urls=("https://threat.example/a",),
     reason="It steals.",
 )
+
+
+def item_of(told: Skill, **options: Any) -> dict[str, Any]:
+    return mirrored.item_of(told, told.revision, **options)
 
 
 def over_the_wire(item: dict[str, Any]) -> dict[str, Any]:
