@@ -66,17 +66,16 @@ async def read_changes(env: Env, *, since: int, limit: int, generation: str | No
 async def _feed(found: Changes, seed: Seed, *, since: int, limit: int) -> Feed:
     placed = _numbered(seed, found)
     revisions = _revisions(seed.skills)
-    last = found.rows[-1].number + SEED_NUMBERS if found.fingerprint is None else None
     entries = [
         _Entry(number, skill, revisions[skill.identity], is_seed=True)
         for number, skill in placed
-        if number > since and (last is None or number <= last)
+        if number > since
     ] + [
         _Entry(row.number + SEED_NUMBERS, row.skill, row.revision, row.aliases)
         for row in found.rows
     ]
     entries.sort(key=lambda entry: (entry.number, entry.skill.name))
-    shown = _cut(entries, limit)
+    shown = _cut(entries, limit)  # where further rows follow, these are as many as the limit
     head = found.head + SEED_NUMBERS
     is_last = found.fingerprint is not None and len(shown) == len(entries)
     return Feed(
