@@ -55,7 +55,7 @@ class _Mirror:
         """The report of one catching up. Raises CliError; what was mirrored by then stays."""
         restarts = 0
         applied = 0
-        if self._files is None or self._files.damaged or self._files.state is None:
+        if self._files is None or self._files.state is None:
             self._files, applied = self._walk()
         while True:
             try:
@@ -76,8 +76,6 @@ class _Mirror:
     def _walk(self, *, anew: bool = False) -> tuple[SkillFiles, int]:
         """The whole feed into files of their own, which then take the place of those before."""
         files = self._folder.begin_walk() if anew else self._folder.walk()
-        if files.damaged:
-            files = self._folder.begin_walk()
         applied = 0
         for _ in range(MAX_RESTARTS + 1):
             try:

@@ -141,12 +141,12 @@ def test_a_skill_that_moves_to_another_slug_leaves_no_file_behind(
 ) -> None:
     feed.run("mirror", str(folder))
     feed.publish(skill("s-3", name="acme-s-3"), skill("s-3", repository="other/tools"))
-    assert feed.run("mirror", str(folder)).exit_code == 0
+    assert json.loads(feed.run("mirror", str(folder), "--json").stdout)["restarts"] == 0
     found = kept(folder)
     assert found["s-3"]["repoUrl"] == "https://github.com/other/tools"
     assert found["acme-s-3"]["repoUrl"] == "https://github.com/acme/tools"
     feed.publish(skill("s-3", name="acme-tools-s-3"))
-    assert feed.run("mirror", str(folder)).exit_code == 0
+    assert json.loads(feed.run("mirror", str(folder), "--json").stdout)["restarts"] == 0
     assert "acme-s-3" not in kept(folder)
 
 
