@@ -253,6 +253,31 @@ async def test_rows_by_hand_get_a_number_each(
         assert found.head == seen + 3
 
 
+@pytest.mark.parametrize("end", ["commit", "rollback"])
+@pytest.mark.parametrize("many", [False, True])
+async def test_what_is_committed_later_has_the_greater_number(
+    postgres: DatabaseConnector,
+    postgres_server: PostgresServer,
+    database: str,
+    end: str,
+    many: bool,
+) -> None:
+    """Who has seen the later change of two is yet told the earlier one."""
+    with await postgres() as db, await postgres_server.connect(database) as connection:
+        slow = PostgresSkillDatabase(connection)
+        await connection.query("begin")
+        await (slow.upsert_skills([skill("slow")]) if many else publish(slow, skill("slow")))
+        with await postgres() as other:
+            writing = asyncio.ensure_future(publish(other, skill("fast")))
+            await asyncio.sleep(0.2)
+            seen = list((await changes(db)).rows)
+            await connection.query(end)
+            await writing
+        seen += (await changes(db, seen[-1].number if seen else 0)).rows
+        told = [row.skill.name for row in seen]
+        assert told == (["slow", "fast"] if end == "commit" else ["fast"])
+
+
 async def test_who_follows_while_many_write_misses_nothing(
     postgres: DatabaseConnector, postgres_server: PostgresServer, database: str
 ) -> None:
@@ -275,7 +300,7 @@ async def test_who_follows_while_many_write_misses_nothing(
         with await postgres() as db:
             while True:
                 last = over.is_set()
-                found = await changes(db, since, 5)
+                found = await changes(db, since)
                 followed.update({row.skill.name: row.skill for row in found.rows})
                 since = found.rows[-1].number if found.rows else since
                 if last and not found.rows:
