@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from cli.mirror_folder import write
 from cli.mirroring import MAX_RESTARTS, PATIENCE_SECONDS
 from marketplace.skills import mirrored
 from marketplace.skills.acts import ActKind
@@ -201,6 +202,30 @@ def test_after_a_restart_what_is_there_stays_until_the_new_walk_is_whole(
     assert "s-5" not in kept(folder)
     assert kept(folder)["s-2"]["description"] == "Of the new generation."
     assert sorted(each.name for each in folder.iterdir()) == ["skills"]
+
+
+def test_a_run_that_was_killed_between_two_folders_loses_neither(
+    feed: FeedDouble, folder: Path
+) -> None:
+    feed.run("mirror", str(folder))
+    before = kept(folder)
+    (folder / "skills").rename(folder / "replaced")
+    feed.troubles = [httpx.ConnectError("away")] * 2000
+    assert feed.run("mirror", str(folder)).exit_code == 2
+    assert kept(folder) == before
+
+
+def test_a_file_is_whole_or_as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "a.json"
+    write(file, b"before")
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write(file, b"after")
+    assert file.read_bytes() == b"before"
 
 
 def test_a_change_that_no_number_told_is_found_by_the_fingerprint(
