@@ -137,11 +137,13 @@ def test_a_second_run_asks_for_what_has_changed_alone(feed: FeedDouble, folder: 
     assert "late" in kept(folder)
 
 
+@pytest.mark.parametrize("taker_comes_first", [False, True])
 def test_a_skill_that_moves_to_another_slug_leaves_no_file_behind(
-    feed: FeedDouble, folder: Path
+    feed: FeedDouble, folder: Path, taker_comes_first: bool
 ) -> None:
     feed.run("mirror", str(folder))
-    feed.publish(skill("s-3", name="acme-s-3"), skill("s-3", repository="other/tools"))
+    moved = [skill("s-3", name="acme-s-3"), skill("s-3", repository="other/tools")]
+    feed.publish(*(reversed(moved) if taker_comes_first else moved))
     assert json.loads(feed.run("mirror", str(folder), "--json").stdout)["restarts"] == 0
     found = kept(folder)
     assert found["s-3"]["repoUrl"] == "https://github.com/other/tools"
