@@ -12,7 +12,7 @@ insert into skill (
     identity, name, base_slug, repository, display_name, description, summary,
     author, author_lower, repo_url, category, cert_tier, cert_score, extensible,
     trending_score_7d, trending_score_30d, published_at, updated_at, revision,
-    title_terms, search_terms
+    title_terms, search_terms, change
 )
 select
     'https://github.com/owner-' || owner || '/repo#skill-' || n,
@@ -28,7 +28,8 @@ select
     array['skill', n::text, words[1]],
     array['skill', n::text, 'owner', owner::text, 'category', category, 'community', 'verified',
         case when n % 2 = 0 then 'even' else 'odd' end]
-        || words
+        || words,
+    n
 from generate_series($1::bigint, $2::bigint) as n
 cross join lateral (
     select
@@ -53,4 +54,5 @@ async def generate_skills(connection: Connection, count: int) -> None:
     for first in range(1, count + 1, _BATCH):
         last = min(first + _BATCH - 1, count)
         await connection.query(_GENERATE, first, last, timeout=600)
+    await connection.query("update instance set changes = greatest(changes, $1::bigint)", count)
     await connection.query("vacuum analyze skill", timeout=600)

@@ -1,5 +1,6 @@
 """The command line: options and help. What the commands do is in ``cli/commands.py``."""
 
+import os
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -7,9 +8,10 @@ from typing import Annotated
 
 import typer
 
-from cli import commands
+from cli import commands, mirroring
 from cli.access import DEFAULT_URL, check_access
 from cli.client import MarketplaceClient, Surroundings
+from cli.mirror_folder import is_mirror
 from cli.output import Output
 from cli.scanning import ScanTarget
 
@@ -247,15 +249,45 @@ def block(
 @app.command()
 def restore(
     ctx: typer.Context,
-    slug: SlugArgument,
+    what: Annotated[
+        str, typer.Argument(help="A skill's slug; or the folder of a mirror, with a / in its path.")
+    ],
     acts: Annotated[
         list[str] | None, typer.Argument(help="Ids of acts; without, those in force are listed.")
     ] = None,
     reason: Annotated[str | None, typer.Option(help="Why.")] = None,
+    into_existing: Annotated[
+        bool, typer.Option("--into-existing", help="Of a mirror: add what is lacking.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Lift acts on a skill: those that are named, and no others."""
-    command = partial(commands.restore, slug=slug, acts=acts or [], reason=reason)
+    """Lift acts on a skill: those that are named, and no others. Or fill a marketplace from a
+    mirror: exit code 1 if it has another fingerprint then."""
+    folder = Path(what)
+    if acts is None and (os.sep in what or is_mirror(folder)):
+        filling = partial(mirroring.restore, folder=folder, into_existing=into_existing)
+        _run(ctx, filling, as_json=as_json)
+    command = partial(commands.restore, slug=what, acts=acts or [], reason=reason)
+    _run(ctx, command, as_json=as_json)
+
+
+@app.command()
+def mirror(
+    ctx: typer.Context,
+    folder: Annotated[Path, typer.Argument(help="Where the mirror is, or is to be.")],
+    content: Annotated[
+        bool, typer.Option("--content", help="Get the skills' content, too.")
+    ] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Go on until it is interrupted.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Keep a copy of the catalogue: one JSON file a skill. Needs no credential.
+
+    Exit code 1 if the copy does not have the marketplace's fingerprint in the end.
+    """
+    command = partial(mirroring.mirror, folder=folder, content=content, follow=follow)
     _run(ctx, command, as_json=as_json)
 
 

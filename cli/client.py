@@ -13,13 +13,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
 import httpx
 
 from cli.access import Access
-from cli.errors import AccessRefused, CliError, NoAnswer, RequestRefused
+from cli.errors import AccessRefused, CliError, FeedRestarted, NoAnswer, RequestRefused
 
 ATTEMPTS: Final = 3
 FIRST_DELAY_SECONDS: Final = 0.5  # doubled with every attempt
@@ -28,6 +28,8 @@ CONNECT_TIMEOUT_SECONDS: Final = 5.0
 READ_TIMEOUT_SECONDS: Final = 30.0
 UPLOAD_TIMEOUT_SECONDS: Final = 120.0
 BATCH_SIZE: Final = 100  # dead letters, ids or verdicts in one call
+
+T = TypeVar("T")
 
 _PASSING_STATUSES: Final = frozenset({429, 502, 503, 504})
 _NOT_TAKEN_STATUSES: Final = frozenset({429})
@@ -192,6 +194,56 @@ class MarketplaceClient:
         response = self._send(request, repeatable=True)
         if not response.is_success:
             self._read(response)
+
+    def changes(self, *, since: int, generation: str, limit: int) -> dict[str, Any]:
+        """A part of the feed of changes. Public. Raises FeedRestarted where it begins anew."""
+        params = {"since": str(since), "limit": str(limit)}
+        params |= {"generation": generation} if generation else {}
+        try:
+            feed = self._call("GET", "/api/v1/changes", params=params, authenticated=False)
+        except RequestRefused as error:
+            if error.status == 410:
+                raise FeedRestarted(str(error), status=error.status) from None
+            raise
+        if not isinstance(feed.get("next"), int) or not isinstance(feed.get("head"), int):
+            raise NoAnswer("the feed tells no numbers: do tool and marketplace fit together?")
+        _list_in(feed, "changes")
+        return feed
+
+    def end_of_changes(self) -> dict[str, Any]:
+        """The end of the feed, with the fingerprint of all skills."""
+        head = self.changes(since=0, generation="", limit=1)["head"]
+        feed = self.changes(since=head, generation="", limit=1000)
+        while feed["next"] < feed["head"]:
+            feed = self.changes(since=feed["next"], generation="", limit=1000)
+        return feed
+
+    def content(self, digest: str) -> bytes | None:
+        """Content by its digest; None where the marketplace does not have or serve it. Public."""
+        request = self._http.build_request("GET", f"/content/{digest}")
+        response = self._send(request, repeatable=True)
+        if response.is_success:
+            return response.content
+        if response.status_code in {404, 410, 451}:
+            return None
+        raise self._refusal(response, None)
+
+    def restore_skills(self, skills: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Add skills of a mirror; what became of them."""
+        return self._call("POST", "/api/v1/admin/restore", body={"skills": list(skills)})
+
+    def patiently(self, call: Callable[[], T], *, seconds: float, longest_pause: float) -> T:
+        """Make a call again while the marketplace is away, for so long. Raises NoAnswer then."""
+        end = self.surroundings.monotonic() + seconds
+        pause = 1.0
+        while True:
+            try:
+                return call()
+            except NoAnswer:
+                if self.surroundings.monotonic() + pause > end:
+                    raise
+            self.surroundings.sleep(pause)
+            pause = min(pause * 2, longest_pause)
 
     def _listed(
         self,

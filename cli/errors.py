@@ -38,3 +38,7 @@ class RequestRefused(CliError):
     """The marketplace answered that this request is not acceptable (other 4xx)."""
 
     exit_code = EXIT_FINDING
+
+
+class FeedRestarted(RequestRefused):
+    """The feed of changes begins anew: what was followed is of another generation."""

@@ -110,16 +110,19 @@ async def test_each_change_of_a_skill_raises_the_number_and_nothing_else_does(
         assert await after(publish(db, skill(updated_at=FEBRUARY))) == 1
         assert await after(publish(db, skill(updated_at=JANUARY))) == 0
         newest = State(skill(updated_at=MARCH))  # made from a row that has changed meanwhile
-        assert await after(db.upsert_skill(newest, candidates=["pdf-tools"], row=first)) == 1
+        lost = {1, 2}  # the attempt that came too late may have taken a number
+        assert await after(db.upsert_skill(newest, candidates=["pdf-tools"], row=first)) in lost
         several = [skill(name=name, base_slug=name) for name in ("one", "two", "three")]
-        assert await after(db.upsert_skills(several)) == 1
+        assert await after(db.upsert_skills(several)) == 3
         assert await after(db.upsert_skills(several)) == 0
         block = Acted(first.identity, (act(ActKind.BLOCK),))
         assert await after(db.upsert_skill(block, candidates=["pdf-tools"])) == 1
         stored = await db.get_skill_by_identity(first.identity)
         assert stored is not None
         keys = [key_of(stored), RecordKey("one", several[0].identity, several[0].revision)]
-        assert await after(db.mark_in_kv(keys), db.add_alias("old", first.identity)) == 0
+        assert await after(db.mark_in_kv(keys)) == 0
+        assert await after(db.add_alias("old", first.identity)) == 1
+        assert await after(db.add_alias("old", first.identity)) == 0
         assert await after(db.save_state("a report", b"{}")) == 0
 
 

@@ -23,7 +23,9 @@ from marketplace.ports.audit import AuditEntry, AuditFilter
 from marketplace.ports.database import (
     AliasKey,
     AliasRow,
+    ChangedSkill,
     ChangePlace,
+    Changes,
     ContentGroup,
     ContentNaming,
     Counted,
@@ -64,7 +66,7 @@ from marketplace.postgres.db import MAX_ATTEMPTS
 from marketplace.postgres.listing_sql import matches_nothing
 from marketplace.skills.acts import ActKind
 from marketplace.skills.change import Change
-from marketplace.skills.fingerprint import Fingerprint
+from marketplace.skills.fingerprint import NO_SKILLS, Fingerprint, add_items
 from marketplace.skills.listing_rules import MOST_COUNTED, ListingQuery, cursor_rank, matches, rank
 from marketplace.skills.merging import is_same, merge
 from marketplace.skills.rules import Rule, RuleLift, Target, owners_of
@@ -100,11 +102,12 @@ class Held:
     revision: str
     summary: SkillSummary
     revision_in_kv: str | None = None
+    change: int = 0  # the number of its latest change
 
     @classmethod
-    def of(cls, skill: Skill, revision_in_kv: str | None = None) -> "Held":
+    def of(cls, skill: Skill, revision_in_kv: str | None = None, change: int = 0) -> "Held":
         """What is held of a skill."""
-        return cls(skill, skill.identity, skill.revision, skill.summary(), revision_in_kv)
+        return cls(skill, skill.identity, skill.revision, skill.summary(), revision_in_kv, change)
 
     @property
     def name(self) -> str:
@@ -146,6 +149,7 @@ class DatabaseDouble:
     instance: str = "the double"
     changes: int = 0
     missing_until: int | None = None
+    generation: str = "the first"
 
     def demand(self, expectation: Expectation) -> None:
         """Raise DatabaseError where the database is not as expected."""
@@ -196,13 +200,24 @@ class DatabaseDouble:
             values |= {} if earlier else {"published_at": present.skill.published_at}
             self.add_version(present.skill, changed)
             in_kv = None if earlier else present.revision_in_kv
-            self.put(Held.of(msgspec.structs.replace(changed, **values), in_kv))
+            self.changes += 1
+            self.put(Held.of(msgspec.structs.replace(changed, **values), in_kv, self.changes))
             return Upserted.UPDATED
         if name is None:
             return None
         self.add_version(None, changed)
-        self.put(Held.of(msgspec.structs.replace(changed, name=name)))
+        self.changes += 1
+        self.put(Held.of(msgspec.structs.replace(changed, name=name), change=self.changes))
         return Upserted.INSERTED
+
+    def leave(self, alias: str, identity: str) -> None:
+        """Note a slug that a skill has left; a change of that skill."""
+        if alias in self.aliases:
+            return
+        self.aliases[alias] = identity
+        if identity in self.rows:
+            self.changes += 1
+            self.rows[identity] = replace(self.rows[identity], change=self.changes)
 
     def add_version(self, before: Skill | None, after: Skill) -> None:
         """Add the version that a change makes, if any, and before it the first, if that lacks."""
@@ -226,8 +241,11 @@ class DatabaseDouble:
             for identity, each in sorted(merged.items())
             if self.write(each.skill, self.first_free([each.skill.name], identity), each.replaced)
         }
-        self.changes += bool(written)
         return [each.skill for identity, each in merged.items() if identity not in written]
+
+    def aliases_of(self, identity: str) -> list[str]:
+        """The slugs that a skill has left."""
+        return [alias for alias, other in self.aliases.items() if other == identity]
 
     def matching(self, query: ListingQuery) -> list[SkillSummary]:
         """The listed summaries, in no particular order."""
@@ -394,7 +412,9 @@ class DoubleSession:
     @_operation("note_complete")
     def note_complete(self) -> Standing:
         tables = self.tables
-        tables.changes = max(tables.changes, tables.missing_until or 0)
+        if tables.missing_until is not None:
+            tables.changes = max(tables.changes, tables.missing_until)
+            tables.generation = f"after {tables.generation}"
         tables.missing_until = None
         return Standing(tables.instance, tables.changes)
 
@@ -483,7 +503,6 @@ class DoubleSession:
         outcome = tables.write(changed, name, replaced)
         if outcome is None:
             return None
-        tables.changes += 1
         return UpsertResult(tables.rows[identity].skill, outcome)
 
     async def upsert_skills(self, skills: Sequence[Skill]) -> Sequence[Skill]:
@@ -541,14 +560,14 @@ class DoubleSession:
     def add_alias(self, alias: str, identity: str) -> None:
         if slugify(alias) != alias or not alias:
             raise DatabaseRejected(f"not a slug: {alias!r}")
-        self.tables.aliases.setdefault(alias, identity)
+        self.tables.leave(alias, identity)
 
     @_operation("add_aliases")
     def add_aliases(self, aliases: Mapping[str, str]) -> None:
         if not all(is_slug(alias) for alias in aliases):
             raise DatabaseRejected("an alias is no slug")
         for alias, identity in aliases.items():
-            self.tables.aliases.setdefault(alias, identity)
+            self.tables.leave(alias, identity)
 
     @_operation("find_claims")
     def find_claims(self, slugs: Sequence[str]) -> Mapping[str, str]:
@@ -837,6 +856,30 @@ class DoubleSession:
         rows = self.tables.rows.values()
         total = sum(_digest(f"{row.skill.name} {row.revision}") for row in rows)
         return Fingerprint(count=len(rows), digest=f"{total % 2**64:016x}")
+
+    @_operation("list_changes")
+    def list_changes(self, *, since: int, limit: int, seed: Seed) -> Changes:
+        tables = self.tables
+        changed = sorted(tables.rows.values(), key=lambda row: (row.change, row.name))
+        left = [row for row in changed if row.change > since]
+        last = left[limit - 1].change if len(left) >= limit else None
+        page = [row for row in left if last is None or row.change <= last]
+        digest = add_items(NO_SKILLS.digest, (row.skill for row in changed))
+        return Changes(
+            rows=[
+                ChangedSkill(
+                    row.change,
+                    row.skill,
+                    row.revision,
+                    tuple(sorted(tables.aliases_of(row.identity))),
+                )
+                for row in page
+            ],
+            head=tables.changes,
+            generation=tables.generation,
+            claims=[(tables.rows[claim.identity].change, claim) for claim in tables.claims(seed)],
+            fingerprint=Fingerprint(len(changed), digest) if len(page) == len(left) else None,
+        )
 
     @_operation("store_dead_letter")
     def store_dead_letter(self, letter: DeadLetter) -> None:

@@ -31,6 +31,7 @@ PUBLIC: Final = {
     "/skills/{owner}/{repo}/{skill}/.well-known/{kind}/index.json",
     "/api/v1/blocklist",
     "/api/v1/blocklist/check",
+    "/api/v1/changes",
     "/api/v1/health",
     "/api/v1/skills",
     "/api/v1/skills/categories",
@@ -56,6 +57,7 @@ SKILL: Final = "/api/v1/admin/skills/{slug}"
 BODIES: Final[Mapping[str, Any]] = {
     "/api/v1/admin/dead-letters/redrive": {"ids": ["nobody"]},
     "/api/v1/admin/reports/{report_id}/resolve": {"reason": "Looked at."},
+    "/api/v1/admin/restore": {"skills": []},
     f"{SKILL}/accept-owner": {"ownerId": "7", "reason": "They wrote."},
     f"{SKILL}/block": {"threatType": "malware", "severity": "HIGH", "reason": "It is."},
     f"{SKILL}/correct": {"category": "data", "reason": "It is."},

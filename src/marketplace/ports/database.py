@@ -82,6 +82,33 @@ class Counted(Generic[T]):
     of_waiting: Sequence[RowOfWaiting] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class ChangedSkill:
+    """A row, the number of its latest change, its revision, and the slugs that it has left."""
+
+    number: int
+    skill: Skill
+    revision: str
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Rows in the order of their latest changes, and how the table stands, all of one moment.
+
+    ``head``: the number of the last change. ``generation``: another one where earlier numbers tell
+    nothing any more. ``claims``: what the seed gives way to, each with the number of its skill's
+    change. ``fingerprint``: of all rows, as `fingerprint.add_items` makes it; None where further
+    rows follow.
+    """
+
+    rows: Sequence[ChangedSkill]
+    head: int
+    generation: str
+    claims: Sequence[tuple[int, Claim]]
+    fingerprint: Fingerprint | None
+
+
 class RecordKey(msgspec.Struct, frozen=True, array_like=True):
     """What a KV key and its metadata tell about a skill without reading its value."""
 
@@ -443,6 +470,13 @@ class SkillDatabase(AbstractContextManager["SkillDatabase"], Protocol):
         """The skills that are not listed, whole, in slug order, after the slug ``after``."""
 
     async def fingerprint(self) -> Fingerprint: ...
+
+    async def list_changes(self, *, since: int, limit: int, seed: Seed) -> Changes:
+        """The skills whose latest change has a greater number than ``since``, listed or not.
+
+        Up to ``limit``, and those that have the number of the last one. A change that is committed
+        later has a greater number, so nothing is ever added below ``head``.
+        """
 
     async def count_range(self, *, after: str, until: str | None) -> int:
         """Rows whose slug is in (after, until]; None: no upper end."""

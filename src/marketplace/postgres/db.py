@@ -18,7 +18,9 @@ from marketplace.ports.audit import AuditEntry, AuditFilter
 from marketplace.ports.database import (
     AliasKey,
     AliasRow,
+    ChangedSkill,
     ChangePlace,
+    Changes,
     ContentGroup,
     ContentNaming,
     Counted,
@@ -114,6 +116,7 @@ _UNTRUSTED_BECAUSE: Final = {
 _NO_SLUG: Final = "no-slug"  # as UPSERT_SKILL says it
 _NO_LIMIT: Final = 2**31
 _DIGEST_MODULUS: Final = 2**64
+_Texts = tuple[str, ...]
 
 _read_skill_json = msgspec.json.Decoder(Skill).decode
 _read_summary_json = msgspec.json.Decoder(SkillSummary).decode
@@ -406,7 +409,8 @@ class PostgresSkillDatabase:
         await self.add_aliases({alias: identity})
 
     async def add_aliases(self, aliases: Mapping[str, str]) -> None:
-        await self._query(queries.ADD_ALIASES, list(aliases), list(aliases.values()))
+        added = (list(aliases), list(aliases.values()))
+        await self._pipeline(Statement(queries.HOLD_NUMBERS), Statement(queries.ADD_ALIASES, added))
 
     async def find_claims(self, slugs: Sequence[str]) -> Mapping[str, str]:
         if not slugs:
@@ -607,7 +611,13 @@ class PostgresSkillDatabase:
     async def fingerprint(self) -> Fingerprint:
         result = await self._query(queries.FINGERPRINT)
         ((count, total),) = _filled(result)
-        return Fingerprint(count=int(count), digest=f"{int(total) % _DIGEST_MODULUS:016x}")
+        return _fingerprint(count, total)
+
+    async def list_changes(self, *, since: int, limit: int, seed: Seed) -> Changes:
+        result = await self._query(
+            queries.LIST_CHANGES, since, limit, list(seed.by_identity), list(seed.claimable)
+        )
+        return _changes(_filled(result))
 
     async def store_dead_letter(self, letter: DeadLetter) -> None:
         await self._query(
@@ -847,6 +857,34 @@ class PostgresSkillDatabase:
 def _standing(result: Result) -> Standing:
     ((instance, changes, *_),) = _filled(result)
     return Standing(instance, int(changes))
+
+
+def _changes(lines: Sequence[tuple[str, ...]]) -> Changes:
+    """Of LIST_CHANGES."""
+    told: dict[str, list[tuple[str, ...]]] = {"change": [], "claim": [], "fingerprint": []}
+    for kind, *line in lines:
+        told.setdefault(kind, []).append(tuple(line))
+    ((head, generation, *_),) = told["head"]
+    rows = [
+        ChangedSkill(
+            int(number),
+            _read_skill_json(skill),
+            revision,
+            msgspec.json.decode(aliases, type=_Texts),
+        )
+        for number, skill, revision, aliases in told["change"]
+    ]
+    claims = [
+        (int(number), Claim(*msgspec.json.decode(claim, type=_Texts)))
+        for number, claim, *_ in told["claim"]
+    ]
+    fingerprint = [_fingerprint(count, total) for count, total, *_ in told["fingerprint"]]
+    rows.sort(key=lambda row: (row.number, row.skill.name))
+    return Changes(rows, int(head), generation, claims, next(iter(fingerprint), None))
+
+
+def _fingerprint(count: str, total: str) -> Fingerprint:
+    return Fingerprint(count=int(count), digest=f"{int(total) % _DIGEST_MODULUS:016x}")
 
 
 def _claims_statement(seed: Seed) -> Statement:

@@ -63,9 +63,10 @@ MANAGED_COLUMNS: Final = (
     "due_at",
     "identity_digest",
     "measured_in_kv",
+    "change",
 )
-"""Columns that ``mark_in_kv``, ``hand_out_due_scans``, ``measure_installs`` or PostgreSQL itself
-fills."""
+"""Columns that an upsert does not take from the skill: ``mark_in_kv``, ``hand_out_due_scans``,
+``measure_installs`` or PostgreSQL itself fills them."""
 
 _KEPT_ON_UPDATE: Final = {"identity", *KEPT}
 
@@ -95,14 +96,14 @@ _RECORDS = (
     + ", ".join(f"{column} {type_}" for column, type_ in SKILL_COLUMNS.items())
     + ")"
 )
-_INSERTED = ", ".join(SKILL_COLUMNS)
+_INSERTED = ", ".join([*SKILL_COLUMNS, "change"])
 _VALUES = ", ".join(
     "chosen.name" if column == "name" else f"record.{column}" for column in SKILL_COLUMNS
 )
 # A revision names one state of one skill, so those of all skills of a statement can be asked for at
 # once: a row is replaced only in the state that the new one was made from.
 _ON_CONFLICT = """
-    on conflict (identity) do update set {assignments},
+    on conflict (identity) do update set {assignments}, change = excluded.change,
         published_at = least(stored.published_at, excluded.published_at),
         -- The revision does not tell that KV has another first publication.
         revision_in_kv = case
@@ -144,9 +145,11 @@ def _add_versions(parameter: str, *, written: str) -> str:
     """
 
 
-_COUNT_CHANGE = """
-    -- When all is written: the row stays locked until the transaction ends.
-    update instance set changes = changes + 1 where (select count(*) from written) > 0
+_TAKE_NUMBERS = """
+    -- Before anything is written, as the rows get them. The row stays locked until the transaction
+    -- ends, so that what has a greater number is committed later. Those that are not used are lost.
+    update instance set changes = changes + {count} where {count} > 0
+    returning changes - {count} as before
 """
 
 EXPECT_INSTANCE: Final = """
@@ -171,9 +174,12 @@ where id <> $1::text or changes < $2::bigint
 IS_MISSING: Final = "select missing_until is not null from instance"
 
 NOTE_COMPLETE: Final = """
-update instance set changes = greatest(changes, missing_until), missing_until = null
+update instance
+set changes = greatest(changes, missing_until), missing_until = null,
+    generation = gen_random_uuid()::text
 where missing_until is not null
 """
+"""What was repaired has numbers below those that followers have seen: they begin anew."""
 
 GET_INSTANCE: Final = "select id, changes from instance"
 
@@ -294,17 +300,19 @@ with chosen as (
         )
     ) as name
 ),
+numbered as ({_TAKE_NUMBERS.format(count="1")}),
 written as (
     insert into skill as stored ({_INSERTED})
-    select {_VALUES} from {_RECORDS} cross join chosen where chosen.name is not null
+    select {_VALUES}, numbered.before + 1
+    from {_RECORDS} cross join chosen cross join numbered
+    where chosen.name is not null
     {_ON_CONFLICT}
     -- A row version that an UPDATE made carries the lock of its transaction in xmax.
     returning stored.*, stored.xmax = 0 as inserted
 ),
 versioned as (
     {_add_versions("$5", written="exists (select from written)")}
-),
-counted as ({_COUNT_CHANGE})
+)
 select case when inserted then 'inserted' else 'updated' end, {skill_json("written")} from written
 union all
 select 'no-slug', '{{}}' from chosen where name is null
@@ -333,9 +341,11 @@ chosen as (
         )
     order by name, record.identity
 ),
+numbered as ({_TAKE_NUMBERS.format(count="(select count(*) from record)")}),
 written as (
     insert into skill as stored ({_INSERTED})
-    select {_VALUES} from record join chosen using (identity)
+    select {_VALUES}, numbered.before + row_number() over (order by record.identity)
+    from record join chosen using (identity) cross join numbered
     -- One order for all sessions, so that they wait for each other in line, not in a circle.
     order by record.identity
     {_ON_CONFLICT}
@@ -343,8 +353,7 @@ written as (
 ),
 versioned as (
     {_add_versions("$3", written="identity in (select identity from written)")}
-),
-counted as ({_COUNT_CHANGE})
+)
 select identity from record where identity not in (select identity from written)
 """
 """$1 JSON array of records, each identity once; $2 the revisions that they replace; $3 JSON array
@@ -418,14 +427,29 @@ order by identity
 ADD_FIRST_VERSIONS: Final = _add_versions("$1", written="true")
 """$1 JSON array of versions."""
 
-ADD_ALIASES: Final = """
-insert into skill_alias (alias, identity)
-select alias, identity from unnest($1::text[], $2::text[]) as old (alias, identity)
-order by alias
-on conflict do nothing
+HOLD_NUMBERS: Final = "select changes from instance for update"
+"""For the transaction: nobody else changes a skill until it ends, and what its later statements
+see is what all who came before have committed."""
+
+ADD_ALIASES: Final = f"""
+with added as (
+    insert into skill_alias (alias, identity)
+    select alias, identity from unnest($1::text[], $2::text[]) as old (alias, identity)
+    order by alias
+    on conflict do nothing
+    returning identity
+),
+renamed as (
+    select identity, row_number() over (order by identity) as place
+    from skill where identity in (select identity from added)
+),
+numbered as ({_TAKE_NUMBERS.format(count="(select count(*) from renamed)")})
+update skill set change = numbered.before + renamed.place
+from renamed, numbered
+where skill.identity = renamed.identity
 """
-"""$1 aliases, $2 identities. An alias that leads to another skill stays: it is that skill's
-link."""
+"""$1 aliases, $2 identities; behind HOLD_NUMBERS, as an alias is a change of its skill. An alias
+that leads to another skill stays: it is that skill's link."""
 
 FIND_CLAIMS: Final = """
 select slug, coalesce(skill.identity, skill_alias.identity)
@@ -804,6 +828,52 @@ order by name
 
 FINGERPRINT: Final = "select count(*), coalesce(sum(digest), 0) from skill"
 """Count, and the exact sum (numeric, signed) of all rows' digests."""
+
+_DIGEST_WITHHELD = """
+    ('x' || encode(substring(sha256(convert_to(name || ' ' || status, 'UTF8')) for 8), 'hex'))
+        ::bit(64)::bigint
+"""
+"""As the column ``digest``, with the status in the place of the revision."""
+
+LIST_CHANGES: Final = f"""
+with page as (
+    select change, name, identity from skill
+    where change > $1::bigint
+    order by change
+    fetch first ($2::bigint) rows with ties
+)
+select 'head' as kind, changes as number, generation as told, '' as revision, '' as aliases
+from instance
+union all
+select 'change', page.change, {skill_json("skill")}::text, revision,
+    (
+        select coalesce(json_agg(alias order by alias), '[]')
+        from skill_alias where skill_alias.identity = page.identity
+    )::text
+from page join skill using (identity)
+union all
+select 'claim', change, json_build_array(name, identity)::text, '', '' from skill
+where identity = any($3::text[]) or name = any($4::text[])
+union all
+select 'claim', change, json_build_array(alias, identity)::text, '', ''
+from skill_alias join skill using (identity)
+where alias = any($4::text[])
+union all
+-- Read only where the page is the last one.
+select 'fingerprint', all_skills.count,
+    (all_skills.digest + coalesce(withheld.difference, 0))::text, '', ''
+from (select count(*), coalesce(sum(digest), 0) as digest from skill) as all_skills,
+    (
+        select sum({_DIGEST_WITHHELD}::numeric - digest) as difference
+        from skill where status <> 'LISTED'
+    ) as withheld
+where not exists (
+    select from skill where change > coalesce((select max(change) from page), $1::bigint)
+)
+"""
+"""$1 the number after which, $2 limit, $3 identities and $4 slugs of the seed. All of one moment:
+the number of the last change, the changes, what the seed gives way to and, with the last of them,
+the count and the sum of `fingerprint.add_items`."""
 
 STORE_DEAD_LETTER: Final = """
 insert into dead_letter as stored

@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from marketplace.skills.skill import PublishedSummary
+from marketplace.skills.skill import PublishedSummary, Skill, Status
 
 
 def add_to_digest(digest: str, summaries: Iterable[PublishedSummary]) -> str:
@@ -20,6 +20,15 @@ def add_versions_to_digest(digest: str, versions: Iterable[tuple[str, str]]) -> 
         text = f"{name} {revision}"
         total += int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
     return f"{total % 2**64:016x}"
+
+
+def add_items(digest: str, skills: Iterable[Skill]) -> str:
+    """As the feed tells its whole: of what is withheld the status stands for the revision."""
+    versions = (
+        (skill.name, skill.revision if skill.status is Status.LISTED else skill.status)
+        for skill in skills
+    )
+    return add_versions_to_digest(digest, versions)
 
 
 class Fingerprint(msgspec.Struct, frozen=True, rename="camel"):

@@ -10,9 +10,11 @@ from marketplace.web.api import (
     admin_skills,
     audit,
     block_list,
+    changes,
     content,
     installs,
     reports,
+    restoring,
     rules,
     scan_requests,
     skills,
@@ -43,6 +45,7 @@ def create_app() -> FastAPI:
     app.include_router(clawhub.router)
     app.include_router(content.router)
     app.include_router(block_list.router)
+    app.include_router(changes.router)
     app.include_router(submissions.router)
     app.include_router(scan_requests.router)
     app.include_router(skill_page.router)
@@ -51,6 +54,7 @@ def create_app() -> FastAPI:
     app.include_router(reports.router)
     app.include_router(admin_skills.router)
     app.include_router(rules.router)
+    app.include_router(restoring.router)
     app.include_router(skills.last_router)
     app.add_api_route("/api/v1/health", _liveness, methods=["GET"], tags=["health"])
     app.add_middleware(HeadAsGet)
