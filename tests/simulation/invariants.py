@@ -318,6 +318,12 @@ class Truth:
         rows = world.marketplace.rows(world.database)
         lost = {i for i, row in before.items() if i not in rows or rows[i].revision != row.revision}
         self._let_go(lost)
+        for identity in lost - rows.keys():  # a slug that no store has kept leads nowhere
+            slug = before[identity].name
+            if not world.kv.peek(world.marketplace.record_key(slug)):
+                self.slugs[slug].discard(identity)
+                if not self.slugs[slug]:
+                    del self.slugs[slug]
         self._let_go_until[self._acknowledged_changes()] = lost
         if not is_known:
             self._unseen |= lost
