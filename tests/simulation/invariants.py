@@ -903,6 +903,8 @@ class Truth:
             missing = (expected.records & self._in_any_view()) - shown.keys() - expected.excused
             missing -= self._in_outbox() | self._withheld_by_acts() | expected.withheld
             missing -= self._withheld_rows()
+            # KV's list may have a withdrawal that the row has lost.
+            missing -= {i for i in self._failed_over if self._moments(i, Verdict.WITHDRAWN)}
             if missing:
                 self._violated(f"2 visible: {outcome.name} (KV) misses {sorted(missing)}")
 
