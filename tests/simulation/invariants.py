@@ -1129,7 +1129,7 @@ class Truth:
         moments: dict[str, list[str]] = {}
         for sent in self.owed_in_the_end():
             moments.setdefault(sent.identity, []).extend(sent.consumed)
-        # What a failover lost may be published anew, later: then KV may not show the first date yet.
+        # What a failover lost may be published anew while KV does not show the first date yet.
         others |= self._failed_over
         for identity in moments.keys() & rows.keys() - others:
             told, first = rows[identity].skill.published_at, min(moments[identity], default="~")
