@@ -1128,7 +1128,8 @@ class Truth:
         others |= {r.identity for r in self.readings.values() if r.wrong or r.id in self._seeds}
         moments: dict[str, list[str]] = {}
         for sent in self.owed_in_the_end():
-            moments.setdefault(sent.identity, []).extend(sent.consumed)
+            if sent.consumed:  # of several verdicts on one submission the newest may stand alone
+                moments.setdefault(sent.identity, []).append(sent.moments[-1])
         # What a failover lost may be published anew while KV does not show the first date yet.
         others |= self._failed_over
         for identity in moments.keys() & rows.keys() - others:
