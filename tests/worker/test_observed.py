@@ -1,0 +1,28 @@
+"""PostgreSQL read-only, killed, frozen, restored from an old dump while skills are published.
+
+In short; `tests/long` has each for itself, with 300 skills.
+"""
+
+from tests.worker.faults import dump, frozen, killed, read_only, restore
+from tests.worker.marketplace import Marketplace
+from tests.worker.observed import everything_is_kept, publishing
+
+COUNT = 80
+
+
+def test_no_undegraded_answer_lacks_a_skill_whatever_happens_to_postgres(
+    marketplace: Marketplace,
+) -> None:
+    with publishing(marketplace, "brief", COUNT) as running:
+        running.reached(8)
+        old = dump(marketplace)
+        with read_only(marketplace):
+            running.reached(24)
+        with killed(marketplace):
+            running.reached(40)
+        with frozen(marketplace):
+            running.reached(52)
+        running.reached(60)
+        restore(marketplace, old)
+    running.judge()
+    everything_is_kept(marketplace, running.skills)
