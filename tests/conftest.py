@@ -33,6 +33,7 @@ _SHARING: Final = {
     "tests/worker/test_missing_binding.py": "a Worker that lacks a binding",
     "tests/worker/": "the running Worker",
     "tests/browser/": "the running Worker",
+    "tests/long/": "the running Worker",
     "tests/local/test_run.py": "a marketplace started by hand",
 }
 """What some tests share and takes long to start, by how their names begin.

@@ -1,1 +1,1 @@
-"""What takes too long for `make test`: `make test-long`, of which `python -m tests.long` is a part."""
+"""What takes too long for `make test`: a part of `make test-long`."""

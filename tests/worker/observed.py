@@ -310,10 +310,8 @@ def _publish(client: httpx.Client, skills: Sequence[Planned], acknowledged: Ackn
     assert set(told["accepted"]) == set(ids), told
     while ids:
         for id_ in list(ids):
-            answer = eventually(
-                lambda id_=id_: status(client, id_), lambda answer: "state" in answer
-            )
-            if answer["state"] == "PUBLISHED":
+            answer = status(client, id_)
+            if answer.get("state") == "PUBLISHED":  # or an error, of a moment
                 skill = ids.pop(id_)
                 acknowledged.at[skill] = time.monotonic()
                 acknowledged.slugs[skill] = answer["slug"]
