@@ -82,24 +82,32 @@ def run(part: Part) -> list[Line]:
         report = Path(folder) / "report.xml"
         is_pytest = "local" in part.command
         command = [*part.command, *([f"--junitxml={report}"] if is_pytest else [])]
-        output, began = Path(folder) / "output", time.monotonic()
-        with output.open("wb") as log:
-            code = _run(command, part.seconds, log)
+        files, began = [Path(folder) / "output", Path(folder) / "errors"], time.monotonic()
+        with files[0].open("wb") as output, files[1].open("wb") as errors:
+            code = _run(command, part.seconds, output, errors)
         seconds = time.monotonic() - began
-        text = output.read_text(errors="replace")
-        typer.echo(text if code else f"{text.strip().splitlines()[-1:]}")
+        texts = [file.read_text(errors="replace") for file in files]
+        told = [line for text in texts for line in text.strip().splitlines()[-1:]]
+        typer.echo("\n".join(told[:1] if code == 0 else texts))
         lines = list(_tests(part.name, report)) if report.exists() else []
     if lines and all(line.passed for line in lines) is (code == 0):
         return lines
-    told = "not in time" if code is None else _last_line(text)
-    return [*lines, Line(part.name, passed=code == 0, seconds=seconds, figures=told)]
+    told = ["not in time"] if code is None else told[: 1 if code == 0 else 2]
+    return [*lines, Line(part.name, passed=code == 0, seconds=seconds, figures="; ".join(told))]
 
 
-def _run(command: Sequence[str], seconds: float, log: IO[bytes]) -> int | None:
+def _run(
+    command: Sequence[str], seconds: float, output: IO[bytes], errors: IO[bytes]
+) -> int | None:
     """The exit code; None if the time was over."""
     environment = os.environ | {"PYTHONPATH": "src:.", "COLUMNS": "200"}
     process = subprocess.Popen(
-        command, cwd=REPOSITORY, env=environment, stdout=log, stderr=log, start_new_session=True
+        command,
+        cwd=REPOSITORY,
+        env=environment,
+        stdout=output,
+        stderr=errors,
+        start_new_session=True,
     )
     try:
         return process.wait(seconds)
@@ -132,11 +140,6 @@ def _tests(part: str, report: Path) -> Iterator[Line]:
         told = "; ".join(figures)
         seconds = float(case.get("time", 0))
         yield Line(f"{part}: {name}", passed=not bad, seconds=seconds, figures=told)
-
-
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else ""
 
 
 def kept(part: str) -> str:
