@@ -16,6 +16,7 @@ from tests.worker.publishing import OPERATOR, eventually
 from tests.worker.storage import query
 
 COUNT: Final = 300
+FAULT_SECONDS: Final = 40.0  # longer than any cache keeps anything where KV is not late
 LIGHT_CHECK: Final = "*/5 * * * *"
 REBUILD: Final = "/api/v1/admin/rebuild-index"
 
@@ -42,10 +43,10 @@ def during(
     running: Publishing, fault: Callable[[Marketplace], AbstractContextManager[None]]
 ) -> None:
     """Let a fault begin and end twice in the middle of publishing."""
-    for begin, end in ((60, 120), (160, 220)):
+    for begin, end in ((60, 120), (180, 240)):
         running.reached(begin)
         with fault(running.marketplace):
-            running.reached(end)
+            running.waited_for(end, FAULT_SECONDS)
 
 
 def test_killed(running: Publishing) -> None:

@@ -30,7 +30,7 @@ LATE: Final = READ_EVERY + 2 * (READ_AGAIN + WAIT_SECONDS)
 """The caches' own seconds where KV is never late: what an isolate knows of the outbox is so old at
 most, and twice older where a busy thread kept it from being read."""
 GROUP: Final = 50  # skills of one owner; one listing page holds them
-TOGETHER: Final = 4  # skills in one report of a scanner
+TOGETHER: Final = 6  # skills in one report of a scanner
 SCANNERS: Final = 3
 PATIENCE: Final = 180.0  # seconds for what is waited for
 SHOWN: Final = 5  # wrong answers in a message
@@ -122,7 +122,8 @@ class Observer:
         query = f"author={owner}&" if of else ""
         answer = await self._ask(client, f"/api/v1/skills?{query}limit=100")
         if answer is not None:
-            self._judge_members(answer["skills"] if of else None, begun, f"listing {of}", of)
+            if of:
+                self._judge_members(answer["skills"], begun, f"listing {of}", of)
             self._judge_total(answer["total"], begun, f"listing {of}", of)
 
     async def search(self, client: httpx.AsyncClient, asked: int) -> None:
@@ -200,10 +201,8 @@ class Observer:
         return response
 
     def _judge_members(
-        self, listed: Sequence[dict[str, Any]] | None, begun: float, what: str, of: dict[str, str]
+        self, listed: Sequence[dict[str, Any]], begun: float, what: str, of: dict[str, str]
     ) -> None:
-        if listed is None:
-            return
         titles = {skill["displayName"] for skill in listed}
         for skill in self.acknowledged.before(begun, **of):
             if skill.title not in titles:
@@ -242,10 +241,14 @@ class Publishing:
 
     def reached(self, count: int) -> None:
         """Wait until so many are acknowledged, while further ones are on their way."""
-        end = time.monotonic() + PATIENCE
-        while len(self.acknowledged.at) < count:
+        self.waited_for(count, PATIENCE)
+        assert len(self.acknowledged.at) >= count, f"{len(self.acknowledged.at)} of {count}"
+
+    def waited_for(self, count: int, seconds: float) -> None:
+        """Wait so long, or until so many are acknowledged."""
+        end = time.monotonic() + seconds
+        while len(self.acknowledged.at) < count and time.monotonic() < end:
             assert not self.failed, self.failed
-            assert time.monotonic() < end, f"{len(self.acknowledged.at)} of {count} acknowledged"
             time.sleep(EVERY)
 
     def judge(self) -> str:
@@ -300,7 +303,8 @@ def _publish_all(
 
 def _publish(client: httpx.Client, skills: Sequence[Planned], acknowledged: Acknowledged) -> None:
     """Submit some skills, pass each with its name, wait until all are published."""
-    ids = {_submit(client, skill): skill for skill in skills}
+    with ThreadPoolExecutor(TOGETHER) as pool:
+        ids = dict(zip(pool.map(lambda skill: _submit(client, skill), skills), skills, strict=True))
     results = [
         {"submissionId": id_, "verdict": "PASS", "score": 90, "skill": {"name": skill.title}}
         for id_, skill in ids.items()
@@ -329,7 +333,10 @@ def _submit(client: httpx.Client, skill: Planned) -> str:
 
 def _taken(post: Callable[[], httpx.Response]) -> dict[str, Any]:
     """The answer to a call that is made again while it is answered with 503."""
-    response = eventually(post, lambda response: response.status_code != 503)
+    end = time.monotonic() + PATIENCE
+    while (response := post()).status_code == 503:
+        assert time.monotonic() < end, response.text
+        time.sleep(EVERY)
     assert response.status_code in {200, 202}, response.text
     answer: dict[str, Any] = response.json()
     return answer

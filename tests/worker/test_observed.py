@@ -7,7 +7,8 @@ from tests.worker.faults import dump, frozen, killed, read_only, restore
 from tests.worker.marketplace import Marketplace
 from tests.worker.observed import everything_is_kept, publishing
 
-COUNT = 80
+COUNT = 60
+FAULT_SECONDS = 8.0
 
 
 def test_no_undegraded_answer_lacks_a_skill_whatever_happens_to_postgres(
@@ -17,12 +18,12 @@ def test_no_undegraded_answer_lacks_a_skill_whatever_happens_to_postgres(
         running.reached(8)
         old = dump(marketplace)
         with read_only(marketplace):
-            running.reached(24)
+            running.waited_for(20, FAULT_SECONDS)
         with killed(marketplace):
-            running.reached(40)
+            running.waited_for(32, FAULT_SECONDS)
         with frozen(marketplace):
-            running.reached(52)
-        running.reached(60)
+            running.waited_for(38, FAULT_SECONDS)
+        running.reached(44)
         restore(marketplace, old)
     running.judge()
     everything_is_kept(marketplace, running.skills)
