@@ -86,8 +86,3 @@ def test_anew_as_another_instance_and_adopted(running: Publishing, client: httpx
         lambda found: found["complete"],
     )
     assert report["ok"], report
-
-
-def test_truncated(running: Publishing) -> None:
-    running.reached(100)
-    query(running.marketplace, "truncate skill, skill_alias, skill_version")
