@@ -261,8 +261,8 @@ class Publishing:
 
 @contextmanager
 def publishing(marketplace: Marketplace, kind: str, count: int) -> Iterator[Publishing]:
-    """Publish so many skills in an empty marketplace, observed. In the end all are acknowledged;
-    the answers are still observed until then."""
+    """Publish so many skills in an empty marketplace, observed. In the end all are acknowledged,
+    and answers have been observed for LATE seconds more."""
     empty(marketplace)
     with marketplace.client() as client:
         rebuild(client)
@@ -280,6 +280,7 @@ def publishing(marketplace: Marketplace, kind: str, count: int) -> Iterator[Publ
         try:
             yield running
             running.reached(count)
+            time.sleep(LATE + EVERY)  # so that answers without any of them are seen
         finally:
             over.set()
         for scanner in scanners:

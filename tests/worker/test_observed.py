@@ -7,7 +7,7 @@ from tests.worker.faults import dump, frozen, killed, read_only, restore
 from tests.worker.marketplace import Marketplace
 from tests.worker.observed import everything_is_kept, publishing
 
-COUNT = 60
+COUNT = 48
 FAULT_SECONDS = 8.0
 
 
@@ -20,10 +20,10 @@ def test_no_undegraded_answer_lacks_a_skill_whatever_happens_to_postgres(
         with read_only(marketplace):
             running.waited_for(20, FAULT_SECONDS)
         with killed(marketplace):
-            running.waited_for(32, FAULT_SECONDS)
+            running.waited_for(26, FAULT_SECONDS)
         with frozen(marketplace):
-            running.waited_for(38, FAULT_SECONDS)
-        running.reached(44)
+            running.waited_for(32, FAULT_SECONDS)
+        running.reached(36)
         restore(marketplace, old)
     running.judge()
     everything_is_kept(marketplace, running.skills)
