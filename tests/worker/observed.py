@@ -30,7 +30,7 @@ LATE: Final = READ_EVERY + 2 * (READ_AGAIN + WAIT_SECONDS)
 """The caches' own seconds where KV is never late: what an isolate knows of the outbox is so old at
 most, and twice older where a busy thread kept it from being read."""
 GROUP: Final = 50  # skills of one owner; one listing page holds them
-TOGETHER: Final = 6  # skills in one report of a scanner
+TOGETHER: Final = 2  # skills in one report of a scanner, so that few come at once
 SCANNERS: Final = 3
 PATIENCE: Final = 180.0  # seconds for what is waited for
 SHOWN: Final = 5  # wrong answers in a message
