@@ -42,6 +42,7 @@ _SHARING: Final = {
     "tests/worker/": "the running Worker",
     "tests/browser/": "the running Worker",
     "tests/clients/": "the running Worker",
+    "tests/long/": "the running Worker",
     "tests/local/test_run.py": "a marketplace started by hand",
     "tests/contract/test_search_cost.py": "a large table",
 }

@@ -318,6 +318,12 @@ class Truth:
         rows = world.marketplace.rows(world.database)
         lost = {i for i, row in before.items() if i not in rows or rows[i].revision != row.revision}
         self._let_go(lost)
+        for identity in lost - rows.keys():  # a slug that no store has kept leads nowhere
+            slug = before[identity].name
+            if not world.kv.peek(world.marketplace.record_key(slug)):
+                self.slugs[slug].discard(identity)
+                if not self.slugs[slug]:
+                    del self.slugs[slug]
         self._let_go_until[self._acknowledged_changes()] = lost
         if not is_known:
             self._unseen |= lost
@@ -897,6 +903,8 @@ class Truth:
             missing = (expected.records & self._in_any_view()) - shown.keys() - expected.excused
             missing -= self._in_outbox() | self._withheld_by_acts() | expected.withheld
             missing -= self._withheld_rows()
+            # KV's list may have a withdrawal that the row has lost.
+            missing -= {i for i in self._failed_over if self._moments(i, Verdict.WITHDRAWN)}
             if missing:
                 self._violated(f"2 visible: {outcome.name} (KV) misses {sorted(missing)}")
 
@@ -1120,7 +1128,10 @@ class Truth:
         others |= {r.identity for r in self.readings.values() if r.wrong or r.id in self._seeds}
         moments: dict[str, list[str]] = {}
         for sent in self.owed_in_the_end():
-            moments.setdefault(sent.identity, []).extend(sent.consumed)
+            if sent.consumed:  # of several verdicts on one submission the newest may stand alone
+                moments.setdefault(sent.identity, []).append(sent.moments[-1])
+        # What a failover lost may be published anew while KV does not show the first date yet.
+        others |= self._failed_over
         for identity in moments.keys() & rows.keys() - others:
             told, first = rows[identity].skill.published_at, min(moments[identity], default="~")
             if told > first:
