@@ -6,7 +6,7 @@ LOCAL := .venv/bin/python -m local
 export PORT
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-pooler demo check format bench scale simulate mutants lock clean setup
+.PHONY: help run test test-pooler test-pg15 test-long demo check format bench scale simulate mutants lock clean setup
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | \
@@ -28,6 +28,12 @@ POOLED := tests/contract tests/worker/test_publish_path.py tests/worker/test_man
 
 test-pooler: setup ## Run the contract tests, and publishing in the Worker, behind a real PgBouncer
 	@exec $(LOCAL) test --pooler $(or $(ARGS),$(POOLED))
+
+test-pg15: setup ## Run the contract tests on Debian's PostgreSQL 15
+	@exec $(LOCAL) test --pg15 $(or $(ARGS),tests/contract -k "not double")
+
+test-long: setup ## Run what takes hours: faults, overload, searches, N=50000 schedules (bench/RESULTS-long.md)
+	@PYTHONPATH=src:. exec .venv/bin/python -m tests.long N=$(or $(N),50000) $(ARGS)
 
 demo: setup ## Publish 300 generated skills to the running marketplace (COUNT=…)
 	@exec $(LOCAL) demo $(if $(COUNT),--count $(COUNT))

@@ -2,10 +2,11 @@
 
 Starts a throw-away PostgreSQL and the real Worker with so many skills in all sources. Clients ask
 for listing pages, single skills, counts and searches as fast as they get answers, and cron's check
-runs every few seconds. Then a hundred clients disconnect in the middle of their requests, and one
-that comes after them is timed. Prints what the answers were and how long they took; ends with 1 if
-one was a seed answer, said 404 or 410 of a skill that exists, was a 503 without ``Retry-After``, or
-if less than 99.5 % were whole. Two minutes and a half at the numbers that are the defaults.
+runs every few seconds. Then a hundred clients disconnect in the middle of their requests, several
+times, and one that comes after them is timed. Prints what the answers were and how long they took;
+ends with 1 if one was a seed answer, said 404 or 410 of a skill that exists, was a 503 without
+``Retry-After``, if less than 99.5 % were whole, or if clients that left took a slot, a session of
+PostgreSQL or memory with them. Two minutes and a half at the numbers that are the defaults.
 """
 
 import argparse
@@ -27,8 +28,9 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.published_index import generated_skill
-from bench.stack import REQUEST_TIMEOUT, Stack, health, running
+from bench.stack import REQUEST_TIMEOUT, Stack, heap_bytes, running, session
 from local.host.control import KvEntry
+from local.host.postgres import PostgresServer
 from local.host.worker_stack import WorkerStack
 from marketplace.kv.summaries import encode_metadata
 from marketplace.skills.skill import Skill
@@ -37,6 +39,9 @@ CHECK_CRON: Final = "*/5 * * * *"
 WHOLE_WANTED: Final = 0.995  # of all answers
 SECONDS_WANTED: Final = 3.0  # of 99 % of the answers
 DISCONNECTING: Final = 100  # clients
+TIMES: Final = 3  # that they do
+SESSIONS_GONE_SECONDS: Final = 5.0  # more than a statement may take
+MIB: Final = 2**20
 REBUILD_SECONDS: Final = 600.0
 SEED: Final = 64  # of what is asked
 
@@ -140,8 +145,8 @@ async def load(
     return answers
 
 
-async def disconnect(url: str) -> str:
-    """Let clients leave in the middle of their requests; what the next one gets."""
+async def disconnect(url: str) -> tuple[str, float]:
+    """Let clients leave in the middle of their requests; what the next one gets, and seconds."""
     async with new_client(url, DISCONNECTING) as client:
         asked = [asyncio.create_task(client.get(LISTINGS[0])) for _ in range(DISCONNECTING)]
         await asyncio.sleep(0.1)
@@ -154,7 +159,52 @@ async def disconnect(url: str) -> str:
             answer = kind_of(await client.get(LISTINGS[0]))
         except httpx.HTTPError as error:
             answer = type(error).__name__
-        return f"{answer} after {time.perf_counter() - began:.2f} s"
+        return answer, time.perf_counter() - began
+
+
+async def sessions(postgres: PostgresServer) -> int:
+    """How many sessions there are with the marketplace's database, but for this one."""
+    with await session(postgres) as connection:
+        result = await connection.query(
+            "select count(*)::text from pg_stat_activity"
+            " where datname = current_database() and pid <> pg_backend_pid()"
+        )
+    return int(result.rows[0][0] or 0)
+
+
+async def sessions_left(postgres: PostgresServer, *, but: int) -> int:
+    """How many there are once no more than ``but`` are left, or after SESSIONS_GONE_SECONDS."""
+    end = time.perf_counter() + SESSIONS_GONE_SECONDS
+    number = await sessions(postgres)
+    while number > but and time.perf_counter() < end:
+        await asyncio.sleep(0.1)
+        number = await sessions(postgres)
+    return number
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What clients that disconnected left behind them."""
+
+    answers: Sequence[tuple[str, float]]  # that the next client got each time, and seconds
+    sessions: tuple[int, int]  # before and after
+    heap: tuple[int, int]  # bytes, after the first time and after the last one
+
+    @property
+    def is_good(self) -> bool:
+        """Whether that is no slot, no session and no memory."""
+        whole = all(kind == "whole" and seconds <= SECONDS_WANTED for kind, seconds in self.answers)
+        return whole and self.sessions[1] <= self.sessions[0] and self.heap[1] <= self.heap[0]
+
+
+async def leave(url: str, postgres: PostgresServer, key: str) -> Left:
+    """Let clients disconnect several times."""
+    before = await sessions_left(postgres, but=0)
+    answers = [await disconnect(url)]
+    heap = heap_bytes(url, key)
+    answers += [await disconnect(url) for _ in range(TIMES - 1)]
+    after = await sessions_left(postgres, but=before)
+    return Left(answers, (before, after), (heap, heap_bytes(url, key)))
 
 
 def new_client(url: str, clients: int) -> httpx.AsyncClient:
@@ -211,20 +261,13 @@ async def measure(options: argparse.Namespace) -> bool:
         checking.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await checking
-        after = await disconnect(stack.worker.url)
-        heap = _heap(stack, key)
+        left = await leave(stack.worker.url, stack.postgres, key)
         events = _events(stack)
     good = not answers.wrong and answers.whole_share >= WHOLE_WANTED
     good &= percentile(answers.seconds, 0.99) <= SECONDS_WANTED
-    _print(answers, checks, events, after, heap)
+    good &= left.is_good
+    _print(answers, checks, events, left)
     return good
-
-
-def _heap(stack: Stack, key: str) -> str:
-    try:
-        return f"{health(stack.worker.url, key)['heap']['bytes'] / 2**20:.1f} MiB"
-    except httpx.HTTPError as error:
-        return type(error).__name__
 
 
 def _events(stack: Stack) -> Counter[str]:
@@ -242,8 +285,7 @@ def _print(
     answers: Answers,
     checks: Sequence[tuple[str, float]],
     events: Counter[str],
-    after: str,
-    heap: str,
+    left: Left,
 ) -> None:
     table = Table("what", "measured")
     table.add_row("answers", str(len(answers.seconds)))
@@ -256,12 +298,21 @@ def _print(
     for what, number in answers.wrong.most_common():
         table.add_row(f"WRONG: {what}", str(number))
     table.add_row("checks", ", ".join(f"{outcome} {took:.1f} s" for outcome, took in checks))
-    table.add_row(f"a request after {DISCONNECTING} that left", after)
-    table.add_row("heap", heap)
+    next_ones = ", ".join(f"{kind} after {seconds:.2f} s" for kind, seconds in left.answers)
+    table.add_row(f"a request after {DISCONNECTING} that left", next_ones)
+    table.add_row("sessions before and after them", "{} → {}".format(*left.sessions))
+    heap = " → ".join(f"{number / MIB:.1f} MiB" for number in left.heap)
+    table.add_row("heap after the first and the last of them", heap)
     table.add_row("machine's load", f"{os.getloadavg()[0]:.1f}")
     for event, number in events.most_common(12):
         table.add_row(f"log: {event}", str(number))
     Console().print(table)
+    p99 = percentile(answers.seconds, 0.99)
+    print(
+        f"{len(answers.seconds)} answers, {answers.whole_share:.2%} whole, "
+        f"{answers.wrong.total()} wrong, p99 {p99:.2f} s; after {DISCONNECTING} that left: "
+        f"{next_ones}; sessions {left.sessions[0]} → {left.sessions[1]}; heap {heap}"
+    )
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from tests.pooler import PROGRAM
+from tests.postgres import why_not_debian
 from tests.worker.marketplace import (  # noqa: F401 - fixtures and a hook
     client,
     marketplace,
@@ -14,9 +15,13 @@ from tests.worker.marketplace import (  # noqa: F401 - fixtures and a hook
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--pooler`: the same tests, behind a transaction pooler as in production."""
+    """`--pooler`: the same tests, behind a transaction pooler as in production. `--pg15`: on an
+    older PostgreSQL than the embedded one, which Hyperdrive does not know yet."""
     parser.addoption(
         "--pooler", action="store_true", help="reach PostgreSQL through a real PgBouncer"
+    )
+    parser.addoption(
+        "--pg15", action="store_true", help="run the contract tests on Debian's PostgreSQL 15"
     )
 
 
@@ -27,13 +32,18 @@ def pytest_configure(config: pytest.Config) -> None:
             "PgBouncer is missing. On Debian or Ubuntu: apt-get install pgbouncer (as root); "
             "then try again."
         )
+    if config.getoption("--pg15") and (reason := why_not_debian()):
+        raise pytest.UsageError(reason)
 
 
 _SHARING: Final = {
     "tests/worker/test_missing_binding.py": "a Worker that lacks a binding",
+    "tests/worker/test_slow_kv.py": "a Worker whose KV is slow",
     "tests/worker/": "the running Worker",
     "tests/browser/": "the running Worker",
+    "tests/long/": "the running Worker",
     "tests/local/test_run.py": "a marketplace started by hand",
+    "tests/contract/test_search_cost.py": "a large table",
 }
 """What some tests share and takes long to start, by how their names begin.
 The first that fits counts."""

@@ -8,6 +8,7 @@ The host process (local/host/control_server.mjs) answers `POST` on a loopback po
 | /kv/get | binding, key | value: str or null, metadata |
 | /kv/put | binding, entries: [{key, value or base64, metadata?}] | written |
 | /kv/delete | binding, keys: [str] | deleted |
+| /kv/pace | milliseconds, hangsEvery: calls, 0 for never | the same |
 | /kv/list | binding, prefix, cursor: str or null | keys: [{name, metadata?, expiration?}], cursor |
 | /queue/send | binding, messages: [any JSON] | sent |
 | /scheduled | cron, scheduledTime: milliseconds or null | outcome: "ok", "exception", … |
@@ -104,6 +105,11 @@ class ControlClient:
             cursor = batch["cursor"]
             if cursor is None:
                 return
+
+    def slow_down(self, milliseconds: int, *, hangs_every: int = 0) -> None:
+        """Let each of the Worker's calls to KV take so long, and each so-manieth never end; of a
+        `WorkerStack` with `slow_kv`."""
+        self._post("/kv/pace", milliseconds=milliseconds, hangsEvery=hangs_every)
 
     def kv_expiration(self, key: str, binding: str = KV_BINDING) -> int | None:
         """The second since 1970 at which a key expires; None if it does not, or is not there."""

@@ -20,18 +20,20 @@ async function inParallel(items, work) {
 }
 
 function operations(miniflare) {
-  const kv = (body) => miniflare.getKVNamespace(body.binding);
+  const kv = (body) => miniflare.getKVNamespace(body.binding, KV_LOADER);
+  const askLoader = async (body) => {
+    const loader = await miniflare.getWorker(KV_LOADER);
+    const response = await loader.fetch("http://loader/", { method: "POST", body: JSON.stringify(body) });
+    if (!response.ok) throw new Error(await response.text());
+    return await response.json();
+  };
   return {
     "/kv/get": async (body) => {
       const { value, metadata } = await (await kv(body)).getWithMetadata(body.key);
       return { value, metadata };
     },
-    "/kv/put": async (body) => {
-      const loader = await miniflare.getWorker(KV_LOADER);
-      const response = await loader.fetch("http://loader/", { method: "POST", body: JSON.stringify(body) });
-      if (!response.ok) throw new Error(await response.text());
-      return await response.json();
-    },
+    "/kv/put": askLoader,
+    "/kv/pace": askLoader,
     "/kv/delete": async (body) => {
       const namespace = await kv(body);
       await inParallel(body.keys, (key) => namespace.delete(key));

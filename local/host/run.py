@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from contextlib import ExitStack
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -14,6 +14,7 @@ from local.errors import LocalError
 from local.host.cron import CronClock, cron_expressions
 from local.host.ports import LOOPBACK, is_free
 from local.host.postgres import PostgresServer, state_home
+from local.host.postgres_watch import PostgresWatch
 from local.host.state import exclusive
 from local.host.worker_stack import WorkerStack
 from local.paths import DEV_VARS, DEV_VARS_EXAMPLE, WRANGLER_CONFIG
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 DEFAULT_PORT = 8787
 TICK_SECONDS = 0.5
+MISSED = timedelta(minutes=5)
+"""What came due so shortly before a start is run then: the check, which asks again for verdicts
+whose messages the last run has lost with its queues."""
 
 
 def run_marketplace(progress: Progress, state: StateFolder, port: int) -> None:
@@ -41,11 +45,13 @@ def run_marketplace(progress: Progress, state: StateFolder, port: int) -> None:
         ensure_dev_vars(DEV_VARS_EXAMPLE, DEV_VARS)
 
         dsn = os.environ.get("DATABASE_URL")
+        watch = None
         if dsn is None:
             server = PostgresServer(state_home(state))
             with progress.step("Starting PostgreSQL"):
                 stack.callback(server.stop)
                 server.start()
+            watch = PostgresWatch(server, progress.say)
             dsn = server.dsn
             progress.say(f"Database: {dsn}")  # a given one is not shown: it has a password
         else:
@@ -61,7 +67,7 @@ def run_marketplace(progress: Progress, state: StateFolder, port: int) -> None:
             worker.start()
             worker.wait_healthy()
         progress.say(f"Ready: {worker.url}  (Ctrl-C stops; the Worker's log follows)")
-        _serve(worker)
+        _serve(worker, watch)
 
 
 def require_password(dsn: str) -> None:
@@ -81,9 +87,11 @@ def _require_free(port: int) -> None:
         )
 
 
-def _serve(worker: WorkerStack) -> None:
-    clock = CronClock(cron_expressions(WRANGLER_CONFIG), datetime.now(UTC))
+def _serve(worker: WorkerStack, watch: PostgresWatch | None) -> None:
+    clock = CronClock(cron_expressions(WRANGLER_CONFIG), datetime.now(UTC) - MISSED)
     while (code := worker.exit_code()) is None:
+        if watch is not None:
+            watch.look()
         for expression, when in clock.due(datetime.now(UTC)):
             # In a thread: a long repair must not delay noticing that the Worker has ended.
             threading.Thread(target=_fire, args=(worker, expression, when), daemon=True).start()

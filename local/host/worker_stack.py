@@ -32,7 +32,8 @@ class WorkerStack:
 
     `secrets` are bound as the Worker's secrets. `persist_to` keeps KV and queues over restarts.
     `port` 0 takes a free one. `output` takes the Worker's log (this process's output if None).
-    `config` is the wrangler.toml; its paths are relative to its folder.
+    `config` is the wrangler.toml; its paths are relative to its folder. With `slow_kv` the calls to
+    KV take as long as `ControlClient.slow_down` says.
     """
 
     dsn: str
@@ -41,6 +42,7 @@ class WorkerStack:
     port: int = 0
     output: IO[bytes] | None = None
     config: Path = WRANGLER_CONFIG
+    slow_kv: bool = False
     url: str = field(default="", init=False)
     """`http://127.0.0.1:{port}` once started."""
 
@@ -84,6 +86,7 @@ class WorkerStack:
                 "secrets": dict(self.secrets),
                 "controlToken": token,
                 "readyFile": str(ready_file),
+                "slowKv": self.slow_kv,
             }
             env = {
                 **node_environment(),

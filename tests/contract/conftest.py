@@ -30,7 +30,8 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 @pytest.fixture(scope="session")
 def postgres_server(request: pytest.FixtureRequest) -> Iterator[PostgresServer]:
     """One server for each xdist worker, with a migrated database to copy."""
-    with running_server(pooled=request.config.getoption("--pooler")) as server:
+    pooled, debian = map(request.config.getoption, ("--pooler", "--pg15"))
+    with running_server(pooled=pooled, debian=debian) as server:
         asyncio.run(server.execute(f"create database {TEMPLATE}"))
         server.run_script(TEMPLATE, "".join(migrations("up")))
         yield server

@@ -11,7 +11,7 @@ from local.host.ports import LOOPBACK
 from local.host.postgres import DATABASE, USER
 from pgwire import Connection, ConnectOptions, asyncio_stream
 from tests.pooler import pooler_before
-from tests.postgres import throwaway_postgres
+from tests.postgres import DEBIAN_BINARIES, throwaway_postgres
 
 MIGRATIONS: Final = Path(__file__).resolve().parents[2] / "migrations"
 
@@ -91,10 +91,11 @@ def migrations(direction: str) -> list[str]:
 
 
 @contextmanager
-def running_server(*, pooled: bool = False) -> Iterator[PostgresServer]:
+def running_server(*, pooled: bool = False, debian: bool = False) -> Iterator[PostgresServer]:
     """A server of its own, gone in the end."""
     with ExitStack() as stack:
-        server = stack.enter_context(throwaway_postgres())
+        binaries = DEBIAN_BINARIES if debian else None
+        server = stack.enter_context(throwaway_postgres(binaries=binaries))
         yield PostgresServer(
             host=LOOPBACK,
             port=server.port,

@@ -97,6 +97,20 @@ async def test_letters_are_closed_unless_they_failed_again_meanwhile(
         ]
 
 
+async def test_what_the_queue_does_not_take_comes_last(connect: DatabaseConnector) -> None:
+    with await connect() as db:
+        for id_ in "abc":
+            await db.store_dead_letter(letter(id_))
+        await db.store_dead_letter(letter("d", redrives=1, redriven_at=FEBRUARY))
+        for id_ in ("a", "d", "unknown"):
+            await db.note_failed_again(id_, at=MARCH)
+        await db.note_failed_again("b", at=JANUARY)  # a late note
+
+        found = await db.list_redrivable(reason=None, limit=9)
+        assert [item.id for item in found] == ["b", "c", "a"]
+        assert found[2] == letter("a", failed_at=MARCH)
+
+
 async def test_a_letter_that_fails_again_keeps_its_number_of_redrives(
     connect: DatabaseConnector,
 ) -> None:

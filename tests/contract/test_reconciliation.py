@@ -9,6 +9,7 @@ import pytest
 
 from marketplace.ports.database import (
     AliasKey,
+    ChangePlace,
     DatabaseConnector,
     Difference,
     DifferenceKind,
@@ -67,6 +68,10 @@ async def test_dirty_skills_come_oldest_first_and_bounded(connect: DatabaseConne
         await db.upsert_skills(records)
 
         assert [s.name for s in await db.skills_not_in_kv(limit=3)] == ["d", "c", "a"]
+        after = ChangePlace(MARCH, "a")
+        assert [s.name for s in await db.skills_not_in_kv(after=after, limit=3)] == ["b"]
+        after = ChangePlace(FEBRUARY, "b")
+        assert [s.name for s in await db.skills_not_in_kv(after=after, limit=2)] == ["c", "a"]
 
 
 async def test_equal_sets_have_no_differences(connect: DatabaseConnector) -> None:

@@ -24,6 +24,7 @@ from marketplace.ports.database import (
     AliasKey,
     AliasRow,
     ChangedSkill,
+    ChangePlace,
     Changes,
     Counted,
     Difference,
@@ -607,9 +608,12 @@ class DoubleSession:
         return sorted(moved_on)
 
     @_operation("skills_not_in_kv")
-    def skills_not_in_kv(self, *, limit: int) -> Sequence[Skill]:
+    def skills_not_in_kv(self, *, after: ChangePlace | None = None, limit: int) -> Sequence[Skill]:
         skills = [
-            row.skill for row in self.tables.rows.values() if row.revision != row.revision_in_kv
+            row.skill
+            for row in self.tables.rows.values()
+            if row.revision != row.revision_in_kv
+            if after is None or (row.skill.updated_at, row.skill.name) > after
         ]
         skills.sort(key=lambda skill: (skill.updated_at, skill.name))
         return skills[:limit]
@@ -808,6 +812,13 @@ class DoubleSession:
             if reason in (None, letter.reason) and (after is None or letter.id > after)
         ]
         return letters[:limit]
+
+    @_operation("note_failed_again")
+    def note_failed_again(self, id_: str, *, at: str) -> None:
+        for letter in self._open_letters():
+            if letter.id == id_ and letter.failed_at < at:
+                failed = msgspec.structs.replace(letter, failed_at=at)
+                self.tables.dead_letters[id_] = failed
 
     @_operation("list_redrivable")
     def list_redrivable(self, *, reason: str | None, limit: int) -> Sequence[DeadLetter]:

@@ -83,7 +83,7 @@ class FaultySession:
         async def statement(*args: Any, **options: Any) -> Any:
             self.statements += 1
             fault = Fault.FAIL if self._broken else self._faults(name)
-            self._broken = self._broken or fault is not None
+            self._broken = self._broken or fault not in {None, Fault.REFUSED}
 
             def act() -> Any:
                 result = run_at_once(method(*args, **options))

@@ -77,6 +77,7 @@ class KvConduct:
 
     stale_reads: float = 0.0  # share of reads that may see an older state
     blind_to_own: float = 0.0  # share of those that may miss the location's own writes, too
+    caches: bool = False  # a location shows what it read, also that there was nothing, for a while
     network: Network = IMMEDIATE
 
 
@@ -121,6 +122,7 @@ class SimulatedKv(KvNamespace):
         self._versions: dict[str, list[_Version]] = {}
         self._names: list[str] = []  # sorted; code point order is UTF-8 order
         self._last_write: dict[str, float] = {}
+        self._cached: dict[tuple[str, str], tuple[float, _Version]] = {}  # by location and key
         self._self = KvHandle(
             self,
             location="local",
@@ -214,6 +216,17 @@ class SimulatedKv(KvNamespace):
         moments = [oldest, *(version.since for version in versions if version.since > oldest)]
         return self._at_moment(key, chance.pick(moments))
 
+    def _read(self, key: str, location: str, conduct: KvConduct) -> bytes | None:
+        """What a get at a location gets to see: what was read there last, if it caches that."""
+        if not conduct.caches:
+            return self._seen(key, location, conduct).value
+        now, place = self.now(), (location, key)
+        until, version = self._cached.get(place, (0.0, _NOTHING))
+        if now >= until:
+            version = self._at_moment(key, now)
+            self._cached[place] = now + self._chance.between(0, self.staleness), version
+        return version.value
+
     def _store(self, key: str, version: _Version) -> None:
         versions = self._versions.get(key)
         if versions is None:
@@ -246,6 +259,7 @@ class SimulatedKv(KvNamespace):
         if self.on_write is not None:
             self.on_write(key, self.peek(key), version.value)
         self._store(key, version)
+        self._cached.pop((version.location, key), None)
 
     def violation(self, message: str) -> NoReturn:
         """The code under test broke a rule of the platform."""
@@ -297,6 +311,7 @@ class KvHandle(KvNamespace):
     ) -> None:
         self.location = location
         self.operations = 0
+        self.listed: set[str] = set()  # keys that lists have told this invocation
         self._kv = kv
         self._faults = faults
         self._conduct = conduct
@@ -306,7 +321,7 @@ class KvHandle(KvNamespace):
         self._check_key(key)
 
         def read() -> bytes | None:
-            return self._kv._seen(key, self.location, self._conduct).value
+            return self._kv._read(key, self.location, self._conduct)
 
         value = await self._perform(KvOperation(KvOperationKind.GET, key), read)
         if value is not None and len(value) > max_bytes:
@@ -320,7 +335,7 @@ class KvHandle(KvNamespace):
             self._check_key(key)
 
         def read() -> dict[str, bytes | None]:
-            return {key: self._kv._seen(key, self.location, self._conduct).value for key in keys}
+            return {key: self._kv._read(key, self.location, self._conduct) for key in keys}
 
         values = await self._perform(KvOperation(KvOperationKind.GET_MANY, keys[0]), read)
         total = sum(len(value) for value in values.values() if value is not None)
@@ -371,12 +386,14 @@ class KvHandle(KvNamespace):
             self._kv.violation(f"a list page of {limit} keys")
         after = None if cursor is None else self._read_cursor(cursor, prefix)
         operation = KvOperation(KvOperationKind.LIST, prefix)
-        return await self._perform(
+        page = await self._perform(
             operation,
             lambda: self._page(prefix, after, min(limit, self._kv.page_limit)),
             # As many cursors as there are empty pages: none is handed back as it was given.
             empty=lambda: KvListPage((), json.dumps([prefix, after, self.operations])),
         )
+        self.listed.update(key.name for key in page.keys)
+        return page
 
     def _page(self, prefix: str, after: str | None, limit: int) -> KvListPage:
         kv = self._kv

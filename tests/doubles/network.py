@@ -20,10 +20,11 @@ class Fault(StrEnum):
     HANG = "hang"  # no answer ever, and nothing was done
     HANG_AFTER = "hang-after"  # no answer ever, although it was done
     LATE = "late"  # no answer, and done some seconds later
+    REFUSED = "refused"  # PostgreSQL only: an error that leaves the session as it is
     EMPTY_PAGE = "empty-page"  # KV lists only: a page without keys that is not the last
 
 
-_NOT_DONE = {Fault.FAIL, Fault.HANG}
+_NOT_DONE = {Fault.FAIL, Fault.HANG, Fault.REFUSED}
 _NOT_ANSWERED = {Fault.HANG, Fault.HANG_AFTER, Fault.LATE}
 
 
@@ -69,7 +70,7 @@ async def call(
                 result = act()
             except Exception as refused:  # noqa: BLE001 - it is handed to the caller
                 failure = refused
-        if fault in {Fault.FAIL, Fault.FAIL_AFTER}:
+        if fault in {Fault.FAIL, Fault.FAIL_AFTER, Fault.REFUSED}:
             failure = error()
         if fault in _NOT_ANSWERED:
             return

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
+import msgspec
+
 from marketplace.ports.errors import QueueError
 from marketplace.ports.queue import MessageQueue
 from tests.doubles.chance import Chance
@@ -12,6 +14,7 @@ from tests.doubles.errors import SimulationError
 from tests.doubles.network import IMMEDIATE, Fault, Network, call
 
 QUEUE_BATCH_LIMIT: Final = 100  # messages
+QUEUE_MESSAGE_LIMIT: Final = 128_000  # bytes
 QUEUE_DELAY_LIMIT: Final = 43_200  # seconds
 
 
@@ -79,6 +82,7 @@ class SimulatedQueue:
         self.dead_letter_queue = dead_letter_queue
         self.waiting: list[_Stored] = []
         self._in_flight: list[_Stored] = []
+        self.refused: list[SimulationError] = []  # messages that the platform does not take
         self.lost: list[Mapping[str, Any]] = []  # beyond the last retry, without a next queue
         self._now = now
         self._clock = clock
@@ -148,7 +152,10 @@ class SimulatedProducer(MessageQueue):
         faults: Callable[[], Fault | None] = lambda: None,
         network: Network = IMMEDIATE,
         chance: Chance | None = None,
+        message_limit: int = QUEUE_MESSAGE_LIMIT,
     ) -> None:
+        """``message_limit``: bytes of one message."""
+        self._message_limit = message_limit
         self._queue = queue
         self._faults = faults
         self._network = network
@@ -157,6 +164,10 @@ class SimulatedProducer(MessageQueue):
     async def send_batch(self, bodies: Sequence[Mapping[str, Any]]) -> None:
         if not 1 <= len(bodies) <= QUEUE_BATCH_LIMIT:
             raise SimulationError(f"a batch of {len(bodies)} messages")
+        longest = max(len(msgspec.json.encode(body)) for body in bodies)
+        if longest > self._message_limit:
+            self._queue.refused.append(SimulationError(f"a message of {longest} bytes"))
+            raise self._queue.refused[-1]
 
         def store() -> None:
             for body in bodies:

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,8 @@ import httpx
 import pytest
 
 from local.host.ports import LOOPBACK, free_port
-from local.paths import REPOSITORY
+from local.paths import DEV_VARS, REPOSITORY
+from local.setup.dev_vars import read_dev_vars
 
 START_SECONDS = 60
 STOP_SECONDS = 30
@@ -105,6 +107,84 @@ def test_nothing_outlives_a_killed_owner(state: Path) -> None:
         _wait_until_ready(process)
         process.kill()
         _wait(lambda: not _processes_of(state), "the guardians end what they guard")
+
+
+def _next_line(process: subprocess.Popen[str], part: str) -> str:
+    """The next line that says something; those before it are dropped. Ends it if none comes."""
+    assert process.stdout is not None
+    limit = threading.Timer(START_SECONDS, process.kill)
+    limit.start()
+    try:
+        return next(line for line in process.stdout if part in line)
+    except StopIteration:
+        pytest.fail(f"no line with {part!r}")
+    finally:
+        limit.cancel()
+
+
+def test_verdicts_that_a_stop_took_out_of_the_queue_are_carried_out_by_the_first_check(
+    state: Path,
+) -> None:
+    names = [f"Interrupted {number}" for number in range(40)]
+    port = free_port()
+    with _running(state, port) as process, _client(process, port) as client:
+        ids = [_submit(client, name) for name in names]
+        results = [{"submissionId": id_, "verdict": "PASS", "score": 90} for id_ in ids]
+        answer = client.post("/api/v1/webhooks/scan-results", json={"results": results})
+        process.kill()
+        assert answer.json()["accepted"] == ids
+        process.wait()
+        _wait(lambda: not _processes_of(state), "the guardians end what they guard")
+    with _running(state, port) as process, _client(process, port) as client:
+        report = _next_line(process, '"event":"scheduled-run-finished"')
+        assert f'"askedAgain":{len(ids)}' in report
+        _wait(lambda: _total(client, "interrupted") == len(ids), "all are published")
+
+
+def _submit(client: httpx.Client, name: str) -> str:
+    body = {"repoUrl": f"https://github.com/{name.replace(' ', '-')}/tools", "skillName": name}
+    id_: str = client.post("/api/v1/submissions", json=body).json()["id"]
+    return id_
+
+
+def _total(client: httpx.Client, word: str) -> int:
+    total: int = client.get("/api/v1/skills", params={"search": word}).json()["total"]
+    return total
+
+
+@contextmanager
+def _client(process: subprocess.Popen[str], port: int) -> Iterator[httpx.Client]:
+    """An operator, who is not limited, once it is ready."""
+    _wait_until_ready(process)
+    key = read_dev_vars(DEV_VARS)["INTERNAL_KEY"].split(",")[0].rpartition(":")[2]
+    with httpx.Client(
+        base_url=f"http://{LOOPBACK}:{port}",
+        headers={"X-Internal-Key": key},
+        timeout=START_SECONDS,
+        trust_env=False,
+    ) as client:
+        yield client
+
+
+def test_a_killed_postgres_is_started_again_and_said_so_in_one_line(state: Path) -> None:
+    port = free_port()
+    with _running(state, port) as process, _client(process, port) as client:
+        whole = client.get("/api/v1/skills").json()
+        pid = _postmaster(state)
+        os.kill(pid, signal.SIGKILL)
+        line = _next_line(process, "PostgreSQL")
+        assert line == "PostgreSQL ended by itself; it is started again\n"
+        _wait(lambda: client.get("/api/v1/skills").json() == whole, "PostgreSQL answers again")
+        assert _postmaster(state) != pid
+        process.send_signal(signal.SIGINT)
+        assert process.wait(STOP_SECONDS) == 0
+        assert process.stdout is not None
+        assert "ended by itself" not in process.stdout.read()
+        assert _processes_of(state) == []
+
+
+def _postmaster(state: Path) -> int:
+    return int((state / "postgres" / "data" / "postmaster.pid").read_text().split()[0])
 
 
 def test_it_can_be_stopped_half_way_and_started_again(state: Path) -> None:

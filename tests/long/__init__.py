@@ -1,0 +1,1 @@
+"""What takes too long for `make test`: a part of `make test-long`."""

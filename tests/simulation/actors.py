@@ -6,12 +6,13 @@ themselves, without faults.
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 
 from marketplace.basics.json_text import InvalidData
-from marketplace.catalog.listings import get_skills
+from marketplace.catalog.listings import get_skill_categories, get_skill_count, get_skills
 from marketplace.catalog.lookup import get_skill_by_name
 from marketplace.catalog.published_skills import KEPT_FROM_BEFORE
 from marketplace.kv.index import manifest as index_manifest
@@ -39,9 +40,10 @@ from marketplace.skills.stored import read_skill
 from marketplace.skills.submission import Submission, SubmissionState, SubmissionStatus
 from marketplace.worker.consumers import DEAD_LETTER_QUEUE, MAINTENANCE_QUEUE, consume
 from tests.doubles.database import DatabaseDouble, Held
-from tests.doubles.kv import SimulatedKv
+from tests.doubles.kv import KvHandle, SimulatedKv
 
 if TYPE_CHECKING:
+    from marketplace.catalog.answer import Answer
     from marketplace.repair.light_repair import LightRepairReport
 
 LIGHT_CRON: Final = "*/5 * * * *"
@@ -65,6 +67,27 @@ class Listing:
     knows_withheld: bool  # it is new, and KV's list of withheld skills could be read for it
     skills: Sequence[SkillSummary]
     knows_outbox: bool = True  # it does not say that skills which wait may be missing
+    degraded: bool = False  # it gives a reason why it may lack something
+    read: Collection[str] = ()  # keys that KV told this invocation
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """The answer to a question: how many skills there are at least, and at most if that is told."""
+
+    source: str
+    degraded: bool
+    count: int
+    read: Collection[str]
+
+
+class Question(StrEnum):
+    """What else than the listing visitors ask."""
+
+    SEARCH = "search"
+    COUNT = "count"
+    CATEGORIES = "categories"
+    FOUND = "found"  # how many a search finds
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +107,8 @@ class Dump:
     states: Mapping[str, bytes | None]
     changes: int
     missing_until: int | None
+    aliases: Mapping[str, str]
+    at: float
 
 
 def stamp(skill: SkillSummary) -> str:
@@ -94,6 +119,12 @@ def stamp(skill: SkillSummary) -> str:
 def look(skill: SkillSummary) -> str:
     """All that a summary tells of what happened to a skill."""
     return f"{stamp(skill)}|{skill.status}|{skill.scan_failed_at}|{skill.source_gone_at}"
+
+
+def _read_by(env: Env) -> Collection[str]:
+    """The keys that lists have told an invocation."""
+    kv = env.submissions_kv
+    return set(kv.listed) if isinstance(kv, KvHandle) else set()
 
 
 def _says_torn(reason: str) -> bool:
@@ -146,7 +177,34 @@ class Marketplace:
         late = any(reason.endswith(("deadline", "timeout")) for reason in answer.reasons)
         knows = not any(r == KEPT_FROM_BEFORE or r.startswith("withheld: ") for r in answer.reasons)
         outbox = not any(reason.startswith("outbox: ") for reason in answer.reasons)
-        return Listing(str(answer.source), not torn, late, knows, skills, outbox)
+        return Listing(
+            str(answer.source),
+            not torn,
+            late,
+            knows,
+            skills,
+            outbox,
+            answer.degraded,
+            _read_by(env),
+        )
+
+    async def ask(self, env: Env, question: Question, category: str, word: str) -> Told:
+        """How many skills a category or a search has."""
+        answer: Answer[Any]
+        match question:
+            case Question.SEARCH:
+                answer = await get_skills(env, ListingQuery(search=word, limit=100))
+                count = len(answer.value.items)
+            case Question.COUNT:
+                answer = await get_skill_count(env, ListingQuery(category=category))
+                count = answer.value.count
+            case Question.FOUND:
+                answer = await get_skill_count(env, ListingQuery(search=word))
+                count = answer.value.count
+            case Question.CATEGORIES:
+                answer = await get_skill_categories(env)
+                count = answer.value.get(category, 0)
+        return Told(str(answer.source), answer.degraded, count, _read_by(env))
 
     async def find(self, env: Env, slug: str) -> Skill | None:
         """The skill of a slug or of an alias. Raises StorageError when that cannot be told."""
@@ -182,10 +240,11 @@ class Marketplace:
             return Repair(finished=False, errors=[])
         return Repair(True, reports[0].errors, reports[0].acts_replayed)
 
-    async def full_repair(self, env: Env) -> Repair:
-        """Reconcile everything, both ways, and rewrite the index."""
+    async def full_repair(self, env: Env, *, adopt: bool = False) -> Repair:
+        """Reconcile everything, both ways, and rewrite the index. ``adopt``: and take over the
+        database that answers."""
         try:
-            job = await start_rebuild(env, wait_seconds=REBUILD_SECONDS)
+            job = await start_rebuild(env, wait_seconds=REBUILD_SECONDS, adopt=adopt)
         except StorageError as error:
             return Repair(finished=False, errors=[str(error)])
         return Repair(
@@ -203,9 +262,17 @@ class Marketplace:
 
     # What is looked at
 
-    def new_database(self) -> Any:
+    def new_database(self, instance: str = "the double") -> Any:
         """An empty in-memory database."""
-        return DatabaseDouble()
+        return DatabaseDouble(instance=instance)
+
+    def keep_letters(self, database: Any, other: Any) -> None:
+        """Bring the dead letters into another database, as operators do who have their export."""
+        other.dead_letters = database.dead_letters
+
+    def aliases(self, database: Any) -> dict[str, str]:
+        """The identities of old slugs in the table, to look at and to damage."""
+        return cast("dict[str, str]", database.aliases)
 
     async def connect(self, database: Any) -> SkillDatabase:
         """A session with it, without faults. Must not really wait."""
@@ -220,10 +287,20 @@ class Marketplace:
         row = database.rows.pop(identity)
         del database.identities[row.skill.name]
 
-    def dump(self, database: Any) -> "Dump":
+    def fail_over(self, database: Any, dump: "Dump") -> None:
+        """The whole database becomes what it was."""
+        for identity in list(database.rows):
+            self.remove_row(database, identity)
+        for row in dump.rows.values():
+            database.put(row)
+        database.aliases = dict(dump.aliases)
+        database.changes, database.missing_until = dump.changes, dump.missing_until
+
+    def dump(self, database: Any, at: float) -> "Dump":
         """The table as it is."""
         states = {name: database.states.get(name) for name in _WITH_ROWS}
-        return Dump(dict(database.rows), states, database.changes, database.missing_until)
+        rows, aliases = dict(database.rows), dict(database.aliases)
+        return Dump(rows, states, database.changes, database.missing_until, aliases, at)
 
     def restore(self, database: Any, dump: "Dump", identities: Collection[str]) -> None:
         """Give the rows of these skills the state that a dump has of them."""

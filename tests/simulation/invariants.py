@@ -16,28 +16,36 @@ from marketplace.catalog.source_chain import TooLate
 from marketplace.catalog.waiting import GOOD_FOR
 from marketplace.kv.acceptance_log import LoggedAct
 from marketplace.kv.keys import (
+    ACKNOWLEDGED_KEY,
     ACT_PREFIX,
     OUTBOX_PREFIX,
     SKILL_PREFIX,
     VERDICT_PREFIX,
+    alias_key,
     scan_key,
 )
+from marketplace.kv.summaries import CompactAlias, fitting_metadata
 from marketplace.operations import withdrawals
+from marketplace.ports.database_reads import SILENT_SECONDS
 from marketplace.ports.env import READ_BUDGET_SECONDS
-from marketplace.ports.errors import DatabaseBusy, StorageError
+from marketplace.ports.errors import DatabaseBusy, StorageError, TimedOut
+from marketplace.ports.known_database import Acknowledged
 from marketplace.publishing.messages import scanned_at_of
 from marketplace.skills import scan as scan_rules
 from marketplace.skills.acts import Act, ActKind, in_force
 from marketplace.skills.merging import as_said
 from marketplace.skills.scan import Facts, Scan
-from marketplace.skills.skill import Skill, Status
+from marketplace.skills.seed import slugs_of_seed
+from marketplace.skills.skill import Skill, SkillSummary, Status
 from marketplace.skills.tiers import Verdict
 from tests.doubles.database import Held
 from tests.doubles.kv import KV_STALENESS
 from tests.doubles.queue import Delivery
-from tests.simulation.actors import Dump, Listing, Repair, look, stamp
+from tests.simulation.actors import Dump, Listing, Repair, Told, look, stamp
 from tests.simulation.world import MAX_SKEW, Outcome, World
 
+PROMISE: Final = 120.0
+"""Seconds after which every whole answer has what was acknowledged."""
 LISTING_LIMIT: Final = 2.2
 """Seconds: what a read may take with every source hanging, and the time to say so."""
 
@@ -90,6 +98,8 @@ class Sent:
     readings: list[Reading] = field(default_factory=list)
     kept: str = ""  # the moment owed that was seen in a store: from then on it must stay there
     acknowledged_at: float | None = None
+    consumed: set[str] = field(default_factory=set)  # moments of verdicts that consumers took
+    stored_at: float | None = None  # when it was seen in a store after that
 
     @property
     def passes(self) -> bool:
@@ -159,6 +169,8 @@ class Expected:
     blocked: set[str]  # whatever answers
     lost: set[str]  # identities of listed rows that a restored table lacks, as all can know
     waiting: set[str]  # identities of listed states in the outbox, as all can know
+    promised: set[str]  # identities that every whole answer has, and that nobody touched
+    seeds: set[str]  # identities of the seed alone
     excused: set[str] = field(default_factory=set)  # damaged, withheld or restored since
 
 
@@ -182,6 +194,14 @@ class Truth:
         self._checks: list[tuple[float, float]] = []  # light repairs without errors: begin, end
         self._left: dict[tuple[str, str], float] = {}  # by (identity, verdict): when it withdrew
         self._approved: set[str] = set()  # identities that operators let leave
+        self.acted_on: set[str] = set()  # identities on which an operator tried to act
+        self.old_links: dict[str, str] = {}  # old slugs, with the identities that they lead to
+        self._slugs_of_seed: dict[str, set[str]] = {}  # that skills of the seed may have
+        self._seeds: set[str] = set()  # ids of the readings that the seed is taken for
+        self._failed_over: set[str] = set()  # identities that the database lost with its end
+        self._changed_at: dict[str, float] = {}  # by identity: when its row last changed
+        self._let_go_until: dict[int, set[str]] = {}  # acknowledged number → what is lost of it
+        self._unseen: set[str] = set()  # of rows that are gone, and nobody can know yet
         self._open: list[Expected] = []
         self._owed: dict[str, str] = {}  # submission id → revision, from acknowledgement on
         self._parsed: dict[tuple[str, bytes], Held | None] = {}
@@ -257,6 +277,7 @@ class Truth:
         row = self.world.marketplace.rows(self.world.database)[identity]
         self._kept.setdefault(identity, row)
         self._excuse(identity)
+        self._unseen.add(identity)
         self._rows.pop(identity, None)
         self.world.marketplace.remove_row(self.world.database, identity)
 
@@ -285,6 +306,160 @@ class Truth:
                     self._newest[identity] = now
                 elif is_known and row.skill.status is Status.LISTED:
                     self._lost.add(identity)
+                if self._changed_at.get(identity, 0.0) > world.loop.time() - PROMISE:
+                    self._unseen.add(identity)
+
+    def fail_over(self, dump: Dump) -> set[str]:
+        """The harness lets the database lose its last seconds; the identities of what is lost."""
+        world = self.world
+        before = dict(world.marketplace.rows(world.database))
+        is_known = self._acknowledged_changes() > dump.changes
+        world.marketplace.fail_over(world.database, dump)
+        rows = world.marketplace.rows(world.database)
+        lost = {i for i, row in before.items() if i not in rows or rows[i].revision != row.revision}
+        self._let_go(lost)
+        for identity in lost - rows.keys():  # a slug that no store has kept leads nowhere
+            slug = before[identity].name
+            if not world.kv.peek(world.marketplace.record_key(slug)):
+                self.slugs[slug].discard(identity)
+                if not self.slugs[slug]:
+                    del self.slugs[slug]
+        self._let_go_until[self._acknowledged_changes()] = lost
+        if not is_known:
+            self._unseen |= lost
+        if world.kv_has_failed:
+            self._forgive_acts()
+        return lost
+
+    def _forgive_acts(self) -> None:
+        """An act is accepted when the database alone took it, and the operator is told so. The next
+        check writes it to the log; what is lost before that, nobody can bring back."""
+        stored = self.snapshot().acts()
+        for identity, acts in self.acts.items():
+            left = stored.get(identity, set())
+            self.acts[identity] = [accepted for accepted in acts if accepted.act.id in left]
+
+    def _acknowledged_changes(self) -> int:
+        value = self.world.kv.peek(ACKNOWLEDGED_KEY)
+        return 0 if value is None else msgspec.json.decode(value, type=Acknowledged).changes
+
+    def _overlook(self, rows: Mapping[str, Held]) -> None:
+        """A database that lost changes may get as many others from an isolate that does not know
+        the acknowledged number yet. Then the number tells nothing, and a check finds the loss."""
+        database = self.world.database
+        for changes, lost in self._let_go_until.items():
+            if database.missing_until is None and database.changes >= changes:
+                self._unseen |= lost - rows.keys()
+
+    def _let_go(self, identities: Iterable[str]) -> None:
+        """The rows of these are gone or older, and only KV and the log have what they said."""
+        rows = self.world.marketplace.rows(self.world.database)
+        for identity in identities:
+            self._failed_over.add(identity)
+            self._removed.add(identity)
+            self._kept.pop(identity, None)
+            self._excuse(identity)
+            self._rows.pop(identity, None)
+            if identity in rows:
+                self._newest[identity] = rows[identity]
+
+    def bind_again(self) -> None:
+        """The right database answers again; the other one has nothing."""
+        world = self.world
+        rows = world.marketplace.rows(world.bound)
+        if world.bound is not world.database and rows and not world.kv_has_failed:
+            self._violated(f"4 no clobbering: another database was written to: {sorted(rows)}")
+        world.bound = world.database
+
+    def adopt(self) -> None:
+        """From now on the database that answers is the right one."""
+        world = self.world
+        self._let_go(list(world.marketplace.rows(world.database)))
+        world.marketplace.keep_letters(world.database, world.bound)
+        for alias in list(self.old_links):  # both stores have lost it
+            if world.kv.peek(alias_key(alias)) is None:
+                identity = self.old_links.pop(alias)
+                self.slugs[alias].discard(identity)
+                if not self.slugs[alias]:
+                    del self.slugs[alias]
+        world.database = world.bound
+
+    def seeded(self, skill: Skill) -> None:
+        """The Worker ships with this skill: what it says was found by a scanner long ago."""
+        facts = Facts(
+            name=skill.display_name,
+            description=skill.description,
+            category=skill.category,
+            version=skill.current_version,
+            labels=skill.labels,
+        )
+        reading = Reading(
+            id=skill.description,
+            identity=skill.identity,
+            verdict=Verdict.PASS,
+            facts=facts,
+            path=skill.skill_path,
+            score=skill.cert_score,
+            told=skill.facts_at,
+            asked=skill.facts_at,
+            since=self.world.loop.clock(),
+            moments={skill.facts_at},
+        )
+        self.readings[reading.id] = reading
+        self._seeds.add(reading.id)
+        for slug in slugs_of_seed(skill):
+            self._slugs_of_seed.setdefault(slug, set()).add(skill.identity)
+
+    def is_free(self, slug: str) -> bool:
+        """Whether no skill ever had a slug, as far as any store or the seed tells."""
+        kv, key = self.world.kv, self.world.marketplace.record_key(slug)
+        in_kv = any(kv.visible(key)) or any(kv.visible(alias_key(slug)))
+        return not in_kv and slug not in self.slugs and slug not in self.world.seed.claimable
+
+    def add_old_link(self, alias: str, identity: str) -> None:
+        """The harness gives a skill an old slug, in both stores."""
+        world = self.world
+        row = world.marketplace.rows(world.database)[identity]
+        world.marketplace.aliases(world.database)[alias] = identity
+        metadata = fitting_metadata(msgspec.json.encode(CompactAlias(alias, row.name)))
+        value = msgspec.json.encode({"slug": row.name})
+        world.kv.damage(alias_key(alias), value, metadata=metadata)
+        self.old_links[alias] = identity
+        self.slugs.setdefault(alias, set()).add(identity)
+
+    def settled_links(self) -> list[str]:
+        """Old slugs that the table has and that KV shows for longer than any read is behind."""
+        world = self.world
+        table = world.marketplace.aliases(world.database)
+        rows = world.marketplace.rows(world.database)
+        return sorted(
+            alias
+            for alias, identity in self.old_links.items()
+            if table.get(alias) == identity
+            and identity in rows
+            and all(world.kv.visible(alias_key(alias), margin=KV_STALENESS))
+        )
+
+    def lose_link(self, alias: str, *, from_kv: bool) -> None:
+        """The harness damages a store."""
+        if from_kv:
+            self.world.kv.damage(alias_key(alias), None)
+        else:
+            del self.world.marketplace.aliases(self.world.database)[alias]
+
+    def check_link(self, slug: str, identity: str, outcome: Outcome[Skill | None]) -> None:
+        """3 for a slug at the end: it leads to its skill, whichever store answers."""
+        found = outcome.value
+        if isinstance(outcome.error, TimedOut | DatabaseBusy):
+            return
+        if found is None or found.identity != identity:
+            told = found.identity if found else outcome.error
+            self._violated(f"3 convergent: the slug {slug} of {identity} leads to {told!r}")
+
+    def seeds_in(self, listing: Listing) -> list[SkillSummary]:
+        """The skills of the seed that nobody has published, as they are listed."""
+        alone = self._in_seed_alone()
+        return [skill for skill in listing.skills if skill.identity in alone]
 
     def approve(self) -> None:
         """An operator lets the withdrawals pass that wait now."""
@@ -356,7 +531,12 @@ class Truth:
                 self._violated(f"2 visible: {outcome.name} raised {outcome.error!r}")
             return
         source, shown = listing.source, {skill.identity for skill in listing.skills}
-        if leaked := shown - expected:
+        rows = self.world.marketplace.rows(self.world.database)
+        allowed = expected | (self.world.seed.by_identity.keys() - rows.keys())
+        expected = expected | self._in_seed_alone()
+        if not listing.knows_withheld:
+            allowed |= self.world.seed.by_identity.keys()
+        if leaked := shown - allowed:
             self._violated(f"8 authority: {outcome.name} ({source}) shows {sorted(leaked)}")
         if listing.complete and listing.knows_withheld and (missing := expected - shown):
             self._violated(f"2 visible: {outcome.name} ({source}) misses {sorted(missing)}")
@@ -387,8 +567,34 @@ class Truth:
         if sent.acknowledged_at is None:
             sent.acknowledged_at = self.world.loop.time()
         owed = scanned_at_of(delivery.body)
+        sent.consumed.add(owed)
         self._owed[sent.id] = max(self._owed.get(sent.id, ""), owed)
         self.check_durable()
+
+    def promised(self) -> set[str]:
+        """Skills that every whole answer has to show now.
+
+        They were acknowledged and seen in a store long enough ago, all that was ever said of them
+        is that they pass, and no operator has touched them.
+        """
+        now = self.world.loop.time()
+        kept = {
+            sent.identity
+            for sent in self.sent.values()
+            if sent.stored_at is not None and now - sent.stored_at > PROMISE
+        }
+        others = {
+            reading.identity
+            for reading in self.readings.values()
+            if reading.verdict is not Verdict.PASS or reading.wrong
+        }
+        damaged = {i for i, at in self._damaged_at.items() if now - at <= PROMISE}
+        return kept - others - self.acted_on - damaged - self._unseen
+
+    def _in_seed_alone(self) -> set[str]:
+        """Skills of the seed on which nothing was ever said besides."""
+        read = {r.identity for r in self.readings.values() if r.id not in self._seeds}
+        return self.world.seed.by_identity.keys() - read - self.acted_on
 
     # The invariants
 
@@ -403,10 +609,20 @@ class Truth:
         for submission_id, owed in self._owed.items():
             sent = self.sent[submission_id]
             present = decided.get(sent.identity)
+            if sent.identity in self._failed_over:  # the log has what both stores lack
+                logged = {
+                    moment
+                    for reading in self.readings.values()
+                    if reading.identity == sent.identity
+                    for moment in reading.moments
+                }
+                present = max([present or "", *logged]) or None
             if present is None and sent.owes_only_changes(owed):
                 continue  # there was nothing that it could change
             if present is not None and present >= owed:
                 sent.kept = owed
+                if sent.stored_at is None:
+                    sent.stored_at = world.loop.time()
                 continue
             if sent.kept < owed:
                 if excused is None:
@@ -422,7 +638,9 @@ class Truth:
         for identity, acts in self.acts.items():
             if missing := {a.act.id for a in acts} - stored.get(identity, set()):
                 self._violated(f"5 no going back: no store has the acts {missing} on {identity}")
-        for error in (*world.kv.violations, *world.violations):
+        queues = (world.publish_queue, world.maintenance_queue, world.dead_letters)
+        refused = [error for queue in queues for error in queue.refused]
+        for error in (*world.kv.violations, *world.violations, *refused):
             self._violated(f"7 bounded: {error}")
 
     def _accounted_for(self) -> set[str]:
@@ -442,6 +660,7 @@ class Truth:
         if rows == self._rows:
             return
         earlier, self._rows = self._rows, dict(rows)
+        self._overlook(rows)
         slugs: dict[str, str] = {}
         for identity, row in rows.items():
             self.slugs.setdefault(row.name, set()).add(identity)
@@ -452,6 +671,13 @@ class Truth:
             before_it = earlier.get(identity)
             if before_it is row:
                 continue
+            if self.old_links.get(row.name, identity) != identity and not self.world.kv_has_failed:
+                self._violated(
+                    f"4 no clobbering: {identity} takes the old slug {row.name} of "
+                    f"{self.old_links[row.name]}"
+                )
+            self._unseen.discard(identity)
+            self._changed_at[identity] = self.world.loop.time()
             if before_it is not None and before_it.skill.status is not row.skill.status:
                 for expected in self._open:  # it may be withheld and listed again meanwhile
                     expected.excused.add(identity)
@@ -562,6 +788,9 @@ class Truth:
             return
         row = self.world.marketplace.rows(self.world.database).get(old.identity)
         has_moved = row.name != old.name if row is not None else self._is_elsewhere(old)
+        # A writer may not know yet that the database has lost its row, or that of the record. What
+        # is overwritten then the log has, and for one of the two the table.
+        has_moved |= not self._failed_over.isdisjoint({old.identity, new.identity if new else ""})
         if not has_moved:
             self._violated(
                 f"4 no clobbering: {key} of {old.identity} was overwritten by "
@@ -589,6 +818,8 @@ class Truth:
             self._blocked_for_sure(),
             set(self._lost),
             self._waiting_in_any_view(),
+            self.promised(),
+            self._in_seed_alone(),
         )
         self._open.append(expected)
         return expected
@@ -613,6 +844,7 @@ class Truth:
     def check_listing(self, expected: Expected, outcome: Outcome[Listing]) -> None:
         """2, and 6 and 7 for a listing."""
         self._open.remove(expected)
+        self._check_shed(outcome)
         if outcome.value is None:
             if outcome.error is not None and not isinstance(outcome.error, TooLate | DatabaseBusy):
                 self._violated(f"2 visible: {outcome.name} raised {outcome.error!r}")
@@ -635,6 +867,13 @@ class Truth:
             )
         if listing.source == "seed" and listing.late:
             self._violated(f"2 visible: {outcome.name} takes a source that is late for empty")
+        self._check_seed(outcome.name, listing.source, listing.read)
+        if not listing.degraded:
+            if lacking := self._still_promised(expected, listing.source) - shown.keys():
+                self._violated(f"2 visible: {outcome.name} is whole and misses {sorted(lacking)}")
+            if lacking := (expected.seeds & self._in_seed_alone()) - shown.keys():
+                self._violated(f"2 visible: {outcome.name} misses {sorted(lacking)} of the seed")
+            self._check_names(outcome.name, expected, listing)
         if listing.source == "postgres" and listing.complete:
             lacking = (expected.lost & self._lost) - shown.keys()
             if lacking and self.world.loop.time() > self.world.unknown_until:
@@ -646,7 +885,9 @@ class Truth:
             missing -= excused | expected.withheld | expected.excused
             if missing and listing.knows_outbox:
                 self._violated(f"2 visible: {outcome.name} misses {missing}, which wait")
-            if leaked := (expected.withheld & withheld & shown.keys()) - expected.excused:
+            # A newer PASS may wait, and lists a skill that its row has withdrawn by a verdict.
+            lifted = self._in_outbox() - self._withheld_by_acts() | expected.excused
+            if leaked := (expected.withheld & withheld & shown.keys()) - lifted:
                 self._violated(f"8 authority: {outcome.name} (postgres) shows {leaked}")
             for identity, least in expected.rows.items():
                 if identity in excused:
@@ -662,8 +903,78 @@ class Truth:
             missing = (expected.records & self._in_any_view()) - shown.keys() - expected.excused
             missing -= self._in_outbox() | self._withheld_by_acts() | expected.withheld
             missing -= self._withheld_rows()
+            # KV's list may have a withdrawal that the row has lost.
+            missing -= {i for i in self._failed_over if self._moments(i, Verdict.WITHDRAWN)}
             if missing:
                 self._violated(f"2 visible: {outcome.name} (KV) misses {sorted(missing)}")
+
+    def _still_promised(self, expected: Expected, source: str) -> set[str]:
+        """What an answer owes that is whole. Where KV has failed, nobody knows what a database
+        lacks that was replaced."""
+        promised = expected.promised & self.promised()
+        doubtful = self.world.kv_has_failed or self.world.loop.time() <= self.world.unknown_until
+        if doubtful and source == "postgres":
+            rows = self.world.marketplace.rows(self.world.database)
+            is_right = self.world.bound is self.world.database
+            promised &= rows.keys() if is_right else set()
+        return promised
+
+    def _check_shed(self, outcome: Outcome[Any]) -> None:
+        """2: nobody is sent away because of a database that answers nobody."""
+        away = self.world.away_since
+        if away is None or not isinstance(outcome.error, DatabaseBusy):
+            return
+        if outcome.began > away + SILENT_SECONDS + READ_BUDGET_SECONDS:
+            self._violated(f"2 visible: {outcome.name} was shed, and PostgreSQL is away")
+
+    def _check_seed(self, name: str, source: str, read: Iterable[str]) -> None:
+        """2: the seed answers alone only where nothing else could be read."""
+        if source != "seed":
+            return
+        listed = [
+            key
+            for key in read
+            if key.startswith(SKILL_PREFIX)
+            and all(
+                (held := self.read_record(key, value)) and held.skill.status is Status.LISTED
+                for value in self.world.kv.visible(key, margin=READ_BUDGET_SECONDS)
+            )
+        ]
+        if listed:
+            self._violated(f"2 visible: {name} has the seed alone, and read {sorted(listed)}")
+
+    def _check_names(self, name: str, expected: Expected, listing: Listing) -> None:
+        """4: a published skill keeps its slug, whatever the seed has."""
+        rows = self.world.marketplace.rows(self.world.database)
+        for skill in listing.skills:
+            row = rows.get(skill.identity)
+            if row is None or skill.identity in expected.excused | self._in_outbox():
+                continue
+            if skill.identity in expected.rows and row.name != skill.name:
+                self._violated(f"4 no clobbering: {name} lists {row.name} as {skill.name}")
+
+    def check_told(self, expected: Expected, outcome: Outcome[Told]) -> None:
+        """2, and 7, for searches, counts and categories."""
+        self._open.remove(expected)
+        self._check_shed(outcome)
+        told = outcome.value
+        if told is None:
+            if outcome.error is not None and not isinstance(outcome.error, TooLate | DatabaseBusy):
+                self._violated(f"2 visible: {outcome.name} raised {outcome.error!r}")
+            return
+        if outcome.seconds > LISTING_LIMIT:
+            self._violated(f"7 bounded: {outcome.name} took {outcome.seconds:.3f} s")
+        self._check_seed(outcome.name, told.source, told.read)
+        least = self._still_promised(expected, told.source) | (
+            expected.seeds & self._in_seed_alone()
+        )
+        if not told.degraded and told.count < len(least):
+            self._violated(
+                f"2 visible: {outcome.name} is whole and counts {told.count} of {sorted(least)}"
+            )
+        most = {reading.identity for reading in self.readings.values()}
+        if told.count > len(most):
+            self._violated(f"2 visible: {outcome.name} counts {told.count} of {len(most)}")
 
     def _waiting_in_any_view(self) -> set[str]:
         """Skills that every reader knows to wait and to be listed: KV has shown it for a while."""
@@ -716,7 +1027,8 @@ class Truth:
             return
         if outcome.value is None and is_there:
             self._violated(f"2 visible: {outcome.name} does not find {slug}")
-        if outcome.value is not None and outcome.value.identity not in self.slugs[slug]:
+        may_lead_to = self.slugs[slug] | self._slugs_of_seed.get(slug, set())
+        if outcome.value is not None and outcome.value.identity not in may_lead_to:
             self._violated(f"4 no clobbering: {slug} leads to {outcome.value.identity}")
 
     def check_calm(self) -> None:
@@ -758,11 +1070,21 @@ class Truth:
             self._violated(f"6 nothing silent: no dead letter for {sorted(forgotten)}")
         self._check_final(snapshot.rows)
         self._check_slugs(snapshot.rows)
+        self._check_first_dates(snapshot.rows)
+        table = world.marketplace.aliases(world.database)
+        names = {row.name for row in snapshot.rows.values()}
+        links = dict(self.old_links.items() - table.items())
+        if lacking := links.keys() - names:
+            self._violated(f"3 convergent: the table lacks the old slugs {sorted(lacking)}")
         by_slug = {row.name: row.revision for row in snapshot.rows.values()}
         records = {slug: record.revision for slug, record in snapshot.records.items()}
         if by_slug != records:
             differing = sorted(by_slug.items() ^ records.items())
             self._violated(f"3 convergent: the table and KV differ in {differing}")
+        first = {row.name: row.skill.published_at for row in snapshot.rows.values()}
+        firsts = {slug: record.skill.published_at for slug, record in snapshot.records.items()}
+        if differing := sorted(first.items() ^ firsts.items()):
+            self._violated(f"3 convergent: the table and KV differ in publishedAt: {differing}")
         if snapshot.outbox:
             self._violated(f"3 convergent: left in the outbox: {snapshot.outbox}")
         index = world.marketplace.index(world.kv)
@@ -799,6 +1121,21 @@ class Truth:
             acts = {accepted.act.id for accepted in self.acts.get(identity, ())}
             if missing := acts - {act.id for act in skill.acts}:
                 self._violated(f"5 no going back: {identity} ended without the acts {missing}")
+
+    def _check_first_dates(self, rows: Mapping[str, Held]) -> None:
+        """3: a skill that only ever passed was published first by the earliest of its verdicts."""
+        others = {r.identity for r in self.readings.values() if r.verdict is not Verdict.PASS}
+        others |= {r.identity for r in self.readings.values() if r.wrong or r.id in self._seeds}
+        moments: dict[str, list[str]] = {}
+        for sent in self.owed_in_the_end():
+            if sent.consumed:  # of several verdicts on one submission the newest may stand alone
+                moments.setdefault(sent.identity, []).append(sent.moments[-1])
+        # What a failover lost may be published anew while KV does not show the first date yet.
+        others |= self._failed_over
+        for identity in moments.keys() & rows.keys() - others:
+            told, first = rows[identity].skill.published_at, min(moments[identity], default="~")
+            if told > first:
+                self._violated(f"3 convergent: {identity} was published at {told}, not at {first}")
 
     def _held_back(self) -> set[str]:
         """The withdrawals that wait as dead letters, since too many left."""

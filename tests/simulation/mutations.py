@@ -26,11 +26,14 @@ from marketplace.kv.records import write_record
 from marketplace.kv.withheld import read_withheld, write_withheld
 from marketplace.ports.database import Upserted, UpsertResult
 from marketplace.ports.env import Env, get_db
-from marketplace.ports.errors import DatabaseError, StorageError, TimedOut
+from marketplace.ports.errors import DatabaseError, KvError, StorageError, TimedOut
 from marketplace.ports.known_database import Standing
 from marketplace.ports.kv import KvListPage
 from marketplace.publishing.outbox import OUTBOX_BATCH, DrainedOutbox
+from marketplace.repair.aliases import RepairedAliases
 from marketplace.repair.logged_acts import Replayed
+from marketplace.repair.logged_verdicts import ReplayedVerdicts
+from marketplace.repair.rebuild_job import REBUILD_JOB, RebuildJob
 from marketplace.skills.acts import Act, ActKind
 from marketplace.skills.scan import Scan, ScanReport
 from marketplace.skills.skill import PublishedSummary, Skill, Status
@@ -593,3 +596,139 @@ def lists_what_kv_alone_lists(_original: Any) -> Any:
 def hides_whatever_has_the_slug(_original: Any) -> Any:
     """Hides a skill that has the slug of a withheld one."""
     return lambda self, summary: summary.name in self.withheld
+
+
+# --- what a failover, another database and a seed may do ------------------------------------------
+
+
+@_mutation("marketplace.repair.rebuild_step.replay_verdicts", profile="failover")
+def rebuilds_without_the_log(_original: Any) -> Any:
+    """The rebuild does not look for what both stores lost."""
+
+    async def nothing(*_: object, **__: object) -> ReplayedVerdicts:
+        return ReplayedVerdicts(0, None)
+
+    return nothing
+
+
+@_mutation("tests.doubles.database.DatabaseDouble.demand", profile="sources")
+def believes_any_database(demand: Any) -> Any:
+    """Another database is taken for the right one."""
+
+    def believed(tables: DatabaseDouble, expectation: Any) -> None:
+        if expectation.instance not in (None, tables.instance):
+            expectation.see(Standing(tables.instance, tables.changes))
+        else:
+            demand(tables, expectation)
+
+    return believed
+
+
+@_mutation("marketplace.kv.acknowledged.acknowledge", everywhere=True, profile="dump")
+def tells_kv_of_no_change(_original: Any) -> Any:
+    """Only the isolate that made a change knows of it."""
+    return _nothing
+
+
+@_mutation("marketplace.kv.acknowledged._read", profile="dump")
+def reads_no_acknowledged_number(_original: Any) -> Any:
+    """What other isolates changed this one does not know."""
+    return _nothing
+
+
+@_mutation("marketplace.ports.database_reads.DatabaseReads.answers", profile="outage")
+def takes_an_outage_for_load(_original: Any) -> Any:
+    """Sends visitors away while PostgreSQL answers nobody."""
+    return lambda *_, **__: True
+
+
+@_mutation("marketplace.ports.database_reads.DatabaseReads.answers", profile="outage")
+def takes_load_for_an_outage(_original: Any) -> Any:
+    """Asks KV, which costs more, whenever PostgreSQL has too much to do."""
+    return lambda *_, **__: False
+
+
+@_mutation("marketplace.repair.rebuild_step.aliases_into_database", profile="sources")
+def repairs_aliases_in_kv_only(_original: Any) -> Any:
+    """What the table lacks of old slugs stays in KV."""
+
+    async def nothing(*_: object) -> RepairedAliases:
+        return RepairedAliases(0, None)
+
+    return nothing
+
+
+@_mutation("marketplace.repair.rebuild_step.aliases_into_kv", profile="sources")
+def repairs_aliases_in_the_table_only(_original: Any) -> Any:
+    """What KV lacks of old slugs stays in the table."""
+
+    async def nothing(*_: object) -> RepairedAliases:
+        return RepairedAliases(0, None)
+
+    return nothing
+
+
+@_mutation("marketplace.publishing.publish.plan_slug", profile="sources")
+def gives_old_slugs_away(plan: Any) -> Any:
+    """Offers the table slugs that KV alone knows to lead to another skill."""
+
+    def blind(env: Env, change: Any, claims: Claims) -> Any:
+        return plan(env, change, replace(claims, targets={}, old={}))
+
+    return blind
+
+
+@_mutation("marketplace.skills.seed.Seed.beside", profile="sources")
+def lists_the_seed_as_it_is_in_its_file(_original: Any) -> Any:
+    """A well-known skill keeps its slug, also where a published skill has that."""
+    return lambda self, _claims: self.skills
+
+
+@_mutation("marketplace.catalog.source_chain._from_kv", profile="failover")
+def forgets_what_was_read_in_part(read: Any) -> Any:
+    """Answers from the seed alone where KV told a part."""
+
+    async def whole(*arguments: Any) -> Any:
+        found = await read(*arguments)
+        if not found.is_whole:
+            raise KvError("not all of it")
+        return found
+
+    return whole
+
+
+@_mutation("marketplace.skills.merging.merge", everywhere=True, profile="outage")
+def takes_the_first_date_that_comes(merge: Any) -> Any:
+    """The first publication is when the state that came first says."""
+
+    def merged(one: Skill, other: Skill) -> Skill:
+        made: Skill = merge(one, other)
+        return msgspec.structs.replace(made, published_at=one.published_at)
+
+    return merged
+
+
+@_mutation("marketplace.repair.rebuild.message_of", profile="repair")
+def sends_the_whole_rebuild(_original: Any) -> Any:
+    """The message that asks for the next step has the state of the rebuild in it."""
+
+    def whole(job: RebuildJob) -> Mapping[str, Any]:
+        return {REBUILD_JOB: job.id, "state": msgspec.to_builtins(job)}
+
+    return whole
+
+
+@_mutation("marketplace.publishing.outbox.list_outbox", profile="outage")
+def begins_the_outbox_anew(list_page: Any) -> Any:
+    """What cannot be placed hides all that comes after it."""
+
+    async def first(env: Env, *, cursor: str | None, limit: int) -> Any:
+        return await list_page(env, cursor=None, limit=limit)
+
+    return first
+
+
+@_mutation("marketplace.health.differences.join", everywhere=True, profile="repair")
+def finds_no_difference(_original: Any) -> Any:
+    """Health does not keep which skills the sources differ in."""
+    return lambda known, _found: list(known)

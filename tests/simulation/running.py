@@ -29,16 +29,25 @@ from marketplace.skills import scan as scan_rules
 from marketplace.skills.acts import Act, ActKind, in_force
 from marketplace.skills.listing_rules import ListingQuery
 from marketplace.skills.scan import Facts, Scan, ScanReport
+from marketplace.skills.seed import seed_of
 from marketplace.skills.skill import Skill
-from marketplace.skills.slugs import repository_owner
+from marketplace.skills.slugs import assignable_candidates, repository_owner
 from marketplace.skills.submission import Submission
 from marketplace.skills.tiers import Verdict
 from tests.doubles.loop import EPOCH_OF_SIMULATION, CutOff, Deadlock, new_loop
 from tests.doubles.network import Fault
 from tests.doubles.queue import Delivery, SimulatedQueue
-from tests.simulation.actors import Dump, Marketplace
+from tests.simulation.actors import Dump, Marketplace, Question
 from tests.simulation.invariants import Reading, Sent, Truth, Violation
-from tests.simulation.schedule import FLAKY, SETTLING, Schedule, Step, StepKind
+from tests.simulation.schedule import (
+    BASE_SLUGS,
+    FLAKY,
+    PROFILES,
+    SETTLING,
+    Schedule,
+    Step,
+    StepKind,
+)
 from tests.simulation.world import Outcome, World
 
 T = TypeVar("T")
@@ -68,6 +77,11 @@ SOURCES: Final = (
     (Fault.FAIL, SKILL_PREFIX),
 )
 """Whether PostgreSQL is away, and what of KV cannot be read."""
+SEED_REPOSITORIES: Final = ("eve/well-known", "fay/well-known")
+SEEDED_AT: Final = "2020-01-01T00:00:00.000Z"
+LAST_SECONDS: Final = 10.0
+"""What a failover loses at most."""
+WORD: Final = "pdf"  # in the name of every skill
 ACTS: Final = (ActKind.BLOCK, ActKind.WITHDRAW, ActKind.CORRECT, ActKind.RESTORE)
 
 
@@ -107,7 +121,11 @@ class Run:
         self.marketplace = marketplace
         self.schedule = schedule
         self.world = World(
-            marketplace, schedule.seed, skewed=schedule.skewed, retries=schedule.retries
+            marketplace,
+            schedule.seed,
+            skewed=schedule.skewed,
+            retries=schedule.retries,
+            conditions=PROFILES[schedule.profile].conditions,
         )
         self.truth = Truth(self.world)
         self._submissions = 0
@@ -140,6 +158,13 @@ class Run:
             StepKind.LOSE_ROW: self._lose_row,
             StepKind.RESTORE_DUMP: self._restore_dump,
             StepKind.GO_MAD: self._go_mad,
+            StepKind.FAIL_OVER: self._fail_over,
+            StepKind.REBIND: self._rebind,
+            StepKind.READ_ONLY: self._read_only,
+            StepKind.ADD_SEED: self._add_seed,
+            StepKind.OLD_LINK: self._old_link,
+            StepKind.LOSE_ALIAS: self._lose_alias,
+            StepKind.ASK: self._ask,
         }
 
     async def play(self) -> None:
@@ -154,10 +179,12 @@ class Run:
             await self._play()
 
     async def _play(self) -> None:
+        for number in range(self.world.conditions.seeds):
+            self._seed(number * 9 + self.schedule.seed)
         tasks: list[asyncio.Task[None]] = []
         for number, step in enumerate(self.schedule.steps, 1):
             await asyncio.sleep(step.pause)
-            self._dumps.append(self.marketplace.dump(self.world.database))
+            self._dumps.append(self.marketplace.dump(self.world.database, self.world.loop.time()))
             self.world.note(f"step {number}: {step.kind}")
             tasks.append(asyncio.ensure_future(self._act(step)))
             self._raise_found()
@@ -364,6 +391,7 @@ class Run:
             lifts=tuple(lifts),
         )
         self.truth.tried[act.id] = act
+        self.truth.acted_on.add(row.identity)
         self.world.note(f"        {act.id} is {kind} of {row.identity} {' '.join(lifts)}")
         told = await self._invoke("act", lambda e: self.marketplace.act(e, row.name, act), step)
         if told.value is not None:
@@ -436,6 +464,14 @@ class Run:
         outcome = await self._invoke("find", lambda e: self.marketplace.find(e, slug), step)
         self.truth.check_found(slug, outcome, is_there=is_there)
 
+    async def _ask(self, step: Step) -> None:
+        question = self._one_of(tuple(Question), step)
+        expected = self.truth.expect()
+        outcome = await self._invoke(
+            "ask", lambda e: self.marketplace.ask(e, question, CATEGORY, WORD), step
+        )
+        self.truth.check_told(expected, outcome)
+
     async def _light_repair(self, step: Step) -> None:
         outcome = await self._invoke("light-repair", self.marketplace.light_repair, step)
         self._no_error(outcome)
@@ -471,13 +507,91 @@ class Run:
         ]
 
     async def _kv_outage(self, step: Step) -> None:
+        if self.world.bound is not self.world.database:
+            return
         self.world.weather.kv_outage = (Fault.FAIL, Fault.HANG, Fault.LATE)[step.choice % 3]
 
     async def _database_outage(self, step: Step) -> None:
         self.world.weather.database_outage = (Fault.FAIL, Fault.HANG)[step.choice % 2]
+        if self.world.away_since is None:
+            self.world.away_since = self.world.loop.time()
 
     async def _recover(self, step: Step) -> None:
         self.world.weather.clear()
+        self.world.away_since = None
+        self.truth.bind_again()
+
+    async def _read_only(self, step: Step) -> None:
+        self.world.weather.read_only = True
+
+    async def _rebind(self, step: Step) -> None:
+        """An empty database answers, after every location could learn which the right one is.
+
+        Not while KV fails: an isolate that could never ask it takes any database.
+        """
+        world = self.world
+        is_sound = world.weather.kv_outage is None and not world.kv_has_failed
+        if world.bound is world.database and is_sound and world.knows_more_than(-1):
+            world.bound = self.marketplace.new_database("another")
+            world.note("        another database answers")
+
+    async def _fail_over(self, step: Step) -> None:
+        """A replica takes over that was some seconds behind."""
+        now = self.world.loop.time()
+        recent = [dump for dump in self._dumps if now - dump.at <= LAST_SECONDS]
+        if recent and self.world.bound is self.world.database:
+            dump = self._one_of(recent, step)
+            lost = self.truth.fail_over(dump)
+            self.world.note(f"        it is as {now - dump.at:.1f} s ago and lacks {sorted(lost)}")
+
+    async def _add_seed(self, step: Step) -> None:
+        self._seed(step.choice)
+
+    def _seed(self, choice: int) -> None:
+        """One more well-known skill: one that is published, too, or one that nobody published."""
+        repositories = (*self.schedule.repositories, *SEED_REPOSITORIES)
+        repository = repositories[choice % len(repositories)]
+        base_slug = self.schedule.base_slugs[choice // 8 % len(self.schedule.base_slugs)]
+        repo_url, seed = f"https://github.com/{repository}", self.world.seed
+        if f"{repo_url}#{base_slug}" in seed.by_identity:
+            return
+        candidates = assignable_candidates(repo_url, base_slug)
+        reading = f"seed {repository} {base_slug}"
+        skill = Skill(
+            name=next(slug for slug in candidates if slug not in seed.by_name),
+            base_slug=base_slug,
+            display_name=base_slug,
+            description=reading,
+            author=repository_owner(repo_url),
+            repo_url=repo_url,
+            skill_path=f"skills/{base_slug}",
+            category=CATEGORY,
+            certified_at=SEEDED_AT,
+            published_at=SEEDED_AT,
+            updated_at=SEEDED_AT,
+            verdict_reason=reading,
+        )
+        self.world.seed = seed_of([*seed.skills, skill])
+        self.truth.seeded(skill)
+        self.world.note(f"        {skill.identity} is in the seed as {skill.name}")
+
+    async def _old_link(self, step: Step) -> None:
+        """A skill gets an old slug, in both stores, as if it had been renamed long ago."""
+        if settled := self._settled():
+            identity = self._one_of(settled, step)
+            free = [slug for slug in BASE_SLUGS if self.truth.is_free(slug)]
+            alias = self._one_of([*free, f"old-{step.choice % 8}"], replace(step, choice=0))
+            if self.truth.is_free(alias):
+                self.truth.add_old_link(alias, identity)
+                self.world.note(f"        {alias} is an old slug of {identity}")
+
+    async def _lose_alias(self, step: Step) -> None:
+        """One of the stores loses an old slug that both have."""
+        if links := self.truth.settled_links():
+            alias = self._one_of(links, step)
+            place = self._one_of(("table", "KV"), replace(step, choice=step.choice // 8))
+            self.truth.lose_link(alias, from_kv=place == "KV")
+            self.world.note(f"        the old slug {alias} is gone from the {place}")
 
     async def _damage_index(self, step: Step) -> None:
         self.marketplace.damage_index(self.world.kv, step.choice)
@@ -526,7 +640,10 @@ class Run:
         world, marketplace = self.world, self.marketplace
         world.note("the faults end")
         world.weather.clear()
+        world.away_since = None
+        world.conditions = replace(world.conditions, slow_reads=0.0)
         world.publish_queue.duplicates = 0.0
+        await self._end_with_one_database()
         await asyncio.sleep(SETTLING)
         await self._drain()
         if self.schedule.calm:
@@ -548,8 +665,34 @@ class Run:
             raise Violation("3 convergent: a second repair changed something")
         self._raise_found()
 
+    async def _end_with_one_database(self) -> None:
+        """Where another database answers, the right one is bound again, or it is adopted."""
+        world, marketplace = self.world, self.marketplace
+        if world.bound is world.database or self.schedule.seed % 2 == 0:
+            self.truth.bind_again()
+            return
+        world.note("another database is adopted")
+        await asyncio.sleep(SETTLING)
+        self.truth.adopt()
+        for _ in range(MAX_DRAINS):
+            outcome = await world.invoke(
+                "adopt", lambda env: marketplace.full_repair(env, adopt=True)
+            )
+            self._no_error(outcome)
+            if outcome.value is not None and outcome.value.finished:
+                return
+            await self._drain()
+        raise Violation("3 convergent: an adoption does not come to an end")
+
     async def _check_answers(self) -> None:
         """What authors and visitors are told at the end."""
+        for alias, identity in sorted(self.truth.old_links.items()):
+            for database in (None, Fault.FAIL):
+                self.world.weather.database_outage = database
+                self.truth.check_link(alias, identity, await self._look_up(alias))
+        self.world.weather.clear()
+        if self.world.seed.skills:
+            await self._check_seed()
         for slug in sorted(self.truth.slugs):
             self.truth.check_found(slug, await self._look_up(slug), is_there=True)
         owed = [sent.id for sent in self.truth.owed_in_the_end()]
@@ -558,6 +701,16 @@ class Run:
             raise Violation(f"6 nothing silent: the states cannot be told: {told.error!r}")
         if told.value:
             raise Violation(f"6 nothing silent: published, but not by their state: {told.value}")
+
+    async def _check_seed(self) -> None:
+        """What is in the seed alone is found under the slug that listings show."""
+        query = ListingQuery(limit=100)
+        for database in (None, Fault.FAIL):
+            self.world.weather.database_outage = database
+            read = await self.world.invoke("list", lambda e: self.marketplace.read(e, query))
+            for skill in [] if read.value is None else self.truth.seeds_in(read.value):
+                self.truth.check_link(skill.name, skill.identity, await self._look_up(skill.name))
+        self.world.weather.clear()
 
     async def _check_every_source(self) -> None:
         """Whichever source answers, it lists what the table lists, and nothing that is withheld."""

@@ -46,6 +46,13 @@ class StepKind(StrEnum):
     LOSE_ROW = "lose-row"
     RESTORE_DUMP = "restore-dump"  # the table becomes what it was some minutes ago
     GO_MAD = "go-mad"  # a scanner reports nonsense
+    FAIL_OVER = "fail-over"  # the database loses its last seconds
+    REBIND = "rebind"  # another, empty database answers
+    READ_ONLY = "read-only"  # the database takes no writes
+    ADD_SEED = "add-seed"  # a version of the Worker is deployed with one more well-known skill
+    OLD_LINK = "old-link"  # a skill has had another slug long ago
+    LOSE_ALIAS = "lose-alias"
+    ASK = "ask"  # a search, a count or the categories
 
 
 _WEIGHTS: Final = {
@@ -74,6 +81,9 @@ _WEIGHTS: Final = {
     StepKind.RESTORE_DUMP: 1,
     StepKind.GO_MAD: 1,
 }
+_RARE: Final = frozenset(StepKind) - _WEIGHTS.keys()
+"""What only some profiles have."""
+
 _HURRIED: Final = (0.0, 0.0, 0.01, 0.05, 0.1, 0.3, 1.0, 90.0)
 _ABSENT: Final = (0.1, 0.3, 0.6)  # share of what may happen that a seed leaves out
 _ALWAYS: Final = {StepKind.SUBMIT, StepKind.CONSUME}
@@ -96,7 +106,7 @@ _CUT_OFFS: Final = (
     CutOff.STALLED,
 )
 _CUT_OFFS_OF_READS: Final = (CutOff.DROPPED, CutOff.CANCELLED)  # they have a time limit
-_READS: Final = {StepKind.READ, StepKind.FIND}
+_READS: Final = {StepKind.READ, StepKind.FIND, StepKind.ASK}
 _PAUSES: Final = (0.0, 0.0, 0.0, 0.01, 0.05, 0.5, 1.5, 20.0, 61.0, 200.0)
 _CLOCKS: Final = (0.0, 0.0, 2.0, -2.0, 300.0, -300.0, 3 * 3600.0, -3 * 3600.0)
 
@@ -135,6 +145,20 @@ Scene = Callable[[Chance], list[Step]]
 
 
 @dataclass(frozen=True, slots=True)
+class Conditions:
+    """What holds all the time in the schedules of a profile.
+
+    ``seeds``: well-known skills at the beginning. ``caches``: each location shows what it read of
+    KV, hits and misses, for up to a minute. ``slow_reads``: share of the reads whose calls take so
+    long that few of them fit into the time of one read.
+    """
+
+    seeds: int = 0
+    caches: bool = False
+    slow_reads: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Profile:
     """What schedules are mostly about.
 
@@ -151,11 +175,16 @@ class Profile:
     steps: tuple[int, int] = (25, 51)
     small: bool = False
     retries: int = 3
+    conditions: Conditions = Conditions()
 
 
 _OTHER_VERDICT: Final = 768
 """Added to a choice of SUBMIT it leaves the skill and changes the verdict: PASS to PASS, WITHDRAWN,
 PASS, PASS, GONE, PASS and FAIL in turn."""
+
+
+_WITHDRAWN: Final = 6 * 256
+"""Added to a choice of SUBMIT for a PASS it makes the verdict WITHDRAWN."""
 
 
 def _author(chance: Chance) -> int:
@@ -309,6 +338,92 @@ def _many_withdrawn(chance: Chance) -> list[Step]:
     ]
 
 
+def _slug_given_away(chance: Chance) -> list[Step]:
+    """The database loses its last seconds. Before that is repaired, another skill wants the slug
+    of one that was lost."""
+    author = chance.below(64)
+    rival = author // 8 * 8 + chance.below(8)
+    pause = chance.pick((0.0, 0.3, 2.0, 8.0))
+    looks: list[Step] = []  # at slugs that nobody has yet, so that locations keep the misses
+    for _ in range(chance.pick((0, 3, 5))):
+        other = author // 8 * 8 + chance.below(8) + _WITHDRAWN
+        looks += [Step(StepKind.SUBMIT, 0.1, other), Step(StepKind.CONSUME, 0.5, 4)]
+    flaky = chance.happens(0.5)
+    return [
+        *looks,
+        *([Step(StepKind.FLAKY, 0.0, choice=1)] if flaky else []),  # KV alone
+        Step(StepKind.SUBMIT, 5.0 if looks else 70.0, author),
+        Step(StepKind.CONSUME, 0.1, 4),
+        Step(StepKind.FAIL_OVER, chance.pick((0.5, 2.0, 5.0)), chance.below(8)),
+        Step(StepKind.SUBMIT, pause, rival),
+        Step(StepKind.CONSUME, 0.1, 4),
+        Step(StepKind.READ, 1.0, 0),
+        Step(StepKind.MAINTAIN, chance.pick((1.0, 70.0)), 0),
+        Step(StepKind.READ, 150.0, 0),
+        Step(StepKind.ASK, 0.0, chance.below(64)),
+    ]
+
+
+def _other_database(chance: Chance) -> list[Step]:
+    """An empty database answers for a while, and is published to and read from."""
+    return [
+        *(Step(StepKind.SUBMIT, 0.5, _author(chance)) for _ in range(3)),
+        Step(StepKind.CONSUME, 1.0, 4),
+        Step(StepKind.READ, 5.0, 0),
+        Step(StepKind.REBIND, 2.5 * SETTLING, 0),
+        Step(StepKind.READ, 1.0, 0),
+        Step(StepKind.SUBMIT, 1.0, _author(chance)),
+        Step(StepKind.CONSUME, 1.0, 4),
+        Step(StepKind.ASK, 1.0, chance.below(64)),
+        Step(StepKind.LIGHT_REPAIR, 1.0, 0),
+        Step(StepKind.READ, 2.5 * SETTLING, 0),
+    ]
+
+
+def _no_writes(chance: Chance) -> list[Step]:
+    """The database answers and takes no writes for some minutes."""
+    return [
+        Step(StepKind.SUBMIT, 1.0, _author(chance)),
+        Step(StepKind.CONSUME, 1.0, 4),
+        Step(StepKind.READ_ONLY, 1.0, 0),
+        *(Step(StepKind.SUBMIT, 1.0, _author(chance)) for _ in range(3)),
+        Step(StepKind.CONSUME, 1.0, 4),
+        Step(StepKind.READ, 2.5 * SETTLING, 0),
+        *(Step(StepKind.ASK, 0.1, chance.below(64)) for _ in range(2)),
+        Step(StepKind.RECOVER, 1.0, 0),
+    ]
+
+
+def _lost_link(chance: Chance) -> list[Step]:
+    """A store loses an old link, and another skill wants that slug."""
+    author = chance.below(64)
+    return [
+        Step(StepKind.SUBMIT, 1.0, author),
+        Step(StepKind.CONSUME, 1.0, 4),
+        Step(StepKind.OLD_LINK, 2.5 * SETTLING, chance.below(16)),
+        Step(StepKind.LOSE_ALIAS, 2.5 * SETTLING, chance.below(16)),
+        Step(StepKind.SUBMIT, 1.0, _author(chance)),
+        Step(StepKind.SUBMIT, 1.0, _author(chance)),
+        Step(StepKind.CONSUME, 1.0, 4),
+    ]
+
+
+def _seed_beside_published(chance: Chance) -> list[Step]:
+    """Skills are published, then the Worker ships with well-known skills of those slugs."""
+    return [
+        *(Step(StepKind.SUBMIT, 0.5, _author(chance)) for _ in range(2)),
+        Step(StepKind.CONSUME, 1.0, 4),
+        *(Step(StepKind.ADD_SEED, 70.0, chance.below(64)) for _ in range(2)),
+        Step(StepKind.READ, 1.0, 0),
+        Step(StepKind.FIND, 0.0, chance.below(64)),
+        Step(StepKind.ASK, 0.0, chance.below(64)),
+        Step(StepKind.DATABASE_OUTAGE, 1.0, 0),
+        Step(StepKind.READ, 70.0, 0),
+        Step(StepKind.FIND, 0.0, chance.below(64)),
+        Step(StepKind.RECOVER, 1.0, 0),
+    ]
+
+
 _FAULTS: Final = frozenset(
     {
         StepKind.FLAKY,
@@ -386,6 +501,39 @@ PROFILES: Final[Mapping[str, Profile]] = {
         calm=0.2,
         steps=(10, 35),
     ),
+    "failover": Profile(
+        more={
+            StepKind.FAIL_OVER: 6,
+            StepKind.READ: 4,
+            StepKind.ASK: 4,
+            StepKind.MAINTAIN: 4,
+            StepKind.LIGHT_REPAIR: 2,
+        },
+        never=frozenset({StepKind.GO_MAD, StepKind.RESTORE_DUMP}),
+        scenes=(_slug_given_away,),
+        played=0.7,
+        calm=0.0,
+        steps=(5, 25),
+        conditions=Conditions(caches=True, slow_reads=0.2),
+    ),
+    "sources": Profile(
+        more={
+            StepKind.REBIND: 2,
+            StepKind.READ_ONLY: 3,
+            StepKind.ADD_SEED: 3,
+            StepKind.OLD_LINK: 4,
+            StepKind.LOSE_ALIAS: 4,
+            StepKind.READ: 4,
+            StepKind.ASK: 8,
+            StepKind.RECOVER: 4,
+        },
+        never=frozenset({StepKind.GO_MAD, StepKind.FLAKY, StepKind.RESTORE_DUMP}),
+        scenes=(_other_database, _no_writes, _lost_link, _seed_beside_published),
+        played=0.9,
+        calm=0.0,
+        steps=(5, 20),
+        conditions=Conditions(seeds=2, caches=True, slow_reads=0.2),
+    ),
 }
 """By name. ``any`` has a little of everything."""
 
@@ -397,14 +545,15 @@ def generate(seed: int, profile: str = "any") -> Schedule:
     world as small as it likes: several rare things in a row would otherwise hardly ever happen.
     """
     chance, about = Chance(seed).fork("schedule"), PROFILES[profile]
+    weights = _WEIGHTS | {kind: 0 for kind in StepKind if kind in _RARE & about.more.keys()}
     calm = chance.happens(about.calm)
     absent = chance.pick(_ABSENT)
-    left_out = {kind for kind in _WEIGHTS if chance.happens(absent)} - _ALWAYS - about.more.keys()
+    left_out = {kind for kind in weights if chance.happens(absent)} - _ALWAYS - about.more.keys()
     left_out |= about.never | (_DISTURBING if calm else set())
-    favourites = chance.shuffled(list(_WEIGHTS))[:4]
+    favourites = chance.shuffled(list(weights))[:4]
     lottery = tuple(
         kind
-        for kind, weight in _WEIGHTS.items()
+        for kind, weight in weights.items()
         if kind not in left_out
         for _ in range(weight + about.more.get(kind, 0) + 6 * (kind in favourites))
     )

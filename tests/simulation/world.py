@@ -14,6 +14,7 @@ from marketplace.ports.database import DatabaseSession, SkillDatabase
 from marketplace.ports.env import READ_BUDGET_SECONDS, Env, Settings
 from marketplace.ports.isolate import FallbackCache
 from marketplace.ports.known_database import Acknowledged
+from marketplace.skills.seed import EMPTY_SEED
 from tests.doubles.chance import Chance
 from tests.doubles.errors import SimulationError
 from tests.doubles.faulty_database import open_session
@@ -22,6 +23,7 @@ from tests.doubles.loop import CutOff, Invocation, SimulatedLoop, current_loop, 
 from tests.doubles.network import Fault, Network
 from tests.doubles.queue import SimulatedProducer, SimulatedQueue
 from tests.simulation.actors import Marketplace
+from tests.simulation.schedule import Conditions
 
 T = TypeVar("T")
 
@@ -31,6 +33,9 @@ MAX_SKEW: Final = 1.0
 INVOCATION_LIMIT: Final = 900.0  # seconds: what the platform gives to a queue or cron invocation
 NETWORK: Final = Network(latency=(0.001, 0.030))
 SLOW_NETWORK: Final = Network(latency=(0.010, 0.500), answer=(0.0, 0.400))
+FILLING_NETWORK: Final = Network(latency=(0.1, 0.9))
+"""A read has two seconds for all its calls."""
+MESSAGE_LIMIT: Final = 300  # bytes; the platform's in proportion to these small worlds
 SLOW_INVOCATIONS: Final = 0.25  # share; during their long pauses others run between any two steps
 _READ_FAULTS: Final = (Fault.FAIL, Fault.FAIL, Fault.HANG)
 _WRITE_FAULTS: Final = (
@@ -40,6 +45,24 @@ _WRITE_FAULTS: Final = (
     Fault.HANG_AFTER,
     Fault.LATE,
 )
+_READING: Final = (
+    "connect",
+    "get_",
+    "list_",
+    "count_",
+    "find_",
+    "compare_",
+    "load_state",
+    "seed_claims",
+    "without_versions",
+    "skills_not_in_kv",
+    "withheld_keys",
+    "next_open_rule",
+    "fingerprint",
+    "scan_work",
+)
+"""How the statements begin that write nothing."""
+
 _LIST_FAULTS: Final = (Fault.FAIL, Fault.HANG, Fault.EMPTY_PAGE, Fault.EMPTY_PAGE)
 
 
@@ -53,12 +76,14 @@ class Weather:
     stale_reads: float = 0.5
     kv_outage: Fault | None = None  # every operation ends like this
     database_outage: Fault | None = None
+    read_only: bool = False
     unreadable: str | None = None  # KV fails for keys that begin so
 
     def clear(self) -> None:
         """End all faults. Staleness is no fault and stays."""
         self.kv_faults = self.database_faults = self.queue_faults = 0.0
         self.kv_outage = self.database_outage = self.unreadable = None
+        self.read_only = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +124,7 @@ class World:
         page_limit: int = 3,
         skewed: bool = False,
         retries: int = 3,
+        conditions: Conditions = Conditions(),  # noqa: B008 - it is frozen
     ) -> None:
         """``page_limit`` bounds a list call of KV. ``skewed``: the locations' clocks differ.
         ``retries``: of a message that asks for a publication."""
@@ -109,7 +135,11 @@ class World:
         self.weather = Weather()
         self.settings = Settings(internal_keys=("key",))
         self.kv = SimulatedKv(chance=chance.fork("kv"), page_limit=page_limit, rate_limited=True)
-        self.database = marketplace.new_database()
+        self.database = self.bound = marketplace.new_database()
+        """The right one, and the one that answers."""
+        self.seed = EMPTY_SEED
+        self.away_since: float | None = None  # when every statement began to fail or to hang
+        self.conditions = conditions
         self.after_statement: Callable[[], None] = lambda: None
         self._kv_fault_was_chosen = False
         self.unknown_until = 0.0  # when KV could not say which database is acknowledged
@@ -121,6 +151,7 @@ class World:
         self._chance = chance.fork("world")
         self._faults = chance.fork("faults")
         self._network = chance.fork("network")
+        self._slow_reads = chance.fork("slow-reads")
         clocks, most = chance.fork("clocks"), MAX_SKEW if skewed else 0.0
         self._skews = {
             location: timedelta(seconds=clocks.between(-most, most)) for location in LOCATIONS
@@ -191,6 +222,8 @@ class World:
         weather = self.weather
         if weather.database_outage is not None:
             return weather.database_outage
+        if weather.read_only and not method.startswith(_READING):
+            return Fault.REFUSED
         if not self._faults.happens(weather.database_faults):
             return None
         return self._faults.pick(_READ_FAULTS if method == "connect" else _WRITE_FAULTS)
@@ -209,10 +242,13 @@ class World:
     def env(self, invocation: str, location: str, log: list[LogLine]) -> Env:
         """The bindings of one invocation."""
         network = SLOW_NETWORK if self._chance.happens(SLOW_INVOCATIONS) else NETWORK
+        reads = invocation.startswith(("read#", "find#", "ask#"))
+        if reads and self._slow_reads.happens(self.conditions.slow_reads):
+            network = FILLING_NETWORK
 
         async def connect() -> SkillDatabase:
             return await open_session(
-                lambda: self.marketplace.connect(self.database),
+                lambda: self.marketplace.connect(self.bound),
                 faults=self._database_fault,
                 network=network,
                 chance=self._network,
@@ -224,13 +260,19 @@ class World:
                 self.unknown_until = self.loop.time() + READ_AGAIN + READ_BUDGET_SECONDS
             log.append(LogLine(self.loop.time(), invocation, event, level, fields))
 
-        conduct = KvConduct(stale_reads=self.weather.stale_reads, blind_to_own=0.1, network=network)
+        conduct = KvConduct(
+            stale_reads=self.weather.stale_reads,
+            blind_to_own=0.1,
+            caches=self.conditions.caches,
+            network=network,
+        )
         return Env(
             submissions_kv=self.kv.at(location, self._kv_fault, conduct=conduct),
             database=DatabaseSession(connect, self._fallback_caches[location].database),
             publish_queue=self._producer(self.publish_queue, network),
             maintenance_queue=self._producer(self.maintenance_queue, network),
             settings=self.settings,
+            seed=self.seed,
             clock=lambda: self.clock(location),
             log=write_log,
             fallback_cache=self._fallback_caches[location],
@@ -239,7 +281,11 @@ class World:
 
     def _producer(self, queue: SimulatedQueue, network: Network) -> SimulatedProducer:
         return SimulatedProducer(
-            queue, faults=self._queue_fault, network=network, chance=self._network
+            queue,
+            faults=self._queue_fault,
+            network=network,
+            chance=self._network,
+            message_limit=MESSAGE_LIMIT,
         )
 
     async def invoke(

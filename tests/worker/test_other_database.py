@@ -4,7 +4,6 @@ An answer that is not marked as degraded never lacks a skill that was acknowledg
 """
 
 import json
-import subprocess
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import Any, Final
 import httpx
 
 from local.setup.migrations import apply_migrations
+from tests.worker.faults import dump, restore
 from tests.worker.marketplace import Marketplace
 from tests.worker.publishing import (
     OPERATOR,
@@ -26,30 +26,6 @@ from tests.worker.storage import everything_listed, health, query, records, rows
 
 LIGHT_CHECK: Final = "*/5 * * * *"
 PAUSE: Final = 0.1  # seconds between two listings of who watches
-EMPTY: Final = "drop schema public cascade; create schema public;"
-
-
-def _program(marketplace: Marketplace, name: str, *arguments: str, given: str = "") -> str:
-    """What a program of PostgreSQL says of the marketplace's database."""
-    done = subprocess.run(
-        [marketplace.postgres.binaries / name, f"--dbname={marketplace.postgres.dsn}", *arguments],
-        input=given,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return done.stdout
-
-
-def dump(marketplace: Marketplace) -> str:
-    """The database as it is, as SQL."""
-    return _program(marketplace, "pg_dump")
-
-
-def restore(marketplace: Marketplace, sql: str) -> None:
-    """Put a dump in the place of what there is, all or nothing."""
-    options = ("--no-psqlrc", "--quiet", "--single-transaction", "--set=ON_ERROR_STOP=1")
-    _program(marketplace, "psql", *options, given=EMPTY + sql)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Final
 import httpx
 import pytest
 
-from bench.overload import CHECK_CRON, disconnect, kind_of, load
+from bench.overload import CHECK_CRON, kind_of, leave, load
 from bench.overload import fill as fill_worker
 from tests.worker.marketplace import INTERNAL_KEY, Marketplace
 from tests.worker.publishing import listing
@@ -54,11 +54,14 @@ def test_under_many_clients_and_checks_answers_are_whole_or_say_that_they_are_no
     assert not {kind for kind in answers.kinds if "kv" in kind}, told
 
 
-def test_clients_that_leave_take_no_slots_with_them(crowded: Crowded) -> None:
+def test_clients_that_leave_take_no_slot_no_session_and_no_memory_with_them(
+    crowded: Crowded,
+) -> None:
     marketplace, _ = crowded
 
-    for _ in range(3):
-        assert asyncio.run(disconnect(marketplace.url)).startswith("whole")
+    left = asyncio.run(leave(marketplace.url, marketplace.postgres, INTERNAL_KEY))
+
+    assert left.is_good, left
 
 
 def test_after_some_reads_without_an_answer_everything_is_listed_from_kv_at_once(

@@ -15,7 +15,7 @@ from marketplace.catalog.waiting import look_at_outbox
 from marketplace.kv.aliases import follow_aliases, read_claims
 from marketplace.kv.index.reading import find_in_index
 from marketplace.kv.outbox import OutboxEntry, find_identity_in_outbox, find_in_outbox
-from marketplace.kv.records import read_record, read_records
+from marketplace.kv.records import read_records
 from marketplace.kv.withheld import read_withheld
 from marketplace.ports.database import SkillDatabase
 from marketplace.ports.env import Env
@@ -52,8 +52,9 @@ async def get_skill_by_name(env: Env, name: str) -> Answer[Skill] | None:
         found = await _kept_in_kv(reading, lambda: _by_name_in_kv(reading, name))
         if found is None and seeded is not None:
             found = await _seeded(reading, seeded, name)
-    except KvError:  # noted by the reading
-        if seeded is None or seeded.name != name:
+    except KvError as error:  # noted by the reading
+        # A KV that is late may have another skill under this slug.
+        if seeded is None or seeded.name != name or isinstance(error, KvTimeout):
             raise
         found = reading.answer(seeded, Source.SEED)
     return _certain(reading, await _unless_withheld(reading, found), name)
@@ -211,8 +212,7 @@ async def _by_name_in_kv(reading: Reading, name: str) -> _Found | None:
     """KV's newest state of a slug's skill, over its aliases. Raises KvError."""
     env = reading.env
     chain = await follow_aliases(env, name)
-    record = await read_record(env, chain.slugs[-1]) if chain.is_live else None
-    own = record if isinstance(record, Skill) else None
+    own = chain.record if isinstance(chain.record, Skill) else None
     return await _newest_in_kv(
         reading, own, lambda: find_in_outbox(env, chain.slugs), chain.slugs, None
     )

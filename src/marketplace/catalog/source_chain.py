@@ -21,7 +21,7 @@ from marketplace.catalog.published_skills import (
     PublishedSkills,
     get_published_skills_list,
 )
-from marketplace.catalog.waiting import look_at_outbox
+from marketplace.catalog.waiting import OutboxView, look_at_outbox
 from marketplace.kv.acknowledged import READ_EVERY, acknowledge, note_distrust
 from marketplace.kv.withheld import read_withheld
 from marketplace.ports.database import SkillDatabase
@@ -67,6 +67,7 @@ class Reading:
     is_late: bool = False
     _deadline: float = field(default_factory=lambda: _clock() + READ_BUDGET_SECONDS)
     _reads: DatabaseReads = field(init=False)
+    _due: float = field(default=0.0, init=False)  # of the read on the session
 
     def __post_init__(self) -> None:
         cache = self.env.fallback_cache
@@ -122,12 +123,17 @@ class Reading:
 
     async def _in_session(self, read: Callable[[SkillDatabase], Awaitable[T]], due: float) -> T:
         """Run a read that PostgreSQL itself ends in time to say so before ``due``."""
-        database = await get_db(self.env)
-        database.limit_statements(max(due - _clock() - _MARGIN_SECONDS, _MARGIN_SECONDS / 2))
+        database, self._due = await get_db(self.env), due
+        self.limit_statements(database)
         try:
             return await read(database)
         finally:
             database.limit_statements(None)
+
+    def limit_statements(self, database: SkillDatabase) -> None:
+        """Let PostgreSQL end what follows in time; again after anything else that took time."""
+        seconds = self._due - _clock() - _MARGIN_SECONDS
+        database.limit_statements(max(seconds, _MARGIN_SECONDS / 2))
 
     def _gave_up(self, why: str, begun: float, due: float) -> DatabaseError:
         """Too late, in a PostgreSQL that answers others, or in one that does not."""
@@ -188,9 +194,15 @@ async def read_from_first(
     ``published`` makes of a listing from what other questions would.
     """
     reading, cache = Reading(env), env.fallback_cache
-    outbox = await look_at_outbox(env)
+
+    async def ask(session: SkillDatabase) -> tuple[T, OutboxView]:
+        # Within a session: where there is none, KV's time is for the listing alone.
+        outbox = await look_at_outbox(env)
+        reading.limit_statements(session)
+        return await database(session, outbox.states), outbox
+
     try:
-        value = await reading.from_database(lambda session: database(session, outbox.states))
+        value, outbox = await reading.from_database(ask)
     except DatabaseBusy:  # noted by the reading
         kept = _kept_from_before(reading, question)
         if kept is None:

@@ -44,7 +44,11 @@ class Chain:
     """Where a slug leads to: itself first, then over aliases and forwarding notes."""
 
     slugs: tuple[str, ...]
-    is_live: bool  # whether there is a record under the last one, even if a damaged one
+    record: Skill | Unreadable | None = None  # under the last one
+
+    @property
+    def is_live(self) -> bool:
+        return self.record is not None
 
 
 async def follow_aliases(env: Env, slug: str) -> Chain:
@@ -56,15 +60,15 @@ async def follow_aliases(env: Env, slug: str) -> Chain:
     while len(seen) <= MAX_ALIAS_HOPS + 1:
         slug = seen[-1]
         values = await kv_access.read_values(env, [skill_key(slug), alias_key(slug)])
-        is_live, following = _target(slug, values)
-        if is_live:
-            return Chain(tuple(seen), is_live=True)
+        record, following = _target(slug, values)
+        if record is not None:
+            return Chain(tuple(seen), record)
         if following is None or following in seen:
             break
         seen.append(following)
     if len(seen) > 1:
         env.log("alias-unresolved", level="warning", alias=seen[0], chain=seen[1:])
-    return Chain(tuple(seen), is_live=False)
+    return Chain(tuple(seen))
 
 
 async def find_over_aliases(env: Env, slugs: Sequence[str]) -> dict[str, Skill | Unreadable]:
@@ -177,12 +181,14 @@ async def alias_targets(env: Env, aliases: Sequence[kv_records.Alias]) -> dict[s
     return {name: target for name, target in targets.items() if target is not None}
 
 
-def _target(slug: str, values: Mapping[str, kv_access.Value]) -> tuple[bool, str | None]:
-    """Whether there is a record under a slug, even a damaged one; if not, where it leads to."""
+def _target(
+    slug: str, values: Mapping[str, kv_access.Value]
+) -> tuple[Skill | Unreadable | None, str | None]:
+    """The record under a slug, even a damaged one; if there is none, where the slug leads to."""
     record = kv_records.decode_skill_record(slug, values[skill_key(slug)])
     if isinstance(record, Moved):
-        return False, record.moved_to
-    return record is not None, _read_alias(values[alias_key(slug)])
+        return None, record.moved_to
+    return record, _read_alias(values[alias_key(slug)])
 
 
 def _read_alias(value: kv_access.Value) -> str | None:

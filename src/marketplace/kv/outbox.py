@@ -103,7 +103,7 @@ async def find_in_outbox(env: Env, slugs: Collection[str]) -> OutboxEntry | None
 async def find_identity_in_outbox(env: Env, identity: str) -> OutboxEntry | None:
     """The entry of the greatest revision of an identity, or None. Raises KvError."""
     page = await kv_access.list_page(env, outbox_prefix(identity))
-    keys = [key.name for key in page.keys][:KV_BULK_GET_LIMIT]
+    keys = [key.name for key in page.keys]  # in no order of revisions
     found = [e async for e in _read_entries(env, keys) if e.skill.identity == identity]
     return max(found, key=_rank, default=None)
 

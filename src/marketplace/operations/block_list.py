@@ -1,8 +1,9 @@
 """The list of blocked skills, for installers: complete, or not given at all."""
 
-from collections.abc import Iterable, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -10,8 +11,14 @@ from marketplace.kv.acceptance_log import read_acts
 from marketplace.kv.records import enumerate_published_skills, read_records
 from marketplace.kv.withheld import read_withheld
 from marketplace.ports.database import SkillDatabase
-from marketplace.ports.env import Env, get_db
-from marketplace.ports.errors import DatabaseError, KvError
+from marketplace.ports.env import READ_BUDGET_SECONDS, Env, get_db
+from marketplace.ports.errors import (
+    DatabaseBusy,
+    DatabaseError,
+    DatabaseTimeout,
+    KvError,
+    KvTimeout,
+)
 from marketplace.skills.acts import Severity, union
 from marketplace.skills.merging import as_listed
 from marketplace.skills.skill import Skill, Status
@@ -21,6 +28,10 @@ from marketplace.skills.withholding import withholding_of
 UNKNOWN_THREAT: Final = "unknown"  # where only the summary of a skill can be read
 
 _PAGE: Final = 500  # rows of one statement
+_MARGIN_SECONDS: Final = 0.2  # of a statement, before its read is given up
+_RECORDS_SECONDS: Final = 0.35  # left for the records of those that are found to be blocked
+
+T = TypeVar("T")
 
 
 class Blocked(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -49,12 +60,16 @@ class BlockList:
 
 
 async def read_block_list(env: Env) -> BlockList:
-    """Every blocked skill. Raises KvError where no source can name them all."""
+    """Every blocked skill. Raises KvError where no source can name them all in time, and
+    DatabaseBusy."""
+    end = _now() + READ_BUDGET_SECONDS
     try:
-        skills = await _rows(await get_db(env))
+        skills = await _from_database(env, _rows)
+    except DatabaseBusy:
+        raise
     except DatabaseError as error:
         _note(env, error)
-        found = await _kept_in_kv(env)
+        found = await _kept_in_kv(env, end)
         return BlockList(_entries(found), (f"postgres: {error.reason}",))
     return BlockList(_entries(skills))
 
@@ -69,13 +84,37 @@ async def find_blocked(env: Env, name: str, repo_url: str | None) -> Blocked | N
     repository = None if repo_url is None else normalize_repository(repo_url)
     if not slug:
         return None
+    end = _now() + READ_BUDGET_SECONDS
     try:
-        skills = await _named(await get_db(env), slug, repository)
+        skills = await _from_database(env, lambda database: _named(database, slug, repository))
+    except DatabaseBusy:
+        raise
     except DatabaseError as error:
         _note(env, error)
-        skills = await _kept_in_kv(env)
+        skills = await _kept_in_kv(env, end)
     asked = [skill for skill in skills if _is_asked_for(skill, slug, repository)]
     return next(iter(_entries(asked)), None)
+
+
+async def _from_database(env: Env, read: Callable[[SkillDatabase], Awaitable[T]]) -> T:
+    """What PostgreSQL says, in the time that a read has. Raises DatabaseError; DatabaseBusy where
+    it answers others meanwhile."""
+    reads = None if env.fallback_cache is None else env.fallback_cache.reads
+    if reads is not None and reads.is_silent():
+        raise DatabaseTimeout("it is silent and was not asked", reason="silent")
+    begun, limit = _now(), env.settings.database_read_timeout
+    try:
+        async with asyncio.timeout(limit):
+            database = await get_db(env)
+            database.limit_statements(limit - _MARGIN_SECONDS)  # PostgreSQL itself says so then
+            try:
+                return await read(database)
+            finally:
+                database.limit_statements(None)
+    except TimeoutError as error:
+        if reads is not None and reads.answers(begun, begun + limit):
+            raise DatabaseBusy(f"no answer within {limit} s; others were answered") from error
+        raise DatabaseTimeout(f"no answer within {limit} s") from error
 
 
 def _note(env: Env, error: DatabaseError) -> None:
@@ -132,12 +171,26 @@ async def _named(database: SkillDatabase, slug: str, repository: str | None) -> 
     return [skill for skill in found if skill is not None]
 
 
-async def _kept_in_kv(env: Env) -> list[Skill]:
+async def _kept_in_kv(env: Env, end: float) -> list[Skill]:
     """The blocked skills by KV's list, its records and, where these differ, the log."""
-    listed, recorded = await _listed_in_kv(env), await _recorded_in_kv(env)
+    until = end - _RECORDS_SECONDS
+    listed, recorded = await asyncio.gather(
+        _part(env, "withheld", until, _listed_in_kv), _part(env, "records", until, _recorded_in_kv)
+    )
     if listed is None and recorded is None:
         raise KvError("neither the list of withheld skills nor all records can be read")
-    slugs = {**(recorded or {}), **(listed or {})}
+    try:
+        async with asyncio.timeout_at(end):
+            return await _blocked(env, {**(recorded or {}), **(listed or {})}, listed)
+    except TimeoutError as error:
+        raise KvTimeout("the records of blocked skills were not read in time") from error
+
+
+_Slugs = dict[str, str]
+"""Of blocked skills, by identity."""
+
+
+async def _blocked(env: Env, slugs: _Slugs, listed: _Slugs | None) -> list[Skill]:
     records = await read_records(env, sorted(slugs.values()))
     blocked: list[Skill] = []
     for identity, slug in slugs.items():
@@ -165,28 +218,36 @@ def _unread(identity: str, slug: str) -> Skill:
     )
 
 
-async def _listed_in_kv(env: Env) -> dict[str, str] | None:
-    """The slugs of blocked skills by identity; None where the list cannot be read."""
+async def _part(
+    env: Env, source: str, end: float, read: Callable[[Env], Awaitable[_Slugs | None]]
+) -> _Slugs | None:
+    """What a part of KV says; None where it cannot be read in time."""
     try:
-        keys = (await read_withheld(env)).values()
-    except KvError as error:
-        env.log("block-list-part-failed", level="warning", source="withheld", reason=error.reason)
+        async with asyncio.timeout_at(end):
+            return await read(env)
+    except (KvError, TimeoutError) as error:
+        reason = error.reason if isinstance(error, KvError) else KvTimeout.reason
+        env.log("block-list-part-failed", level="warning", source=source, reason=reason)
         return None
+
+
+async def _listed_in_kv(env: Env) -> _Slugs:
+    keys = (await read_withheld(env)).values()
     return {key.identity: key.name for key in keys if key.status is Status.BLOCKED}
 
 
-async def _recorded_in_kv(env: Env) -> dict[str, str] | None:
-    """As `_listed_in_kv`, by records; None where not all can be read."""
-    found: dict[str, str] = {}
+async def _recorded_in_kv(env: Env) -> _Slugs | None:
+    """By all records; None where they are too many to be read."""
+    found: _Slugs = {}
     cursor: str | None = None
     budget = env.settings.enumeration_page_budget
-    try:
-        async for page in enumerate_published_skills(env, page_budget=budget):
-            cursor = page.cursor
-            for entry in page.summaries:
-                if entry.summary.status is Status.BLOCKED:
-                    found[entry.summary.identity] = entry.summary.name
-    except KvError as error:
-        env.log("block-list-part-failed", level="warning", source="records", reason=error.reason)
-        return None
+    async for page in enumerate_published_skills(env, page_budget=budget):
+        cursor = page.cursor
+        for entry in page.summaries:
+            if entry.summary.status is Status.BLOCKED:
+                found[entry.summary.identity] = entry.summary.name
     return found if cursor is None else None
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

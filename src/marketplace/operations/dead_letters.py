@@ -4,7 +4,7 @@ With PostgreSQL away the queue keeps the message: its consumer retries.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final
 
@@ -12,12 +12,15 @@ import msgspec
 
 from marketplace.basics.timestamps import format_timestamp, parse_timestamp
 from marketplace.kv.old_dead_letters import clear_letters_in_kv, list_letters_in_kv
+from marketplace.operations.reports import load_place, save_place
+from marketplace.ports.database import SkillDatabase
 from marketplace.ports.dead_letter import DeadLetter, DeadLetterReason
 from marketplace.ports.env import Env, get_db
 from marketplace.ports.errors import DatabaseError, DatabaseRejected
 from marketplace.ports.queue import QueueMessage
 
-MOVED_AT_ONCE: Final = 100
+_PAGES: Final = 10  # of KV's letters, that one call of `move_letters` reads past damage
+_PLACE: Final = "old-dead-letters"
 CLOCK_SECONDS: Final = 2.0
 """By which the clocks of two locations may differ."""
 
@@ -68,22 +71,36 @@ def _next_moment(letter: DeadLetter) -> str:
     return format_timestamp(last + timedelta(milliseconds=1))
 
 
-async def move_letters(env: Env) -> None:
-    """Move a batch of the letters that KV holds to PostgreSQL.
+class _Place(msgspec.Struct, frozen=True):
+    cursor: str | None = None  # where the next call of `move_letters` goes on
 
-    Of two states of a letter the later one stays. A letter that PostgreSQL refuses stays in KV.
-    Raises KvError, DatabaseError.
+
+async def move_letters(env: Env) -> None:
+    """Move a part of the letters that KV holds to PostgreSQL, from where the last call stopped.
+
+    Of two states of a letter the later one stays. A letter that PostgreSQL refuses stays in KV,
+    and hides none that comes after it. Raises KvError, DatabaseError.
     """
-    letters = await list_letters_in_kv(env, limit=MOVED_AT_ONCE)
-    if not letters:
-        return
-    moved = []
     database = await get_db(env)
+    place = await load_place(env, database, _PLACE, _Place())
+    cursor = place.cursor
+    for _ in range(_PAGES):
+        page = await list_letters_in_kv(env, cursor=cursor)
+        await clear_letters_in_kv(env, await _store(env, database, page.letters))
+        cursor = page.cursor
+        if page.letters or cursor is None:
+            break
+    await save_place(database, _PLACE, _Place(cursor), before=place)
+
+
+async def _store(env: Env, database: SkillDatabase, letters: Mapping[str, DeadLetter]) -> list[str]:
+    """The keys of the letters that PostgreSQL has then. Raises DatabaseError."""
+    stored = []
     for key, letter in letters.items():
         try:
             await database.store_dead_letter(letter)
         except DatabaseRejected as error:
             env.log("dead-letter-refused", level="error", key=key, reason=str(error))
         else:
-            moved.append(key)
-    await clear_letters_in_kv(env, moved)
+            stored.append(key)
+    return stored

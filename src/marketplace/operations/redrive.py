@@ -9,7 +9,7 @@ import msgspec
 from marketplace.operations.dead_letters import moment_of_sending
 from marketplace.ports.dead_letter import APPROVED, DeadLetter, DeadLetterReason
 from marketplace.ports.env import Env, get_db, send_messages
-from marketplace.ports.errors import StorageError
+from marketplace.ports.errors import QueueError, StorageError
 
 MAX_REDRIVEN: Final = 100  # letters in one call
 
@@ -64,7 +64,8 @@ async def _redrive(
 ) -> RedriveResult:
     """Send, then note. Cut off in between, the letter is sent twice, and publishing is idempotent.
 
-    A moment before sending is noted, so that a failure after it opens the letter again.
+    A moment before sending is noted, so that a failure after it opens the letter again. What the
+    queue does not take has failed again, and waits behind the others.
     """
     if letter is None:
         return RedriveResult(letter_id, RedriveOutcome.UNKNOWN)
@@ -76,7 +77,11 @@ async def _redrive(
     body = {**letter.body, APPROVED: True} if held_back and approved else letter.body
     began = moment_of_sending(env, letter)
     try:
-        await send_messages(env, env.publish_queue, [body])
+        try:
+            await send_messages(env, env.publish_queue, [body])
+        except QueueError:
+            await (await get_db(env)).note_failed_again(letter_id, at=began)
+            raise
         await (await get_db(env)).mark_redriven([letter_id], at=began)
     except StorageError as error:
         env.log("dead-letter-not-redriven", level="error", id=letter_id, reason=error.reason)

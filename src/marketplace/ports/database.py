@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
@@ -141,6 +141,13 @@ class AliasKey(msgspec.Struct, frozen=True, array_like=True):
 
     alias: str
     slug: str
+
+
+class ChangePlace(NamedTuple):
+    """Where a row stands among all rows by their last change."""
+
+    updated_at: str
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,8 +319,10 @@ class SkillDatabase(AbstractContextManager["SkillDatabase"], Protocol):
         """Note that KV holds these revisions. The slugs of those whose row has another revision
         or another slug by now."""
 
-    async def skills_not_in_kv(self, *, limit: int) -> Sequence[Skill]:
-        """Rows whose newest revision is not known to be in KV, oldest first."""
+    async def skills_not_in_kv(
+        self, *, after: ChangePlace | None = None, limit: int
+    ) -> Sequence[Skill]:
+        """Rows whose newest revision is not known to be in KV, oldest first, after a place."""
 
     async def compare_log(
         self,
@@ -415,6 +424,9 @@ class SkillDatabase(AbstractContextManager["SkillDatabase"], Protocol):
         self, *, reason: str | None, after: str | None, limit: int
     ) -> Sequence[DeadLetter]:
         """Letters not redriven, ordered by id, after the id ``after``."""
+
+    async def note_failed_again(self, id_: str, *, at: str) -> None:
+        """Note that the queue did not take an open letter at a moment: the others come first."""
 
     async def list_redrivable(self, *, reason: str | None, limit: int) -> Sequence[DeadLetter]:
         """Letters not redriven whose body is a message, the one that failed first in front."""

@@ -44,6 +44,8 @@ class Settings:
     kv_operation_budget: int = 900  # of the platform's 1,000 an invocation
     submission_ttl: int = 30 * 86_400  # of a submission without a verdict, or with a FAIL
     kv_lateness: float = KV_LATENESS  # after which every read and list of KV shows what was written
+    queues_began_at: str = ""
+    """When the queues began, empty: they have lost what was sent before that. Locally alone."""
 
 
 async def _as_known(env: "Env") -> Expectation:

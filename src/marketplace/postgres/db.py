@@ -19,6 +19,7 @@ from marketplace.ports.database import (
     AliasKey,
     AliasRow,
     ChangedSkill,
+    ChangePlace,
     Changes,
     Counted,
     DatabaseConnector,
@@ -425,8 +426,11 @@ class PostgresSkillDatabase:
         result = await self._write(queries.MARK_IN_KV, *_columns(versions))
         return [name for (name,) in _filled(result)]
 
-    async def skills_not_in_kv(self, *, limit: int) -> Sequence[Skill]:
-        result = await self._query(queries.SKILLS_NOT_IN_KV, limit)
+    async def skills_not_in_kv(
+        self, *, after: ChangePlace | None = None, limit: int
+    ) -> Sequence[Skill]:
+        place = (None, None) if after is None else after
+        result = await self._query(queries.SKILLS_NOT_IN_KV, *place, limit)
         return [_read_skill_json(skill) for (skill,) in _filled(result)]
 
     async def compare_log(
@@ -582,6 +586,9 @@ class PostgresSkillDatabase:
 
     async def mark_redriven(self, ids: Sequence[str], *, at: str) -> None:
         await self._query(queries.MARK_REDRIVEN, ids, at)
+
+    async def note_failed_again(self, id_: str, *, at: str) -> None:
+        await self._query(queries.NOTE_FAILED_AGAIN, id_, at)
 
     async def list_redrivable(self, *, reason: str | None, limit: int) -> Sequence[DeadLetter]:
         result = await self._query(queries.LIST_REDRIVABLE, reason, limit)

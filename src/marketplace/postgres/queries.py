@@ -498,11 +498,13 @@ select {skill_json("dirty")}
 from (
     select * from skill
     where revision_in_kv is distinct from revision
+        and ($1::text is null or row(updated_at, name) > row($1::text, $2::text))
     order by updated_at, name
-    limit $1::bigint
+    limit $3::bigint
 ) as dirty
 order by updated_at, name
 """
+"""$1 and $2 the place before the page or NULL, $3 limit."""
 
 _DECIDED_AT = "coalesce(skill.verdict_at, skill.certified_at, skill.read_at, skill.updated_at)"
 """`Skill.decided_at`."""
@@ -770,6 +772,12 @@ update dead_letter set redrives = redrives + 1, redriven_at = $2::text
 where id = any($1::text[]) and redriven_at is null and failed_at < $2::text
 """
 """$1 ids, $2 the moment. A failure of that moment or a later one stays open."""
+
+NOTE_FAILED_AGAIN: Final = """
+update dead_letter set failed_at = $2::text
+where id = $1::text and redriven_at is null and failed_at < $2::text
+"""
+"""$1 id, $2 the moment."""
 
 _DEAD_LETTER_JSON = _json_of(DeadLetter, "dead_letter")
 

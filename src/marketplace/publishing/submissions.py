@@ -44,6 +44,7 @@ NAMING_VERDICTS: Final = 50  # of a skill, that are looked at for its name
 MAX_SUBMISSIONS_TOLD: Final = 20  # of one skill, the last ones
 MAX_PENDING_PAGES: Final = 25  # of a hundred marks, that one call of `ask_again` reads
 MAX_PENDING_WRITES: Final = 100  # after which that call ends
+MAX_LOST_PAGES: Final = 200  # as MAX_PENDING_PAGES, where queues began anew: three reads each
 STUCK_SECONDS: Final = 900.0  # longer than any ordinary retries take
 ASK_AGAIN_SECONDS: Final = 3600.0  # at first; then twice as long each time
 LONGEST_PAUSE_SECONDS: Final = 86_400.0
@@ -313,6 +314,7 @@ async def _enqueue(env: Env, messages: Sequence[Mapping[str, Any]]) -> bool:
 
 class _Place(msgspec.Struct, frozen=True):
     cursor: str | None = None  # where the next call of `ask_again` begins; None: at the oldest mark
+    queues_began_at: str = ""  # all verdicts from before that are asked for
 
 
 async def ask_again(env: Env) -> int:
@@ -323,18 +325,23 @@ async def ask_again(env: Env) -> int:
     intervals, at least once a day. One call reads MAX_PENDING_PAGES; the next goes on
     where it stopped, and begins again at the end, so that no number of submissions hides those
     behind them. The place is kept in KV: a stale read of it costs a round and hides nothing.
-    Raises KvError.
+    The first call after ``settings.queues_began_at`` asks for all from before that. Raises KvError.
     """
     document = await kv_state.load_state(env, _PLACE)
     place = read_state(env, _PLACE, document, _Place) or _Place()
+    if env.settings.queues_began_at > place.queues_began_at:
+        return await _ask_for_lost(env, place)
     cursor, asked, writes = place.cursor, 0, 0
     try:
         for _ in range(MAX_PENDING_PAGES):
             page = await kv_submissions.list_pending(env, cursor=cursor)
             old = [p for p in page.submissions if _is_older(env, p.scanned_at, STUCK_SECONDS)]
-            stuck, unmarked = await _find_stuck(env, old)
-            if stuck and not await _send_again(env, stuck):
+            found, unmarked = await _find_undecided(env, old)
+            stuck = [each for each in found if _is_stuck(env, *each)]
+            if stuck and not await _send_again(env, (scan for _, scan in stuck)):
                 break
+            for submission, scan in stuck:
+                await kv_submissions.mark_asked(env, submission, scan)
             asked += len(stuck)
             writes += len(stuck) + unmarked
             # What follows a young submission is younger still.
@@ -349,35 +356,58 @@ async def ask_again(env: Env) -> int:
     return asked
 
 
-async def _save_place(env: Env, before: _Place, cursor: str | None) -> None:
-    if cursor != before.cursor:
-        await kv_state.save_state(env, _PLACE, msgspec.json.encode(_Place(cursor)))
+async def _ask_for_lost(env: Env, place: _Place) -> int:
+    """Ask for all that was in queues which have lost it: they began anew. Raises KvError.
+
+    No mark is written. What is lost once more is asked for like what is stuck.
+    """
+    cursor, asked, began_at = None, 0, env.settings.queues_began_at
+    for _ in range(MAX_LOST_PAGES):
+        page = await kv_submissions.list_pending(env, cursor=cursor)
+        before = [p for p in page.submissions if p.scanned_at < began_at]
+        lost, _ = await _find_undecided(env, before)
+        if lost and not await _send_again(env, (scan for _, scan in lost)):
+            return asked  # the next call begins anew
+        asked += len(lost)
+        cursor = page.cursor if len(before) == len(page.submissions) else None
+        if cursor is None:
+            break
+    await _save_place(env, place, cursor, began_at)
+    return asked
 
 
-async def _find_stuck(
+async def _save_place(
+    env: Env, before: _Place, cursor: str | None, queues_began_at: str | None = None
+) -> None:
+    place = _Place(cursor, queues_began_at or before.queues_began_at)
+    if place != before:
+        await kv_state.save_state(env, _PLACE, msgspec.json.encode(place))
+
+
+async def _find_undecided(
     env: Env, pending: Sequence[PendingSubmission]
 ) -> tuple[list[tuple[PendingSubmission, Scan]], int]:
-    """What to ask for, and how many marks were out of date and have been taken away."""
+    """Those that are not carried out, with their verdicts, and how many marks were out of date and
+    have been taken away."""
     verdicts = await _verdicts(env, pending)
     published = await kv_submissions.get_publications(env, [p.id for p in pending])
-    stuck, unmarked = [], 0
+    undecided, unmarked = [], 0
     for submission in pending:
         scan = verdicts.get(submission.key)
         if scan is None or _is_decided(submission, scan, published[submission.id]):
             await kv_submissions.unmark_pending(env, submission)
             unmarked += 1
-        elif _is_stuck(env, submission, scan):
-            stuck.append((submission, scan))
-    return stuck, unmarked
+        else:
+            undecided.append((submission, scan))
+    return undecided, unmarked
 
 
-async def _send_again(env: Env, stuck: Sequence[tuple[PendingSubmission, Scan]]) -> bool:
-    began, messages = moment_of_sending(env), _messages(scan for _, scan in stuck)
+async def _send_again(env: Env, scans: Iterable[Scan]) -> bool:
+    """Send the messages of verdicts once more; whether the queue took them."""
+    began, messages = moment_of_sending(env), _messages(scans)
     if not await _enqueue(env, messages):
         return False
     await mark_sent_again(env, PUBLISH_QUEUE, messages, at=began)
-    for submission, scan in stuck:
-        await kv_submissions.mark_asked(env, submission, scan)
     return True
 
 

@@ -12,6 +12,7 @@ import msgspec
 
 from marketplace.operations.dead_letters import move_letters
 from marketplace.operations.reports import load_place, save_place
+from marketplace.ports.database import ChangePlace
 from marketplace.ports.env import Env, get_db
 from marketplace.ports.errors import StorageError
 from marketplace.publishing.kv_copy import project_rows
@@ -29,10 +30,15 @@ from marketplace.skills.change import State
 _ROW_BATCH: Final = 200
 _OUTBOX_PARTS: Final = 2
 _OUTBOX: Final = "outbox"
+_ROWS: Final = "rows-not-in-kv"
 
 
 class _OutboxPlace(msgspec.Struct, frozen=True):
     cursor: str | None = None  # where the next check goes on
+
+
+class _RowPlace(msgspec.Struct, frozen=True):
+    after: ChangePlace | None = None  # the row behind which the next check goes on
 
 
 class LightRepairReport(msgspec.Struct, rename="camel"):
@@ -141,12 +147,18 @@ async def _drain_outbox(env: Env, report: LightRepairReport) -> None:
 
 
 async def _write_missing_records(env: Env, report: LightRepairReport) -> None:
-    """Write the rows that KV lacks; where two skills have one slug, the full repair acts."""
+    """Write a part of the rows that KV lacks; where two skills have one slug, the full repair acts.
+
+    What cannot be written stays, and hides nothing that comes after it.
+    """
     database = await get_db(env)
-    rows = await database.skills_not_in_kv(limit=_ROW_BATCH)
+    place = await load_place(env, database, _ROWS, _RowPlace())
+    rows = await database.skills_not_in_kv(after=place.after, limit=_ROW_BATCH)
     projected = await project_rows(env, rows)
     report.kv_backfilled += len(projected.written)
     report.errors += sorted({str(error) for error in projected.failed.values()})
     outcomes = await publish_skills(env, [State(record) for record in projected.newer])
     stored = [outcome for outcome in outcomes.values() if isinstance(outcome, Published)]
     report.database_backfilled += sum(outcome.in_database for outcome in stored)
+    last = ChangePlace(rows[-1].updated_at, rows[-1].name) if len(rows) == _ROW_BATCH else None
+    await save_place(database, _ROWS, _RowPlace(last), before=place)

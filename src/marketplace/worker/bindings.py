@@ -95,6 +95,7 @@ def _settings(raw: Any) -> Settings:
         jwt_audience=text("JWT_AUDIENCE") or None,
         forges=tuple(text("FORGES").lower().replace(",", " ").split()),
         kv_lateness=float(lateness) if lateness.isdecimal() else KV_LATENESS,
+        queues_began_at=text("QUEUES_BEGAN_AT"),
     )
 
 

@@ -168,9 +168,16 @@ async def test_a_record_is_found_though_the_rest_of_kv_fails(market: Market, key
 
 async def test_with_postgres_there_leftovers_are_no_skills(market: Market) -> None:
     """They are in no listing then; the repair decides about them."""
-    await _outbox(market)
     await _index(market)
     assert await _find(market) == [None, None, None]
+
+
+async def test_with_postgres_there_what_waits_for_it_is_found_and_listed(market: Market) -> None:
+    await _outbox(market)
+    assert "pdf-tools" in await _listed(market)
+    for answer in await _find(market):
+        assert answer is not None
+        assert (answer.value, answer.degraded) == (SKILL, False)
 
 
 @pytest.mark.parametrize("path", ["/api/v1/skills/nothing", "/api/v1/skills/a/b/c", "/skills/none"])

@@ -18,7 +18,7 @@ from marketplace.catalog.listing_page import Page
 from marketplace.catalog.published_skills import KEPT_FROM_BEFORE
 from marketplace.catalog.updates import check_updates
 from marketplace.catalog.versions import versions_of
-from marketplace.kv.keys import ACKNOWLEDGED_KEY
+from marketplace.kv.keys import ACKNOWLEDGED_KEY, OUTBOX_PREFIX
 from marketplace.ports.database import DatabaseSession
 from marketplace.ports.database_reads import (
     GONE_AFTER_SECONDS,
@@ -50,7 +50,8 @@ SLOT_SECONDS = Settings().database_slot_timeout
 
 @dataclass(slots=True)
 class Isolate:
-    """What serves requests, and what it has asked KV, but for which database it has."""
+    """What serves requests, and what it has asked KV, but for which database it has and whether
+    anything waits for it."""
 
     market: Market
     memory: FallbackCache = field(default_factory=FallbackCache)
@@ -61,7 +62,7 @@ class Isolate:
         """The Env of the next invocation."""
 
         def hear(operation: KvOperation) -> Fault | None:
-            if operation.key != ACKNOWLEDGED_KEY:
+            if operation.key not in (ACKNOWLEDGED_KEY, OUTBOX_PREFIX):
                 self.asked_of_kv.append(operation)
             return None
 

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from marketplace.catalog.answer import Source
 from marketplace.catalog.listings import get_skill_categories, get_skill_count
 from marketplace.catalog.lookup import (
     find_by_identity,
@@ -15,6 +16,7 @@ from marketplace.catalog.lookup import (
 )
 from marketplace.catalog.updates import check_updates
 from marketplace.kv.aliases import write_alias
+from marketplace.ports.errors import KvTimeout
 from marketplace.publishing.publish import publish_skills
 from marketplace.publishing.withheld import refresh_withheld
 from marketplace.skills.acts import Act, ActKind
@@ -122,6 +124,22 @@ async def test_a_published_skill_keeps_its_slug_and_the_seed_gives_way(market: M
             answer = await get_skill_by_name(env, name)
             assert answer is not None
             assert (answer.value.name, answer.value.repo_url) == (name, found[name]["repoUrl"])
+
+
+@pytest.mark.parametrize("conduct", [Fault.FAIL, Fault.HANG])
+async def test_without_postgres_the_seed_answers_for_a_kv_that_fails_and_not_for_a_late_one(
+    market: Market, conduct: Fault
+) -> None:
+    """A KV that is late may have another skill under the slug."""
+    market.kv.faults = lambda _operation: conduct
+    ask = get_skill_by_name(without_postgres(market), SEEDED.name)
+    if conduct is Fault.HANG:
+        with pytest.raises(KvTimeout):
+            await ask
+    else:
+        answer = await ask
+        assert answer is not None
+        assert answer.source is Source.SEED
 
 
 async def test_a_new_skill_does_not_get_the_slug_of_a_seed_skill(market: Market) -> None:

@@ -11,6 +11,7 @@ from marketplace.kv.keys import pending_key, publication_key, scan_key
 from marketplace.kv.submissions import oldest_pending, record_publication
 from marketplace.operations.redrive import count_letters
 from marketplace.ports.database import DatabaseSession
+from marketplace.ports.env import Env
 from marketplace.ports.errors import KvError
 from marketplace.publishing.messages import publish_message
 from marketplace.publishing.submissions import (
@@ -351,3 +352,56 @@ async def test_a_failure_on_the_way_keeps_the_way_that_was_made(market: Market) 
         await ask_again(market.env)
     market.kv.faults = None
     assert await ask_again(market.env) == 1
+
+
+def _begun_anew(market: Market) -> Env:
+    """The Env after a start that lost the queues, at this moment."""
+    settings = replace(market.env.settings, queues_began_at=market.env.now())
+    return replace(market.env, settings=settings)
+
+
+async def test_the_first_check_after_queues_were_lost_asks_for_all_that_they_had(
+    market: Market,
+) -> None:
+    _mark(market, 1_234, asked_at="2025-12-31T23:59:00.000Z")
+    for number in (1, 2):
+        await _scanned(market, number)
+    await asyncio.sleep(1)
+    env = _begun_anew(market)
+    assert (await run_light_repair(env)).asked_again == 1_236
+    asked = {body["submissionId"] for body in market.publish.bodies}
+    assert asked == {*(f"m{number}" for number in range(1_234)), "s1", "s2"}
+    assert await ask_again(env) == 0
+
+
+async def test_what_was_sent_to_the_new_queues_is_not_asked_for(market: Market) -> None:
+    env = _begun_anew(market)
+    await _scanned(market, 1)
+    assert await ask_again(env) == 0
+    await asyncio.sleep(STUCK_SECONDS)
+    assert await ask_again(env) == 1
+
+
+async def test_what_queues_lost_is_asked_for_from_its_beginning_wherever_the_last_check_was(
+    market: Market,
+) -> None:
+    _mark(market, 3_000, asked_at=market.env.now())
+    assert await ask_again(market.env) == 0  # the place is behind 2,500 of them
+    await asyncio.sleep(1)
+    market.publish.failing = True
+    env = _begun_anew(market)
+    assert await ask_again(env) == 0
+    market.publish.failing = False
+    assert await ask_again(env) == 3_000
+
+
+async def test_each_start_asks_for_what_the_one_before_has_lost(market: Market) -> None:
+    for number in (1, 2):
+        await _scanned(market, number)
+        await asyncio.sleep(1)
+        env = _begun_anew(market)
+        assert await ask_again(env) == number
+        assert await ask_again(env) == 0
+    await record_publication(env, _published_by(await _scanned(market, 3)))
+    await asyncio.sleep(1)
+    assert await ask_again(_begun_anew(market)) == 2

@@ -170,7 +170,8 @@ async def test_operators_are_told_what_could_not_be_read(
     market.kv.faults = kv_away
     shown = (await client.get("/api/v1/admin/skills/pdf-tools", headers=OPERATOR)).json()
     assert len(shown["versions"]) == 2
-    assert (shown["record"], shown["verdicts"], shown["reasons"]) == (None, [], ["kv: unavailable"])
+    assert (shown["record"], shown["verdicts"]) == (None, [])
+    assert shown["reasons"] == ["outbox: unavailable", "kv: unavailable"]
     market.kv.faults = None
     _away(market)
     shown = (await client.get("/api/v1/admin/skills/pdf-tools", headers=OPERATOR)).json()
