@@ -54,5 +54,5 @@ async def generate_skills(connection: Connection, count: int) -> None:
     for first in range(1, count + 1, _BATCH):
         last = min(first + _BATCH - 1, count)
         await connection.query(_GENERATE, first, last, timeout=600)
-    await connection.query("update instance set changes = greatest(changes, $1::bigint)", count)
+    await connection.query("update instance set changes = greatest(changes, $1)", count // 2**20)
     await connection.query("vacuum analyze skill", timeout=600)

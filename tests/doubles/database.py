@@ -188,7 +188,9 @@ class DatabaseDouble:
         self.rows[row.identity] = row
         self.identities[row.skill.name] = row.identity
 
-    def write(self, changed: Skill, name: str | None, replaced: str | None) -> Upserted | None:
+    def write(
+        self, changed: Skill, name: str | None, replaced: str | None, place: int = 1
+    ) -> Upserted | None:
         """Replace the identity's row, if it has the revision ``replaced``, or insert one under the
         slug ``name``; None where neither can be. A row keeps its slug and what is measured."""
         present = self.rows.get(changed.identity)
@@ -200,15 +202,19 @@ class DatabaseDouble:
             values |= {} if earlier else {"published_at": present.skill.published_at}
             self.add_version(present.skill, changed)
             in_kv = None if earlier else present.revision_in_kv
-            self.changes += 1
-            self.put(Held.of(msgspec.structs.replace(changed, **values), in_kv, self.changes))
+            state = msgspec.structs.replace(changed, **values)
+            self.put(Held.of(state, in_kv, self.number(place)))
             return Upserted.UPDATED
         if name is None:
             return None
         self.add_version(None, changed)
-        self.changes += 1
-        self.put(Held.of(msgspec.structs.replace(changed, name=name), change=self.changes))
+        state = msgspec.structs.replace(changed, name=name)
+        self.put(Held.of(state, change=self.number(place)))
         return Upserted.INSERTED
+
+    def number(self, place: int = 1) -> int:
+        """Of the change that the next statement makes in this place."""
+        return (self.changes + 1) * 2**20 + place
 
     def leave(self, alias: str, identity: str) -> None:
         """Note a slug that a skill has left; a change of that skill."""
@@ -216,8 +222,8 @@ class DatabaseDouble:
             return
         self.aliases[alias] = identity
         if identity in self.rows:
+            self.rows[identity] = replace(self.rows[identity], change=self.number())
             self.changes += 1
-            self.rows[identity] = replace(self.rows[identity], change=self.changes)
 
     def add_version(self, before: Skill | None, after: Skill) -> None:
         """Add the version that a change makes, if any, and before it the first, if that lacks."""
@@ -238,9 +244,12 @@ class DatabaseDouble:
             self.check(each.skill)
         written = {
             identity
-            for identity, each in sorted(merged.items())
-            if self.write(each.skill, self.first_free([each.skill.name], identity), each.replaced)
+            for place, (identity, each) in enumerate(sorted(merged.items()), start=1)
+            if self.write(
+                each.skill, self.first_free([each.skill.name], identity), each.replaced, place
+            )
         }
+        self.changes += bool(written)
         return [each.skill for identity, each in merged.items() if identity not in written]
 
     def aliases_of(self, identity: str) -> list[str]:
@@ -503,6 +512,7 @@ class DoubleSession:
         outcome = tables.write(changed, name, replaced)
         if outcome is None:
             return None
+        tables.changes += 1
         return UpsertResult(tables.rows[identity].skill, outcome)
 
     async def upsert_skills(self, skills: Sequence[Skill]) -> Sequence[Skill]:
@@ -875,7 +885,7 @@ class DoubleSession:
                 )
                 for row in page
             ],
-            head=tables.changes,
+            head=(tables.changes + 1) * 2**20 - 1,
             generation=tables.generation,
             claims=[(tables.rows[claim.identity].change, claim) for claim in tables.claims(seed)],
             fingerprint=Fingerprint(len(changed), digest) if len(page) == len(left) else None,

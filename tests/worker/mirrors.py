@@ -17,6 +17,7 @@ from cli.commands import perform
 from cli.errors import EXIT_OK
 from cli.mirroring import mirror
 from cli.output import Output
+from tests.worker.faults import dump, restore
 from tests.worker.marketplace import Marketplace
 from tests.worker.publishing import (
     OPERATOR,
@@ -28,7 +29,7 @@ from tests.worker.publishing import (
 )
 from tests.worker.storage import rebuild, rows, without_postgres
 from tests.worker.test_command_line import run
-from tests.worker.test_other_database import dump, in_another_isolate, restore, trusted
+from tests.worker.test_other_database import in_another_isolate, trusted
 
 AT_ONCE = 50  # skills that are published together
 OWNER = "followed"  # and the number of the batch: of one owner only so many are taken a minute

@@ -145,11 +145,15 @@ def _add_versions(parameter: str, *, written: str) -> str:
     """
 
 
-_TAKE_NUMBERS = """
-    -- Before anything is written, as the rows get them. The row stays locked until the transaction
-    -- ends, so that what has a greater number is committed later. Those that are not used are lost.
-    update instance set changes = changes + {count} where {count} > 0
-    returning changes - {count} as before
+_IN_A_STATEMENT = 2**20
+"""Skills that one statement may change: the number of a skill's change is that of the statement,
+times this, and its place."""
+
+_TAKE_NUMBER = f"""
+    -- Before anything is written, as the rows get it. The row stays locked until the transaction
+    -- ends, so that what has a greater number is committed later. One that is not used is lost.
+    update instance set changes = changes + 1 where {{condition}}
+    returning changes * {_IN_A_STATEMENT} as before
 """
 
 EXPECT_INSTANCE: Final = """
@@ -300,7 +304,7 @@ with chosen as (
         )
     ) as name
 ),
-numbered as ({_TAKE_NUMBERS.format(count="1")}),
+numbered as ({_TAKE_NUMBER.format(condition="true")}),
 written as (
     insert into skill as stored ({_INSERTED})
     select {_VALUES}, numbered.before + 1
@@ -341,7 +345,7 @@ chosen as (
         )
     order by name, record.identity
 ),
-numbered as ({_TAKE_NUMBERS.format(count="(select count(*) from record)")}),
+numbered as ({_TAKE_NUMBER.format(condition="true")}),
 written as (
     insert into skill as stored ({_INSERTED})
     select {_VALUES}, numbered.before + row_number() over (order by record.identity)
@@ -443,7 +447,7 @@ renamed as (
     select identity, row_number() over (order by identity) as place
     from skill where identity in (select identity from added)
 ),
-numbered as ({_TAKE_NUMBERS.format(count="(select count(*) from renamed)")})
+numbered as ({_TAKE_NUMBER.format(condition="(select count(*) from renamed) > 0")})
 update skill set change = numbered.before + renamed.place
 from renamed, numbered
 where skill.identity = renamed.identity
@@ -842,7 +846,8 @@ with page as (
     order by change
     fetch first ($2::bigint) rows with ties
 )
-select 'head' as kind, changes as number, generation as told, '' as revision, '' as aliases
+select 'head' as kind, (changes + 1) * {_IN_A_STATEMENT} - 1 as number, generation as told,
+    '' as revision, '' as aliases
 from instance
 union all
 select 'change', page.change, {skill_json("skill")}::text, revision,

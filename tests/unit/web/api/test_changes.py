@@ -44,10 +44,11 @@ async def test_it_tells_changes_numbers_and_the_fingerprint(
     feed = answer.json()
     assert set(feed) == {"changes", "next", "head", "generation", "fingerprint"}
     assert [item["name"] for item in feed["changes"]] == ["skill-00000", "skill-00001"]
-    assert (feed["next"], feed["head"], feed["fingerprint"]) == (1002, 1003, None)
+    assert feed["next"] == feed["changes"][-1]["number"] < feed["head"]
+    assert feed["fingerprint"] is None
     assert answer.headers["cache-control"] == "no-store"
     assert answer.headers["access-control-allow-origin"] == "*"
-    last = (await client.get(CHANGES, params={"since": 1002})).json()
+    last = (await client.get(CHANGES, params={"since": feed["next"]})).json()
     assert last["fingerprint"]["count"] == 3
     assert len(last["fingerprint"]["digest"]) == 16
 
@@ -61,7 +62,7 @@ async def test_unusable_numbers_are_refused(
     assert (await client.get(CHANGES, params=params)).status_code == 422
 
 
-@pytest.mark.parametrize("params", [{"since": 5000}, {"since": 0, "generation": "another"}])
+@pytest.mark.parametrize("params", [{"since": 2**50}, {"since": 0, "generation": "another"}])
 async def test_what_says_nothing_here_is_answered_with_where_to_begin(
     client: httpx.AsyncClient, params: dict[str, Any]
 ) -> None:

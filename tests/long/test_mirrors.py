@@ -1,6 +1,6 @@
-"""Two thousand skills, five mirrors. Takes ten minutes, so it runs only where it is named:
+"""Two thousand skills, five mirrors. A part of `make test-long`; alone:
 
-python -m local test tests/long/mirrors.py -n1
+python -m local test tests/long/test_mirrors.py -n1
 """
 
 from pathlib import Path
