@@ -39,12 +39,17 @@ PUBLIC: Final = {
     "/api/v1/skills/count",
     "/api/v1/skills/search",
     "/api/v1/skills/{slug}",
+    "/api/v1/skills/{slug}/content",
+    "/api/v1/skills/{slug}/files",
     "/api/v1/skills/{slug}/reports",
     "/api/v1/skills/{slug}/versions",
     "/api/v1/skills/{owner}/{repo}/{skill}",
+    "/api/v1/skills/{owner}/{repo}/{skill}/content",
     "/api/v1/skills/{owner}/{repo}/{skill}/versions",
     "/api/v1/submissions",
     "/api/v1/submissions/{submission_id}",
+    "/content/{sha256}",
+    "/skills/{slug}/SKILL.md",
 }
 """All other routes are for operators; so is a new one, until it stands here."""
 GUARDED: Final = sorted(
@@ -56,6 +61,7 @@ GUARDED: Final = sorted(
 SKILL: Final = "/api/v1/admin/skills/{slug}"
 BODIES: Final[Mapping[str, Any]] = {
     "/api/v1/admin/dead-letters/redrive": {"ids": ["nobody"]},
+    "/api/v1/admin/content/{sha256}/purge": {"reason": "Looked at."},
     "/api/v1/admin/reports/{report_id}/resolve": {"reason": "Looked at."},
     "/api/v1/admin/restore": {"skills": []},
     f"{SKILL}/accept-owner": {"ownerId": "7", "reason": "They wrote."},
