@@ -19,6 +19,7 @@ function card(skill) {
   title.append(element("a", skill.displayName, { href: `/skills/${encodeURIComponent(skill.name)}` }));
   const byline = element("p", `${skill.author} · ${skill.category} `, { className: "byline" });
   byline.append(element("span", skill.certTier.toLowerCase(), { className: "tier" }));
+  if (skill.installs) byline.append(` · ${skill.installs.toLocaleString("en")} installs`);
   item.append(title, byline, element("p", skill.description));
   return item;
 }

@@ -12,6 +12,7 @@ import msgspec
 from marketplace.ports.database import DatabaseConnector, MeasuredRows, SkillDatabase
 from marketplace.skills.change import State
 from marketplace.skills.skill import Skill
+from tests.contract.postgres import PostgresServer
 from tests.examples import FEBRUARY, change, publish, skill
 
 TODAY: Final = date(2026, 12, 1)
@@ -97,7 +98,7 @@ async def test_what_is_measured_belongs_to_no_state_of_a_skill(connect: Database
         assert (row.revision, row.updated_at) == (first.revision, first.updated_at)
         assert await db.note_complete() == standing, "the number of the last change"
         newer = msgspec.structs.replace(first, description="Newer.", updated_at=FEBRUARY)
-        await change(db, State(newer))
+        await change(db, State(newer), row=first)  # as it was read before it was measured
         assert await _measured(db, first) == {first.name: (4, 4, 4)}
 
 
@@ -151,3 +152,19 @@ async def test_installs_that_come_at_once_all_count(postgres: DatabaseConnector)
     with await postgres() as db:
         await _measure(db)
         assert await _measured(db, *skills) == {"a": (40, 40, 40), "b": (40, 40, 40)}
+
+
+async def test_days_that_no_trend_counts_are_kept_together(
+    postgres_server: PostgresServer, database: str, postgres: DatabaseConnector
+) -> None:
+    some = skill()
+    with await postgres() as db:
+        await publish(db, some)
+        for ago in range(40):
+            await db.add_installs({some.identity: 1}, day=_day(ago))
+        await _measure(db)
+        assert await _measured(db, some) == {some.name: (40, 7, 30)}
+    with await postgres_server.connect(database) as connection:
+        rows = (await connection.query("select day, count from skill_install order by day")).rows
+    assert rows[0] == ("", "10")
+    assert [day for day, _ in rows[1:]] == [_day(ago) for ago in range(29, -1, -1)]

@@ -20,8 +20,9 @@ from marketplace.publishing.kv_copy import project_rows
 WEEK_DAYS: Final = 7
 MONTH_DAYS: Final = 30  # each with today
 
-ROWS: Final = 500  # that one statement looks at
-STATEMENTS: Final = 40  # of one check: 110,000 skills take six
+ROWS: Final = 200  # that one statement looks at, and may lock for as long as it takes
+STATEMENTS: Final = 100  # of one check: 110,000 skills take six
+SECONDS: Final = 10.0  # of one check, where very many rows change
 MOST_RECORDS: Final = 200  # that one check writes
 
 _PLACE: Final = "installs-measured"
@@ -41,6 +42,7 @@ async def measure_installs(env: Env) -> int:
     """
     database = await get_db(env)
     place = await load_place(env, database, _PLACE, _Place())
+    deadline = env.clock() + timedelta(seconds=SECONDS)
     after, changed = place.after, 0
     for _ in range(STATEMENTS):
         measured = await database.measure_installs(
@@ -50,7 +52,7 @@ async def measure_installs(env: Env) -> int:
             month=_first_day(env, MONTH_DAYS),
         )
         changed, after = changed + measured.changed, measured.after or ""
-        if not after:
+        if not after or env.clock() > deadline:
             break
     await save_place(database, _PLACE, _Place(after), before=place)
     return changed

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
+from itertools import count
 
 import pytest
 
@@ -121,3 +122,16 @@ async def test_while_kv_takes_nothing_it_is_tried_again(market: Market) -> None:
     assert await write_measured(market.env) == 0
     market.kv.faults = None
     assert await write_measured(market.env) == 1
+
+
+async def test_a_check_that_takes_long_leaves_the_rest_to_the_next(
+    market: Market, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measuring, "ROWS", 1)
+    await market.fill([make_skill(name) for name in NAMES])
+    await report(market, *NAMES)
+    begun, times = market.env.clock(), count()
+    slow = replace(market.env, clock=lambda: begun + timedelta(seconds=9 * next(times)))
+    assert 0 < await measure_installs(slow) < len(NAMES)
+    assert await measure_installs(market.env) > 0
+    assert await measure_installs(market.env) == 0

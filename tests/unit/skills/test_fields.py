@@ -27,7 +27,9 @@ def test_documents_and_columns_have_the_fields_of_the_model() -> None:
     summary, whole = SkillSummary.__struct_fields__, Skill.__struct_fields__
     assert tuple(SummaryDocument.model_fields) == summary
     shown = {*whole} - {*INTERNAL}
-    assert set(SkillDocument.model_fields) == {*shown, "source", "degraded", "reasons"}
+    for_installers = {"sha", "provenance_verified", "trust_tier", "trust_score"}
+    answered = {"source", "degraded", "reasons"}
+    assert set(SkillDocument.model_fields) == shown | for_installers | answered
     assert tuple(SKILL_COLUMNS)[: len(whole)] == whole
 
 
