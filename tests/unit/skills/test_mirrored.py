@@ -48,7 +48,7 @@ def test_a_listed_skill_comes_back_with_its_revision_and_all_that_everybody_is_t
         again, aliases = read_item(over_the_wire(item_of(each, aliases=("old",))))
         assert aliases == ("old",)
         assert again.revision == each.revision
-        counted = {"trending_score_7d": 0.0, "trending_score_30d": 0.0, "acts": ()}
+        counted = {"trending_score_7d": 0.0, "trending_score_30d": 0.0, "installs": 0, "acts": ()}
         assert msgspec.structs.replace(again, **counted) == msgspec.structs.replace(each, **counted)
 
 
