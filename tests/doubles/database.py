@@ -151,6 +151,11 @@ class DatabaseDouble:
             raise OlderDatabase(f"at change {self.changes}")
         expectation.see(Standing(self.instance, self.changes))
 
+    def note_deleted(self, gone: int) -> None:
+        """Of a statement by hand, which has deleted so many rows."""
+        if gone >= 10 and len(self.rows) < gone:
+            self.missing_until = max(self.missing_until or 0, self.changes)
+
     async def connect(self) -> SkillDatabase:
         """Open a session."""
         await self.before("connect")
