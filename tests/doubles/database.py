@@ -599,6 +599,7 @@ class DoubleSession:
         self,
         newest: Mapping[str, str],
         *,
+        first: Mapping[str, str],
         after: str,
         until: str | None,
         before: str,
@@ -614,7 +615,9 @@ class DoubleSession:
         behind = {
             identity
             for identity, moment in newest.items()
-            if identity not in rows or rows[identity].skill.decided_at < moment
+            if identity not in rows
+            or rows[identity].skill.decided_at < moment
+            or rows[identity].skill.published_at > first.get(identity, "~")
         }
         return LogComparison(frozenset(behind), unlogged[:limit])
 
