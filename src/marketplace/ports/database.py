@@ -311,8 +311,8 @@ class SkillDatabase(AbstractContextManager["SkillDatabase"], Protocol):
 
         ``newest``: the moments of the newest verdicts in it by identity, all those with digests
         beyond ``after`` up to ``until`` (None: the end). A row is behind that lacks the newest one,
-        or was published later than ``first`` says, where that is known. At most ``limit`` rows are ``unlogged``,
-        all of them decided before the moment ``before``.
+        or was published later than ``first`` says, where that is known. At most ``limit`` rows are
+        ``unlogged``, all of them decided before the moment ``before``.
         """
 
     async def compare_range(
