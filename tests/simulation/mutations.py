@@ -332,7 +332,7 @@ def gives_up_on_a_quick_second_write(_original: Any) -> Any:
     return write_record
 
 
-@_mutation("marketplace.repair.reconciliation.Reconciler._into_database")
+@_mutation("marketplace.repair.reconciliation.Reconciler._into_database", profile="sources")
 def repairs_kv_only(_original: Any) -> Any:
     """The rebuild writes KV from the table, and nothing back."""
     return _nothing
