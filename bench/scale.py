@@ -369,6 +369,7 @@ class Scale:
         phase = f"killed {len(KILLED_AT)} times"
         before = contents(self.market)
         self.market.sql("delete from skill")
+        self.market.sql("update instance set missing_until = null")  # it is to begin at once
         began = time.perf_counter()
         job = self.market.start()
         for share in KILLED_AT:

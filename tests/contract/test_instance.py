@@ -244,6 +244,62 @@ async def test_a_database_that_cannot_say_which_it_is_does_not_answer(
         assert await db.get_skill_by_identity(skill().identity) is None
 
 
+_ROWS = 24
+
+
+@pytest.mark.parametrize(
+    ("statement", "is_loss"),
+    [
+        ("truncate skill", True),
+        ("delete from skill", True),
+        ("delete from skill where name > 's-10'", True),
+        ("delete from skill where name > 's-11'", False),  # half of them
+        ("delete from skill where name = 's-11'", False),
+        ("update skill set status = 'BLOCKED'", False),
+    ],
+)
+async def test_a_table_that_loses_most_of_its_rows_lacks_changes(
+    postgres: DatabaseConnector,
+    postgres_server: PostgresServer,
+    database: str,
+    statement: str,
+    is_loss: bool,
+) -> None:
+    many = [skill(name=name, base_slug=name) for name in (f"s-{n:02}" for n in range(_ROWS))]
+    with await postgres() as db, await postgres_server.connect(database) as connection:
+        await db.upsert_skills(many)
+        now = await standing(db)
+        await connection.query("begin")
+        await connection.query(statement)
+        await connection.query("rollback")
+        await read(db)
+
+        await connection.query(statement)
+        db.hold_to(Expectation(now.instance, now.changes))
+        if not is_loss:
+            await read(db)
+            return
+        for operation in (read, write, write_many, note):
+            with pytest.raises(OlderDatabase):
+                await operation(db)
+        db.hold_to(Expectation(now.instance, repairing=True))
+        assert await db.note_missing(now)
+        await db.upsert_skills(many)
+        assert (await db.note_complete()).changes == now.changes + 1
+        db.hold_to(Expectation(now.instance, now.changes))
+        await read(db)
+
+
+async def test_to_empty_an_empty_table_is_no_loss(
+    postgres: DatabaseConnector, postgres_server: PostgresServer, database: str
+) -> None:
+    async with asyncio.timeout(10):
+        with await postgres() as db, await postgres_server.connect(database) as connection:
+            await connection.query("truncate skill")
+            await connection.query("delete from skill")
+            await read(db)
+
+
 async def test_a_demand_costs_no_round_trip(postgres_server: PostgresServer, database: str) -> None:
     connection = await asyncio_stream.connect(postgres_server.options(database))
     pipelines: list[int] = []

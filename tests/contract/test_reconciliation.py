@@ -281,15 +281,17 @@ async def test_the_log_and_the_rows_are_compared_by_a_range_of_digests(
         await db.upsert_skills(records)
         logged = {in_order[2]: FEBRUARY, in_order[3]: MARCH, "https://github.com/no/row#x": JANUARY}
         found = await db.compare_log(
-            logged, after=digests[0], until=digests[5], before=MARCH, limit=10
+            logged, first={}, after=digests[0], until=digests[5], before=MARCH, limit=10
         )
         assert found.behind == {in_order[3], "https://github.com/no/row#x"}
         assert [row.identity for row in found.unlogged] == [in_order[i] for i in (1, 4, 5)]
-        found = await db.compare_log(logged, after=digests[0], until=None, before=MARCH, limit=3)
+        found = await db.compare_log(
+            logged, first={}, after=digests[0], until=None, before=MARCH, limit=3
+        )
         assert [row.identity for row in found.unlogged] == [in_order[i] for i in (1, 4, 5)]
-        found = await db.compare_log({}, after="", until=None, before=MARCH, limit=100)
+        found = await db.compare_log({}, first={}, after="", until=None, before=MARCH, limit=100)
         assert (found.behind, len(found.unlogged)) == (frozenset(), len(records))
-        found = await db.compare_log({}, after="", until=None, before=FEBRUARY, limit=100)
+        found = await db.compare_log({}, first={}, after="", until=None, before=FEBRUARY, limit=100)
         assert found.unlogged == []
 
 
@@ -309,7 +311,24 @@ async def test_a_verdict_is_newer_than_the_moment_that_decides_of_a_row(
             (APRIL, ["failed", "passed", "read"]),
         ):
             found = await db.compare_log(
-                {row.identity: moment for row in rows}, after="", until=None, before="", limit=1
+                {row.identity: moment for row in rows},
+                first={},
+                after="",
+                until=None,
+                before="",
+                limit=1,
             )
             names = [row.base_slug for row in rows if row.identity in found.behind]
             assert names == behind
+
+
+async def test_a_row_that_was_published_later_than_the_log_says_is_behind(
+    connect: DatabaseConnector,
+) -> None:
+    rows = [skill(name, certified_at=MARCH, published_at=FEBRUARY) for name in ("a", "b", "c", "d")]
+    newest = {row.identity: MARCH for row in rows}
+    first = dict(zip(newest, (JANUARY, FEBRUARY, MARCH), strict=False))
+    with await connect() as db:
+        await db.upsert_skills(rows)
+        found = await db.compare_log(newest, first=first, after="", until=None, before="", limit=1)
+        assert found.behind == {rows[0].identity}

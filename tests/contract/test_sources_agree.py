@@ -29,7 +29,7 @@ from marketplace.skills.skill import Skill, SkillSummary
 from marketplace.skills.slugs import slug_candidates
 from marketplace.skills.stored import storable
 from marketplace.skills.tiers import CertTier
-from tests.contract.conftest import TABLES
+from tests.contract.conftest import NOT_EMPTIED, TABLES
 from tests.contract.postgres import PostgresServer
 from tests.contract.test_listing import AUTHORS, CATEGORIES, SEARCHES, small_bounds
 from tests.doubles.database import DatabaseDouble
@@ -278,5 +278,6 @@ async def test_every_source_gives_the_same_answers(
     with bounds(), mock.patch.object(source_chain, "READ_BUDGET_SECONDS", PATIENCE):
         with await postgres_server.connect(database) as connection:
             await connection.query(f"truncate {TABLES}")
+            await connection.query(NOT_EMPTIED)
         connect = postgres_connector(lambda: postgres_server.connect(database))
         await _check(connect, content, asked)

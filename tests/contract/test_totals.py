@@ -18,6 +18,7 @@ from marketplace.skills.seed import EMPTY_SEED
 from marketplace.skills.skill import Skill
 from marketplace.skills.tiers import CertTier, Verdict
 from pgwire import Connection, Result, Statement
+from tests.contract.conftest import NOT_EMPTIED
 from tests.contract.postgres import PostgresServer
 from tests.examples import act, change, publish, random_skills, skill, with_acts
 
@@ -197,7 +198,7 @@ _BY_HAND: dict[str, Callable[[Connection], Awaitable[object]]] = {
     "deleted without a search path": lambda c: _all(
         c, "set search_path = ''", "delete from public.skill where name = 'other'", "reset all"
     ),
-    "emptied": lambda c: c.query("truncate skill"),
+    "emptied": lambda c: _all(c, "truncate skill", NOT_EMPTIED),
     "changed": lambda c: c.query("update skill set status = 'BLOCKED' where name = 'other'"),
 }
 

@@ -160,6 +160,11 @@ class DatabaseDouble:
             raise OlderDatabase(f"at change {self.changes}")
         expectation.see(Standing(self.instance, self.changes))
 
+    def note_deleted(self, gone: int) -> None:
+        """Of a statement by hand, which has deleted so many rows."""
+        if gone >= 10 and len(self.rows) < gone:
+            self.missing_until = max(self.missing_until or 0, self.changes)
+
     async def connect(self) -> SkillDatabase:
         """Open a session."""
         await self.before("connect")
@@ -669,6 +674,7 @@ class DoubleSession:
         self,
         newest: Mapping[str, str],
         *,
+        first: Mapping[str, str],
         after: str,
         until: str | None,
         before: str,
@@ -684,7 +690,9 @@ class DoubleSession:
         behind = {
             identity
             for identity, moment in newest.items()
-            if identity not in rows or rows[identity].skill.decided_at < moment
+            if identity not in rows
+            or rows[identity].skill.decided_at < moment
+            or rows[identity].skill.published_at > first.get(identity, "~")
         }
         return LogComparison(frozenset(behind), unlogged[:limit])
 

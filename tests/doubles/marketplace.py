@@ -118,6 +118,11 @@ class Market:
             del self.tables.rows[skill.identity]
             del self.tables.identities[skill.name]
 
+    def delete_rows(self, skills: Sequence[Skill]) -> None:
+        """Delete rows by one statement, as somebody may by hand."""
+        self.lose_rows(skills)
+        self.tables.note_deleted(len(skills))
+
     def lose_records(self, skills: Sequence[Skill]) -> None:
         """Delete records unseen by the marketplace."""
         for skill in skills:

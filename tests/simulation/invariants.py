@@ -1130,8 +1130,6 @@ class Truth:
         for sent in self.owed_in_the_end():
             if sent.consumed:  # of several verdicts on one submission the newest may stand alone
                 moments.setdefault(sent.identity, []).append(sent.moments[-1])
-        # What a failover lost may be published anew while KV does not show the first date yet.
-        others |= self._failed_over
         for identity in moments.keys() & rows.keys() - others:
             told, first = rows[identity].skill.published_at, min(moments[identity], default="~")
             if told > first:

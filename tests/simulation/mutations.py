@@ -282,7 +282,7 @@ def keeps_verdicts_before_their_marks(log: Any) -> Any:
     return keep
 
 
-@_mutation("marketplace.repair.reconciliation.leave_note")
+@_mutation("marketplace.repair.reconciliation.leave_note", profile="repair")
 def leaves_notes_unasked(_original: Any) -> Any:
     """Puts a note about a moved skill under its old slug, also where another skill has that now."""
 
@@ -293,7 +293,7 @@ def leaves_notes_unasked(_original: Any) -> Any:
     return note
 
 
-@_mutation("marketplace.repair.reconciliation.leave_note")
+@_mutation("marketplace.repair.reconciliation.leave_note", profile="repair")
 def leaves_no_aliases(_original: Any) -> Any:
     """Moves skills and leaves no alias."""
     return _nothing
@@ -332,7 +332,7 @@ def gives_up_on_a_quick_second_write(_original: Any) -> Any:
     return write_record
 
 
-@_mutation("marketplace.repair.reconciliation.Reconciler._into_database")
+@_mutation("marketplace.repair.reconciliation.Reconciler._into_database", profile="sources")
 def repairs_kv_only(_original: Any) -> Any:
     """The rebuild writes KV from the table, and nothing back."""
     return _nothing

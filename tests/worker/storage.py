@@ -56,13 +56,14 @@ def empty_kv(marketplace: Marketplace) -> None:
 
 
 def empty(marketplace: Marketplace) -> None:
-    """Delete everything in KV and in PostgreSQL."""
+    """Delete everything in KV and in PostgreSQL, which is no loss."""
     empty_kv(marketplace)
     query(
         marketplace,
         "truncate skill, skill_alias, skill_version, dead_letter, audit, report, rule, lease,"
         " state, scan_request, scan_hour",
     )
+    query(marketplace, "update instance set missing_until = null")
 
 
 def publish_only(marketplace: Marketplace, owner: str, skill_names: Sequence[str]) -> Marketplace:

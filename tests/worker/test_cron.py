@@ -85,7 +85,7 @@ def test_a_check_of_a_healthy_marketplace_changes_nothing(
     assert log_until_now(whole, client).count(FINISHED) == lines + 2
 
 
-@pytest.mark.parametrize("lost", [1, 12])
+@pytest.mark.parametrize("lost", [1, 9])
 def test_a_check_repairs_rows_that_were_deleted(
     whole: Marketplace, client: httpx.Client, lost: int
 ) -> None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 import httpx
+import pytest
 
 from local.setup.migrations import apply_migrations
 from tests.worker.faults import dump, restore
@@ -115,6 +116,27 @@ def test_a_database_from_an_old_dump_is_repaired_before_it_is_believed(
     assert health(client)["prisma_count"] == len(records(marketplace))
     # Not by each request; KV may show a moment later what the first one wrote.
     assert marketplace.log().count('"database-adopted"') < len(early)
+
+
+@pytest.mark.parametrize("statement", ["truncate skill", "delete from skill"])
+def test_an_emptied_table_is_repaired_before_it_is_believed(
+    marketplace: Marketplace, client: httpx.Client, statement: str
+) -> None:
+    before = slugs("row", 12)
+    publish_many(client, "rows", before)
+    trusted(client, "rows")
+    whole = everything_listed(client)["total"]
+
+    with watched(marketplace, "rows", set(before)) as sources:
+        query(marketplace, statement)
+        answer = listing(client, author="rows", limit=100)
+        assert (answer["degraded"], answer["reasons"]) == (True, ["postgres: older-state"])
+        assert names(answer) == set(before)
+        assert trusted(client, "rows")["source"] == "postgres"
+    assert any(source.endswith("True") for source in sources)
+    assert set(before) <= rows(marketplace)
+    assert everything_listed(client)["total"] == whole
+    assert health(client)["prisma_count"] == len(records(marketplace))
 
 
 def test_an_emptied_database_is_not_believed_until_it_is_adopted(

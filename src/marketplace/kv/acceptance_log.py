@@ -189,6 +189,7 @@ class VerdictPage:
 
     newest: Mapping[str, str]  # moments of the newest verdicts
     passed: Collection[str]  # with a PASS
+    first: Mapping[str, str]  # moments of the first PASS of those that only ever passed
     last: str  # the digest of the last identity; empty where there is none
     cursor: str | None  # of the next part
 
@@ -213,8 +214,13 @@ async def list_verdicts(
     for identity, moment, _ in told:
         newest[identity] = max(moment, newest.get(identity, ""))
     passed = {identity for identity, _, verdict in told if verdict is Verdict.PASS}
+    others = {identity for identity, _, verdict in told if verdict is not Verdict.PASS}
+    first: dict[str, str] = {}
+    for identity, moment, _ in told:
+        if identity not in others:
+            first[identity] = min(moment, first.get(identity, moment))
     last = parse_verdict_key(page.keys[-1].name)[0] if page.keys else ""
-    return VerdictPage(newest, passed, last, page.cursor)
+    return VerdictPage(newest, passed, first, last, page.cursor)
 
 
 @dataclass(frozen=True, slots=True)

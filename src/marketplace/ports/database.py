@@ -379,6 +379,7 @@ class SkillDatabase(AbstractContextManager["SkillDatabase"], Protocol):
         self,
         newest: Mapping[str, str],
         *,
+        first: Mapping[str, str],
         after: str,
         until: str | None,
         before: str,
@@ -387,8 +388,9 @@ class SkillDatabase(AbstractContextManager["SkillDatabase"], Protocol):
         """Compare a part of the acceptance log with the rows.
 
         ``newest``: the moments of the newest verdicts in it by identity, all those with digests
-        beyond ``after`` up to ``until`` (None: the end). At most ``limit`` rows are ``unlogged``,
-        all of them decided before the moment ``before``.
+        beyond ``after`` up to ``until`` (None: the end). A row is behind that lacks the newest one,
+        or was published later than ``first`` says, where that is known. At most ``limit`` rows are
+        ``unlogged``, all of them decided before the moment ``before``.
         """
 
     async def compare_range(

@@ -100,7 +100,7 @@ class OtherDatabase(UntrustedDatabase):
 
 
 class OlderDatabase(UntrustedDatabase):
-    """The right instance, and changes are missing: a dump, or a replica that was behind."""
+    """The right instance, and changes are missing: a dump, a late replica, or a table emptied."""
 
     reason = "older-state"
 

@@ -466,14 +466,16 @@ class PostgresSkillDatabase:
         self,
         newest: Mapping[str, str],
         *,
+        first: Mapping[str, str],
         after: str,
         until: str | None,
         before: str,
         limit: int,
     ) -> LogComparison:
         identities = list(newest)
+        logged = (identities, list(newest.values()), [first.get(i) for i in identities])
         behind, unlogged = await self._pipeline(
-            Statement(queries.ROWS_BEHIND_THE_LOG, (identities, list(newest.values()))),
+            Statement(queries.ROWS_BEHIND_THE_LOG, logged),
             Statement(queries.ROWS_NOT_IN_THE_LOG, (identities, after, until, limit, before)),
         )
         return LogComparison(

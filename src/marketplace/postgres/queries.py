@@ -657,11 +657,13 @@ limit $5::bigint
 
 ROWS_BEHIND_THE_LOG: Final = f"""
 select logged.identity
-from unnest($1::text[], $2::text[]) as logged (identity, moment)
+from unnest($1::text[], $2::text[], $3::text[]) as logged (identity, moment, first)
 left join skill on skill.identity = logged.identity
 where skill.identity is null or {_DECIDED_AT} < logged.moment collate "C"
+    or skill.published_at > logged.first collate "C"
 """
-"""$1 identities, each once, $2 the moments of their newest verdicts in the log."""
+"""$1 identities, each once, $2 the moments of their newest verdicts in the log, $3 those of their
+first publication, NULL where that is not known."""
 
 ROWS_NOT_IN_THE_LOG: Final = f"""
 select {skill_json("unlogged")}

@@ -77,7 +77,12 @@ async def replay_verdicts(
     # What KV may not show yet is no row from before the log.
     before = shifted(env.now(), -2 * env.settings.kv_lateness)
     found = await database.compare_log(
-        page.newest, after=place.after, until=until, before=before, limit=limit
+        page.newest,
+        first=page.first,
+        after=place.after,
+        until=until,
+        before=before,
+        limit=limit,
     )
     # Entries of one skill may be in two parts, so the digest of the last part's end counts again.
     behind = sorted((key_digest(identity), identity) for identity in found.behind)

@@ -109,6 +109,29 @@ async def test_a_restored_database_is_repaired_and_then_believed(market: Market)
     assert market.maintenance.bodies == []
 
 
+async def test_an_emptied_table_is_repaired_and_then_believed(market: Market) -> None:
+    """Its instance and its number are as they were."""
+    await published(market)
+    before = market.tables.changes
+    market.delete_rows(SKILLS)
+    assert await listed(market.env) == (12, ("postgres: older-state",))
+    assert await listed(fresh(market)) == (12, ("postgres: older-state",))
+    await deliver(market)
+
+    assert len(market.tables.rows) == 12
+    assert await listed(fresh(market)) == (12, ())
+    assert await listed(market.env) == (12, ())
+    assert acknowledged(market).changes == market.tables.changes >= before
+    assert market.maintenance.bodies == []
+
+
+async def test_a_few_rows_that_are_deleted_are_a_difference(market: Market) -> None:
+    await published(market)
+    market.delete_rows(SKILLS[:5])
+    assert (await listed(fresh(market)))[1] == ()
+    assert market.maintenance.bodies == []
+
+
 async def test_until_the_repair_has_ended_nobody_believes_it(market: Market) -> None:
     """Nor when it has made more changes than were lost, so that the number tells nothing."""
     await published(market)

@@ -285,3 +285,18 @@ def test_a_fold_of_verdicts_made_of_a_state_is_that_state() -> None:
     assert folded.published_at == skill.published_at
     assert folded.content() == skill.content()
     assert msgspec.json.encode(folded.cert_score) == b"77"
+
+
+async def test_a_row_that_was_published_anew_gets_its_first_date_back(market: Market) -> None:
+    """By a later verdict, where neither store showed the row of the first one."""
+    await listed(market, **_LISTED)
+    first = row(market).published_at
+    await _verdict(market, "second", Verdict.PASS, text="Read again.", **_LISTED)
+    stored = row(market)
+    late = msgspec.structs.replace(stored, published_at=stored.decided_at)
+    assert late.published_at > first
+    _lose(market, stored)
+    market.tables.put(Held.of(late))
+    assert any(changes(await rebuild(market)))
+    assert row(market).published_at == first
+    assert not any(changes(await rebuild(market)))
