@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from marketplace.catalog.listings import get_skills
-from marketplace.kv.acknowledged import READ_EVERY, acknowledge, repairing
+from marketplace.kv.acknowledged import ASK_AGAIN, READ_EVERY, acknowledge, repairing
 from marketplace.kv.keys import ACKNOWLEDGED_KEY
 from marketplace.kv.records import write_record
 from marketplace.ports.database import DatabaseSession
@@ -123,6 +123,21 @@ async def test_an_emptied_table_is_repaired_and_then_believed(market: Market) ->
     assert await listed(market.env) == (12, ())
     assert acknowledged(market).changes == market.tables.changes >= before
     assert market.maintenance.bodies == []
+
+
+async def test_what_is_lost_soon_after_a_repair_is_repaired_too(market: Market) -> None:
+    """Though an isolate asks for one repair of a loss only."""
+    settings = replace(market.env.settings, kv_lateness=0.0)
+    market.env = replace(market.env, settings=settings)
+    await published(market)
+    for _ in range(2):
+        restored(market)
+        assert await listed(market.env) == (12, ("postgres: older-state",))
+        assert await listed(market.env) == (12, ("postgres: older-state",))
+        assert len(market.maintenance.bodies) == 1
+        await deliver(market)
+        await asyncio.sleep(ASK_AGAIN)
+        assert await listed(market.env) == (12, ())
 
 
 async def test_a_few_rows_that_are_deleted_are_a_difference(market: Market) -> None:
