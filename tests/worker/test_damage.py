@@ -114,9 +114,9 @@ def test_what_cannot_be_used_is_in_the_log_by_its_key(
 
 
 @pytest.mark.parametrize(
-    "slug", ["damage-circle-a", "damage-self", "damage-nowhere", "alias", "no"]
+    "slug", ["damage-circle-a", "damage-self", "damage-nowhere", "alias", "no", "a%2Fb"]
 )
-def test_aliases_that_lead_nowhere_are_not_found_nor_ruled_out(
+def test_what_leads_nowhere_is_not_found_nor_ruled_out(
     damaged: Marketplace, client: httpx.Client, slug: str
 ) -> None:
     assert client.get(f"/api/v1/skills/{slug}").status_code == 503  # PostgreSQL may have it
@@ -127,7 +127,7 @@ def test_an_alias_leads_to_its_skill(damaged: Marketplace, client: httpx.Client)
 
 
 @pytest.mark.parametrize(
-    "slug", ["with%20space", "a%2Fb", "%C3%BCn%C3%AFcode", "alias:", "alias:alias:", "%F0%9F%A6%8A"]
+    "slug", ["with%20space", "%C3%BCn%C3%AFcode", "alias:", "alias:alias:", "%F0%9F%A6%8A"]
 )
 def test_a_strange_slug_is_not_found(damaged: Marketplace, client: httpx.Client, slug: str) -> None:
     assert client.get(f"/api/v1/skills/{slug}").status_code == 404
