@@ -141,8 +141,8 @@ def kept_content(folder: Path) -> dict[str, bytes]:
 def mirrored_with_content(marketplace: Marketplace, folder: Path) -> dict[str, Any]:
     result = run(marketplace.url, "mirror", str(folder), "--content", "--json", key=None)
     assert result.returncode == EXIT_OK, result.stdout + result.stderr
-    report: dict[str, Any] = json.loads(result.stdout)
-    return report
+    told: dict[str, Any] = json.loads(result.stdout)
+    return told
 
 
 def test_a_marketplace_that_was_filled_from_a_mirror_serves_its_content(

@@ -493,9 +493,9 @@ def test_the_content_of_a_mirror_is_handed_over_after_its_skills(
     }
     requests = [r for r in empty.requests if r.method == "PUT" or r.url.path == RESTORE]
     assert [r.method for r in requests] == ["POST", "PUT", "PUT"]
-    assert {r.headers["Content-Type"] for r in requests[1:]} == {
-        "application/zip",
-        "text/markdown",
+    assert {r.url.path.removeprefix(UPLOADS): r.headers["Content-Type"] for r in requests[1:]} == {
+        DIGEST: "application/zip",
+        SKILL_MD_DIGEST: "text/markdown",
     }
     assert all("x-internal-key" in request.headers for request in requests)
 
