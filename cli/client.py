@@ -218,15 +218,14 @@ class MarketplaceClient:
             feed = self.changes(since=feed["next"], generation="", limit=1000)
         return feed
 
-    def content(self, digest: str) -> bytes | None:
-        """Content by its digest; None where the marketplace does not have or serve it. Public."""
+    def content(self, digest: str) -> bytes:
+        """Content by its digest. Public. Raises RequestRefused where the marketplace does not have
+        it (404), or does not serve it (410, 423, 451)."""
         request = self._http.build_request("GET", f"/content/{digest}")
         response = self._send(request, repeatable=True)
-        if response.is_success:
-            return response.content
-        if response.status_code in {404, 410, 451}:
-            return None
-        raise self._refusal(response, None)
+        if not response.is_success:
+            self._read(response)
+        return response.content
 
     def restore_skills(self, skills: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Add skills of a mirror; what became of them."""

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -9,9 +10,17 @@ from typing import Any, Final
 from rich.text import Text
 
 from cli.client import MarketplaceClient
-from cli.errors import EXIT_FINDING, EXIT_OK, FeedRestarted, NoAnswer, UsageProblem
+from cli.errors import (
+    EXIT_FINDING,
+    EXIT_OK,
+    FeedRestarted,
+    NoAnswer,
+    RequestRefused,
+    UsageProblem,
+)
 from cli.mirror_folder import CONTENT, MirrorFolder, SkillFiles, State, check_item, write
-from cli.output import Output, ShowProgress
+from cli.output import Output
+from cli.reporting import MARKDOWN, ZIP
 
 CHANGES_A_CALL: Final = 1000
 RESTORED_A_CALL: Final = 100
@@ -22,7 +31,13 @@ FOLLOW_SECONDS: Final = 30.0
 MAX_RESTARTS: Final = 3  # of one run; a marketplace that restarts more often is not yet itself
 REJECTED_SHOWN: Final = 20
 
-_DIGESTS: Final = ("contentDigest", "skillMdDigest")
+_MEDIA_TYPES: Final = {"contentDigest": ZIP, "skillMdDigest": MARKDOWN}
+_WHY_MISSING: Final = {
+    404: "not there",
+    410: "withheld or purged",
+    423: "failed its latest scan",
+    451: "its licence",
+}
 
 
 def mirror(
@@ -117,38 +132,46 @@ class _Mirror:
 
     def _fetch_content(self, files: SkillFiles) -> dict[str, Any]:
         """Get the content of listed skills that is not there yet."""
-        fetched = missing = damaged = 0
+        fetched = damaged = 0
+        missing: Counter[str] = Counter()
         if self._content:
             kept = self._folder.folder / CONTENT
             kept.mkdir(exist_ok=True)
+            lacking = [each for each in _named(files.items()) if not (kept / each).exists()]
             with self._output.progress("Content") as show:
-                for digest in _lacking(files, kept, show):
-                    found = self._client.patiently(
-                        lambda digest=digest: self._client.content(digest),  # type: ignore[misc]
-                        seconds=PATIENCE_SECONDS,
-                        longest_pause=LONGEST_PAUSE_SECONDS,
-                    )
-                    if found is None:
-                        missing += 1
-                    elif hashlib.sha256(found).hexdigest() != digest:
+                for number, digest in enumerate(lacking):
+                    show(number, len(lacking))
+                    try:
+                        found = self._client.patiently(
+                            lambda digest=digest: self._client.content(digest),  # type: ignore[misc]
+                            seconds=PATIENCE_SECONDS,
+                            longest_pause=LONGEST_PAUSE_SECONDS,
+                        )
+                    except RequestRefused as refusal:
+                        missing[_WHY_MISSING.get(refusal.status or 0, str(refusal))] += 1
+                        continue
+                    if hashlib.sha256(found).hexdigest() != digest:
                         damaged += 1
                     else:
                         write(kept / digest, found)
                         fetched += 1
-        return {"content": fetched, "missingContent": missing, "damagedContent": damaged}
+        return {
+            "content": fetched,
+            "missingContent": missing.total(),
+            "whyMissing": dict(missing),
+            "damagedContent": damaged,
+        }
 
 
-def _lacking(files: SkillFiles, kept: Path, show: ShowProgress) -> Iterator[str]:
-    """The digests of listed skills whose content is not there."""
-    seen: set[str] = set()
-    for number, item in enumerate(files.items()):
-        show(number, None)
-        digests = [item.get(name) for name in _DIGESTS] if item["status"] == "LISTED" else []
-        for digest in digests:
-            if isinstance(digest, str) and _is_sha256(digest) and digest not in seen:
-                seen.add(digest)
-                if not (kept / digest).exists():
-                    yield digest
+def _named(items: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """By digest the media type of the content that listed skills name."""
+    named: dict[str, str] = {}
+    for item in items:
+        for member, media_type in _MEDIA_TYPES.items():
+            digest = item.get(member)
+            if item["status"] == "LISTED" and isinstance(digest, str) and _is_sha256(digest):
+                named.setdefault(digest, media_type)
+    return named
 
 
 def _is_sha256(text: str) -> bool:
@@ -156,7 +179,8 @@ def _is_sha256(text: str) -> bool:
 
 
 def restore(client: MarketplaceClient, output: Output, *, folder: Path, into_existing: bool) -> int:
-    """Fill an empty marketplace from a whole mirror; its state afterwards is compared with it."""
+    """Fill an empty marketplace from a whole mirror, with the content that this has; its state
+    afterwards is compared with it."""
     client.require_credential()
     files = MirrorFolder(folder).whole()
     if files is None or files.damaged or files.state is None:
@@ -172,10 +196,15 @@ def restore(client: MarketplaceClient, output: Output, *, folder: Path, into_exi
     seeded = {(item["identity"], item["revision"]) for item in present if item.get("seed")}
     items = [i for i in files.items() if (i["identity"], i.get("revision")) not in seeded]
     outcome = _send(client, output, items)
+    if (folder / CONTENT).is_dir():
+        rejected = {each.get("name") for each in outcome["rejected"] if isinstance(each, Mapping)}
+        named = _named(item for item in files.items() if item["name"] not in rejected)
+        outcome |= _upload(client, output, folder / CONTENT, named)
     after = client.end_of_changes()["fingerprint"]
     report = outcome | {"equal": after == files.fingerprint(), "fingerprint": after}
     output.show(report, _as_text(report))
-    if report["rejected"] == [] and report["equal"]:
+    is_taken = not (report["rejected"] or report.get("refused") or report.get("damagedContent"))
+    if is_taken and report["equal"]:
         output.say(Text("Now run: python -m cli rebuild"))
         return EXIT_OK
     return EXIT_FINDING
@@ -199,6 +228,43 @@ def _send(
             sent += len(batch)
             show(sent, len(items))
     return {"restored": restored, "present": present, "rejected": rejected}
+
+
+def _upload(
+    client: MarketplaceClient, output: Output, kept: Path, named: Mapping[str, str]
+) -> dict[str, Any]:
+    """Hand over what the mirror has of the content that is ``named``, by digest with its media
+    type. What the marketplace has already may come again."""
+    uploaded = missing = 0
+    damaged: list[str] = []
+    refused: list[str] = []
+    with output.progress("Uploading") as show:
+        for number, (digest, media_type) in enumerate(named.items()):
+            show(number, len(named))
+            try:
+                content = (kept / digest).read_bytes()
+            except FileNotFoundError:
+                missing += 1
+                continue
+            if hashlib.sha256(content).hexdigest() != digest:
+                damaged.append(digest)
+                continue
+            try:
+                client.patiently(
+                    lambda d=digest, c=content, m=media_type: client.upload(d, c, m),  # type: ignore[misc]
+                    seconds=PATIENCE_SECONDS,
+                    longest_pause=LONGEST_PAUSE_SECONDS,
+                )
+            except RequestRefused as refusal:
+                refused.append(f"{digest}: {refusal}")
+            else:
+                uploaded += 1
+    return {
+        "uploaded": uploaded,
+        "missingContent": missing,
+        "damagedContent": damaged,
+        "refused": refused,
+    }
 
 
 def _batches(items: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
@@ -227,6 +293,6 @@ def _everything(client: MarketplaceClient) -> Iterator[dict[str, Any]]:
 def _as_text(report: Mapping[str, Any]) -> Text:
     parts = []
     for name, value in report.items():
-        shown = value if name != "rejected" else [*map(str, value[:REJECTED_SHOWN])] or "none"
+        shown = [*map(str, value[:REJECTED_SHOWN])] or "none" if isinstance(value, list) else value
         parts.append(f"{name}: {shown}")
     return Text("\n".join(parts))

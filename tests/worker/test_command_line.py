@@ -1,10 +1,12 @@
 """``python -m cli`` as an operator runs it, against the running Worker."""
 
+import io
 import json
 import os
 import re
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
@@ -456,12 +458,19 @@ class TestScan:
         told = answer(run(marketplace.url, "scan", str(tmp_path), *report, "--json"))
 
         assert told["error"] is None
-        assert [one["outcome"] for one in told["reported"]] == ["reported"] * 20
+        kept = [(one["outcome"], one.get("content")) for one in told["reported"]]
+        assert kept == [("reported", None)] * 20
         with marketplace.client() as client:
             shown = eventually(
                 lambda: listing(client, author="scanned"), lambda a: a["total"] == 20
             )
             skill = client.get("/api/v1/skills/scanned-07").json()
+            text = client.get("/skills/scanned-07/SKILL.md", follow_redirects=True)
+            for name in scanned:
+                archive = client.get(f"/api/v1/skills/{name}/content", follow_redirects=True)
+                with zipfile.ZipFile(io.BytesIO(archive.content)) as unpacked:
+                    assert unpacked.read("SKILL.md").decode() == skill_md(name)
+        assert text.text == skill_md("scanned-07")
         assert names(shown) == set(scanned)
         assert skill["commit"] == head
         assert skill["skillPath"] == "skills/scanned-07"
@@ -488,3 +497,7 @@ class TestScan:
             eventually(
                 lambda: client.get("/api/v1/skills/wanted").status_code, lambda code: code == 200
             )
+            text = client.get("/skills/wanted/SKILL.md", follow_redirects=True)
+            archive = client.get("/api/v1/skills/wanted/content", follow_redirects=True)
+        assert text.text == skill_md("wanted", "license: MIT")
+        assert zipfile.ZipFile(io.BytesIO(archive.content)).namelist() == ["SKILL.md"]

@@ -1,13 +1,16 @@
 """Mirrors follow the running marketplace through all that happens to it, and it is filled from
 one."""
 
+import hashlib
+import json
+import os
 from pathlib import Path
 from typing import Any, Final
 
 import httpx
 import pytest
 
-from cli.errors import EXIT_OK
+from cli.errors import EXIT_FINDING, EXIT_OK
 from tests.worker.marketplace import INTERNAL_KEY, Marketplace
 from tests.worker.mirrors import (
     OWNER,
@@ -17,7 +20,7 @@ from tests.worker.mirrors import (
     items,
     publish_through_everything,
 )
-from tests.worker.publishing import listing
+from tests.worker.publishing import listing, report, submit, wait_published
 from tests.worker.storage import (
     empty,
     everything_listed,
@@ -112,3 +115,69 @@ def test_a_mirror_needs_no_key_and_a_restore_does(
     assert result.returncode != EXIT_OK
     assert "MARKETPLACE_KEY" in result.stderr
     assert INTERNAL_KEY not in result.stderr
+
+
+def name_content(client: httpx.Client, slug: str, license_: str) -> tuple[bytes, bytes]:
+    """Publish a skill whose content nobody has uploaded: its archive and its SKILL.md."""
+    archive, skill_md = os.urandom(50_000), f"# {slug}\n".encode() + os.urandom(8).hex().encode()
+    submission_id = submit(client, "mirrored", slug)["id"]
+    report(
+        client,
+        submission_id,
+        skill={"name": slug, "license": license_},
+        path=slug,
+        contentDigest=hashlib.sha256(archive).hexdigest(),
+        skillMdDigest=hashlib.sha256(skill_md).hexdigest(),
+    )
+    wait_published(client, submission_id)
+    return archive, skill_md
+
+
+def kept_content(folder: Path) -> dict[str, bytes]:
+    """The content of a mirror, by its name."""
+    return {file.name: file.read_bytes() for file in (folder / "content").iterdir()}
+
+
+def mirrored_with_content(marketplace: Marketplace, folder: Path) -> dict[str, Any]:
+    result = run(marketplace.url, "mirror", str(folder), "--content", "--json", key=None)
+    assert result.returncode == EXIT_OK, result.stdout + result.stderr
+    told: dict[str, Any] = json.loads(result.stdout)
+    return told
+
+
+def test_a_marketplace_that_was_filled_from_a_mirror_serves_its_content(
+    marketplace: Marketplace, client: httpx.Client, tmp_path: Path
+) -> None:
+    empty(marketplace)
+    free = {slug: name_content(client, slug, "MIT") for slug in ("content-a", "content-b")}
+    closed, _ = name_content(client, "content-closed", "LicenseRef-Own")
+    before = mirrored_with_content(marketplace, tmp_path / "one")
+    assert before["whyMissing"] == {"not there": 4, "its licence": 2}
+    contents = {hashlib.sha256(c).hexdigest(): c for pair in free.values() for c in pair}
+    for digest, content in contents.items():
+        (tmp_path / "one" / "content" / digest).write_bytes(content)
+
+    empty(marketplace)
+    result = run(marketplace.url, "restore", f"{tmp_path / 'one'}", "--json")
+    assert result.returncode == EXIT_OK, result.stdout + result.stderr
+    told = json.loads(result.stdout)
+    assert (told["uploaded"], told["missingContent"], told["equal"]) == (4, 2, True)
+    for slug, (archive, skill_md) in free.items():
+        url = f"/api/v1/skills/{slug}/content"
+        assert client.get(url, follow_redirects=True).content == archive
+        url = f"/skills/{slug}/SKILL.md"
+        assert client.get(url, follow_redirects=True).content == skill_md
+
+    after = mirrored_with_content(marketplace, tmp_path / "two")
+    assert (after["digest"], after["count"]) == (before["digest"], before["count"])
+    assert after["whyMissing"] == {"its licence": 2}
+    assert kept_content(tmp_path / "two") == contents
+
+    digest = hashlib.sha256(closed).hexdigest()
+    (tmp_path / "one" / "content" / digest).write_bytes(closed)
+    result = run(marketplace.url, "restore", f"{tmp_path / 'one'}", "--into-existing", "--json")
+    assert result.returncode == EXIT_FINDING
+    told = json.loads(result.stdout)
+    assert (told["uploaded"], len(told["refused"])) == (4, 1)
+    assert told["refused"][0].startswith(digest)
+    assert "451" in told["refused"][0]

@@ -20,6 +20,7 @@ from tests.unit.cli.double import Answer, FakeMarketplace
 
 CHANGES = "/api/v1/changes"
 RESTORE = "/api/v1/admin/restore"
+UPLOADS = "/api/v1/webhooks/content/"
 ARCHIVE = b"an archive"
 DIGEST = hashlib.sha256(ARCHIVE).hexdigest()
 
@@ -38,6 +39,7 @@ class FeedDouble(FakeMarketplace):
     part: int = 3
     troubles: list[Answer | None] = field(default_factory=list)
     content: dict[str, httpx.Response] = field(default_factory=dict)
+    uploads: list[Answer] = field(default_factory=list)  # what uploads are answered, in turn
     wrong_fingerprint: bool = False
 
     def publish(self, *skills: Skill, seed: bool = False) -> None:
@@ -50,6 +52,8 @@ class FeedDouble(FakeMarketplace):
         path = request.url.path
         if path.startswith("/content/"):
             return self.content.get(path.removeprefix("/content/"), httpx.Response(404, json={}))
+        if path.startswith(UPLOADS):
+            return self._upload(request)
         if path == RESTORE:
             return self._restore(json.loads(request.content)["skills"])
         trouble = self.troubles.pop(0) if self.troubles else None
@@ -82,6 +86,15 @@ class FeedDouble(FakeMarketplace):
         for item in items:
             self.publish(originals[item["identity"]])
         return httpx.Response(200, json={"restored": len(items), "present": 0, "rejected": []})
+
+    def _upload(self, request: httpx.Request) -> httpx.Response:
+        answer = self.uploads.pop(0) if self.uploads else httpx.Response(201, json={})
+        if isinstance(answer, Exception):
+            raise answer
+        if answer.is_success:
+            digest = request.url.path.removeprefix(UPLOADS)
+            self.content[digest] = httpx.Response(200, content=request.content)
+        return answer
 
     def asked(self) -> list[int]:
         """The numbers after which was asked."""
@@ -304,17 +317,28 @@ def test_content_is_fetched_once_verified_and_what_is_not_served_is_told(
         skill("with", content_digest=DIGEST, skill_md_digest=DIGEST),
         skill("unlicensed", content_digest="1" * 64),
         skill("gone", content_digest="2" * 64),
+        skill("purged", content_digest="4" * 64),
+        skill("failed", content_digest="5" * 64),
         with_acts(skill("blocked", content_digest="3" * 64), act(ActKind.BLOCK)),
     )
     feed.content = {
         DIGEST: httpx.Response(200, content=ARCHIVE),
         "1" * 64: httpx.Response(451, json={}),
+        "4" * 64: httpx.Response(410, json={}),
+        "5" * 64: httpx.Response(423, json={}),
         other: httpx.Response(200, content=ARCHIVE),
     }
     result = feed.run("mirror", str(folder), "--content", "--json")
     assert result.exit_code == 0
     report = json.loads(result.stdout)
-    assert (report["content"], report["missingContent"]) == (1, 2)
+    assert (report["content"], report["missingContent"]) == (1, 4)
+    assert report["whyMissing"] == {
+        "its licence": 1,
+        "not there": 1,
+        "withheld or purged": 1,
+        "failed its latest scan": 1,
+    }
+    assert feed.slept == []
     assert (folder / "content" / DIGEST).read_bytes() == ARCHIVE
 
     feed.requests.clear()
@@ -324,6 +348,27 @@ def test_content_is_fetched_once_verified_and_what_is_not_served_is_told(
     assert json.loads(result.stdout)["damagedContent"] == 1
     assert [file.name for file in (folder / "content").iterdir()] == [DIGEST]
     assert f"/content/{DIGEST}" not in {request.url.path for request in feed.requests}
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_content_that_is_not_served_now_is_waited_for_with_a_bound(
+    feed: FeedDouble, folder: Path, status: int
+) -> None:
+    feed.publish(skill("with", content_digest=DIGEST))
+    feed.content = {DIGEST: httpx.Response(status, json={"title": "Later"})}
+
+    def meanwhile() -> None:
+        if len(feed.slept) == 12:
+            feed.content = {DIGEST: httpx.Response(200, content=ARCHIVE)}
+
+    result = feed.run("mirror", str(folder), "--content")
+    assert (result.exit_code, "Later" in result.output) == (2, True)
+    assert sum(feed.slept) <= PATIENCE_SECONDS + 60
+
+    feed.slept.clear()
+    feed.after_sleep = meanwhile
+    assert feed.run("mirror", str(folder), "--content").exit_code == 0
+    assert (folder / "content" / DIGEST).read_bytes() == ARCHIVE
 
 
 def test_following_goes_on_until_it_is_interrupted(feed: FeedDouble, folder: Path) -> None:
@@ -405,3 +450,102 @@ def test_a_refused_skill_is_told_and_exit_code_1(feed: FeedDouble, folder: Path)
     result = empty.run("restore", str(folder))
     assert result.exit_code == 1
     assert "another skill has its slug" in result.output
+
+
+SKILL_MD = b"---\nname: with\n---\n"
+SKILL_MD_DIGEST = hashlib.sha256(SKILL_MD).hexdigest()
+
+
+def beside_a_mirror_with_content(feed: FeedDouble, folder: Path) -> FeedDouble:
+    """The same, of a marketplace whose content was mirrored."""
+    told = [
+        skill("with", content_digest=DIGEST, skill_md_digest=SKILL_MD_DIGEST),
+        skill("without", content_digest="1" * 64),
+    ]
+    originals.update({each.identity: each for each in told})
+    feed.publish(*told)
+    feed.content = {
+        DIGEST: httpx.Response(200, content=ARCHIVE),
+        SKILL_MD_DIGEST: httpx.Response(200, content=SKILL_MD),
+    }
+    feed.run("mirror", str(folder), "--content")
+    return beside_a_mirror(feed, folder)
+
+
+def uploaded(feed: FeedDouble) -> list[str]:
+    """The digests that were handed over, each once."""
+    paths = [request.url.path for request in feed.requests if request.method == "PUT"]
+    return sorted({path.removeprefix(UPLOADS) for path in paths})
+
+
+def test_the_content_of_a_mirror_is_handed_over_after_its_skills(
+    feed: FeedDouble, folder: Path
+) -> None:
+    empty = beside_a_mirror_with_content(feed, folder)
+    (folder / "content" / ("9" * 64)).write_bytes(b"of nobody")
+    result = empty.run("restore", str(folder), "--json")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert (report["uploaded"], report["missingContent"], report["refused"]) == (2, 1, [])
+    assert {name: answer.content for name, answer in empty.content.items()} == {
+        DIGEST: ARCHIVE,
+        SKILL_MD_DIGEST: SKILL_MD,
+    }
+    requests = [r for r in empty.requests if r.method == "PUT" or r.url.path == RESTORE]
+    assert [r.method for r in requests] == ["POST", "PUT", "PUT"]
+    assert {r.url.path.removeprefix(UPLOADS): r.headers["Content-Type"] for r in requests[1:]} == {
+        DIGEST: "application/zip",
+        SKILL_MD_DIGEST: "text/markdown",
+    }
+    assert all("x-internal-key" in request.headers for request in requests)
+
+
+def test_content_that_is_another_than_it_is_called_is_told_and_not_handed_over(
+    feed: FeedDouble, folder: Path
+) -> None:
+    empty = beside_a_mirror_with_content(feed, folder)
+    (folder / "content" / DIGEST).write_bytes(b"another")
+    result = empty.run("restore", str(folder), "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["damagedContent"] == [DIGEST]
+    assert uploaded(empty) == [SKILL_MD_DIGEST]
+
+
+@pytest.mark.parametrize("status", [410, 413, 422, 451])
+def test_content_that_is_not_taken_is_told_and_the_rest_goes_on(
+    feed: FeedDouble, folder: Path, status: int
+) -> None:
+    empty = beside_a_mirror_with_content(feed, folder)
+    empty.uploads = [httpx.Response(status, json={"title": "Not this"})]
+    result = empty.run("restore", str(folder), "--json")
+    assert result.exit_code == 1
+    report = json.loads(result.stdout)
+    assert (report["uploaded"], report["equal"]) == (1, True)
+    assert report["refused"] == [f"{DIGEST}: Not this ({status})"]
+
+
+def test_an_upload_that_is_not_taken_now_is_waited_for_with_a_bound(
+    feed: FeedDouble, folder: Path
+) -> None:
+    empty = beside_a_mirror_with_content(feed, folder)
+    busy = httpx.Response(429, headers={"Retry-After": "7"}, json={"title": "Busy"})
+    away = httpx.Response(503, json={"title": "Away"})
+    empty.uploads = [*[busy] * 8, *[away] * 8, httpx.ConnectError("away")]
+    assert empty.run("restore", str(folder)).exit_code == 0
+    assert uploaded(empty) == sorted([DIGEST, SKILL_MD_DIGEST])
+
+    empty.slept.clear()
+    empty.uploads = [busy] * 5000
+    result = empty.run("restore", str(folder), "--into-existing")
+    assert (result.exit_code, "Busy" in result.output) == (2, True)
+    assert sum(empty.slept) <= PATIENCE_SECONDS + 60
+
+
+def test_content_of_a_skill_that_was_refused_stays(feed: FeedDouble, folder: Path) -> None:
+    empty = beside_a_mirror_with_content(feed, folder)
+    told = [{"name": "with", "reason": "another skill has its slug"}]
+    empty._restore = lambda items: httpx.Response(  # type: ignore[method-assign]  # noqa: ARG005
+        200, json={"restored": 9, "present": 0, "rejected": told}
+    )
+    assert empty.run("restore", str(folder)).exit_code == 1
+    assert uploaded(empty) == []

@@ -35,7 +35,8 @@ class Artifact:
 
 async def artifact_of(env: Env, found: Answer[Skill]) -> Artifact | None:
     """The skill's archive as it is kept here; or of a skill that is one file that file, kept here
-    or in its repository at the commit that was scanned. None where there is neither.
+    or, unless that is gone, in its repository at the commit that was scanned. None where there is
+    neither.
 
     Raises KvError; PerhapsMissing where it cannot be told, as an installer takes "nothing" for
     "removed".
@@ -47,7 +48,7 @@ async def artifact_of(env: Env, found: Answer[Skill]) -> Artifact | None:
     if is_single_file(await files_of(env, skill)):
         if content.skill_md.is_stored:
             return _kept_here(ArtifactKind.SKILL_MD, content.skill_md, skill)
-        url = raw_file(skill.repo_url, skill.commit, f"{skill.skill_path}/{SKILL_MD}")
+        url = _in_repository(skill)
         if url is not None and skill.skill_md_digest is not None:
             return Artifact(ArtifactKind.SKILL_MD, url, skill.skill_md_digest)
     reasons = list(found.reasons)
@@ -56,6 +57,13 @@ async def artifact_of(env: Env, found: Answer[Skill]) -> Artifact | None:
     if reasons:
         raise PerhapsMissing(f"an artifact of {skill.name}", reasons)
     return None
+
+
+def nothing_to_install(skill: Skill) -> str:
+    """Why a skill without an artifact cannot be installed from here, for people."""
+    if skill.source_gone_at is not None:
+        return f"Nothing is kept here of {skill.name}, and its repository {skill.repo_url} is gone."
+    return f"Nothing is kept here of {skill.name}; install it from {skill.repo_url}."
 
 
 async def files_of(env: Env, skill: Skill) -> Files:
@@ -69,6 +77,13 @@ async def files_of(env: Env, skill: Skill) -> Files:
 def is_single_file(files: Files) -> bool:
     """Whether a SKILL.md is all that there is."""
     return [file.path for file in files] == [SKILL_MD]
+
+
+def _in_repository(skill: Skill) -> str | None:
+    """The address of its SKILL.md."""
+    if skill.source_gone_at is not None:
+        return None
+    return raw_file(skill.repo_url, skill.commit, f"{skill.skill_path}/{SKILL_MD}")
 
 
 def _kept_here(kind: ArtifactKind, kept: Kept, skill: Skill) -> Artifact:

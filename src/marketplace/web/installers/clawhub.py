@@ -31,7 +31,13 @@ from marketplace.skills.slugs import is_on_github, repository_name, repository_o
 from marketplace.web.answers import NO_STORE, SKILLS_TAG, cacheable, private
 from marketplace.web.characters import LOOKED_UP, SOUGHT
 from marketplace.web.context import CurrentEnv
-from marketplace.web.installers.artifacts import Artifact, ArtifactKind, artifact_of, files_of
+from marketplace.web.installers.artifacts import (
+    Artifact,
+    ArtifactKind,
+    artifact_of,
+    files_of,
+    nothing_to_install,
+)
 from marketplace.web.installers.skills_client import MOST_ASKED
 from marketplace.web.problems import (
     FailedScan,
@@ -168,7 +174,7 @@ async def install(
         return private({"ok": True, "slug": name, "installKind": "archive", "archive": archive})
     source = _on_github(found.value, await files_of(env, found.value))
     if source is None:
-        message = f"Nothing is kept here of {name}; install it from {found.value.repo_url}."
+        message = nothing_to_install(found.value)
         return _refused(name, "github_source_missing", message, HTTPStatus.CONFLICT)
     return private({"ok": True, "slug": name, "installKind": "github", "github": source})
 
@@ -242,6 +248,8 @@ def _described(skill: SkillSummary) -> dict[str, Any]:
 
 
 def _on_github(skill: Skill, files: Files) -> dict[str, str] | None:
+    if skill.source_gone_at is not None:
+        return None
     if not (skill.commit and files and is_on_github(skill.repo_url)):
         return None
     repository = f"{repository_owner(skill.repo_url)}/{repository_name(skill.repo_url)}"

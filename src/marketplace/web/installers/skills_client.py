@@ -20,7 +20,7 @@ from marketplace.skills.slugs import is_on_github, repository_name, repository_o
 from marketplace.web.answers import SKILLS_TAG, cacheable
 from marketplace.web.characters import LOOKED_UP, SOUGHT
 from marketplace.web.context import CurrentEnv
-from marketplace.web.installers.artifacts import artifact_of
+from marketplace.web.installers.artifacts import artifact_of, nothing_to_install
 from marketplace.web.problems import NotFound, require_installable
 
 router = APIRouter(tags=["installers"])
@@ -98,7 +98,7 @@ async def _index(request: Request, found: Answer[Skill] | None, wanted: str) -> 
     require_installable(skill)
     artifact = await artifact_of(request.scope["env"], found)
     if artifact is None:
-        raise NotFound(f"Nothing is kept here of {skill.name}; install it from {skill.repo_url}.")
+        raise NotFound(nothing_to_install(skill))
     entry: dict[str, Any] = {
         "name": skill.base_slug,
         "description": skill.description or skill.display_name,

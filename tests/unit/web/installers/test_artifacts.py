@@ -14,6 +14,7 @@ from marketplace.ports.database import DatabaseSession
 from marketplace.ports.errors import ContentError
 from marketplace.skills.scan import File
 from marketplace.skills.skill import Skill
+from marketplace.skills.tiers import Verdict
 from tests.doubles.loop import SimulatedLoop
 from tests.doubles.marketplace import Market, fault, make_skill, postgres_away
 from tests.doubles.network import Fault
@@ -135,6 +136,24 @@ async def test_what_is_not_licensed_comes_from_the_repository_alone(
     await fill(market, scanned(license=license_), "SKILL.md")
     archive.keep(ARCHIVE, SKILL_MD)
     assert (await indexed(client))[1] == RAW
+
+
+async def test_nobody_is_led_to_a_repository_that_is_gone(
+    market: Market, archive: Archive, client: httpx.AsyncClient
+) -> None:
+    since = market.env.now()
+    gone = scanned(verdict=Verdict.GONE, verdict_at=since, source_gone_at=since)
+    await fill(market, gone, "SKILL.md")
+    archive.keep(ARCHIVE)
+    assert (await indexed(client))[1] == f"/content/{ARCHIVE}"
+    archive.keep()
+    answers = [
+        await client.get(INDEX),
+        await client.get("/clawhub/api/v1/skills/pdf-tools/install"),
+    ]
+    assert [answer.status_code for answer in answers] == [404, 409]
+    for answer in answers:
+        assert "its repository https://github.com/octo/pdf-tools is gone" in answer.text
 
 
 async def test_what_was_purged_is_not_handed_out(
