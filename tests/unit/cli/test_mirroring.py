@@ -374,18 +374,19 @@ def test_content_that_is_not_served_now_is_waited_for_with_a_bound(
 def test_a_digest_that_is_none_leads_to_no_file_and_no_address(
     feed: FeedDouble, folder: Path
 ) -> None:
-    item = item_of(skill("s-1")) | {"contentDigest": "../skills/s-2.json"}
+    item = item_of(skill("s-1")) | {"contentDigest": "../elsewhere"}
     told = {name: value for name, value in item.items() if name not in ("number", "digest")}
     text = json.dumps(told, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     item["digest"] = hashlib.sha256(text.encode()).hexdigest()
-    feed.troubles = [
+    fingerprint = add_items(NO_SKILLS.digest, [skill("s-1")])
+    feed.troubles = 2 * [
         httpx.Response(
             200,
             json={"changes": [item], "next": 1001, "head": 1001, "generation": "one"}
-            | {"fingerprint": {"count": 1, "digest": "0" * 16}},
+            | {"fingerprint": {"count": 1, "digest": fingerprint}},
         )
     ]
-    feed.run("mirror", str(folder), "--content")
+    assert feed.run("mirror", str(folder), "--content").exit_code == 0
     assert {request.url.path for request in feed.requests} == {CHANGES}
 
 
