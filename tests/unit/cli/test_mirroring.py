@@ -379,7 +379,7 @@ def test_a_digest_that_is_none_leads_to_no_file_and_no_address(
     text = json.dumps(told, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     item["digest"] = hashlib.sha256(text.encode()).hexdigest()
     fingerprint = add_items(NO_SKILLS.digest, [skill("s-1")])
-    feed.troubles = 2 * [
+    feed.troubles += 2 * [
         httpx.Response(
             200,
             json={"changes": [item], "next": 1001, "head": 1001, "generation": "one"}
