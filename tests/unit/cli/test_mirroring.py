@@ -371,6 +371,25 @@ def test_content_that_is_not_served_now_is_waited_for_with_a_bound(
     assert (folder / "content" / DIGEST).read_bytes() == ARCHIVE
 
 
+def test_a_digest_that_is_none_leads_to_no_file_and_no_address(
+    feed: FeedDouble, folder: Path
+) -> None:
+    item = item_of(skill("s-1")) | {"contentDigest": "../elsewhere"}
+    told = {name: value for name, value in item.items() if name not in ("number", "digest")}
+    text = json.dumps(told, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    item["digest"] = hashlib.sha256(text.encode()).hexdigest()
+    fingerprint = add_items(NO_SKILLS.digest, [skill("s-1")])
+    feed.troubles += 2 * [
+        httpx.Response(
+            200,
+            json={"changes": [item], "next": 1001, "head": 1001, "generation": "one"}
+            | {"fingerprint": {"count": 1, "digest": fingerprint}},
+        )
+    ]
+    assert feed.run("mirror", str(folder), "--content").exit_code == 0
+    assert {request.url.path for request in feed.requests} == {CHANGES}
+
+
 def test_following_goes_on_until_it_is_interrupted(feed: FeedDouble, folder: Path) -> None:
     def meanwhile() -> None:
         if len(feed.slept) == 3:
@@ -403,6 +422,7 @@ def test_an_empty_marketplace_gets_all_but_the_seed(feed: FeedDouble, folder: Pa
     sent = [item["name"] for body in empty.bodies(RESTORE) for item in body["skills"]]
     assert sent == [each.name for each in some(8)]
     assert json.loads(result.stdout)["equal"] is True
+    assert "missingContent" not in json.loads(result.stdout)  # the mirror was made without
 
 
 def test_a_marketplace_that_has_skills_is_not_filled_unless_asked(
