@@ -1,5 +1,7 @@
 """The marketplace keeps its promises in every schedule, and only with all of its protections."""
 
+from itertools import chain
+
 import pytest
 
 from tests.simulation.actors import Marketplace
@@ -26,6 +28,19 @@ all of them can be placed: tests/unit/publishing/test_without_truth.py has some 
 health finds, nobody reads here: tests/unit/health/test_findings.py does. The database never has too
 much to do here: tests/unit/catalog/test_overload.py has that."""
 
+FOUND_AT = {
+    "gives-old-slugs-away": 153,
+    "leaves-no-aliases": 179,
+    "lists-rows-alone": 145,
+    "lists-what-waits-beside-its-row": 115,
+    "reads-no-acknowledged-number": 103,
+    "repairs-kv-only": 123,
+    "takes-the-first-date-that-comes": 42,
+    "tells-kv-of-no-change": 147,
+    "trusts-a-stale-list": 1628,
+}
+"""The seed that last showed it, tried first; the others only where it shows nothing any more."""
+
 
 @pytest.mark.parametrize("first", range(0, SCHEDULES, AT_ONCE))
 @pytest.mark.parametrize("profile", PROFILES)
@@ -39,7 +54,8 @@ def test_no_schedule_breaks_a_promise(profile: str, first: int) -> None:
 
 @pytest.mark.parametrize("name", sorted(MUTATIONS.keys() - BY_HAND))
 def test_every_missing_protection_is_found(name: str) -> None:
-    schedules = (generate(seed, PROFILE_OF[name]) for seed in range(MAX_SCHEDULES))
+    seeds = chain([FOUND_AT.get(name, 0)], range(MAX_SCHEDULES))
+    schedules = (generate(seed, PROFILE_OF[name]) for seed in seeds)
     with mutated(name):
         assert any(run(Marketplace(), schedule) for schedule in schedules)
 
