@@ -7,7 +7,6 @@ alone; the later adoption counts, so that nobody who has not heard of it takes i
 """
 
 import asyncio
-import math
 from dataclasses import replace
 from typing import Final
 
@@ -35,7 +34,7 @@ WAIT_SECONDS: Final = 0.6  # for KV at most: a read of PostgreSQL has a second f
 WRITE_EVERY: Final = 1.0
 TELL_EVERY: Final = 600.0  # one line of an isolate, however many requests it has
 ASK_EVERY: Final = 60.0  # for a repair
-ASK_AGAIN: Final = 5.0  # after which an answer between shows that the last repair is over
+ASK_AGAIN: Final = 5.0  # where PostgreSQL was as acknowledged meanwhile: it lost something again
 
 REPAIR_DATABASE: Final = "repairDatabase"
 """In a message of the maintenance queue: the number that the last change had."""
@@ -98,8 +97,7 @@ async def acknowledge(env: Env, *, every: float = WRITE_EVERY) -> None:
     A KV without an id takes the first one that is seen; not where it could not be read.
     """
     known = env.database.known
-    if _now() - known.repair_asked >= ASK_AGAIN:  # what is missed next was lost after this
-        known.repair_asked = -math.inf
+    known.ask_every = ASK_AGAIN  # what is missed next was lost after this
     standing = known.expectation.standing
     if standing is None or not known.kv_was_read or _now() - known.written < every:
         return
@@ -163,8 +161,8 @@ async def note_distrust(env: Env, error: StorageError) -> None:
             instance=standing.instance,
             changes=standing.changes,
         )
-    if isinstance(error, OlderDatabase) and now - known.repair_asked >= ASK_EVERY:
-        known.repair_asked = now
+    if isinstance(error, OlderDatabase) and now - known.repair_asked >= known.ask_every:
+        known.repair_asked, known.ask_every = now, ASK_EVERY
         await _ask_for_repair(env, standing)
 
 

@@ -63,6 +63,7 @@ class KnownDatabase:
     written: float = -math.inf  # when this isolate last wrote to KV
     told: float = -math.inf  # when it last logged that the database is not trusted
     repair_asked: float = -math.inf
+    ask_every: float = 0.0  # seconds after which a repair is asked for again
 
     def learn(self, found: Acknowledged | None) -> None:
         """Take over what KV holds. A later adoption counts, and an earlier one does not: KV may
