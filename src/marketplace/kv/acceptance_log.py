@@ -13,6 +13,7 @@ import msgspec
 
 from marketplace.basics.concurrency import map_bounded
 from marketplace.basics.json_text import Unreadable
+from marketplace.basics.timestamps import EPOCH
 from marketplace.kv import access as kv_access
 from marketplace.kv.keys import (
     ACT_PREFIX,
@@ -217,7 +218,7 @@ async def list_verdicts(
     others = {identity for identity, _, verdict in told if verdict is not Verdict.PASS}
     first: dict[str, str] = {}
     for identity, moment, _ in told:
-        if identity not in others:
+        if identity not in others and moment > EPOCH:  # that of a row that had no moment
             first[identity] = min(moment, first.get(identity, moment))
     last = parse_verdict_key(page.keys[-1].name)[0] if page.keys else ""
     return VerdictPage(newest, passed, first, last, page.cursor)

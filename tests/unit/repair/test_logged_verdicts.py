@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from marketplace.basics.timestamps import EPOCH
 from marketplace.kv.acceptance_log import log_act
 from marketplace.ports.env import Settings
 from marketplace.repair.logged_verdicts import replay_verdicts
@@ -300,3 +301,15 @@ async def test_a_row_that_was_published_anew_gets_its_first_date_back(market: Ma
     assert any(changes(await rebuild(market)))
     assert row(market).published_at == first
     assert not any(changes(await rebuild(market)))
+
+
+async def test_a_row_without_the_moment_of_a_verdict_keeps_its_first_date(market: Market) -> None:
+    """The log gets an entry for it, whose moment says nothing of when it was published."""
+    told = make_skill("pdf-tools", published_at="2026-01-05T00:00:00.000Z", updated_at=EPOCH)
+    told = msgspec.structs.replace(told, certified_at=None, verdict_at=None, read_at=None)
+    assert told.decided_at == EPOCH
+    market.tables.put(Held.of(told))
+    for _ in range(3):
+        await rebuild(market)
+        await asyncio.sleep(3 * market.env.settings.kv_lateness)
+        assert row(market).published_at == told.published_at
