@@ -1,7 +1,6 @@
 """What operators do to a skill over HTTP, and what everybody sees of it then."""
 
 import asyncio
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +15,6 @@ from marketplace.repair.light_repair import run_light_repair
 from marketplace.skills.acts import ActKind
 from marketplace.skills.seed import read_seed
 from marketplace.skills.skill import Skill, Status
-from tests.doubles.loop import SimulatedLoop
 from tests.doubles.marketplace import Market, kv_away, make_skill, postgres_away
 from tests.unit.web.clients import KEYS, OPERATOR, client_of
 
@@ -27,13 +25,6 @@ BLOCK = {"reason": "Steals keys.", "threatType": "exfiltration", "severity": "CR
 @pytest.fixture
 def settings() -> Settings:
     return KEYS
-
-
-@pytest.fixture
-def client(loop: SimulatedLoop, market: Market) -> Iterator[httpx.AsyncClient]:
-    client = client_of(market)
-    yield client
-    loop.run_until_complete(client.aclose())
 
 
 async def _post(client: httpx.AsyncClient, act: str, body: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -18,20 +17,13 @@ from marketplace.ports.dead_letter import DeadLetterReason
 from marketplace.ports.principal import Principal, Role
 from tests.doubles.loop import SimulatedLoop
 from tests.doubles.marketplace import Delivered, Market, make_skill, postgres_away
-from tests.unit.web.clients import KEYS, OPERATOR, SCANNER, client_of
+from tests.unit.web.clients import KEYS, OPERATOR, SCANNER
 
 AUDIT = "/api/v1/admin/audit"
 ANN = Principal("ann", Role.OPERATOR)
 SUBMISSION = {"repoUrl": "https://github.com/octo/tools", "skillName": "Reader"}
 
 pytestmark = pytest.mark.market(settings=KEYS)
-
-
-@pytest.fixture
-def client(loop: SimulatedLoop, market: Market) -> Iterator[httpx.AsyncClient]:
-    client = client_of(market)
-    yield client
-    loop.run_until_complete(client.aclose())
 
 
 def lines(market: Market) -> list[dict[str, Any]]:

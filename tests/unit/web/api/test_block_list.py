@@ -1,6 +1,5 @@
 """The blocklist: complete or not given, from either store."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +8,6 @@ import pytest
 
 from marketplace.ports.database import DatabaseSession
 from marketplace.ports.env import Settings
-from tests.doubles.loop import SimulatedLoop
 from tests.doubles.marketplace import (
     Market,
     fault,
@@ -33,13 +31,6 @@ URL = "/api/v1/blocklist"
 @pytest.fixture
 def settings() -> Settings:
     return KEYS
-
-
-@pytest.fixture
-def client(loop: SimulatedLoop, market: Market) -> Iterator[httpx.AsyncClient]:
-    client = client_of(market)
-    yield client
-    loop.run_until_complete(client.aclose())
 
 
 async def _block(market: Market, slug: str) -> str:

@@ -1,6 +1,5 @@
 """The feed of changes and the filling from a mirror, over HTTP."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +9,6 @@ import pytest
 from marketplace.ports.database import DatabaseSession
 from marketplace.skills.acts import ActKind
 from marketplace.skills.change import Acted
-from tests.doubles.loop import SimulatedLoop
 from tests.doubles.marketplace import Market, make_skill, make_skills, new_market, postgres_away
 from tests.examples import act, seed_of
 from tests.unit.web.clients import KEYS, OPERATOR, SCANNER, client_of
@@ -19,13 +17,6 @@ CHANGES = "/api/v1/changes"
 RESTORE = "/api/v1/admin/restore"
 
 pytestmark = pytest.mark.market(settings=KEYS)
-
-
-@pytest.fixture
-def client(loop: SimulatedLoop, market: Market) -> Iterator[httpx.AsyncClient]:
-    client = client_of(market)
-    yield client
-    loop.run_until_complete(client.aclose())
 
 
 async def everything(client: httpx.AsyncClient) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Rules over HTTP: listed, made, lifted, and recorded."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +8,6 @@ import pytest
 
 from marketplace.ports.database import DatabaseSession
 from marketplace.ports.env import Settings
-from tests.doubles.loop import SimulatedLoop
 from tests.doubles.marketplace import Market, kv_away, make_skill, make_skills, postgres_away
 from tests.unit.web.clients import KEYS, OPERATOR, client_of
 
@@ -28,13 +26,6 @@ RULE = {
 @pytest.fixture
 def settings() -> Settings:
     return KEYS
-
-
-@pytest.fixture
-def client(loop: SimulatedLoop, market: Market) -> Iterator[httpx.AsyncClient]:
-    client = client_of(market)
-    yield client
-    loop.run_until_complete(client.aclose())
 
 
 async def _made(client: httpx.AsyncClient, **fields: Any) -> dict[str, Any]:

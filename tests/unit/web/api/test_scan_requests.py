@@ -1,6 +1,5 @@
 """Handing out work over HTTP: who gets it, in which form, and with PostgreSQL away."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -10,20 +9,12 @@ import pytest
 from marketplace.basics.timestamps import shifted
 from marketplace.ports.database import DatabaseSession
 from marketplace.publishing.scan_requests import LEASE_SECONDS, MAX_HANDED_OUT
-from tests.doubles.loop import SimulatedLoop
 from tests.doubles.marketplace import Market, postgres_away
-from tests.unit.web.clients import KEYS, OPERATOR, SCANNER, client_of
+from tests.unit.web.clients import KEYS, OPERATOR, SCANNER
 
 PATH = "/api/v1/webhooks/scan-requests"
 
 pytestmark = pytest.mark.market(settings=KEYS)
-
-
-@pytest.fixture
-def client(loop: SimulatedLoop, market: Market) -> Iterator[httpx.AsyncClient]:
-    client = client_of(market)
-    yield client
-    loop.run_until_complete(client.aclose())
 
 
 async def submit(client: httpx.AsyncClient, number: int = 0, **fields: Any) -> dict[str, Any]:

@@ -10,9 +10,7 @@ import pytest
 from marketplace.ports.database import DatabaseSession
 from marketplace.skills import listing_rules
 from tests.doubles import database as database_double
-from tests.doubles.loop import SimulatedLoop
 from tests.doubles.marketplace import Market, make_skills, postgres_away
-from tests.unit.web.clients import client_of
 
 MOST = 5
 _ROUTES = [
@@ -21,13 +19,6 @@ _ROUTES = [
     ("/api/v1/skills/count?search=skill", "count", "countIsExact"),
     ("/api/v1/skills?author=octo&category=development", "total", "totalIsExact"),
 ]
-
-
-@pytest.fixture
-def client(loop: SimulatedLoop, market: Market) -> Iterator[httpx.AsyncClient]:
-    client = client_of(market)
-    yield client
-    loop.run_until_complete(client.aclose())
 
 
 @pytest.fixture(autouse=True)

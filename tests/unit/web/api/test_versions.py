@@ -1,6 +1,5 @@
 """The versions of a skill and the updates of installed ones, over HTTP."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from http import HTTPStatus
 from typing import Any
@@ -15,22 +14,14 @@ from marketplace.ports.database import DatabaseSession
 from marketplace.skills.skill import Skill, Status
 from marketplace.skills.tiers import CertTier, Verdict
 from marketplace.web.problems import add_problem_handlers, require_installable
-from tests.doubles.loop import SimulatedLoop
 from tests.doubles.marketplace import LATER, Market, kv_away, make_skill, postgres_away
 from tests.unit.catalog.test_versions import scan
-from tests.unit.web.clients import KEYS, OPERATOR, client_of
+from tests.unit.web.clients import KEYS, OPERATOR
 
 VERSIONS = "/api/v1/skills/pdf-tools/versions"
 UPDATES = "/api/v1/skills/check-updates"
 
 pytestmark = pytest.mark.market(settings=KEYS)
-
-
-@pytest.fixture
-def client(loop: SimulatedLoop, market: Market) -> Iterator[httpx.AsyncClient]:
-    client = client_of(market)
-    yield client
-    loop.run_until_complete(client.aclose())
 
 
 async def _list(market: Market, count: int = 2) -> None:

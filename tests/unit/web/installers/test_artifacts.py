@@ -1,6 +1,6 @@
 """What installers are handed out, and that an outage is never told as a removal."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,10 +15,8 @@ from marketplace.ports.errors import ContentError
 from marketplace.skills.scan import File
 from marketplace.skills.skill import Skill
 from marketplace.skills.tiers import Verdict
-from tests.doubles.loop import SimulatedLoop
 from tests.doubles.marketplace import Market, fault, make_skill, postgres_away
 from tests.doubles.network import Fault
-from tests.unit.web.clients import client_of
 
 ARCHIVE, SKILL_MD, LIST = "a" * 64, "b" * 64, "c" * 64
 COMMIT = "c0ffee" + "0" * 34
@@ -58,13 +56,6 @@ def archive(market: Market) -> Archive:
     archive = Archive()
     market.env = replace(market.env, content=archive)
     return archive
-
-
-@pytest.fixture
-def client(loop: SimulatedLoop, market: Market) -> Iterator[httpx.AsyncClient]:
-    client = client_of(market)
-    yield client
-    loop.run_until_complete(client.aclose())
 
 
 def scanned(**fields: Any) -> Skill:
