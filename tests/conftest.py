@@ -45,6 +45,7 @@ _SHARING: Final = {
     "tests/long/": "the running Worker",
     "tests/local/test_run.py": "a marketplace started by hand",
     "tests/contract/test_search_cost.py": "a large table",
+    "tests/contract/test_changes.py": "a large table",
 }
 """What some tests share and takes long to start, by how their names begin.
 The first that fits counts."""

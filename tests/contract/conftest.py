@@ -7,6 +7,7 @@ from typing import Final
 
 import pytest
 
+from bench.generated_skills import generate_skills
 from marketplace.ports.database import DatabaseConnector
 from marketplace.postgres.db import postgres_connector
 from tests.contract.postgres import PostgresServer, migrations, running_server
@@ -19,6 +20,7 @@ TABLES: Final = (
     "skill, skill_alias, skill_version, dead_letter, audit, report, rule, lease, state,"
     " scan_request, scan_hour, skill_count, skill_install"
 )
+ROWS: Final = 110_000  # of the large table
 NOT_EMPTIED: Final = "update instance set missing_until = null"
 """After a truncation that is no loss."""
 
@@ -37,6 +39,20 @@ def postgres_server(request: pytest.FixtureRequest) -> Iterator[PostgresServer]:
         asyncio.run(server.execute(f"create database {TEMPLATE}"))
         server.run_script(TEMPLATE, "".join(migrations("up")))
         yield server
+
+
+@pytest.fixture(scope="session")
+def large_database(postgres_server: PostgresServer) -> str:
+    """A catalogue as large as the real one, with statistics."""
+    name = f"large_{uuid.uuid4().hex}"
+
+    async def fill() -> None:
+        await postgres_server.execute(f"create database {name} template {TEMPLATE}")
+        with await postgres_server.connect_directly(name) as connection:
+            await generate_skills(connection, ROWS)
+
+    asyncio.run(fill())
+    return name
 
 
 @pytest.fixture(scope="module")

@@ -2,13 +2,11 @@
 
 import asyncio
 import random
-import uuid
 from collections.abc import Sequence
 from typing import Any, Final
 
 import pytest
 
-from bench.generated_skills import generate_skills
 from marketplace.ports.database import ChangedSkill, Changes, DatabaseConnector, SkillDatabase
 from marketplace.ports.known_database import Expectation, Standing
 from marketplace.postgres.db import PostgresSkillDatabase
@@ -19,12 +17,11 @@ from marketplace.skills.fingerprint import NO_SKILLS, Fingerprint, add_items
 from marketplace.skills.seed import EMPTY_SEED, Claim, load_seed
 from marketplace.skills.skill import Skill, Status
 from pgwire import Connection, Statement
-from tests.contract.conftest import TEMPLATE
+from tests.contract.conftest import ROWS
 from tests.contract.plans import nodes_of, root_of
 from tests.contract.postgres import PostgresServer
 from tests.examples import FEBRUARY, MARCH, act, publish, random_skills, seed_of, skill
 
-ROWS: Final = 110_000
 MOST_BUFFERS: Final = 12_000
 """A thousand skills, their old slugs, and what the seed gives way to: 4,000 to 8,000."""
 
@@ -359,20 +356,6 @@ async def test_a_slug_that_is_left_while_its_skill_is_written_is_told(
         assert row.aliases == ("old-b",)
         # One for the row, one for the slug.
         assert row.number // 2**20 == before // 2**20 + 2
-
-
-@pytest.fixture(scope="module")
-def large_database(postgres_server: PostgresServer) -> str:
-    """A catalogue as large as the real one, with statistics."""
-    name = f"large_{uuid.uuid4().hex}"
-
-    async def fill() -> None:
-        await postgres_server.execute(f"create database {name} template {TEMPLATE}")
-        with await postgres_server.connect_directly(name) as connection:
-            await generate_skills(connection, ROWS)
-
-    asyncio.run(fill())
-    return name
 
 
 @pytest.mark.parametrize("since", [0, ROWS // 2, ROWS - 1000])

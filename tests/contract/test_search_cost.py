@@ -1,14 +1,11 @@
 """What listings, searches and their totals read in a large table is bounded, whatever is asked."""
 
-import asyncio
-import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
 import pytest
 
-from bench.generated_skills import generate_skills
 from marketplace.postgres.db import PostgresSkillDatabase
 from marketplace.postgres.listing_sql import count_statement, page_statement
 from marketplace.skills.listing_rules import (
@@ -21,11 +18,10 @@ from marketplace.skills.listing_rules import (
 from marketplace.skills.seed import EMPTY_SEED
 from marketplace.skills.tiers import CertTier
 from pgwire import Connection, Result, Statement
-from tests.contract.conftest import TEMPLATE
+from tests.contract.conftest import ROWS
 from tests.contract.plans import nodes_of, root_of
 from tests.contract.postgres import PostgresServer
 
-ROWS: Final = 110_000
 MOST_BUFFERS: Final = 1_500
 """The table has 14,000 pages; reading it in the order of an index takes 27,000 buffers."""
 
@@ -34,20 +30,6 @@ MOST_IN_FILTERS: Final = 6_000  # about one in five rows of the order, or all of
 MOST_COLLECTED: Final = ROWS // 4
 """Rows that the words' index names, as its cost does not show in buffers."""
 _WORD_INDEXES: Final = {"skill_search", "skill_title_search"}
-
-
-@pytest.fixture(scope="module")
-def large_database(postgres_server: PostgresServer) -> str:
-    """A catalogue as large as the real one, with statistics."""
-    name = f"large_{uuid.uuid4().hex}"
-
-    async def fill() -> None:
-        await postgres_server.execute(f"create database {name} template {TEMPLATE}")
-        with await postgres_server.connect_directly(name) as connection:
-            await generate_skills(connection, ROWS)
-
-    asyncio.run(fill())
-    return name
 
 
 _SEARCHES = {
