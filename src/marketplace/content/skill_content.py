@@ -4,8 +4,6 @@ import asyncio
 from dataclasses import dataclass
 from enum import StrEnum
 
-from marketplace.catalog import lookup
-from marketplace.catalog.answer import Answer
 from marketplace.content import archive
 from marketplace.ports.env import Env
 from marketplace.ports.errors import ContentError
@@ -49,14 +47,6 @@ class SkillContent:
     def is_uncertain(self) -> bool:
         """Whether the archive does not answer."""
         return Availability.UNKNOWN in (self.archive.availability, self.skill_md.availability)
-
-
-async def get_skill_content(env: Env, slug: str) -> Answer[SkillContent] | None:
-    """What the archive has of the skill of a slug; errors as `lookup.get_skill_by_name`."""
-    found = await lookup.get_skill_by_name(env, slug)
-    if found is None:
-        return None
-    return Answer(await content_of(env, found.value), found.source, found.reasons)
 
 
 async def content_of(env: Env, skill: Skill) -> SkillContent:

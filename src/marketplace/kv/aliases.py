@@ -120,8 +120,8 @@ async def read_claims(env: Env, slugs: Sequence[str]) -> Claims:
     }
     targets = {}
     for slug in slugs:
-        is_live, target = _target(slug, values)
-        if target is not None and not is_live:
+        record, target = _target(slug, values)
+        if target is not None and record is None:
             targets[slug] = target
     found = await find_over_aliases(env, sorted(set(targets.values()))) if targets else {}
     old = {slug: _skill(found.get(target)) for slug, target in targets.items()}
@@ -160,10 +160,10 @@ async def unresolved_aliases(env: Env, aliases: Mapping[str, str]) -> dict[str, 
         values = await kv_access.read_all_values(env, keys)
         following = {}
         for alias, slug in waiting.items():
-            is_live, target = _target(slug, values)
-            if target is not None and not is_live:
+            record, target = _target(slug, values)
+            if target is not None and record is None:
                 following[alias] = target
-            elif not is_live:
+            elif record is None:
                 ended[alias] = slug
         waiting = following
         if not waiting:

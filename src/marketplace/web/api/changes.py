@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query
 from pydantic import Field
 from starlette.responses import Response
 
-from marketplace.catalog.changes import MAX_CHANGES, Feed, FeedRestarted, read_changes
+from marketplace.catalog.changes import MAX_CHANGES, FeedRestarted, read_changes
 from marketplace.web.answers import JSON_TYPE, NO_STORE
 from marketplace.web.api.documents import Document, documented
 from marketplace.web.characters import LOOKED_UP
@@ -58,8 +58,4 @@ async def changes(
         return problem(HTTPStatus.GONE, str(error), members=members)
     # Nobody may get an older one than was read before, so none is kept on the way.
     headers = NO_STORE | {"Access-Control-Allow-Origin": "*"}
-    return Response(_body(feed), media_type=JSON_TYPE, headers=headers)
-
-
-def _body(feed: Feed) -> bytes:
-    return msgspec.json.encode(feed)
+    return Response(msgspec.json.encode(feed), media_type=JSON_TYPE, headers=headers)

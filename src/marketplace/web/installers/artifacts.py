@@ -7,7 +7,7 @@ from typing import Final
 from marketplace.basics.json_text import Unreadable
 from marketplace.catalog.answer import Answer
 from marketplace.catalog.lookup import PerhapsMissing
-from marketplace.content.skill_content import Availability, Kept, content_of
+from marketplace.content.skill_content import Kept, content_of
 from marketplace.kv.files import Files, read_files
 from marketplace.ports.env import Env
 from marketplace.skills.forges import raw_file
@@ -52,7 +52,7 @@ async def artifact_of(env: Env, found: Answer[Skill]) -> Artifact | None:
         if url is not None and skill.skill_md_digest is not None:
             return Artifact(ArtifactKind.SKILL_MD, url, skill.skill_md_digest)
     reasons = list(found.reasons)
-    if Availability.UNKNOWN in (content.archive.availability, content.skill_md.availability):
+    if content.is_uncertain:
         reasons.append("content: no answer")
     if reasons:
         raise PerhapsMissing(f"an artifact of {skill.name}", reasons)

@@ -4,7 +4,6 @@ A skill has no `latestVersion` here, so that the program asks the route `install
 our archive, else in its repository on GitHub at the commit that was scanned.
 """
 
-import hashlib
 from http import HTTPStatus
 from typing import Annotated, Any, Final
 
@@ -26,6 +25,7 @@ from marketplace.skills.listing_rules import (
     default_direction,
     default_order,
 )
+from marketplace.skills.scan import files_digest
 from marketplace.skills.skill import Skill, SkillSummary
 from marketplace.skills.slugs import is_on_github, repository_name, repository_owner
 from marketplace.web.answers import NO_STORE, SKILLS_TAG, cacheable, private
@@ -258,15 +258,9 @@ def _on_github(skill: Skill, files: Files) -> dict[str, str] | None:
         "repo": repository,
         "path": skill.skill_path,
         "commit": skill.commit,
-        "contentHash": content_hash(files),
+        "contentHash": files_digest(files),
         "sourceUrl": address.rstrip("/"),
     }
-
-
-def content_hash(files: Files) -> str:
-    """As the program makes it of the files that it has installed."""
-    lines = sorted((file.path, f"{file.path}\0{file.size}\0{file.sha256}") for file in files)
-    return hashlib.sha256("\n".join(line for _, line in lines).encode()).hexdigest()
 
 
 def _handle(skill: SkillSummary) -> str | None:
