@@ -34,6 +34,10 @@ class Page:
     next_cursor: str | None
     total_is_exact: bool = True
 
+    def summaries(self) -> list[SkillSummary]:
+        """The items, read."""
+        return [_read_summary(item) for item in self.items]
+
 
 class Window(NamedTuple):
     """Which of the source's rows a page can need, when some seed skills are merged in."""
@@ -45,6 +49,7 @@ class Window(NamedTuple):
 Entry = tuple[Rank, bytes]
 """A place in the order, and the JSON object (UTF-8) that belongs there."""
 
+_read_summary: Final = msgspec.json.Decoder(SkillSummary).decode
 _first_of: Final[Any] = itemgetter(0)  # of one type within a listing, so that they compare
 
 

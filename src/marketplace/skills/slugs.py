@@ -147,6 +147,15 @@ def is_on_github(repo_url: str) -> bool:
     return plain or _parse_repository(repo_url).host == _GITHUB
 
 
+def github_repository(repo_url: str) -> str | None:
+    """``owner/repo`` as GitHub has it; None for a repository on another forge. Raises
+    ValueError."""
+    if not is_on_github(repo_url):
+        return None
+    repository = _parse_repository(repo_url)
+    return f"{repository.owner}/{repository.name}"
+
+
 def repository_name(repo_url: str) -> str:
     """The name, without ``.git``, in the case it is written in. Raises ValueError."""
     return _parse_repository(repo_url).name

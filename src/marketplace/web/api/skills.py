@@ -134,7 +134,7 @@ async def search_skills(
     query = ListingQuery(search=q, sort_by=field, sort_dir=direction, limit=limit)
     answer = await listings.get_skills(env, query)
     as_vskill_reads = {
-        "results": [vskill.found(item) for item in answer.value.items],
+        "results": [vskill.found(summary) for summary in answer.value.summaries()],
         "pagination": {"hasMore": answer.value.next_cursor is not None},
     }
     return _listing(request, query, answer, **as_vskill_reads)

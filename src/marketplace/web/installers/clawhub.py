@@ -27,7 +27,7 @@ from marketplace.skills.listing_rules import (
 )
 from marketplace.skills.scan import files_digest
 from marketplace.skills.skill import Skill, SkillSummary
-from marketplace.skills.slugs import is_on_github, repository_name, repository_owner
+from marketplace.skills.slugs import github_repository
 from marketplace.web.answers import NO_STORE, SKILLS_TAG, cacheable, private
 from marketplace.web.characters import LOOKED_UP, SOUGHT
 from marketplace.web.context import CurrentEnv
@@ -65,7 +65,6 @@ _ORDERS: Final = {
 _Slug = Annotated[str, LOOKED_UP]
 _Owner = Annotated[str | None, Query(alias="ownerHandle", max_length=300), LOOKED_UP]
 _Limit = Annotated[int, Query(ge=1, le=MOST_ASKED)]
-_read_summary = msgspec.json.Decoder(SkillSummary).decode
 
 
 @router.get("/.well-known/clawhub.json")
@@ -97,7 +96,7 @@ async def search(
             "downloads": summary.installs,
             "updatedAt": _milliseconds(summary.updated_at),
         }
-        for rank, summary in enumerate(map(_read_summary, answer.value.items))
+        for rank, summary in enumerate(answer.value.summaries())
     ]
     return _cacheable(request, answer, {"results": results})
 
@@ -129,7 +128,7 @@ async def explore(
                 "changelog": "",
             }
         }
-        for summary in map(_read_summary, answer.value.items)
+        for summary in answer.value.summaries()
     ]
     return _cacheable(request, answer, {"items": items, "nextCursor": answer.value.next_cursor})
 
@@ -248,11 +247,11 @@ def _described(skill: SkillSummary) -> dict[str, Any]:
 
 
 def _on_github(skill: Skill, files: Files) -> dict[str, str] | None:
-    if skill.source_gone_at is not None:
+    if skill.source_gone_at is not None or not (skill.commit and files):
         return None
-    if not (skill.commit and files and is_on_github(skill.repo_url)):
+    repository = github_repository(skill.repo_url)
+    if repository is None:
         return None
-    repository = f"{repository_owner(skill.repo_url)}/{repository_name(skill.repo_url)}"
     address = f"https://github.com/{repository}/tree/{skill.commit}/{skill.skill_path}"
     return {
         "repo": repository,

@@ -16,7 +16,7 @@ from marketplace.catalog.answer import Answer
 from marketplace.skills.listing_rules import MAX_LIMIT, MAX_SEARCH_LENGTH, ListingQuery
 from marketplace.skills.listing_rules import default_order as order_of
 from marketplace.skills.skill import Skill, SkillSummary
-from marketplace.skills.slugs import is_on_github, repository_name, repository_owner
+from marketplace.skills.slugs import github_repository
 from marketplace.web.answers import SKILLS_TAG, cacheable
 from marketplace.web.characters import LOOKED_UP, SOUGHT
 from marketplace.web.context import CurrentEnv
@@ -34,7 +34,6 @@ _Segment = Annotated[str, Path(), LOOKED_UP]
 _Kind = Annotated[
     str, Path(alias="kind", pattern="^(agent-)?skills$")
 ]  # the second is the older one
-_read_summary = msgspec.json.Decoder(SkillSummary).decode
 
 
 @router.get("/api/search")
@@ -55,7 +54,7 @@ async def search(
         limit=min(limit, MAX_LIMIT),
     )
     answer = await listings.get_skills(env, query)
-    summaries = [_read_summary(item) for item in answer.value.items]
+    summaries = answer.value.summaries()
     kept = await lookup.rows_of(env, [summary.identity for summary in summaries])
     skills = [
         {
@@ -113,6 +112,6 @@ async def _index(request: Request, found: Answer[Skill] | None, wanted: str) -> 
 
 def _source(request: Request, summary: SkillSummary, row: Skill | None) -> str:
     """Its repository on GitHub, unless an archive of it was scanned: then the page here."""
-    if (row is None or row.content_digest is None) and is_on_github(summary.repo_url):
-        return f"{repository_owner(summary.repo_url)}/{repository_name(summary.repo_url)}"
-    return f"{request.base_url}skills/{summary.name}"
+    is_archived = row is not None and row.content_digest is not None
+    repository = None if is_archived else github_repository(summary.repo_url)
+    return repository or f"{request.base_url}skills/{summary.name}"

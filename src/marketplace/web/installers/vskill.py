@@ -2,20 +2,16 @@
 
 from typing import Any, Final
 
-import msgspec
-
 from marketplace.skills.skill import Skill, SkillSummary
 from marketplace.skills.slugs import repository_name, repository_owner
 from marketplace.skills.tiers import CertTier
 
 _TRUST: Final = {CertTier.SCANNED: "T2", CertTier.VERIFIED: "T3", CertTier.CERTIFIED: "T4"}
 _UNTRUSTED: Final = "T1"
-_read_summary = msgspec.json.Decoder(SkillSummary).decode
 
 
-def found(item: bytes) -> dict[str, Any]:
+def found(summary: SkillSummary) -> dict[str, Any]:
     """A skill of a listing as the program's search reads it."""
-    summary = _read_summary(item)
     return {
         "name": summary.name,
         "author": summary.author,

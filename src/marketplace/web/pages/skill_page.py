@@ -14,12 +14,7 @@ from marketplace.catalog import lookup
 from marketplace.content.skill_content import Availability, Kept, SkillContent, content_of
 from marketplace.ports.errors import StorageError
 from marketplace.skills.skill import Skill, Status
-from marketplace.skills.slugs import (
-    is_on_github,
-    repository_name,
-    repository_owner,
-    repository_page,
-)
+from marketplace.skills.slugs import github_repository, repository_page
 from marketplace.skills.withholding import Withholding, withholding_of
 from marketplace.web.answers import NO_STORE, SKILLS_TAG, cacheable
 from marketplace.web.content_addresses import content_url
@@ -169,8 +164,8 @@ def _commands(kept: SkillContent, site: str) -> Iterator[str]:
     if kept.archive.is_stored:
         yield f"npx skills add {site}skills/{skill.name}"
         yield f"npx clawhub install {skill.name} --registry {site}clawhub"
-    if skill.commit and skill.source_gone_at is None and is_on_github(skill.repo_url):
-        repository = f"{repository_owner(skill.repo_url)}/{repository_name(skill.repo_url)}"
+    is_there = skill.commit and skill.source_gone_at is None
+    if is_there and (repository := github_repository(skill.repo_url)):
         yield f"gh skill install {repository} {skill.base_slug}@{skill.commit}"
 
 
