@@ -31,7 +31,6 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 
     generation: str
     next: int
-    whole: bool = False
 
 
 class SkillFiles:

@@ -3,9 +3,10 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from rich.text import Text
 
@@ -21,6 +22,8 @@ from cli.errors import (
 from cli.mirror_folder import CONTENT, MirrorFolder, SkillFiles, State, check_item, write
 from cli.output import Output
 from cli.reporting import MARKDOWN, ZIP
+
+T = TypeVar("T")
 
 CHANGES_A_CALL: Final = 1000
 RESTORED_A_CALL: Final = 100
@@ -38,6 +41,10 @@ _WHY_MISSING: Final = {
     423: "failed its latest scan",
     451: "its licence",
 }
+
+
+def _patiently(client: MarketplaceClient, call: Callable[[], T]) -> T:
+    return client.patiently(call, seconds=PATIENCE_SECONDS, longest_pause=LONGEST_PAUSE_SECONDS)
 
 
 def mirror(
@@ -115,20 +122,15 @@ class _Mirror:
                     files.put(item)
                 applied += len(feed["changes"])
                 is_last = feed["next"] >= feed["head"]
-                state = State(generation=feed["generation"], next=feed["next"], whole=is_last)
+                state = State(generation=feed["generation"], next=feed["next"])
                 files.save(state)
                 show(feed["next"], feed["head"])
                 if is_last:
                     return feed, applied
 
     def _ask(self, state: State) -> dict[str, Any]:
-        return self._client.patiently(
-            lambda: self._client.changes(
-                since=state.next, generation=state.generation, limit=CHANGES_A_CALL
-            ),
-            seconds=PATIENCE_SECONDS,
-            longest_pause=LONGEST_PAUSE_SECONDS,
-        )
+        ask = partial(self._client.changes, since=state.next, generation=state.generation)
+        return _patiently(self._client, partial(ask, limit=CHANGES_A_CALL))
 
     def _fetch_content(self, files: SkillFiles) -> dict[str, Any]:
         """Get the content of listed skills that is not there yet."""
@@ -142,11 +144,7 @@ class _Mirror:
                 for number, digest in enumerate(lacking):
                     show(number, len(lacking))
                     try:
-                        found = self._client.patiently(
-                            lambda digest=digest: self._client.content(digest),  # type: ignore[misc]
-                            seconds=PATIENCE_SECONDS,
-                            longest_pause=LONGEST_PAUSE_SECONDS,
-                        )
+                        found = _patiently(self._client, partial(self._client.content, digest))
                     except RequestRefused as refusal:
                         missing[_WHY_MISSING.get(refusal.status or 0, str(refusal))] += 1
                         continue
@@ -217,11 +215,7 @@ def _send(
     rejected: list[Any] = []
     with output.progress("Restoring") as show:
         for batch in _batches(items):
-            answer = client.patiently(
-                lambda batch=batch: client.restore_skills(batch),  # type: ignore[misc]
-                seconds=PATIENCE_SECONDS,
-                longest_pause=LONGEST_PAUSE_SECONDS,
-            )
+            answer = _patiently(client, partial(client.restore_skills, batch))
             restored += answer["restored"]
             present += answer["present"]
             rejected += answer["rejected"]
@@ -250,11 +244,7 @@ def _upload(
                 damaged.append(digest)
                 continue
             try:
-                client.patiently(
-                    lambda d=digest, c=content, m=media_type: client.upload(d, c, m),  # type: ignore[misc]
-                    seconds=PATIENCE_SECONDS,
-                    longest_pause=LONGEST_PAUSE_SECONDS,
-                )
+                _patiently(client, partial(client.upload, digest, content, media_type))
             except RequestRefused as refusal:
                 refused.append(f"{digest}: {refusal}")
             else:
