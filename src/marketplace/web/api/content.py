@@ -166,8 +166,7 @@ async def get_content(
     if is_known or range_ is not None or request.scope.get("is_head"):
         stored, stream = _stored(await archive.find(env, sha256), sha256), None
     else:
-        found = await archive.read(env, sha256)
-        stored, stream = _stored(found and found[0], sha256), found and found[1]
+        stored, stream = await _read(env, sha256)
     headers = _headers(stored, named.skill)
     if is_known:
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
@@ -186,7 +185,9 @@ async def get_content(
     headers["Content-Length"] = str(length)
     if request.scope.get("is_head"):
         return Response(status_code=status, headers=headers)
-    return Streamed(stream or await _part(env, sha256, span), status, headers)
+    if stream is None:
+        _, stream = await _read(env, sha256, span)
+    return Streamed(stream, status, headers)
 
 
 def _require_served(env: Env, digest: str, named: Named) -> None:
@@ -216,10 +217,10 @@ def _stored(found: StoredContent | None, digest: str) -> StoredContent:
     return found
 
 
-async def _part(env: Env, digest: str, span: Span | None) -> Stream:
-    found = await archive.read(env, digest, span)
-    _stored(found and found[0], digest)
-    return found and found[1]
+async def _read(env: Env, digest: str, span: Span | None = None) -> tuple[StoredContent, Stream]:
+    """Raises NotFound, Purged."""
+    stored, stream = await archive.read(env, digest, span) or (None, None)
+    return _stored(stored, digest), stream
 
 
 def _etag(digest: str) -> str:
